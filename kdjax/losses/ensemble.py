@@ -1,0 +1,108 @@
+"""The online ensemble's objective: all students against the labels, their mean and the pivot."""
+
+from collections.abc import Mapping, Sequence
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from kdjax.losses.features import feature_mse
+from kdjax.losses.hard_labels import hard_label_cross_entropy
+from kdjax.losses.soft_targets import soft_target_kl
+
+TERMS = ("hard", "feature", "soft")
+
+
+def ensemble_logits(logits: chex.Array, weights: Sequence[float] | None = None) -> chex.Array:
+    """The ensemble teacher's logits: a convex combination of the students'.
+
+    >>> ensemble_logits(jnp.array([[[0.0, 2.0]], [[4.0, 2.0]]])).tolist()
+    [[2.0, 2.0]]
+
+    Args:
+      logits: ``[students, ..., classes]`` floats.
+      weights: one number per student, none negative, summing to 1; None means uniform.
+
+    Returns:
+      ``[..., classes]`` float32.
+
+    Raises:
+      ValueError: if the weights are not one per student, negative, or do not sum to 1.
+
+    References:
+      Walawalkar, Shen, Savvides, ECCV 2020, section 3 (ensemble teacher).
+    """
+    logits = jnp.asarray(logits, jnp.float32)
+    students = logits.shape[0]
+    if weights is None:
+        return jnp.mean(logits, axis=0)
+    if len(weights) != students:
+        raise ValueError(f"weights has {len(weights)} entries for {students} students")
+    if min(weights) < 0 or abs(sum(weights) - 1.0) > 1e-6:
+        raise ValueError(f"weights are {tuple(weights)}: none may be negative, the sum must be 1")
+    return jnp.tensordot(jnp.asarray(weights, jnp.float32), logits, axes=1)
+
+
+def online_ensemble_loss(
+    logits: chex.Array,
+    feature_pairs: Sequence[Sequence[tuple[chex.Array, chex.Array]]],
+    labels: chex.Array,
+    *,
+    weights: Mapping[str, chex.Numeric],
+    temperature: chex.Numeric,
+    teacher_weights: Sequence[float] | None = None,
+    label_smoothing: float = 0.0,
+) -> tuple[chex.Array, dict[str, chex.Array]]:
+    r"""The loss of online ensemble distillation, per example, with each of its terms.
+
+    With :math:`z_i` the logits of student i, t their (constant) combination, :math:`m_{b,i}` the
+    map after block b and A the adapters:
+
+    .. math::
+        w_\mathrm{hard} \sum_i \mathrm{CE}(z_i, y)
+        + w_\mathrm{feature} \sum_b \sum_{i \ge 2} \mathrm{MSE}(A_{b,i}(m_{b,i}), m_{b,1})
+        + w_\mathrm{soft} \sum_i T^2 \, \mathrm{KL}(t / T \,\|\, z_i / T)
+
+    No gradient flows through the ensemble's logits nor through the pivot's maps.
+
+    Args:
+      logits: ``[students, batch, classes]`` floats; student 1 (index 0) is the pivot.
+      feature_pairs: for each block, for each student 2..S in order, the pair ``(student_map,
+        pivot_map)`` of equal shapes ``[batch, ...]``. Empty: no feature term.
+      labels: ``[batch]`` integers.
+      weights: the numbers ``hard``, ``feature`` and ``soft``; the paper uses .7, .15, .15.
+      temperature: T > 0; the paper uses 2.
+      teacher_weights: the convex combination of :func:`ensemble_logits`.
+      label_smoothing: of the hard term.
+
+    Returns:
+      ``(total, terms)``: total ``[batch]`` float32, and for each of hard, feature and soft the
+      unweighted ``[students, batch]`` float32 (the pivot's feature row is 0), so that
+      ``total == sum(weights[k] * terms[k].sum(0))``.
+
+    Raises:
+      ValueError: if a weight is missing or unknown, or a block does not pair students 2..S.
+
+    References:
+      Walawalkar, Shen, Savvides, ECCV 2020, section 3; weights and T from section 4.
+    """
+    if set(weights.keys()) != set(TERMS):
+        raise ValueError(f"weights names {sorted(weights.keys())}: expected {sorted(TERMS)}")
+    students, batch = logits.shape[:2]
+    teacher = jax.lax.stop_gradient(ensemble_logits(logits, teacher_weights))
+    feature = [jnp.zeros((batch,), jnp.float32) for _ in range(students)]
+    for block, pairs in enumerate(feature_pairs):
+        if len(pairs) != students - 1:
+            raise ValueError(
+                f"feature_pairs[{block}] has {len(pairs)} pairs: expected one for each of the "
+                f"students 2..{students}"
+            )
+        for index, (student_map, pivot_map) in enumerate(pairs, start=1):
+            feature[index] += feature_mse(student_map, jax.lax.stop_gradient(pivot_map))
+    terms = {
+        "hard": hard_label_cross_entropy(logits, labels, label_smoothing=label_smoothing),
+        "feature": jnp.stack(feature),
+        "soft": soft_target_kl(logits, teacher, temperature=temperature),
+    }
+    total = sum((weights[name] * jnp.sum(terms[name], axis=0) for name in TERMS), jnp.zeros(batch))
+    return total, terms

@@ -1,0 +1,18 @@
+"""Networks from width vectors, and the student ensemble built of them."""
+
+from kdjax.models.architecture import Architecture, Network, Outputs
+from kdjax.models.ensemble import IndependentNetworks, StudentEnsemble, extract_student
+from kdjax.models.initialize import initialize
+from kdjax.models.registry import create, names
+
+__all__ = [
+    "Architecture",
+    "IndependentNetworks",
+    "Network",
+    "Outputs",
+    "StudentEnsemble",
+    "create",
+    "extract_student",
+    "initialize",
+    "names",
+]

@@ -1,0 +1,121 @@
+"""What a network family has to say of itself, and the single network built from it."""
+
+import abc
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import chex
+import flax.linen as nn
+import jax.numpy as jnp
+
+from kdjax import costs
+from kdjax.widths import WidthVector, check
+
+
+class Outputs(NamedTuple):
+    """What a network or an ensemble returns.
+
+    Attributes:
+      logits: float32, ``[batch, classes]``; of an ensemble ``[students, batch, classes]``.
+      features: the map after each block, ``[batch, height, width, channels]``; of an ensemble,
+        for each block a tuple with each student's map.
+      adapted: only of an ensemble that trains with adapters: for each block a tuple with the maps
+        of students 2..S brought to the pivot's channels.
+    """
+
+    logits: chex.Array
+    features: tuple[Any, ...]
+    adapted: tuple[tuple[chex.Array, ...], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture(abc.ABC):
+    """A network family at one depth and number of classes; widths are still open.
+
+    A family says how its stem and its branch (blocks and classifier) are built from a width
+    vector, and what layers that gives. Everything else in kdjax works on any Architecture.
+
+    Attributes:
+      name: as given to :func:`kdjax.models.create`.
+      num_classes: number of classes.
+      widths: the full width vector.
+      shared: groups that belong to the stem, which the students of an ensemble share.
+    """
+
+    name: str
+    num_classes: int
+    widths: WidthVector
+    shared: ClassVar[tuple[str, ...]] = ("stem",)
+
+    @property
+    @abc.abstractmethod
+    def blocks(self) -> tuple[str, ...]:
+        """Names of the blocks, in order; a feature map is taken after each."""
+
+    @abc.abstractmethod
+    def stem(self, widths: Mapping[str, int], **module_fields: Any) -> nn.Module:
+        """A module ``(images, train, mask) -> map``."""
+
+    @abc.abstractmethod
+    def branch(self, widths: Mapping[str, int], **module_fields: Any) -> nn.Module:
+        """A module ``(map, train, mask) -> Outputs``."""
+
+    @abc.abstractmethod
+    def layers(
+        self, widths: Mapping[str, int], image_shape: tuple[int, int, int]
+    ) -> tuple[costs.Layer, ...]:
+        """The layer table of the network with these widths, in order of execution."""
+
+    def build(
+        self,
+        widths: Mapping[str, int] | None = None,
+        *,
+        dtype: chex.ArrayDType = jnp.float32,
+        bn_axis_name: str | None = None,
+    ) -> "Network":
+        """The linen module with these widths (None: the full ones).
+
+        Args:
+          widths: a width vector that fits this architecture.
+          dtype: of the computation; parameters, statistics and logits are float32.
+          bn_axis_name: the mapped axis to share batch statistics over, if any.
+
+        Raises:
+          ValueError: if the widths do not fit; the message names the group.
+        """
+        vector = self.widths if widths is None else check(widths, self.widths)
+        return Network(self, vector, dtype=dtype, bn_axis_name=bn_axis_name)
+
+
+class Network(nn.Module):
+    """One deployable network: a stem and a branch. Built by :meth:`Architecture.build`.
+
+    ``net.apply(variables, images, train=False)`` takes ``[batch, height, width, channels]`` floats
+    and returns :class:`Outputs`. With ``train=True`` and ``mutable=["batch_stats"]`` it normalises
+    by batch statistics, in which examples with a False ``mask [batch]`` do not take part.
+    """
+
+    architecture: Architecture
+    widths: WidthVector
+    dtype: chex.ArrayDType = jnp.float32
+    bn_axis_name: str | None = None
+
+    @nn.compact
+    def __call__(
+        self, images: chex.Array, train: bool = False, mask: chex.Array | None = None
+    ) -> Outputs:
+        check_images(images)
+        fields = {"dtype": self.dtype, "bn_axis_name": self.bn_axis_name}
+        stem = self.architecture.stem(self.widths, name="stem", **fields)
+        branch = self.architecture.branch(self.widths, name="branch", **fields)
+        return branch(stem(images, train, mask), train, mask)
+
+
+def check_images(images: chex.Array) -> None:
+    """Raises ValueError unless ``images`` is a batch of floating-point maps."""
+    if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(
+            f"images have shape {images.shape} and dtype {images.dtype}: expected floats "
+            "[batch, height, width, channels]"
+        )

@@ -1,0 +1,161 @@
+"""The student ensemble, and the same students as independent networks."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from kdjax.models.architecture import Architecture, Network, Outputs, check_images
+from kdjax.widths import WidthVector, check, check_students, scale
+
+
+class StudentEnsemble(nn.Module):
+    """Students of one architecture that share a stem; the first, the pivot, is the widest.
+
+    ``apply(variables, images, train, mask)`` takes ``[batch, height, width, channels]`` floats and
+    returns :class:`Outputs` with logits ``[students, batch, classes]``. Parameters are
+    ``stem``, ``student_1``, ``student_2``, ... (the branches) and ``adapters``, so that one student is a
+    sub-tree: see :func:`extract_student`. Adapters serve training only and are never deployed.
+
+    Attributes:
+      architecture: the family, depth and classes.
+      student_widths: one width vector per student, the pivot's first.
+      dtype: of the computation; parameters, statistics and logits are float32.
+      bn_axis_name: the mapped axis to share batch statistics over, if any.
+      stop_stem_gradient: block every gradient from the branches into the stem.
+
+    Raises:
+      ValueError: when applied, if the widths are not those of an ensemble.
+
+    References:
+      Walawalkar, Shen, Savvides, ECCV 2020, section 3 and figure 1.
+    """
+
+    architecture: Architecture
+    student_widths: tuple[Mapping[str, int], ...]
+    dtype: chex.ArrayDType = jnp.float32
+    bn_axis_name: str | None = None
+    stop_stem_gradient: bool = False
+
+    @nn.compact
+    def __call__(
+        self, images: chex.Array, train: bool = False, mask: chex.Array | None = None
+    ) -> Outputs:
+        check_images(images)
+        vectors = check_students(
+            self.student_widths, self.architecture.widths, shared=self.architecture.shared
+        )
+        fields = {"dtype": self.dtype, "bn_axis_name": self.bn_axis_name}
+        x = self.architecture.stem(vectors[0], name="stem", **fields)(images, train, mask)
+        if self.stop_stem_gradient:
+            x = jax.lax.stop_gradient(x)
+        outputs = [
+            self.architecture.branch(vector, name=f"student_{number}", **fields)(x, train, mask)
+            for number, vector in enumerate(vectors, start=1)
+        ]
+        stacked = _stack(outputs)
+        adapted = Adapters(self.dtype, name="adapters")(stacked.features)
+        return stacked._replace(adapted=adapted)
+
+
+class Adapters(nn.Module):
+    """1x1 convolutions with bias that bring students' maps to the pivot's channels.
+
+    References:
+      Walawalkar, Shen, Savvides, ECCV 2020, section 3 (adaptation layers).
+    """
+
+    dtype: chex.ArrayDType = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, features: tuple[tuple[chex.Array, ...], ...]
+    ) -> tuple[tuple[chex.Array, ...], ...]:
+        return tuple(
+            tuple(
+                nn.Conv(
+                    pivot.shape[-1],
+                    (1, 1),
+                    dtype=self.dtype,
+                    name=f"student_{number}_block{block}",
+                )(student)
+                for number, student in enumerate(students, start=2)
+            )
+            for block, (pivot, *students) in enumerate(features, start=1)
+        )
+
+
+class IndependentNetworks(nn.Module):
+    """The same students side by side, each with its own stem, none seeing another.
+
+    They are the baselines of an ensemble: parameters are ``student_1``, ``student_2``, ..., each
+    the whole tree of :class:`kdjax.models.Network`. One network alone is allowed too.
+    """
+
+    architecture: Architecture
+    student_widths: tuple[Mapping[str, int], ...]
+    dtype: chex.ArrayDType = jnp.float32
+    bn_axis_name: str | None = None
+
+    @nn.compact
+    def __call__(
+        self, images: chex.Array, train: bool = False, mask: chex.Array | None = None
+    ) -> Outputs:
+        outputs = [
+            Network(
+                self.architecture,
+                check(widths, self.architecture.widths, name=f"student_widths[{number - 1}]"),
+                self.dtype,
+                self.bn_axis_name,
+                name=f"student_{number}",
+            )(images, train, mask)
+            for number, widths in enumerate(self.student_widths, start=1)
+        ]
+        return _stack(outputs)
+
+
+def _stack(outputs: list[Outputs]) -> Outputs:
+    return Outputs(
+        logits=jnp.stack([output.logits for output in outputs]),
+        features=tuple(zip(*(output.features for output in outputs), strict=True)),
+    )
+
+
+def extract_student(variables: Mapping[str, Any], student: int) -> dict[str, Any]:
+    """One student's variables, as those of its own deployable network.
+
+    Args:
+      variables: of a :class:`StudentEnsemble` or :class:`IndependentNetworks`.
+      student: 1 for the pivot, up to the number of students.
+
+    Returns:
+      The variables of ``architecture.build(student_widths[student - 1])``, whose evaluation
+      output equals the ensemble's for that student. Arrays are shared, not copied.
+
+    Raises:
+      ValueError: if there is no such student.
+    """
+    names = [name for name in variables["params"] if name.startswith("student_")]
+    name = f"student_{student}"
+    if name not in names:
+        raise ValueError(f"student is {student}: this ensemble has students 1 to {len(names)}")
+    if "stem" not in variables["params"]:
+        return {collection: tree[name] for collection, tree in variables.items()}
+    return {
+        collection: {"stem": tree["stem"], "branch": tree[name]}
+        for collection, tree in variables.items()
+    }
+
+
+def student_vectors(
+    architecture: Architecture, factors: tuple[float, ...]
+) -> tuple[WidthVector, ...]:
+    """Width vectors of students scaled by ``factors``; the shared stem stays as it is.
+
+    References:
+      Walawalkar, Shen, Savvides, ECCV 2020, section 4: 1, .8, .6, .4, .2.
+    """
+    return tuple(scale(architecture.widths, factor, architecture.shared) for factor in factors)

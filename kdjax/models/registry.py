@@ -1,0 +1,51 @@
+"""Network names. A new family adds its file and a line here."""
+
+import dataclasses
+import difflib
+from collections.abc import Callable
+
+from kdjax import widths
+from kdjax.models import resnet
+from kdjax.models.architecture import Architecture
+
+
+def _families() -> dict[str, Callable[[int], Architecture]]:
+    table: dict[str, Callable[[int], Architecture]] = {}
+    for depth in resnet.DEPTHS:
+        name = f"resnet{depth}"
+        table[name] = lambda classes, name=name, depth=depth: resnet.create(name, depth, classes)
+    return table
+
+
+_NETWORKS = _families()
+
+
+def names() -> tuple[str, ...]:
+    """The known network names."""
+    return tuple(_NETWORKS)
+
+
+def create(name: str, num_classes: int, *, width: float = 1.0) -> Architecture:
+    """The architecture of that name.
+
+    >>> create("resnet20", num_classes=10).widths["stage3"]
+    64
+
+    Args:
+      name: one of :func:`names`.
+      num_classes: at least 2.
+      width: multiplies every group's full width, the stem's included (floored, at least 1).
+
+    Raises:
+      ValueError: if the name is unknown (the message lists the known ones), or a number is out of
+        range.
+    """
+    if name not in _NETWORKS:
+        near = difflib.get_close_matches(name, _NETWORKS, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ValueError(f"unknown network {name!r}{hint}: known are {', '.join(_NETWORKS)}")
+    if num_classes < 2:
+        raise ValueError(f"num_classes is {num_classes}: it must be at least 2")
+    architecture = _NETWORKS[name](num_classes)
+    full = widths.scale(architecture.widths, width)
+    return dataclasses.replace(architecture, widths=full)

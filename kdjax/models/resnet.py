@@ -1,0 +1,174 @@
+"""CIFAR ResNets: three stages of basic blocks at 32, 16 and 8 pixels.
+
+Channel groups: ``stem``, ``stage1..3`` (what a stage's residual sums carry) and
+``stageK.blockN.conv1`` (inside a block). The first block of a stage projects its input where the
+shape changes: at stride 2, and in stage 1 wherever its width differs from the stem's.
+
+References:
+  He, Zhang, Ren, Sun, *Deep Residual Learning for Image Recognition*, CVPR 2016, section 4.2.
+  Projections as in Walawalkar, Shen, Savvides, ECCV 2020.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import chex
+import flax.linen as nn
+import jax.numpy as jnp
+
+from kdjax.costs import Layer
+from kdjax.models.architecture import Architecture, Outputs
+from kdjax.models.layers import ConvNorm
+from kdjax.widths import WidthVector, check
+
+DEPTHS = (8, 20, 32, 44, 56, 110)
+_STAGES = (("stage1", 16, 1), ("stage2", 32, 2), ("stage3", 64, 2))  # name, full width, stride
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockPlan:
+    """The shape of one residual block; ``group`` is its stage, ``inner`` its hidden channels."""
+
+    name: str
+    group: str
+    in_group: str
+    in_channels: int
+    inner: int
+    channels: int
+    stride: int
+
+    @property
+    def inner_group(self) -> str:
+        return f"{self.name.replace('_', '.')}.conv1"
+
+    @property
+    def project(self) -> bool:
+        return self.stride != 1 or self.in_channels != self.channels
+
+
+@dataclasses.dataclass(frozen=True)
+class ResNet(Architecture):
+    """A CIFAR ResNet of depth ``6 * blocks_per_stage + 2``."""
+
+    blocks_per_stage: int = 3
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        return tuple(name for name, _, _ in _STAGES)
+
+    def stem(self, widths: Mapping[str, int], **module_fields: Any) -> "Stem":
+        return Stem(widths["stem"], **module_fields)
+
+    def branch(self, widths: Mapping[str, int], **module_fields: Any) -> "Branch":
+        return Branch(tuple(self.plan(widths)), self.num_classes, **module_fields)
+
+    def plan(self, widths: Mapping[str, int]) -> Iterator[BlockPlan]:
+        """The residual blocks in order."""
+        in_group = "stem"
+        for stage, _, stage_stride in _STAGES:
+            for number in range(1, self.blocks_per_stage + 1):
+                yield BlockPlan(
+                    name=f"{stage}_block{number}",
+                    group=stage,
+                    in_group=in_group,
+                    in_channels=widths[in_group],
+                    inner=widths[f"{stage}.block{number}.conv1"],
+                    channels=widths[stage],
+                    stride=stage_stride if number == 1 else 1,
+                )
+                in_group = stage
+
+    def layers(
+        self, widths: Mapping[str, int], image_shape: tuple[int, int, int]
+    ) -> tuple[Layer, ...]:
+        widths = check(widths, self.widths)
+        size = (image_shape[0], image_shape[1])
+        table = [
+            Layer(
+                ("stem", "conv"), None, "stem", image_shape[2], widths["stem"], (3, 3), size,
+                norm=True,
+            )
+        ]  # fmt: skip
+        for block in self.plan(widths):
+            size = (-(-size[0] // block.stride), -(-size[1] // block.stride))
+            path = ("branch", block.name)
+            outer = (block.in_group, block.in_channels)
+            inner = (block.inner_group, block.inner)
+            trunk = (block.group, block.channels)
+            convolutions = [("conv1", outer, inner, 3), ("conv2", inner, trunk, 3)]
+            if block.project:
+                convolutions.append(("projection", outer, trunk, 1))
+            for name, (source, fan_in), (target, fan_out), kernel in convolutions:
+                table.append(
+                    Layer(
+                        (*path, name), source, target, fan_in, fan_out, (kernel, kernel), size,
+                        norm=True,
+                    )
+                )  # fmt: skip
+        last = _STAGES[-1][0]
+        table.append(
+            Layer(("branch", "classifier"), last, None, widths[last], self.num_classes, bias=True)
+        )
+        return tuple(table)
+
+
+def create(name: str, depth: int, num_classes: int) -> ResNet:
+    """The full CIFAR ResNet of a depth in :data:`DEPTHS`."""
+    blocks_per_stage = (depth - 2) // 6
+    groups = {"stem": 16}
+    for stage, channels, _ in _STAGES:
+        groups[stage] = channels
+        for number in range(1, blocks_per_stage + 1):
+            groups[f"{stage}.block{number}.conv1"] = channels
+    return ResNet(name, num_classes, WidthVector(groups), blocks_per_stage)
+
+
+class Stem(nn.Module):
+    """3x3 convolution, BatchNorm, ReLU."""
+
+    channels: int
+    dtype: chex.ArrayDType = jnp.float32
+    bn_axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: chex.Array, train: bool, mask: chex.Array | None) -> chex.Array:
+        fields = {"dtype": self.dtype, "bn_axis_name": self.bn_axis_name}
+        return nn.relu(ConvNorm(self.channels, name="conv", **fields)(x, train, mask))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut."""
+
+    plan: BlockPlan
+    dtype: chex.ArrayDType = jnp.float32
+    bn_axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: chex.Array, train: bool, mask: chex.Array | None) -> chex.Array:
+        plan, fields = self.plan, {"dtype": self.dtype, "bn_axis_name": self.bn_axis_name}
+        y = ConvNorm(plan.inner, 3, plan.stride, name="conv1", **fields)(x, train, mask)
+        y = ConvNorm(plan.channels, 3, name="conv2", **fields)(nn.relu(y), train, mask)
+        if plan.project:
+            x = ConvNorm(plan.channels, 1, plan.stride, name="projection", **fields)(x, train, mask)
+        return nn.relu(x + y)
+
+
+class Branch(nn.Module):
+    """Everything after the stem: the blocks, global average pooling, the classifier."""
+
+    plan: tuple[BlockPlan, ...]
+    num_classes: int
+    dtype: chex.ArrayDType = jnp.float32
+    bn_axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: chex.Array, train: bool, mask: chex.Array | None) -> Outputs:
+        fields = {"dtype": self.dtype, "bn_axis_name": self.bn_axis_name}
+        features = {}
+        for block in self.plan:
+            x = BasicBlock(block, name=block.name, **fields)(x, train, mask)
+            features[block.group] = x
+        pooled = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+        logits = nn.Dense(self.num_classes, dtype=self.dtype, name="classifier")(pooled)
+        return Outputs(logits.astype(jnp.float32), tuple(features.values()))

@@ -1,0 +1,200 @@
+"""Width vectors: how many channels each named channel group of a network has.
+
+A width vector is the whole description of a thinned network. It is written by hand, by a
+multiplier, or by the structure search, travels as sorted JSON, and an architecture turns it into
+a module. Nothing here knows jax.
+"""
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+
+class WidthVector(Mapping[str, int]):
+    """An immutable, hashable map from channel-group name to number of channels.
+
+    >>> WidthVector({"stem": 16, "stage1": 12})["stage1"]
+    12
+    """
+
+    def __init__(self, widths: Mapping[str, int]):
+        self._widths = dict(widths)
+
+    def __getitem__(self, group: str) -> int:
+        return self._widths[group]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._widths)
+
+    def __len__(self) -> int:
+        return len(self._widths)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._widths.items()))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Mapping) and self._widths == dict(other)
+
+    def __repr__(self) -> str:
+        return f"WidthVector({self._widths})"
+
+
+def scale(widths: Mapping[str, int], factor: float, keep: Iterable[str] = ()) -> WidthVector:
+    """Every group times ``factor``, floored, at least 1; groups named in ``keep`` as they are.
+
+    >>> dict(scale({"stem": 16, "stage1": 16, "stage2": 32}, 0.8, keep=("stem",)))
+    {'stem': 16, 'stage1': 12, 'stage2': 25}
+
+    Raises:
+      ValueError: if ``factor`` is not a finite number above 0, or ``keep`` names an unknown group.
+    """
+    if not (math.isfinite(factor) and factor > 0):
+        raise ValueError(f"the width factor is {factor}: it must be a finite number above 0")
+    keep = set(keep)
+    if unknown := keep - set(widths):
+        raise ValueError(f"keep names {sorted(unknown)}: the groups are {list(widths)}")
+    return WidthVector(
+        {
+            # A product meant to be whole may come out a hair below it (0.29 * 100).
+            group: channels if group in keep else max(1, math.floor(channels * factor + 1e-9))
+            for group, channels in widths.items()
+        }
+    )
+
+
+def round_to_multiple(widths: Mapping[str, int], multiple: int) -> WidthVector:
+    """Every group to the nearest multiple (halves up), at least one multiple.
+
+    >>> dict(round_to_multiple({"stage1": 11, "stage2": 3}, 8))
+    {'stage1': 8, 'stage2': 8}
+
+    Raises:
+      ValueError: if ``multiple`` is below 1.
+    """
+    if multiple < 1:
+        raise ValueError(f"multiple is {multiple}: it must be at least 1")
+    return WidthVector(
+        {
+            group: max(1, (2 * channels + multiple) // (2 * multiple)) * multiple
+            for group, channels in widths.items()
+        }
+    )
+
+
+def check(
+    widths: Mapping[str, int], reference: Mapping[str, int], *, name: str = "widths"
+) -> WidthVector:
+    """Checks that ``widths`` describes a network with the groups of ``reference``.
+
+    Args:
+      widths: the vector to check.
+      reference: the architecture's full widths; only its group names matter.
+      name: what the vector is called in error messages.
+
+    Returns:
+      ``widths`` as a WidthVector, groups in the order of ``reference``.
+
+    Raises:
+      ValueError: if the vector is empty, misses a group, has an unknown one, or a width that is
+        not a whole number of at least 1.
+    """
+    if not isinstance(widths, Mapping):
+        raise ValueError(f"{name} is {widths!r}: expected a map from group to channels")
+    if not widths:
+        raise ValueError(f"{name} is empty: it needs the groups {list(reference)}")
+    if unknown := [group for group in widths if group not in reference]:
+        raise ValueError(f"{name} has unknown groups {unknown}: the groups are {list(reference)}")
+    if missing := [group for group in reference if group not in widths]:
+        raise ValueError(f"{name} misses the groups {missing}")
+    for group, channels in widths.items():
+        if isinstance(channels, bool) or not isinstance(channels, int):
+            raise ValueError(f"{name}[{group!r}] is {channels!r}: expected a whole number")
+        if channels < 1:
+            raise ValueError(
+                f"{name}[{group!r}] is {channels}: a group needs at least 1 channel"
+            )
+    return WidthVector({group: widths[group] for group in reference})
+
+
+def check_students(
+    student_widths: Iterable[Mapping[str, int]],
+    reference: Mapping[str, int],
+    *,
+    shared: Iterable[str] = (),
+    name: str = "student_widths",
+) -> tuple[WidthVector, ...]:
+    """Checks the students of an ensemble, the pivot first.
+
+    Args:
+      student_widths: one vector per student.
+      reference: the architecture's full widths.
+      shared: groups all students share, so that they must agree on them (the stem).
+      name: what the vectors are called in error messages.
+
+    Returns:
+      The checked vectors.
+
+    Raises:
+      ValueError: if a vector is wrong by itself (:func:`check`), fewer than two are given, a
+        student is wider than the first in some group, or they differ in a shared group.
+    """
+    vectors = tuple(
+        check(widths, reference, name=f"{name}[{index}]")
+        for index, widths in enumerate(student_widths)
+    )
+    if len(vectors) < 2:
+        raise ValueError(f"{name} has {len(vectors)} entries: an ensemble needs at least 2 students")
+    pivot = vectors[0]
+    for index, widths in enumerate(vectors[1:], start=1):
+        for group in reference:
+            if group in set(shared) and widths[group] != pivot[group]:
+                raise ValueError(
+                    f"{name}[{index}][{group!r}] is {widths[group]}: all students share this "
+                    f"group, and the first has {pivot[group]}"
+                )
+            if widths[group] > pivot[group]:
+                raise ValueError(
+                    f"{name}[{index}][{group!r}] is {widths[group]}, wider than the first "
+                    f"student's {pivot[group]}: the pivot comes first and is the widest"
+                )
+    return vectors
+
+
+def save(widths: Mapping[str, int], path: str | os.PathLike[str]) -> None:
+    """Writes a width vector as sorted JSON, whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, text=True)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(dict(widths), file, indent=1, sort_keys=True)
+            file.write("\n")
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def load(path: str | os.PathLike[str], reference: Mapping[str, int] | None = None) -> WidthVector:
+    """Reads a width vector written by :func:`save`.
+
+    Args:
+      path: a JSON file: a flat object from group name to whole number.
+      reference: if given, the architecture's full widths to check it against.
+
+    Raises:
+      ValueError: if the file is not such an object, or does not fit ``reference``; the message
+        names the file and the group.
+      FileNotFoundError: if there is no such file.
+    """
+    text = Path(path).read_text()
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds {type(content).__name__}: expected an object")
+    return check(content, content if reference is None else reference, name=str(path))
