@@ -1,5 +1,7 @@
 """The layers all families share: batch normalisation that knows padding, and a convolution with it."""
 
+import functools
+
 import chex
 import flax.linen as nn
 import jax
@@ -38,30 +40,87 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
         running_mean = self.variable(BATCH_STATS, "mean", jnp.zeros, shape, jnp.float32)
         running_var = self.variable(BATCH_STATS, "var", jnp.ones, shape, jnp.float32)
-        x = x.astype(jnp.float32)
-        if train:
-            mean, var = _batch_moments(x, mask, self.axis_name)
-            if not self.is_initializing():
-                keep = self.momentum
-                running_mean.value = keep * running_mean.value + (1 - keep) * mean
-                running_var.value = keep * running_var.value + (1 - keep) * var
-        else:
-            mean, var = running_mean.value, running_var.value
-        factor = scale * jax.lax.rsqrt(var + self.epsilon)
-        return ((x - mean) * factor + bias).astype(self.dtype)
+        if not train:
+            factor = scale * jax.lax.rsqrt(running_var.value + self.epsilon)
+            shift = bias - running_mean.value * factor
+            return (x.astype(jnp.float32) * factor + shift).astype(self.dtype)
+        y, mean, var = normalize_batch(x, scale, bias, mask, self.epsilon, self.axis_name)
+        if not self.is_initializing():
+            keep = self.momentum
+            running_mean.value = keep * running_mean.value + (1 - keep) * mean
+            running_var.value = keep * running_var.value + (1 - keep) * var
+        return y.astype(self.dtype)
 
 
-def _batch_moments(
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def normalize_batch(
+    x: chex.Array, scale: chex.Array, bias: chex.Array, mask: chex.Array | None,
+    epsilon: float, axis_name: str | None,
+) -> tuple[chex.Array, chex.Array, chex.Array]:  # fmt: skip
+    """Normalises by the statistics of the batch's real examples.
+
+    The derivative is written out because the automatic one makes two to three times as many
+    passes over x, and compiles to as many more kernels.
+
+    Args:
+      x: ``[batch, ..., channels]`` floats.
+      scale, bias: ``[channels]`` float32.
+      mask: ``[batch]`` bool, False for examples that must not influence the others; or None.
+      epsilon: added to the variance.
+      axis_name: the mapped axis to share the statistics over, if any.
+
+    Returns:
+      ``(y, mean, var)``: y like x in float32; mean and biased variance ``[channels]`` float32,
+      constants for differentiation.
+
+    References:
+      Ioffe, Szegedy, ICML 2015, section 3 (the derivative).
+    """
+    return _normalize_forward(x, scale, bias, mask, epsilon, axis_name)[0]
+
+
+def _normalize_forward(x, scale, bias, mask, epsilon, axis_name):
+    mean, var, count = _moments(x, mask, axis_name)
+    inverse = jax.lax.rsqrt(var + epsilon)
+    factor = scale * inverse
+    y = x.astype(jnp.float32) * factor + (bias - mean * factor)
+    return (y, mean, var), (x, scale, mask, mean, inverse, count)
+
+
+def _normalize_backward(epsilon, axis_name, residuals, cotangents):
+    x, scale, mask, mean, inverse, count = residuals
+    dy = cotangents[0]
+    axes = tuple(range(x.ndim - 1))
+    centred = x.astype(jnp.float32) - mean
+    dbias = jnp.sum(dy, axes)
+    dscale = jnp.sum(dy * centred, axes) * inverse
+    total = (dbias, dscale)
+    if axis_name is not None:
+        total = jax.lax.psum(total, axis_name)
+    # dx = scale * inverse * (dy - (sum(dy) + x_hat * sum(dy * x_hat)) / count), as a line in x.
+    slope = total[1] * inverse / count
+    through_statistics = centred * slope + total[0] / count
+    if mask is not None:
+        through_statistics = jnp.where(_per_example(mask, x.ndim), through_statistics, 0.0)
+    dx = (scale * inverse) * (dy - through_statistics)
+    return dx.astype(x.dtype), dscale, dbias, None
+
+
+normalize_batch.defvjp(_normalize_forward, _normalize_backward)
+
+
+def _moments(
     x: chex.Array, mask: chex.Array | None, axis_name: str | None
-) -> tuple[chex.Array, chex.Array]:
-    """Mean and biased variance of the real examples in ``x [batch, ..., channels]`` float32."""
+) -> tuple[chex.Array, chex.Array, chex.Array]:
+    """Mean, biased variance ``[channels]`` and number of the real positions in x, float32."""
     axes = tuple(range(x.ndim - 1))
     positions = x[0, ..., 0].size
+    x = x.astype(jnp.float32)
     if mask is None:
         count = jnp.float32(x.shape[0] * positions)
     else:
         count = jnp.sum(mask, dtype=jnp.float32) * positions
-        x = jnp.where(mask.reshape((-1,) + (1,) * (x.ndim - 1)), x, 0.0)
+        x = jnp.where(_per_example(mask, x.ndim), x, 0.0)
     # Both sums come from one pass over x, the largest array there is.
     moments = (jnp.sum(x, axes), jnp.sum(jnp.square(x), axes), count)
     if axis_name is not None:
@@ -69,7 +128,11 @@ def _batch_moments(
     total, total_square, count = moments
     count = jnp.maximum(count, 1.0)  # A device may hold nothing but padding.
     mean = total / count
-    return mean, jnp.maximum(total_square / count - jnp.square(mean), 0.0)
+    return mean, jnp.maximum(total_square / count - jnp.square(mean), 0.0), count
+
+
+def _per_example(mask: chex.Array, ndim: int) -> chex.Array:
+    return mask.reshape((-1,) + (1,) * (ndim - 1))
 
 
 class ConvNorm(nn.Module):

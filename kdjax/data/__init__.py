@@ -1,0 +1,6 @@
+"""Named sources of images, read whole into memory as uint8, and their augmentation."""
+
+from kdjax.data.dataset import DataError, Dataset, Split
+from kdjax.data.registry import SourceOptions, load, names
+
+__all__ = ["DataError", "Dataset", "SourceOptions", "Split", "load", "names"]

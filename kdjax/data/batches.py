@@ -1,0 +1,141 @@
+"""Batches made on the device: order, gathering, augmentation and normalisation, all inside jit.
+
+The whole set lies on the device as uint8. A batch depends on nothing but the run's key and the
+step, so a continued run sees the batches an uninterrupted one would. Random numbers are drawn for
+the global batch and each device takes its examples' share, so they do not depend on the number of
+devices either.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kdjax.data.dataset import Dataset
+
+
+class DeviceData(NamedTuple):
+    """All splits, one after another: images ``[n, height, width, channels]`` uint8, labels int32."""
+
+    images: chex.Array
+    labels: chex.Array
+
+
+class Batch(NamedTuple):
+    """One device's share of a batch.
+
+    Attributes:
+      images: ``[batch, height, width, channels]`` float32, normalised.
+      labels: ``[batch]`` int32.
+      mask: ``[batch]`` bool, False for padding.
+    """
+
+    images: chex.Array
+    labels: chex.Array
+    mask: chex.Array
+
+
+def device_data(dataset: Dataset) -> tuple[DeviceData, dict[str, tuple[int, int]]]:
+    """All splits as one pair of host arrays, and where each split starts and stops in them."""
+    splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    bounds = np.cumsum([0] + [len(split) for split in splits.values()]).tolist()
+    data = DeviceData(
+        np.concatenate([split.images for split in splits.values()]),
+        np.concatenate([split.labels for split in splits.values()]),
+    )
+    return data, dict(zip(splits, zip(bounds[:-1], bounds[1:], strict=True), strict=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """How batches are cut and augmented; the methods are traced.
+
+    Attributes:
+      train_size: training examples; they come first in the device data.
+      batch_size: over all devices.
+      devices: how many share a batch.
+      mean, std: per channel, of pixel values in [0, 1].
+      crop_padding: pixels of zeros around a training image before a random crop.
+      flip: whether half of the training images are flipped left to right.
+    """
+
+    train_size: int
+    batch_size: int
+    devices: int
+    mean: Sequence[float]
+    std: Sequence[float]
+    crop_padding: int = 0
+    flip: bool = False
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self.train_size // self.batch_size)
+
+    def epoch_order(self, key: chex.PRNGKey, epoch: chex.Array) -> chex.Array:
+        """``[steps_per_epoch * batch_size]`` int32: a permutation of train, padded with 0."""
+        order = jax.random.permutation(jax.random.fold_in(key, epoch), self.train_size)
+        padding = self.steps_per_epoch * self.batch_size - self.train_size
+        return jnp.pad(order.astype(jnp.int32), (0, padding))
+
+    def train(
+        self, data: DeviceData, order: chex.Array, key: chex.PRNGKey, step: chex.Array,
+        device: chex.Numeric,
+    ) -> Batch:  # fmt: skip
+        """The device's share of training step ``step``; ``order`` is its epoch's."""
+        positions = (step % self.steps_per_epoch) * self.batch_size + self._share(device)
+        key_crop, key_flip = jax.random.split(jax.random.fold_in(key, step))
+        pad = self.crop_padding
+        offsets = jax.random.randint(key_crop, (self.batch_size, 2), -pad, pad + 1)
+        flips = jax.random.bernoulli(key_flip, 0.5, (self.batch_size,)) & self.flip
+        share = self._share(device)
+        indices = order[positions]
+        images = crop_and_flip(data.images, indices, offsets[share], flips[share])
+        return Batch(self._normalize(images), data.labels[indices], positions < self.train_size)
+
+    def evaluation(
+        self, data: DeviceData, start: chex.Array, stop: chex.Array, device: chex.Numeric
+    ) -> Batch:
+        """The device's share of the examples from ``start``, with those from ``stop`` masked."""
+        positions = start + self._share(device)
+        indices = jnp.minimum(positions, data.labels.shape[0] - 1)
+        return Batch(self._normalize(data.images[indices]), data.labels[indices], positions < stop)
+
+    def _share(self, device: chex.Numeric) -> chex.Array:
+        # Dealt like cards, so that the padding of a last batch is spread over the devices.
+        return jnp.arange(self.batch_size // self.devices) * self.devices + device
+
+    def _normalize(self, images: chex.Array) -> chex.Array:
+        scaled = images.astype(jnp.float32) / 255.0
+        return (scaled - jnp.asarray(self.mean, jnp.float32)) / jnp.asarray(self.std, jnp.float32)
+
+
+def crop_and_flip(
+    images: chex.Array, indices: chex.Array, offsets: chex.Array, flips: chex.Array
+) -> chex.Array:
+    """Gathers images, each moved and perhaps flipped; what moves in from outside is 0.
+
+    Equal to padding with zeros, cropping at ``padding + offset`` and flipping, in one gather.
+
+    Args:
+      images: ``[n, height, width, channels]`` uint8.
+      indices: ``[batch]`` which images.
+      offsets: ``[batch, 2]`` int, the crop's top-left corner relative to the image's.
+      flips: ``[batch]`` bool.
+
+    Returns:
+      ``[batch, height, width, channels]`` uint8.
+    """
+    _, height, width, _ = images.shape
+    columns = jnp.arange(width)
+    columns = jnp.where(flips[:, None], columns[::-1], columns) + offsets[:, 1:]
+    rows = jnp.arange(height) + offsets[:, :1]
+    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[
+        :, None, :
+    ]
+    rows, columns = jnp.clip(rows, 0, height - 1), jnp.clip(columns, 0, width - 1)
+    taken = images[indices[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return jnp.where(inside[..., None], taken, 0)

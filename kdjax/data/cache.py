@@ -1,0 +1,58 @@
+"""Decoded arrays on disk, keyed by the content they were decoded from."""
+
+import hashlib
+import logging
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+_FORMAT = "1"  # Part of every key: raise it when the meaning of a cached file changes.
+
+
+def directory() -> Path:
+    """``$KDJAX_CACHE``, or ``kdjax`` in the user's cache directory."""
+    if explicit := os.environ.get("KDJAX_CACHE"):
+        return Path(explicit)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdjax"
+
+
+def key(files: Iterable[Path], *parameters: object) -> str:
+    """A digest of the files' contents, in order, and of whatever else decides the arrays."""
+    digest = hashlib.sha256(repr((_FORMAT, *parameters)).encode())
+    for path in files:
+        with open(path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def cached(name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The arrays stored under ``name``, made and stored first where they are not there yet.
+
+    A cache that cannot be read or written costs time, never the run.
+    """
+    path = directory() / "data" / f"{name}.npz"
+    if path.exists():
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                return {field: stored[field] for field in stored.files}
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            logging.warning("%s cannot be read (%s): decoding again", path, error)
+    arrays = make()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+            try:
+                # Typed as keyword arguments of any kind by NumPy's stubs.
+                np.savez(file, **arrays)  # type: ignore[arg-type]
+                file.flush()
+                os.replace(file.name, path)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+    except OSError as error:
+        logging.warning("decoded images cannot be cached in %s: %s", path.parent, error)
+    return arrays

@@ -1,0 +1,121 @@
+"""What every source yields, and the checks every source has to pass."""
+
+import dataclasses
+import hashlib
+
+import numpy as np
+
+
+class DataError(ValueError):
+    """A dataset that is missing or wrong; the message says which, where, and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Images ``[n, height, width, channels]`` uint8 and labels ``[n]`` int32."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: np.ndarray) -> "Split":
+        return Split(self.images[indices], self.labels[indices])
+
+
+@dataclasses.dataclass(frozen=True)
+class RawSet:
+    """What a source reads: train, perhaps test, and names of the classes."""
+
+    train: Split
+    test: Split | None
+    class_names: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A named set with its splits.
+
+    Attributes:
+      name: as asked for.
+      train, validation, test: the splits; validation is held out of the source's train split and
+        may be empty.
+      class_names: one per class, in label order.
+      mean, std: per channel, of pixel values in [0, 1], for normalisation.
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels)."""
+        _, height, width, channels = self.train.images.shape
+        return height, width, channels
+
+    def fingerprint(self) -> str:
+        """A digest of all images and labels: equal digests mean equal data in equal order."""
+        digest = hashlib.sha256()
+        for split in (self.train, self.validation, self.test):
+            for array in (split.images, split.labels):
+                digest.update(repr(array.shape).encode())
+                digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+
+def check_split(split: Split, where: str, num_classes: int) -> Split:
+    """Raises DataError unless the arrays are a set of uint8 images with labels in range."""
+    images, labels = split.images, split.labels
+    if images.ndim != 4:
+        raise DataError(
+            f"{where}: images have shape {images.shape}; expected 4 axes, "
+            "[n, height, width, channels]"
+        )
+    if images.dtype != np.uint8:
+        raise DataError(f"{where}: images have dtype {images.dtype}; expected uint8, 0 to 255")
+    if images.shape[3] not in (1, 3):
+        raise DataError(f"{where}: images have {images.shape[3]} channels; expected 1 or 3")
+    if min(images.shape[1:3]) < 8:
+        raise DataError(
+            f"{where}: images are {images.shape[1]} x {images.shape[2]} pixels; expected at "
+            "least 8 x 8"
+        )
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(
+            f"{where}: labels have shape {labels.shape} and dtype {labels.dtype}; expected one "
+            "integer per image"
+        )
+    if len(labels) != len(images):
+        raise DataError(f"{where}: {len(images)} images but {len(labels)} labels")
+    if len(labels) == 0:
+        raise DataError(f"{where}: the split is empty")
+    outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(outside):
+        raise DataError(
+            f"{where}: label {labels[outside[0]]} of example {outside[0]} is outside "
+            f"[0, {num_classes}); {len(outside)} labels are"
+        )
+    return Split(np.ascontiguousarray(images), labels.astype(np.int32))
+
+
+def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation per channel of uint8 images, in units where 255 is 1."""
+    # Exact and small in memory: a histogram per channel instead of a float copy of the set.
+    values = np.arange(256) / 255.0
+    means, deviations = [], []
+    for channel in range(images.shape[3]):
+        share = np.bincount(images[..., channel].ravel(), minlength=256) / images[..., 0].size
+        mean = float(share @ values)
+        means.append(mean)
+        deviations.append(max(float(np.sqrt(share @ (values - mean) ** 2)), 1e-3))
+    return tuple(means), tuple(deviations)

@@ -1,0 +1,107 @@
+"""The user's own data: one npz file, or a folder with one folder per class."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from kdjax.data import cache
+from kdjax.data.dataset import DataError, RawSet, Split
+from kdjax.data.images import colour_mode, decode_all
+
+_IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
+
+
+def read_npz(location: str) -> RawSet:
+    """Reads ``train_images``, ``train_labels`` and perhaps ``test_images``, ``test_labels``.
+
+    Images are ``[n, height, width, channels]`` or ``[n, height, width]`` uint8, labels ``[n]``
+    integers. ``class_names [classes]`` strings is optional; without it the classes are 0 to the
+    largest training label.
+
+    Raises:
+      DataError: if the file is not such an archive.
+    """
+    path = Path(location).expanduser()
+    if not path.is_file():
+        raise DataError(f"npz:{location}: there is no such file")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise DataError(f"npz:{location} cannot be read: {error}") from None
+    needed = {"train_images", "train_labels"}
+    optional = {"test_images", "test_labels", "class_names"}
+    if not needed <= set(arrays) or ("test_images" in arrays) != ("test_labels" in arrays):
+        raise DataError(
+            f"npz:{location} holds {sorted(arrays)}; expected {sorted(needed)} and, if at all "
+            f"together, test_images and test_labels (of {sorted(needed | optional)})"
+        )
+    splits = [_npz_split(arrays, part) for part in ("train", "test") if f"{part}_labels" in arrays]
+    if "class_names" in arrays:
+        class_names = tuple(str(name) for name in arrays["class_names"])
+    else:
+        labels = splits[0].labels
+        largest = labels.max(initial=-1) if np.issubdtype(labels.dtype, np.integer) else -1
+        class_names = tuple(str(index) for index in range(int(largest) + 1))
+    return RawSet(splits[0], splits[1] if len(splits) > 1 else None, class_names)
+
+
+def _npz_split(arrays: dict[str, np.ndarray], part: str) -> Split:
+    images = arrays[f"{part}_images"]
+    return Split(images[..., None] if images.ndim == 3 else images, arrays[f"{part}_labels"])
+
+
+def read_folder(location: str, size: tuple[int, int]) -> RawSet:
+    """Reads ``<class>/<image>`` files, or ``train/<class>/...`` and ``test/<class>/...``.
+
+    Classes are the folder names in sorted order. Grey images stay grey if all are.
+
+    Raises:
+      DataError: if there is no such folder, it holds no classes or images, the test split has a
+        class that train lacks, or a file does not decode.
+    """
+    root = Path(location).expanduser()
+    if not root.is_dir():
+        raise DataError(f"folder:{location}: there is no such folder")
+    parts = {"train": root}
+    if (root / "train").is_dir():
+        parts = {part: root / part for part in ("train", "test") if (root / part).is_dir()}
+    class_names = tuple(sorted(path.name for path in parts["train"].iterdir() if path.is_dir()))
+    if not class_names:
+        raise DataError(f"{parts['train']} holds no folders; expected one per class")
+    listings = {part: _list_images(folder, class_names) for part, folder in parts.items()}
+    paths = [path for listing in listings.values() for path, _ in listing]
+    relative = [str(path.relative_to(root)) for path in paths]
+
+    def make() -> dict[str, np.ndarray]:
+        encoded = [(path.read_bytes(), str(path)) for path in paths]
+        return {
+            "images": decode_all(
+                len(encoded), encoded.__getitem__, size, colour_mode(encoded), root.name
+            )
+        }
+
+    name = f"folder-{cache.key(paths, relative, size)}"
+    images = cache.cached(name, make)["images"]
+    splits, start = {}, 0
+    for part, listing in listings.items():
+        labels = np.array([label for _, label in listing], np.int32)
+        splits[part] = Split(images[start : start + len(labels)], labels)
+        start += len(labels)
+    return RawSet(splits["train"], splits.get("test"), class_names)
+
+
+def _list_images(folder: Path, class_names: tuple[str, ...]) -> list[tuple[Path, int]]:
+    if unknown := [p.name for p in folder.iterdir() if p.is_dir() and p.name not in class_names]:
+        raise DataError(f"{folder} has classes {sorted(unknown)} that train lacks")
+    listing = [
+        (path, label)
+        for label, name in enumerate(class_names)
+        for path in sorted((folder / name).rglob("*"))
+        if path.suffix.lower() in _IMAGE_ENDINGS and path.is_file()
+    ]
+    for label, name in enumerate(class_names):
+        if not any(index == label for _, index in listing):
+            raise DataError(f"{folder / name} holds no images ({', '.join(sorted(_IMAGE_ENDINGS))})")
+    return listing

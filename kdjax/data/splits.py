@@ -1,0 +1,31 @@
+"""Stratified, seeded splits."""
+
+import numpy as np
+
+
+def stratified(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Splits indices so that every class gives the same fraction, as nearly as whole numbers go.
+
+    The held-out part has ``round(fraction * n)`` examples; classes that the fraction does not cut
+    evenly give their extra example in the order of the largest remainder.
+
+    Args:
+      labels: ``[n]`` integers.
+      fraction: share to hold out, in [0, 1).
+      seed: decides which examples of a class are held out.
+
+    Returns:
+      ``(kept, held_out)``: sorted index arrays that partition ``range(n)``.
+    """
+    classes, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    exact = fraction * counts
+    share = np.floor(exact).astype(int)
+    extra = round(fraction * len(labels)) - share.sum()
+    share[np.argsort(share - exact, kind="stable")[:extra]] += 1
+    shuffled = np.random.default_rng(seed).permutation(len(labels))
+    held_out = np.concatenate(
+        [shuffled[inverse[shuffled] == index][: share[index]] for index in range(len(classes))]
+        or [np.empty(0, int)]
+    )
+    held_out = np.sort(held_out).astype(int)
+    return np.setdiff1d(np.arange(len(labels)), held_out), held_out

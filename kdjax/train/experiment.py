@@ -1,0 +1,137 @@
+"""What an experiment trains on: data, architecture, students, devices; checked before it starts."""
+
+import dataclasses
+from typing import Any
+
+import ml_collections
+
+from kdjax import data, models, widths
+from kdjax.config import ConfigError
+from kdjax.data.batches import Batches, DeviceData, device_data
+from kdjax.models.ensemble import student_vectors
+from kdjax.train.parallel import Parallel, choose
+from kdjax.train.runner import Runner
+from kdjax.widths import WidthVector
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Everything that a configuration names, resolved.
+
+    Attributes:
+      config: validated.
+      dataset: read.
+      architecture: with all classes of the dataset.
+      student_widths: the pivot's first.
+      parallel: the devices.
+    """
+
+    config: ml_collections.ConfigDict
+    dataset: data.Dataset
+    architecture: models.Architecture
+    student_widths: tuple[WidthVector, ...]
+    parallel: Parallel
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Names of the methods to train."""
+        both = ("ensemble", "independent")
+        return both if self.config.method == "both" else (self.config.method,)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What a checkpoint of this experiment carries, as JSON."""
+        return {
+            "network": self.architecture.name,
+            "num_classes": self.architecture.num_classes,
+            "student_widths": [dict(vector) for vector in self.student_widths],
+            "image_shape": list(self.dataset.image_shape),
+            "config": self.config.to_dict(),
+        }
+
+    def prepare(self) -> tuple[Batches, DeviceData, dict[str, tuple[int, int]]]:
+        """Puts the data on the devices; returns how to cut it and where the splits are."""
+        host_data, bounds = device_data(self.dataset)
+        batches = Batches(
+            train_size=len(self.dataset.train),
+            batch_size=self.config.batch_size,
+            devices=len(self.parallel.devices),
+            mean=self.dataset.mean,
+            std=self.dataset.std,
+            crop_padding=self.config.data.crop_padding,
+            flip=self.config.data.flip,
+        )
+        return batches, self.parallel.replicate(host_data), bounds
+
+    def runner(self, method: str, batches: Batches, device: DeviceData) -> Runner:
+        """The compiled functions of a method."""
+        return Runner(
+            method, self.config, self.architecture, self.student_widths, batches, device,
+            self.parallel,
+        )  # fmt: skip
+
+
+def resolve(config: ml_collections.ConfigDict) -> Experiment:
+    """Reads the data and checks the configuration against it, the network and the devices.
+
+    Args:
+      config: already passed :func:`kdjax.config.validate`.
+
+    Raises:
+      ConfigError: if a field does not fit the data, the network or the devices.
+      kdjax.data.DataError: if the dataset is missing or wrong.
+    """
+    try:
+        parallel = choose(config.compute.devices)
+        # The number of classes is not known yet; names and widths can be checked without it.
+        _students(config, models.create(config.network, 2, width=config.network_width))
+    except (ValueError, OSError) as error:
+        raise ConfigError(str(error)) from None
+    devices = len(parallel.devices)
+    if config.batch_size % devices:
+        raise ConfigError(
+            f"config.batch_size is {config.batch_size}: it must be divisible by the {devices} "
+            "devices (or choose config.compute.devices)"
+        )
+    dataset = data.load(config.data.name, _source_options(config))
+    train_size = len(dataset.train)
+    if config.batch_size > train_size:
+        raise ConfigError(
+            f"config.batch_size is {config.batch_size}: at most the {train_size} training images "
+            f"of {config.data.name}"
+        )
+    if config.evaluation.select == "best" and not len(dataset.validation):
+        raise ConfigError(
+            f"config.data.validation is {config.data.validation}: that holds out no image of "
+            f"{config.data.name}, and config.evaluation.select is 'best'"
+        )
+    if config.data.crop_padding >= min(dataset.image_shape[:2]):
+        raise ConfigError(
+            f"config.data.crop_padding is {config.data.crop_padding}: it must be below the image "
+            f"size, {dataset.image_shape[0]} x {dataset.image_shape[1]}"
+        )
+    architecture = models.create(config.network, dataset.num_classes, width=config.network_width)
+    students = _students(config, architecture)
+    return Experiment(config, dataset, architecture, students, parallel)
+
+
+def _source_options(config: ml_collections.ConfigDict) -> data.SourceOptions:
+    return data.SourceOptions(
+        data_dir=config.data.data_dir,
+        validation=config.data.validation,
+        test=config.data.test,
+        split_seed=config.data.split_seed,
+        image_size=tuple(config.data.image_size),
+    )
+
+
+def _students(
+    config: ml_collections.ConfigDict, architecture: models.Architecture
+) -> tuple[WidthVector, ...]:
+    if config.student_widths:
+        vectors = tuple(widths.load(path, architecture.widths) for path in config.student_widths)
+    else:
+        vectors = student_vectors(architecture, tuple(config.student_scales))
+    if config.method == "independent":
+        return vectors
+    return widths.check_students(vectors, architecture.widths, shared=architecture.shared)

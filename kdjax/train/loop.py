@@ -1,0 +1,119 @@
+"""The whole experiment: every method and seed in turn, then the test set, once."""
+
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from kdjax import config as configuration
+from kdjax.train import results, workdir
+from kdjax.train.checkpoint import Checkpoints
+from kdjax.train.experiment import Experiment, resolve
+from kdjax.train.interrupt import Interrupts
+from kdjax.train.metrics import MetricsWriter
+from kdjax.train.progress import ProgressReport
+from kdjax.train.run import Run
+
+
+def train(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any]:
+    """Trains what ``config`` says in the directory ``path``, continuing what is already there.
+
+    Args:
+      config: every field as in :data:`kdjax.config.FIELDS`.
+      path: the workdir. Missing or empty: a new experiment. One of the same configuration: it is
+        continued, or read if it is finished. Anything else is refused and left as it is.
+
+    Returns:
+      The content of ``results.json``.
+
+    Raises:
+      kdjax.config.ConfigError, kdjax.data.DataError, kdjax.train.workdir.WorkdirError: for bad
+        input, before anything is written.
+      kdjax.train.interrupt.Interrupted: after SIGINT or SIGTERM; all is saved.
+      kdjax.train.metrics.NonFiniteError: if a loss is not finite.
+    """
+    path = Path(path)
+    configuration.validate(config)
+    workdir.check(path, config)
+    experiment = resolve(config)
+    with workdir.locked(path):
+        workdir.check(path, config)
+        workdir.create(path, config, experiment.student_widths)
+        return _train_all(experiment, path)
+
+
+def _train_all(experiment: Experiment, path: Path) -> dict[str, Any]:
+    config, dataset = experiment.config, experiment.dataset
+    batches, device, bounds = experiment.prepare()
+    runs = len(experiment.methods) * len(config.seeds)
+    progress = ProgressReport(
+        runs * config.epochs * batches.train_size, bar=config.log.progress
+    )
+    progress.say(describe(experiment))
+    writer = MetricsWriter(path, tensorboard=config.log.tensorboard)
+    measured: list[results.Measured] = []
+    with Interrupts() as interrupts, progress:
+        for method in experiment.methods:
+            runner = experiment.runner(method, batches, device)
+            for seed in config.seeds:
+                checkpoints = Checkpoints(path / "checkpoints" / run_name(method, seed), config.checkpoint.keep)
+                run = Run(
+                    name=run_name(method, seed),
+                    seed=seed,
+                    runner=runner,
+                    config=config,
+                    checkpoints=checkpoints,
+                    record={**experiment.record, "method": method, "seed": seed},
+                    validation=bounds["validation"],
+                    writer=writer,
+                    progress=progress,
+                    interrupts=interrupts,
+                )
+                try:
+                    run.finish()
+                finally:
+                    writer.close()
+                measured.append(measure(run, method, bounds))
+                checkpoints.close()
+    summary = results.summarize(experiment, measured)
+    workdir.write_json(path / "results.json", summary)
+    return summary
+
+
+def measure(run: Run, method: str, bounds: dict[str, tuple[int, int]]) -> results.Measured:
+    """Evaluates a finished run's last and best checkpoints on validation and test."""
+    scores: dict[str, dict[str, Any]] = {}
+    for kind in ("last", "best"):
+        if run.checkpoints.latest_step(kind) is None:
+            continue
+        state, _ = run.checkpoints.restore(kind, run.runner.initial_state(run.seed), run.record)
+        variables = run.runner.place_variables(state.variables)
+        scores[kind] = {"step": int(state.step)} | {
+            split: run.runner.evaluate(variables, bounds[split])
+            for split in ("validation", "test")
+            if bounds[split][0] < bounds[split][1]
+        }
+    return results.Measured(method, run.seed, scores, run.images_per_second)
+
+
+def run_name(method: str, seed: int) -> str:
+    """The name of a run in checkpoints, metrics and events."""
+    return f"{method}-seed{seed}"
+
+
+def describe(experiment: Experiment) -> str:
+    """One paragraph: what is about to be trained on what."""
+    config, dataset = experiment.config, experiment.dataset
+    height, width, channels = dataset.image_shape
+    devices = experiment.parallel.devices
+    return (
+        f"{experiment.architecture.name} x {len(experiment.student_widths)} students on "
+        f"{dataset.name}: {len(dataset.train):,} train, {len(dataset.validation):,} validation, "
+        f"{len(dataset.test):,} test images of {height} x {width} x {channels}, "
+        f"{dataset.num_classes} classes\n"
+        f"{' and '.join(experiment.methods)}, seeds {', '.join(map(str, config.seeds))}, "
+        f"{config.epochs} epochs, batch {config.batch_size}, {config.compute.dtype}, on "
+        f"{len(devices)} {devices[0].device_kind} device{'s' * (len(devices) > 1)}"
+    )
+
+

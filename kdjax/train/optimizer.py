@@ -1,0 +1,119 @@
+"""Optimisers and schedules by config: optax recipes."""
+
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+
+def learning_rate_schedule(
+    config: ml_collections.ConfigDict, epochs: int, steps_per_epoch: int
+) -> optax.Schedule:
+    """Step -> learning rate.
+
+    Args:
+      config: ``config.schedule``.
+      epochs: of the whole run.
+      steps_per_epoch: steps in one.
+
+    References:
+      ``step`` with factor .1 at .5 and .75: Walawalkar, Shen, Savvides, ECCV 2020, section 4.
+      ``exponential`` with factor .97: Tan, Le, *EfficientNet*, ICML 2019, section 5.
+    """
+    peak, total = config.learning_rate, epochs * steps_per_epoch
+    warmup = round(config.warmup_epochs * steps_per_epoch)
+    schedules: dict[str, Callable[[], optax.Schedule]] = {
+        "constant": lambda: optax.constant_schedule(peak),
+        "step": lambda: optax.piecewise_constant_schedule(
+            peak, {round(share * total): config.factor for share in config.boundaries}
+        ),
+        "cosine": lambda: _cosine(peak, total, warmup, config.final),
+        "exponential": lambda: optax.exponential_decay(
+            peak, max(1, round(config.every_epochs * steps_per_epoch)), config.factor,
+            staircase=True,
+        ),
+    }  # fmt: skip
+    schedule = schedules[config.name]()
+    if warmup == 0:
+        return schedule
+    # The rise scales the schedule instead of delaying it: drops stay at their share of the run.
+    return lambda step: schedule(step) * jnp.minimum(1.0, (step + 1) / warmup)
+
+
+def _cosine(peak: float, total: int, warmup: int, final: float) -> optax.Schedule:
+    decay = optax.cosine_decay_schedule(peak, max(1, total - warmup), final)
+    return lambda step: decay(jnp.maximum(step - warmup, 0))
+
+
+def weight_ramps(
+    config: ml_collections.ConfigDict, steps_per_epoch: int
+) -> Callable[[chex.Array], dict[str, chex.Array]]:
+    """Step -> weight of each loss term, ``config.weights`` shaped by ``config.weight_ramp``."""
+    length = config.weight_ramp.epochs * steps_per_epoch
+    shapes: dict[str, Callable[[chex.Array], chex.Numeric]] = {
+        "constant": lambda progress: 1.0,
+        "linear": lambda progress: progress,
+        "cosine": lambda progress: 0.5 - 0.5 * jnp.cos(jnp.pi * progress),
+    }
+
+    def weights(step: chex.Array) -> dict[str, chex.Array]:
+        progress = jnp.minimum(1.0, step / length)
+        return {
+            term: jnp.float32(weight * shapes[config.weight_ramp[term]](progress))
+            for term, weight in config.weights.items()
+        }
+
+    return weights
+
+
+def make_optimizer(
+    config: ml_collections.ConfigDict, schedule: optax.Schedule, *, separate: bool
+) -> optax.GradientTransformation:
+    """The optimiser of ``config.optimizer``.
+
+    Weight decay acts on kernels only. In ``sgd``, ``adam`` and ``rmsprop`` it is added to the
+    gradient (L2), in ``adamw`` it is decoupled.
+
+    Args:
+      config: ``config.optimizer``.
+      schedule: step -> learning rate.
+      separate: whether the top level of the parameters holds networks that must not see each
+        other, so that gradients are clipped by each network's own norm.
+
+    References:
+      Loshchilov, Hutter, *Decoupled Weight Decay Regularization*, ICLR 2019, algorithm 2.
+    """
+    adam = {"b1": config.b1, "b2": config.b2, "eps": config.eps}
+    recipes: dict[str, Callable[[], optax.GradientTransformation]] = {
+        "sgd": lambda: optax.sgd(schedule, config.momentum or None, config.nesterov),
+        "adam": lambda: optax.adam(schedule, **adam),
+        "adamw": lambda: optax.adamw(
+            schedule, **adam, weight_decay=config.weight_decay, mask=is_kernel
+        ),
+        "rmsprop": lambda: optax.rmsprop(
+            schedule, decay=config.b2, eps=config.eps, momentum=config.momentum or None
+        ),
+    }
+    parts = []
+    if config.clip_norm > 0:
+        clip = optax.clip_by_global_norm(config.clip_norm)
+        parts.append(_for_each_network(clip) if separate else clip)
+    if config.weight_decay > 0 and config.name != "adamw":
+        parts.append(optax.add_decayed_weights(config.weight_decay, is_kernel))
+    return optax.chain(*parts, recipes[config.name]())
+
+
+def is_kernel(params: chex.ArrayTree) -> chex.ArrayTree:
+    """True for kernels, False for scales and biases."""
+    return jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, params)
+
+
+def _for_each_network(clip: optax.GradientTransformation) -> optax.GradientTransformation:
+    def update(updates, state, params=None):
+        del params
+        return {name: clip.update(tree, state)[0] for name, tree in updates.items()}, state
+
+    return optax.GradientTransformation(clip.init, update)

@@ -1,0 +1,73 @@
+"""Devices: the only place that knows whether a function runs on one or is mapped over many."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import chex
+import jax
+import numpy as np
+
+AXIS = "devices"
+
+
+@dataclasses.dataclass(frozen=True)
+class Parallel:
+    """A set of devices that hold equal copies of the state and share each batch.
+
+    One device: plain ``jit``. More: ``pmap``, with a leading device axis on every array in and
+    out, and :data:`AXIS` bound inside.
+    """
+
+    devices: tuple[jax.Device, ...]
+
+    @property
+    def axis_name(self) -> str | None:
+        """The name that collectives use; None on one device, where there are none."""
+        return AXIS if len(self.devices) > 1 else None
+
+    def device_index(self) -> chex.Numeric:
+        """This device's number, inside a compiled function."""
+        return jax.lax.axis_index(AXIS) if self.axis_name else 0
+
+    def compile(self, function: Callable[..., Any], *, donate: Sequence[int] = ()) -> Any:
+        """``function`` compiled for the devices; arguments in ``donate`` are used up."""
+        if self.axis_name is None:
+            return jax.jit(function, donate_argnums=tuple(donate))
+        return jax.pmap(
+            function, axis_name=AXIS, devices=self.devices, donate_argnums=tuple(donate)
+        )
+
+    def replicate(self, tree: Any) -> Any:
+        """Host arrays -> equal copies on every device."""
+        if self.axis_name is None:
+            return jax.device_put(tree, self.devices[0])
+        mesh = jax.sharding.Mesh(np.array(self.devices), (AXIS,))
+        sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+        count = len(self.devices)
+
+        def copy(leaf: Any) -> jax.Array:
+            leaf = np.asarray(leaf)
+            return jax.device_put(np.broadcast_to(leaf, (count, *leaf.shape)), sharding)
+
+        return jax.tree.map(copy, tree)
+
+    def unreplicate(self, tree: Any) -> Any:
+        """One copy, as host arrays of its own that no later donation can touch."""
+        if self.axis_name is not None:
+            tree = jax.tree.map(lambda leaf: leaf.addressable_shards[0].data[0], tree)
+        return jax.tree.map(lambda leaf: np.array(leaf, copy=True), jax.device_get(tree))
+
+
+def choose(count: int = 0) -> Parallel:
+    """The first ``count`` devices; 0 means all.
+
+    Raises:
+      ValueError: if there are not that many.
+    """
+    devices = jax.devices()
+    if count > len(devices):
+        raise ValueError(
+            f"config.compute.devices is {count}: there are {len(devices)} ({devices[0].platform})"
+        )
+    return Parallel(tuple(devices[: count or len(devices)]))

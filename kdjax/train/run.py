@@ -1,0 +1,171 @@
+"""One run: one method and one seed, from its last checkpoint to its last epoch."""
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from kdjax.train.checkpoint import Checkpoints
+from kdjax.train.interrupt import Interrupted, Interrupts
+from kdjax.train.metrics import MetricsWriter, NonFiniteError, Window, check_finite
+from kdjax.train.progress import ProgressReport
+from kdjax.train.runner import Runner
+from kdjax.train.state import TrainState
+
+
+@dataclasses.dataclass
+class Run:
+    """Trains one (method, seed), saving and measuring on the way.
+
+    Attributes:
+      name: such as ``ensemble-seed0``.
+      seed: of initialisation, order and augmentation.
+      runner: the compiled functions.
+      config: of the experiment.
+      checkpoints: of this run.
+      record: JSON that every checkpoint carries.
+      validation: bounds of the validation split in the device data; empty if start == stop.
+      writer, progress, interrupts: where measurements go and signals come from.
+    """
+
+    name: str
+    seed: int
+    runner: Runner
+    config: ml_collections.ConfigDict
+    checkpoints: Checkpoints
+    record: Mapping[str, Any]
+    validation: tuple[int, int]
+    writer: MetricsWriter
+    progress: ProgressReport
+    interrupts: Interrupts
+
+    def __post_init__(self) -> None:
+        self._spe = self.runner.batches.steps_per_epoch
+        self._best = -1.0
+        self._compiled = False
+        self._images = 0
+        self._seconds = 0.0
+
+    @property
+    def total_steps(self) -> int:
+        return self.config.epochs * self._spe
+
+    @property
+    def images_per_second(self) -> float:
+        """Of training alone, without the first dispatch, which compiles; 0 while unknown."""
+        return self._images / self._seconds if self._seconds else 0.0
+
+    def finish(self) -> None:
+        """Trains up to the last epoch.
+
+        Raises:
+          Interrupted: after a signal; the state is saved.
+          NonFiniteError: if a loss is NaN or infinite; the last good state stays saved.
+        """
+        host_state, step = self._restore()
+        self.writer.start(self.name, step)
+        self.progress.skip(step // self._spe * self.runner.batches.train_size)
+        if step >= self.total_steps:
+            return
+        state = self.runner.place(host_state)
+        for epoch in range(step // self._spe, self.config.epochs):
+            state, step = self._train_epoch(state, step, epoch)
+            done = epoch + 1
+            last = done == self.config.epochs
+            if last or done % self.config.evaluation.every_epochs == 0:
+                self._validate(state, step, done)
+            if last or done % self.config.checkpoint.every_epochs == 0:
+                self._save("last", state)
+        self.checkpoints.wait()
+
+    def _restore(self) -> tuple[TrainState, int]:
+        state = self.runner.initial_state(self.seed)
+        if self.checkpoints.latest_step("last") is None:
+            return state, 0
+        state, stored = self.checkpoints.restore("last", state, self.record)
+        self._best = stored["best_validation"]
+        return state, int(state.step)
+
+    def _train_epoch(self, state: TrainState, step: int, epoch: int) -> tuple[TrainState, int]:
+        runner, window = self.runner, Window()
+        end = (epoch + 1) * self._spe
+        order, device_end = runner.epoch_order(state, epoch), runner.scalar(end)
+        pending: tuple[Any, int, int] | None = None
+        started = time.perf_counter()
+        while step < end:
+            taken = min(runner.steps_per_dispatch, end - step)
+            state, metrics = runner.steps(state, order, device_end)
+            # Reading metrics waits for their steps, so the next dispatch goes out first.
+            if pending is not None:
+                started = self._read(window, pending, started)
+            pending = (metrics, step, taken)
+            step += taken
+            if self.interrupts.received:
+                self._read(window, pending, started)
+                self._write(window, step)
+                self._save("last", state)
+                self.checkpoints.wait()
+                raise Interrupted(self.interrupts.received, self.name, step)
+        if pending is not None:
+            self._read(window, pending, started)
+        self._write(window, step)
+        return state, step
+
+    def _read(self, window: Window, pending: tuple[Any, int, int], started: float) -> float:
+        """Reads the metrics of a dispatch on the host; returns the time they were there."""
+        metrics, first_step, taken = pending
+        metrics = self.runner.to_host(metrics)
+        try:
+            check_finite(metrics, first_step, self.name)
+        except NonFiniteError as error:
+            self.checkpoints.wait()
+            saved = self.checkpoints.latest_step("last")
+            good = "none yet" if saved is None else f"step {saved}"
+            raise NonFiniteError(f"{error}. Last good checkpoint: {good}") from None
+        now = time.perf_counter()
+        images = int(np.sum(metrics["loss"][1]))
+        if self._compiled:
+            self._images += images
+            self._seconds += now - started
+        self._compiled = True
+        window.add(metrics, taken)
+        place = f"epoch {first_step // self._spe + 1}/{self.config.epochs}"
+        self.progress.advance(images, self.name, place, self.images_per_second)
+        if window.steps >= self.config.log.every_steps:
+            self._write(window, first_step + taken)
+        return now
+
+    def _write(self, window: Window, step: int) -> None:
+        if window.steps:
+            values = {
+                "epoch": step / self._spe,
+                "learning_rate": float(self.runner.schedule(step - 1)),
+                "images_per_second": self.images_per_second,
+                **window.means(),
+            }
+            self.writer.write("train", step, values)
+            window.clear()
+
+    def _validate(self, state: TrainState, step: int, epoch: int) -> None:
+        if self.validation[0] == self.validation[1]:
+            return
+        means = {
+            name: value.tolist()
+            for name, value in self.runner.evaluate(state.variables, self.validation).items()
+        }
+        self.writer.write("validation", step, {"epoch": epoch, **means})
+        place = f"epoch {epoch}/{self.config.epochs}"
+        self.progress.news(self.name, place, self.images_per_second, means)
+        score = float(np.mean(means["accuracy"]))
+        if score > self._best:
+            self._best = score
+            self._save("best", state)
+
+    def _save(self, kind: str, state: TrainState) -> None:
+        record = {**self.record, "step": 0, "best_validation": self._best}
+        host_state = self.runner.fetch(state)
+        record["step"] = int(host_state.step)
+        self.checkpoints.save(kind, host_state, record)

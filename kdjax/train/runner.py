@@ -1,0 +1,221 @@
+"""The compiled functions of one method, made once and used by every seed."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from kdjax import models
+from kdjax.data.batches import Batches, DeviceData
+from kdjax.models import Architecture
+from kdjax.train import methods
+from kdjax.train.optimizer import learning_rate_schedule, make_optimizer, weight_ramps
+from kdjax.train.parallel import Parallel
+from kdjax.train.state import TrainState
+from kdjax.train.step import Metrics, evaluation_step, train_step
+from kdjax.widths import WidthVector
+
+
+class Runner:
+    """Training and evaluation of one method on one dataset, compiled.
+
+    Attributes:
+      method: the networks and their losses.
+      batches: how training batches are cut.
+      steps_per_dispatch: training steps in one call of :meth:`steps`.
+      schedule: step -> learning rate.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: ml_collections.ConfigDict,
+        architecture: Architecture,
+        student_widths: tuple[WidthVector, ...],
+        batches: Batches,
+        data: DeviceData,
+        parallel: Parallel,
+    ):
+        """Prepares to compile; ``data`` is already on the devices."""
+        self.method = methods.make(name, config, architecture, student_widths, parallel.axis_name)
+        self.batches = batches
+        self.schedule = learning_rate_schedule(
+            config.schedule, config.epochs, batches.steps_per_epoch
+        )
+        self.steps_per_dispatch = steps_per_dispatch(
+            config.compute.steps_per_dispatch, batches.steps_per_epoch, parallel
+        )
+        self._parallel = parallel
+        self._data = data
+        self._image_shape = tuple(data.images.shape[-3:])
+        self._optimizer = make_optimizer(
+            config.optimizer, self.schedule, separate=self.method.separate
+        )
+        self._weights = weight_ramps(config, batches.steps_per_epoch)
+        self._evaluation_batches = _with_batch_size(
+            batches, config.evaluation.batch_size, len(parallel.devices)
+        )
+        self._order = parallel.compile(lambda state, epoch: batches.epoch_order(state.key, epoch))
+        self._steps = parallel.compile(self._run_steps, donate=(0,))
+        self._evaluate = parallel.compile(self._run_evaluation)
+
+    def initial_state(self, seed: int) -> TrainState:
+        """The state before step 0, on the host."""
+        variables = models.initialize(self.method.model, seed, self._image_shape)
+        params = variables["params"]
+        return TrainState(
+            step=np.int32(0),
+            key=np.asarray(jax.random.key_data(jax.random.key(seed))),
+            params=params,
+            batch_stats=variables["batch_stats"],
+            optimizer_state=_zeros_like_on_host(self._optimizer.init, params),
+        )
+
+    def place(self, state: TrainState) -> TrainState:
+        """Host state -> devices."""
+        return self._parallel.replicate(state)
+
+    def fetch(self, state: TrainState) -> TrainState:
+        """Device state -> host, one copy."""
+        return self._parallel.unreplicate(state)
+
+    def epoch_order(self, state: TrainState, epoch: int) -> chex.Array:
+        """The order of the training examples in an epoch, on the devices."""
+        return self._order(state, self._parallel.replicate(np.int32(epoch)))
+
+    def steps(
+        self, state: TrainState, order: chex.Array, epoch_end: chex.Array
+    ) -> tuple[TrainState, Metrics]:
+        """Up to ``steps_per_dispatch`` training steps, none past ``epoch_end``.
+
+        ``state`` is used up. Metrics come back per step, ``[steps_per_dispatch, ...]``, with count
+        0 for steps not taken; :meth:`to_host` reads them.
+        """
+        return self._steps(state, self._data, order, epoch_end)
+
+    def scalar(self, value: int) -> chex.Array:
+        """A whole number on the devices."""
+        return self._parallel.replicate(np.int32(value))
+
+    def to_host(self, metrics: Metrics) -> Metrics:
+        """Metrics as NumPy arrays; waits for the steps to end."""
+        return self._parallel.unreplicate(metrics)
+
+    def evaluate(self, variables: Any, bounds: tuple[int, int]) -> dict[str, np.ndarray]:
+        """Means over the examples in ``[start, stop)`` of the device data.
+
+        Args:
+          variables: on the devices.
+          bounds: (start, stop) of a split that is not empty.
+
+        Returns:
+          ``hard`` and ``accuracy`` ``[students]``, ``ensemble_accuracy`` scalar; float64.
+        """
+        start, stop = bounds
+        size = self._evaluation_batches.batch_size
+        pending = [
+            self._evaluate(variables, self._data, self.scalar(first), self.scalar(stop))
+            for first in range(start, stop, size)
+        ]
+        parts = [self.to_host(metrics) for metrics in pending]
+        return {
+            name: sum(np.float64(part[name][0]) for part in parts)
+            / sum(np.float64(part[name][1]) for part in parts)
+            for name in parts[0]
+        }
+
+    def place_variables(self, variables: Any) -> Any:
+        """Host variables -> devices."""
+        return self._parallel.replicate(variables)
+
+    def _run_steps(
+        self, state: TrainState, data: DeviceData, order: chex.Array, epoch_end: chex.Array
+    ) -> tuple[TrainState, Metrics]:
+        def step(state: TrainState) -> tuple[TrainState, Metrics]:
+            key = jax.random.wrap_key_data(state.key)
+            batch = self.batches.train(
+                data, order, key, state.step, self._parallel.device_index()
+            )
+            return train_step(
+                state,
+                batch,
+                method=self.method,
+                optimizer=self._optimizer,
+                weights=self._weights(state.step),
+                axis_name=self._parallel.axis_name,
+            )
+
+        return repeat(
+            step,
+            state,
+            self.steps_per_dispatch,
+            stop=None if self._dispatches_are_full else epoch_end,
+        )
+
+    @property
+    def _dispatches_are_full(self) -> bool:
+        return self.batches.steps_per_epoch % self.steps_per_dispatch == 0
+
+    def _run_evaluation(
+        self, variables: Any, data: DeviceData, start: chex.Array, stop: chex.Array
+    ) -> Metrics:
+        batch = self._evaluation_batches.evaluation(
+            data, start, stop, self._parallel.device_index()
+        )
+        return evaluation_step(
+            variables, batch, method=self.method, axis_name=self._parallel.axis_name
+        )
+
+
+def repeat(
+    step: Callable[[TrainState], tuple[TrainState, Metrics]],
+    state: TrainState,
+    count: int,
+    *,
+    stop: chex.Array | None = None,
+) -> tuple[TrainState, Metrics]:
+    """``count`` steps in one computation, metrics stacked; steps from ``stop`` on do nothing."""
+    if count == 1:
+        # No loop around a single step: XLA on CPU runs convolution gradients inside a loop about
+        # 60 times slower than outside.
+        state, metrics = step(state)
+        return state, jax.tree.map(lambda leaf: leaf[None], metrics)
+
+    def body(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
+        if stop is None:
+            return step(state)
+        shapes = jax.eval_shape(step, state)[1]
+        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        return jax.lax.cond(state.step < stop, step, lambda state: (state, nothing), state)
+
+    return jax.lax.scan(body, state, length=count)
+
+
+def steps_per_dispatch(requested: int, steps_per_epoch: int, parallel: Parallel) -> int:
+    """How many steps go into one dispatch; 0 asks for the backend's choice.
+
+    One on CPU (see :func:`repeat`). Elsewhere up to 64, a divisor of the epoch if one of at least
+    16 exists, since only then no step of a dispatch ever has to be skipped.
+    """
+    if requested:
+        return min(requested, steps_per_epoch)
+    if parallel.devices[0].platform == "cpu":
+        return 1
+    divisors = [n for n in range(16, 65) if steps_per_epoch % n == 0]
+    return divisors[-1] if divisors else min(64, steps_per_epoch)
+
+
+def _with_batch_size(batches: Batches, size: int, devices: int) -> Batches:
+    return dataclasses.replace(batches, batch_size=-(-size // devices) * devices)
+
+
+def _zeros_like_on_host(init: Callable[[Any], Any], params: Any) -> Any:
+    """The optimiser's initial state, which is zeros throughout, without compiling anything."""
+    shapes = jax.eval_shape(init, params)
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+

@@ -1,0 +1,115 @@
+"""One training step and one evaluation step: pure functions of state and batch.
+
+Both run unchanged on one device and, with ``axis_name`` bound by :mod:`kdjax.train.parallel`, on
+many. Metrics are (sum, count) pairs over the real examples of the global batch.
+"""
+
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from kdjax import losses
+from kdjax.data.batches import Batch
+from kdjax.train.methods import Method, Weights
+from kdjax.train.state import TrainState
+
+Metrics = dict[str, tuple[chex.Array, chex.Array]]
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    method: Method,
+    optimizer: optax.GradientTransformation,
+    weights: Weights,
+    axis_name: str | None = None,
+) -> tuple[TrainState, Metrics]:
+    """Moves every student one step.
+
+    Args:
+      state: before the step, equal on all devices.
+      batch: this device's share.
+      method: the networks and their losses.
+      optimizer: acts on all parameters at once.
+      weights: of the loss terms, at this step.
+      axis_name: the mapped axis of devices, if any.
+
+    Returns:
+      ``(state, metrics)``, equal on all devices. Metrics: ``loss`` (scalar sum), each loss term and
+      ``accuracy`` (``[students]`` sums), ``ensemble_accuracy``, ``gradient_norm``.
+    """
+    count = _sum_over(jnp.sum(batch.mask, dtype=jnp.float32), axis_name)
+
+    def objective(params: Any):
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        outputs, batch_stats = method.forward(variables, batch.images, batch.mask)
+        total, terms = method.loss(outputs, batch.labels, weights)
+        # The one average over the batch: over all devices' real examples.
+        mean = jnp.sum(jnp.where(batch.mask, total, 0.0)) / count
+        return mean, (outputs.logits, batch_stats, total, terms)
+
+    gradients, (logits, batch_stats, total, terms) = jax.grad(objective, has_aux=True)(state.params)
+    gradients = _sum_over(gradients, axis_name)
+    updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
+    sums = {
+        "loss": _masked_sum(total, batch.mask),
+        **{name: _masked_sum(values, batch.mask) for name, values in terms.items()},
+        **_correct(logits, batch, method),
+    }
+    metrics = {name: (value, count) for name, value in _sum_over(sums, axis_name).items()}
+    metrics["gradient_norm"] = (optax.tree.norm(gradients), jnp.float32(1.0))
+    state = state.replace(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        batch_stats=_merge_statistics(batch_stats, batch.mask, axis_name),
+        optimizer_state=optimizer_state,
+    )
+    return state, metrics
+
+
+def evaluation_step(
+    variables: Any, batch: Batch, *, method: Method, axis_name: str | None = None
+) -> Metrics:
+    """Evaluates every student and the ensemble with running statistics.
+
+    Returns:
+      ``hard`` and ``accuracy`` (``[students]`` sums) and ``ensemble_accuracy``, with the count of
+      real examples, equal on all devices.
+    """
+    logits = method.model.apply(variables, batch.images, train=False).logits
+    sums = {
+        "hard": _masked_sum(losses.hard_label_cross_entropy(logits, batch.labels), batch.mask),
+        **_correct(logits, batch, method),
+    }
+    count = _sum_over(jnp.sum(batch.mask, dtype=jnp.float32), axis_name)
+    return {name: (value, count) for name, value in _sum_over(sums, axis_name).items()}
+
+
+def _correct(logits: chex.Array, batch: Batch, method: Method) -> dict[str, chex.Array]:
+    ensemble = losses.ensemble_logits(logits, method.teacher_weights)
+    return {
+        "accuracy": _masked_sum(jnp.argmax(logits, -1) == batch.labels, batch.mask),
+        "ensemble_accuracy": _masked_sum(jnp.argmax(ensemble, -1) == batch.labels, batch.mask),
+    }
+
+
+def _masked_sum(values: chex.Array, mask: chex.Array) -> chex.Array:
+    """Sum over the last axis, the batch, of the real examples only."""
+    return jnp.sum(jnp.where(mask, values.astype(jnp.float32), 0.0), axis=-1)
+
+
+def _sum_over(tree: Any, axis_name: str | None) -> Any:
+    return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+
+
+def _merge_statistics(batch_stats: Any, mask: chex.Array, axis_name: str | None) -> Any:
+    """Running averages equal on all devices: their mean, weighted by real examples."""
+    if axis_name is None:
+        return batch_stats
+    share = jnp.sum(mask, dtype=jnp.float32)
+    share = share / jax.lax.psum(share, axis_name)
+    return jax.lax.psum(jax.tree.map(lambda leaf: leaf * share, batch_stats), axis_name)

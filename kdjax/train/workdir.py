@@ -1,0 +1,125 @@
+"""The directory of an experiment: what is in it, and whether it may be written."""
+
+import contextlib
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from kdjax import config as configuration
+
+
+class WorkdirError(ValueError):
+    """A workdir that must not or cannot be used; the message says why and what to do."""
+
+
+def check(path: Path, config: ml_collections.ConfigDict) -> None:
+    """Checks that an experiment with ``config`` may start or go on in ``path``.
+
+    Raises:
+      WorkdirError: if the directory holds something else, an experiment whose configuration
+        differs in a field that matters, or cannot be written.
+    """
+    if path.exists() and not path.is_dir():
+        raise WorkdirError(f"workdir {path} is a file: expected a directory")
+    stored_path = path / "config.json"
+    if path.is_dir() and not stored_path.exists() and _foreign(path):
+        raise WorkdirError(
+            f"workdir {path} is not empty and holds no kdjax run: choose another --workdir"
+        )
+    if stored_path.exists():
+        changes = configuration.forbidden_changes(read_config(path), config)
+        if changes:
+            raise WorkdirError(
+                f"workdir {path} holds a run with another configuration:\n  "
+                + "\n  ".join(changes)
+                + "\nGo on with the old values, or choose another --workdir"
+            )
+    existing = path
+    while not existing.exists():
+        existing = existing.parent
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise WorkdirError(f"workdir {path} cannot be written: no permission in {existing}")
+
+
+def _foreign(path: Path) -> bool:
+    """Whether an unfinished directory holds anything but what we put there before the marker."""
+    return any(entry.name not in (".lock", "widths.json") for entry in path.iterdir())
+
+
+def read_config(path: Path) -> ml_collections.ConfigDict:
+    """The configuration an experiment was started with.
+
+    Raises:
+      WorkdirError: if the directory holds no run.
+    """
+    try:
+        return configuration.from_json((path / "config.json").read_text())
+    except FileNotFoundError:
+        raise WorkdirError(f"workdir {path} holds no kdjax run: it has no config.json") from None
+    except configuration.ConfigError as error:
+        raise WorkdirError(f"{path / 'config.json'}: {error}") from None
+
+
+def read_student_widths(path: Path) -> list[dict[str, int]]:
+    """The students' width vectors, the pivot's first.
+
+    Raises:
+      WorkdirError: if ``widths.json`` is missing or is not what :func:`create` writes.
+    """
+    try:
+        content = json.loads((path / "widths.json").read_text())
+        return [dict(student) for student in content["students"]]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise WorkdirError(f"{path / 'widths.json'} cannot be read: {error}") from None
+
+
+def create(
+    path: Path, config: ml_collections.ConfigDict, student_widths: Sequence[Mapping[str, int]]
+) -> None:
+    """Writes ``config.json`` and ``widths.json``."""
+    path.mkdir(parents=True, exist_ok=True)
+    # The marker comes last: with it there, the directory is complete.
+    students = {"students": [dict(widths) for widths in student_widths]}
+    write_atomically(path / "widths.json", json.dumps(students, indent=1, sort_keys=True) + "\n")
+    write_atomically(path / "config.json", configuration.to_json(config))
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds the directory for one process; the lock goes with the process, however it ends.
+
+    Raises:
+      WorkdirError: if another process holds it.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    with open(path / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise WorkdirError(
+                f"workdir {path} is in use by another process: wait for it, or choose another"
+            ) from None
+        yield
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}")
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes indented JSON whole or not at all."""
+    write_atomically(path, json.dumps(content, indent=2) + "\n")
