@@ -273,9 +273,7 @@ def _validate_together(config: ml_collections.ConfigDict) -> None:
         not shares or (len(shares) == students and abs(sum(shares) - 1.0) < 1e-6),
         f"config.teacher_weights is {shares}: expected {students} numbers that sum to 1",
     )
-    require(
-        sum(config.weights.values()) > 0, "config.weights are all 0: nothing would be learnt"
-    )
+    require(sum(config.weights.values()) > 0, "config.weights are all 0: nothing would be learnt")
     boundaries = config.schedule.boundaries
     require(
         list(boundaries) == sorted(set(boundaries)),

@@ -113,9 +113,7 @@ def check(
         if isinstance(channels, bool) or not isinstance(channels, int):
             raise ValueError(f"{name}[{group!r}] is {channels!r}: expected a whole number")
         if channels < 1:
-            raise ValueError(
-                f"{name}[{group!r}] is {channels}: a group needs at least 1 channel"
-            )
+            raise ValueError(f"{name}[{group!r}] is {channels}: a group needs at least 1 channel")
     return WidthVector({group: widths[group] for group in reference})
 
 
@@ -146,7 +144,9 @@ def check_students(
         for index, widths in enumerate(student_widths)
     )
     if len(vectors) < 2:
-        raise ValueError(f"{name} has {len(vectors)} entries: an ensemble needs at least 2 students")
+        raise ValueError(
+            f"{name} has {len(vectors)} entries: an ensemble needs at least 2 students"
+        )
     pivot = vectors[0]
     for index, widths in enumerate(vectors[1:], start=1):
         for group in reference:

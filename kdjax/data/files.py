@@ -103,5 +103,7 @@ def _list_images(folder: Path, class_names: tuple[str, ...]) -> list[tuple[Path,
     ]
     for label, name in enumerate(class_names):
         if not any(index == label for _, index in listing):
-            raise DataError(f"{folder / name} holds no images ({', '.join(sorted(_IMAGE_ENDINGS))})")
+            raise DataError(
+                f"{folder / name} holds no images ({', '.join(sorted(_IMAGE_ENDINGS))})"
+            )
     return listing

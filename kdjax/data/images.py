@@ -38,7 +38,11 @@ def decode(encoded: bytes, where: str, size: tuple[int, int], mode: str) -> np.n
 
 
 def decode_all(
-    count: int, read: Callable[[int], tuple[bytes, str]], size: tuple[int, int], mode: str, name: str
+    count: int,
+    read: Callable[[int], tuple[bytes, str]],
+    size: tuple[int, int],
+    mode: str,
+    name: str,
 ) -> np.ndarray:
     """Decodes ``count`` images, which must agree in shape, on all cores, with a progress bar.
 

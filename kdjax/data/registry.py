@@ -75,9 +75,7 @@ def load(name: str, options: SourceOptions | None = None) -> Dataset:
         )
     kept, held_out = stratified(train.labels, options.validation, options.split_seed)
     mean, std = _STATISTICS.get(name) or channel_statistics(train.images)
-    return Dataset(
-        name, train.take(kept), train.take(held_out), test, raw.class_names, mean, std
-    )
+    return Dataset(name, train.take(kept), train.take(held_out), test, raw.class_names, mean, std)
 
 
 def _read(name: str, options: SourceOptions) -> RawSet:

@@ -123,8 +123,6 @@ def _open(builder: Any, part: str, folder: Path, image_key: str) -> Any:
     import tensorflow_datasets as tfds
 
     try:
-        return builder.as_data_source(
-            part, decoders={image_key: tfds.decode.SkipDecoding()}
-        )
+        return builder.as_data_source(part, decoders={image_key: tfds.decode.SkipDecoding()})
     except Exception as error:  # array_record raises bare errors of many types for broken files
         raise DataError(f"{folder}, {part}, cannot be opened: {error}") from error

@@ -25,8 +25,8 @@ class Checkpoints:
 
     def __init__(self, directory: Path, keep: int = 2, *, read_only: bool = False):
         """Opens the directory, creating it unless ``read_only``; ``keep`` latest steps stay."""
-        # Orbax reports every barrier and thread of a save; only its warnings are of interest.
-        logging.getLogger("absl").setLevel(logging.WARNING)
+        # Orbax reports every barrier of a save, and warns that what is opened read-only is so.
+        logging.getLogger("absl").setLevel(logging.ERROR if read_only else logging.WARNING)
         self.directory = directory
         self._managers = {
             kind: ocp.CheckpointManager(
@@ -61,9 +61,7 @@ class Checkpoints:
     def record(self, kind: str) -> dict[str, Any]:
         """The JSON record of the newest checkpoint of a kind."""
         manager, step = self._managers[kind], self.latest_step(kind)
-        restored = manager.restore(
-            step, args=ocp.args.Composite(record=ocp.args.JsonRestore())
-        )
+        restored = manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))
         return restored["record"]
 
     def restore(

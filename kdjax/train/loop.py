@@ -46,9 +46,7 @@ def _train_all(experiment: Experiment, path: Path) -> dict[str, Any]:
     config, dataset = experiment.config, experiment.dataset
     batches, device, bounds = experiment.prepare()
     runs = len(experiment.methods) * len(config.seeds)
-    progress = ProgressReport(
-        runs * config.epochs * batches.train_size, bar=config.log.progress
-    )
+    progress = ProgressReport(runs * config.epochs * batches.train_size, bar=config.log.progress)
     progress.say(describe(experiment))
     writer = MetricsWriter(path, tensorboard=config.log.tensorboard)
     measured: list[results.Measured] = []
@@ -56,7 +54,9 @@ def _train_all(experiment: Experiment, path: Path) -> dict[str, Any]:
         for method in experiment.methods:
             runner = experiment.runner(method, batches, device)
             for seed in config.seeds:
-                checkpoints = Checkpoints(path / "checkpoints" / run_name(method, seed), config.checkpoint.keep)
+                checkpoints = Checkpoints(
+                    path / "checkpoints" / run_name(method, seed), config.checkpoint.keep
+                )
                 run = Run(
                     name=run_name(method, seed),
                     seed=seed,
@@ -115,5 +115,3 @@ def describe(experiment: Experiment) -> str:
         f"{config.epochs} epochs, batch {config.batch_size}, {config.compute.dtype}, on "
         f"{len(devices)} {devices[0].device_kind} device{'s' * (len(devices) > 1)}"
     )
-
-

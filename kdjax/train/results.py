@@ -67,9 +67,7 @@ def summarize(experiment: Experiment, measured: Sequence[Measured]) -> dict[str,
         "last_or_best": select,
         "other": _other_checkpoint(experiment, measured),
         "throughput": {
-            method: {
-                "images_per_second": float(np.median([m.images_per_second for m in group]))
-            }
+            method: {"images_per_second": float(np.median([m.images_per_second for m in group]))}
             for method in experiment.methods
             if (group := [m for m in measured if m.method == method and m.images_per_second])
         },

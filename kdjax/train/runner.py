@@ -138,9 +138,7 @@ class Runner:
     ) -> tuple[TrainState, Metrics]:
         def step(state: TrainState) -> tuple[TrainState, Metrics]:
             key = jax.random.wrap_key_data(state.key)
-            batch = self.batches.train(
-                data, order, key, state.step, self._parallel.device_index()
-            )
+            batch = self.batches.train(data, order, key, state.step, self._parallel.device_index())
             return train_step(
                 state,
                 batch,
@@ -218,4 +216,3 @@ def _zeros_like_on_host(init: Callable[[Any], Any], params: Any) -> Any:
     """The optimiser's initial state, which is zeros throughout, without compiling anything."""
     shapes = jax.eval_shape(init, params)
     return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-

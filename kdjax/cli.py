@@ -1,0 +1,213 @@
+"""The command line: flags in, one library call each."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import ml_collections
+
+import kdjax
+from kdjax import config as configuration
+
+_USAGE_ERROR = 2
+_STOPPED = 130  # What shells use for a process that Ctrl-C ended.
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit status. Errors that a person can mend print one line."""
+    parser = _parser()
+    known, rest = parser.parse_known_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        return known.run(known, rest)
+    except (ValueError, ArithmeticError, OSError) as error:
+        if os.environ.get("KDJAX_TRACEBACK"):
+            raise
+        print(f"kdjax {known.command}: {error}", file=sys.stderr)
+        return _USAGE_ERROR
+    except KeyboardInterrupt:
+        print(f"\nkdjax {known.command}: stopped at once", file=sys.stderr)
+        return _STOPPED
+
+
+def _train(known: argparse.Namespace, overrides: Sequence[str]) -> int:
+    config = read_config(known.config, overrides)
+    configuration.validate(config)
+    path = Path(known.workdir or default_workdir(config))
+    from kdjax import report
+    from kdjax.train import train
+    from kdjax.train.interrupt import Interrupted
+
+    try:
+        summary = train(config, path)
+    except Interrupted as interrupted:
+        print(f"{interrupted}. The same command goes on from there.", file=sys.stderr)
+        return 0 if interrupted.signal_name == "SIGTERM" else _STOPPED
+    figures = report.write(summary, path)
+    report.print_table(summary)
+    print(f"Results: {path / 'results.json'}  Figures: {', '.join(map(str, figures))}")
+    return 0
+
+
+def _evaluate(known: argparse.Namespace, overrides: Sequence[str]) -> int:
+    _no_more(overrides)
+    from kdjax import report
+    from kdjax.train.evaluate import evaluate
+
+    rows = evaluate(
+        known.workdir, student=known.student, split=known.split, checkpoint=known.checkpoint
+    )
+    report.print_evaluation(rows, known.split)
+    return 0
+
+
+def _prepare(known: argparse.Namespace, overrides: Sequence[str]) -> int:
+    _no_more(overrides)
+    from kdjax.data.prepare import prepare
+
+    print(f"Prepared in {prepare(known.name, known.data_dir)}")
+    return 0
+
+
+def read_config(path: str, overrides: Sequence[str]) -> ml_collections.ConfigDict:
+    """The configuration of a file with overrides applied.
+
+    Args:
+      path: ``file.py`` or ``file.py:argument`` with a ``get_config``; empty means the default.
+        A config file is Python and is run.
+      overrides: ``--config.a.b=value`` (or the value as the next argument).
+
+    Raises:
+      ConfigError: if the file cannot be used, an argument is not an override, or a field does not
+        exist or has another type.
+    """
+    from absl import flags
+    from ml_collections import config_flags
+
+    for name in (text.split("=")[0] for text in overrides if text.startswith("--config.")):
+        field = name.removeprefix("--config.")
+        if field not in configuration.FIELDS:
+            raise configuration.unknown_field(field)
+    values = flags.FlagValues()
+    arguments = ["kdjax", *([f"--config={path}"] if path else []), *overrides]
+    # Without sys_argv the flags would look at the arguments of whatever process this is.
+    settings = {"flag_values": values, "sys_argv": arguments}
+    if path:
+        if not Path(path.partition(":")[0]).is_file():
+            raise configuration.ConfigError(f"--config={path}: there is no such file")
+        config_flags.DEFINE_config_file("config", **settings)
+    else:
+        config_flags.DEFINE_config_dict("config", configuration.default(), **settings)
+    try:
+        left = values(arguments)
+    except (flags.Error, AttributeError, TypeError, ValueError) as error:
+        raise configuration.ConfigError(f"{' '.join(arguments[1:])}: {error}") from None
+    _no_more(left[1:])
+    return values["config"].value
+
+
+def default_workdir(config: ml_collections.ConfigDict) -> Path:
+    """Where an experiment goes if nothing is said."""
+    name = f"{config.data.name}-{config.network}".replace("/", "-").replace(":", "-")
+    return Path("kdjax-runs") / name
+
+
+def _no_more(arguments: Sequence[str]) -> None:
+    if arguments:
+        raise configuration.ConfigError(
+            f"unknown argument {arguments[0]!r}; overrides look like --config.weights.soft=0.3"
+        )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kdjax",
+        description="Compress convolutional networks by knowledge distillation.",
+        epilog="Start with `kdjax train`: five students on real digits in minutes, on a CPU.",
+    )
+    parser.add_argument("--version", action="version", version=f"kdjax {kdjax.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(
+        name: str, run: Callable[[argparse.Namespace, Sequence[str]], int], summary: str,
+        description: str, epilog: str = "",
+    ) -> argparse.ArgumentParser:  # fmt: skip
+        added = commands.add_parser(
+            name,
+            help=summary,
+            description=description,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        added.set_defaults(run=run)
+        return added
+
+    train = command(
+        "train",
+        _train,
+        "train a student ensemble and its baselines, and compare them",
+        "Trains students of several widths at once, distilled from their own average, and the\n"
+        "same students each by itself; prints what distillation gained each of them.\n\n"
+        "  kdjax train\n"
+        "  kdjax train --config=configs/cifar10_resnet20.py --workdir=runs/c10\n"
+        "  kdjax train --config.weights.soft=0.3 --config.seeds='(0,)' --workdir=runs/soft3\n\n"
+        "The same command again continues an unfinished run, and shows a finished one.",
+        "fields (--config.NAME=VALUE), with the default:\n" + _describe_fields(),
+    )
+    train.add_argument(
+        "--config", default="", metavar="FILE.py[:ARG]",
+        help="a Python file with get_config(); default: the embedded digits",
+    )  # fmt: skip
+    train.add_argument(
+        "--workdir", default="", metavar="DIR",
+        help="where everything is written; default: kdjax-runs/<dataset>-<network>",
+    )  # fmt: skip
+
+    evaluate = command(
+        "evaluate",
+        _evaluate,
+        "evaluate the students of a finished or running experiment",
+        "Restores the checkpoints of an experiment and evaluates its students with running\n"
+        "statistics on a whole split.\n\n"
+        "  kdjax evaluate --workdir=kdjax-runs/digits-resnet8 --student=3",
+    )
+    evaluate.add_argument("--workdir", required=True, metavar="DIR", help="of `kdjax train`")
+    evaluate.add_argument(
+        "--student", type=int, default=0, metavar="N",
+        help="one student, as its own deployable network; default: all and the ensemble",
+    )  # fmt: skip
+    evaluate.add_argument(
+        "--split", choices=("train", "validation", "test"), default="test", help="default: test"
+    )
+    evaluate.add_argument(
+        "--checkpoint", choices=("last", "best"), default="last",
+        help="the last one, or the best on validation; default: last",
+    )  # fmt: skip
+
+    prepare = command(
+        "prepare",
+        _prepare,
+        "download and prepare a TFDS set as array_record",
+        "Downloads a TensorFlow Datasets set and writes it in the format that kdjax reads\n"
+        "without TensorFlow. Preparing itself needs TensorFlow and the network:\n\n"
+        '  pip install "kdjax[prepare]"\n'
+        "  kdjax prepare cifar100",
+    )
+    prepare.add_argument("name", help="as in the TFDS catalogue: cifar10, svhn_cropped, ...")
+    prepare.add_argument(
+        "--data_dir", default="", metavar="DIR",
+        help="default: $TFDS_DATA_DIR, else ~/tensorflow_datasets",
+    )  # fmt: skip
+    return parser
+
+
+def _describe_fields() -> str:
+    lines = []
+    for name, field in configuration.FIELDS.items():
+        lines.append(f"  {name} = {field.default!r}".replace("%", "%%"))
+        lines.append(f"      {field.meaning}".replace("%", "%%"))
+    return "\n".join(lines)
