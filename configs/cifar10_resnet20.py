@@ -21,5 +21,5 @@ def get_config():
     config.batch_size = 128
     config.schedule.name = "step"
     config.schedule.warmup_epochs = 0.0
-    config.checkpoint.every_epochs = 5
+    config.evaluation.batch_size = 500
     return config

@@ -98,6 +98,8 @@ def read_config(path: str, overrides: Sequence[str]) -> ml_collections.ConfigDic
     if path:
         if not Path(path.partition(":")[0]).is_file():
             raise configuration.ConfigError(f"--config={path}: there is no such file")
+        # Like a script: a config file may import its neighbours.
+        sys.path.insert(0, str(Path(path.partition(":")[0]).resolve().parent))
         config_flags.DEFINE_config_file("config", **settings)
     else:
         config_flags.DEFINE_config_dict("config", configuration.default(), **settings)
@@ -132,9 +134,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(
-        name: str, run: Callable[[argparse.Namespace, Sequence[str]], int], summary: str,
-        description: str, epilog: str = "",
-    ) -> argparse.ArgumentParser:  # fmt: skip
+        name: str,
+        run: Callable[[argparse.Namespace, Sequence[str]], int],
+        summary: str,
+        description: str,
+        epilog: str = "",
+    ) -> argparse.ArgumentParser:
         added = commands.add_parser(
             name,
             help=summary,
@@ -159,13 +164,17 @@ def _parser() -> argparse.ArgumentParser:
         "fields (--config.NAME=VALUE), with the default:\n" + _describe_fields(),
     )
     train.add_argument(
-        "--config", default="", metavar="FILE.py[:ARG]",
+        "--config",
+        default="",
+        metavar="FILE.py[:ARG]",
         help="a Python file with get_config(); default: the embedded digits",
-    )  # fmt: skip
+    )
     train.add_argument(
-        "--workdir", default="", metavar="DIR",
+        "--workdir",
+        default="",
+        metavar="DIR",
         help="where everything is written; default: kdjax-runs/<dataset>-<network>",
-    )  # fmt: skip
+    )
 
     evaluate = command(
         "evaluate",
@@ -177,16 +186,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--workdir", required=True, metavar="DIR", help="of `kdjax train`")
     evaluate.add_argument(
-        "--student", type=int, default=0, metavar="N",
+        "--student",
+        type=int,
+        default=0,
+        metavar="N",
         help="one student, as its own deployable network; default: all and the ensemble",
-    )  # fmt: skip
+    )
     evaluate.add_argument(
         "--split", choices=("train", "validation", "test"), default="test", help="default: test"
     )
     evaluate.add_argument(
-        "--checkpoint", choices=("last", "best"), default="last",
+        "--checkpoint",
+        choices=("last", "best"),
+        default="last",
         help="the last one, or the best on validation; default: last",
-    )  # fmt: skip
+    )
 
     prepare = command(
         "prepare",
@@ -199,9 +213,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     prepare.add_argument("name", help="as in the TFDS catalogue: cifar10, svhn_cropped, ...")
     prepare.add_argument(
-        "--data_dir", default="", metavar="DIR",
+        "--data_dir",
+        default="",
+        metavar="DIR",
         help="default: $TFDS_DATA_DIR, else ~/tensorflow_datasets",
-    )  # fmt: skip
+    )
     return parser
 
 

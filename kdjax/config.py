@@ -42,9 +42,15 @@ def _one_of(default: str, meaning: str, *known: str) -> Field:
 
 
 def _number(
-    default: float, meaning: str, low: float, high: float = float("inf"), *, above: bool = False,
-    below: bool = False, resumable: bool = False,
-) -> Field:  # fmt: skip
+    default: float,
+    meaning: str,
+    low: float,
+    high: float = float("inf"),
+    *,
+    above: bool = False,
+    below: bool = False,
+    resumable: bool = False,
+) -> Field:
     text = f"{'above' if above else 'at least'} {low:g}"
     if high != float("inf"):
         text += f" and {'below' if below else 'at most'} {high:g}"
@@ -61,9 +67,14 @@ def _number(
 
 
 def _tuple_of(
-    default: tuple[Any, ...], meaning: str, allowed: str, valid: Callable[[Any], bool],
-    length: Callable[[int], bool] = lambda n: True, *, resumable: bool = False,
-) -> Field:  # fmt: skip
+    default: tuple[Any, ...],
+    meaning: str,
+    allowed: str,
+    valid: Callable[[Any], bool],
+    length: Callable[[int], bool] = lambda n: True,
+    *,
+    resumable: bool = False,
+) -> Field:
     return Field(
         default,
         meaning,
@@ -88,37 +99,60 @@ TERMS = ("hard", "feature", "soft")
 
 FIELDS: dict[str, Field] = {
     "method": _one_of(
-        "both", "what to train: the ensemble, its baselines, or both to compare them",
-        "both", "ensemble", "independent",
+        "both",
+        "what to train: the ensemble, its baselines, or both to compare them",
+        "both",
+        "ensemble",
+        "independent",
     ),
     "seeds": _tuple_of(
-        (0, 1, 2), "one run per seed and method; results are means over them",
-        "different whole numbers, none negative", _is_count, lambda n: n > 0,
+        (0, 1, 2),
+        "one run per seed and method; results are means over them",
+        "different whole numbers, none negative",
+        _is_count,
+        lambda n: n > 0,
     ),
     "network": Field("resnet8", "name of the network family and depth"),
-    "network_width": _number(0.5, "multiplies every full width, the stem's included", 0, above=True),
+    "network_width": _number(
+        0.75, "multiplies every full width, the stem's included", 0, above=True
+    ),
     "student_scales": _tuple_of(
-        (1.0, 0.8, 0.6, 0.4, 0.2), "width of each student relative to the first",
+        (1.0, 0.8, 0.6, 0.4, 0.2),
+        "width of each student relative to the first",
         "numbers above 0 and at most 1, the first 1",
         lambda value: _is_number(value) and 0 < value <= 1,
     ),
     "student_widths": _tuple_of(
-        (), "JSON files with width vectors, the pivot's first; replaces student_scales",
-        "paths", lambda value: isinstance(value, str) and value != "",
+        (),
+        "JSON files with width vectors, the pivot's first; replaces student_scales",
+        "paths",
+        lambda value: isinstance(value, str) and value != "",
     ),
     "data.name": Field(
-        "digits", "digits, a TFDS name, tfds:<prepared dir>, npz:<file> or folder:<dir>",
-        "a name", lambda value: value != "",
+        "digits",
+        "digits, a TFDS name, tfds:<prepared dir>, npz:<file> or folder:<dir>",
+        "a name",
+        lambda value: value != "",
     ),
-    "data.data_dir": Field("", "where prepared TFDS sets lie; empty: $TFDS_DATA_DIR or ~/tensorflow_datasets"),
+    "data.data_dir": Field(
+        "", "where prepared TFDS sets lie; empty: $TFDS_DATA_DIR, else ~/tensorflow_datasets"
+    ),
     "data.validation": _number(0.1, "share of train held out for validation", 0, 1, below=True),
     "data.test": _number(
-        0.2, "share held out for test where the source has no test split", 0, 1, above=True, below=True
+        0.2,
+        "share held out for test where the source has no test split",
+        0,
+        1,
+        above=True,
+        below=True,
     ),
     "data.split_seed": _number(0, "decides which examples are held out", 0),
     "data.image_size": _tuple_of(
-        (0, 0), "resize to (height, width) while decoding; (0, 0): keep sizes",
-        "two whole numbers, both 0 or both at least 8", _is_count, lambda n: n == 2,
+        (0, 0),
+        "resize to (height, width) while decoding; (0, 0): keep sizes",
+        "two whole numbers, both 0 or both at least 8",
+        _is_count,
+        lambda n: n == 2,
     ),
     "data.crop_padding": _number(1, "pixels of zeros around the image before a random crop", 0),
     "data.flip": Field(False, "flip half of the training images left to right"),
@@ -134,14 +168,14 @@ FIELDS: dict[str, Field] = {
     "weight_ramp.epochs": _number(1.0, "length of the ramps, in epochs", 0, above=True),
     "temperature": _number(2.0, "softens the logits of the soft term", 0, above=True),
     "teacher_weights": _tuple_of(
-        (), "share of each student in the ensemble teacher; empty: equal",
-        "numbers, none negative, summing to 1", lambda value: _is_number(value) and value >= 0,
+        (),
+        "share of each student in the ensemble teacher; empty: equal",
+        "numbers, none negative, summing to 1",
+        lambda value: _is_number(value) and value >= 0,
     ),
-    "feature_gradient_to_stem": Field(
-        True, "whether the feature term also trains the shared stem"
-    ),
+    "feature_gradient_to_stem": Field(True, "whether the feature term also trains the shared stem"),
     "label_smoothing": _number(0.0, "of the labels, in both methods", 0, 1, below=True),
-    "epochs": _number(60, "passes over the training split", 1, resumable=True),
+    "epochs": _number(20, "passes over the training split", 1, resumable=True),
     "batch_size": _number(64, "images a step, over all devices", 1),
     "optimizer.name": _one_of("sgd", "optimiser", *OPTIMIZERS),
     "optimizer.momentum": _number(0.9, "of sgd and rmsprop", 0, 1, below=True),
@@ -161,35 +195,47 @@ FIELDS: dict[str, Field] = {
     "schedule.learning_rate": _number(0.1, "peak learning rate", 0, above=True),
     "schedule.warmup_epochs": _number(1.0, "linear rise from 0", 0),
     "schedule.boundaries": _tuple_of(
-        (0.5, 0.75), "step: where the rate drops, as shares of all epochs",
-        "increasing numbers above 0 and below 1", lambda value: _is_number(value) and 0 < value < 1,
+        (0.5, 0.75),
+        "step: where the rate drops, as shares of all epochs",
+        "increasing numbers above 0 and below 1",
+        lambda value: _is_number(value) and 0 < value < 1,
     ),
-    "schedule.factor": _number(0.1, "step, exponential: what a drop multiplies by", 0, 1, above=True),
-    "schedule.every_epochs": _number(1.0, "exponential: a drop every so many epochs", 0, above=True),
+    "schedule.factor": _number(
+        0.1, "step, exponential: what a drop multiplies by", 0, 1, above=True
+    ),
+    "schedule.every_epochs": _number(
+        1.0, "exponential: a drop every so many epochs", 0, above=True
+    ),
     "schedule.final": _number(0.0, "cosine: last rate relative to the peak", 0, 1),
     "compute.dtype": _one_of(
-        "float32", "of the networks; parameters, statistics and losses stay float32",
-        "float32", "bfloat16",
+        "float32",
+        "of the networks; parameters, statistics and losses stay float32",
+        "float32",
+        "bfloat16",
     ),
     "compute.batch_norm": _one_of(
-        "device", "whose examples a batch statistic is taken over: one device's or all",
-        "device", "global",
+        "device",
+        "whose examples a batch statistic is taken over: one device's or all",
+        "device",
+        "global",
     ),
     "compute.devices": _number(0, "how many devices to use; 0: all", 0, resumable=True),
     "compute.steps_per_dispatch": _number(
         0, "training steps in one compiled call; 0: the backend's choice", 0, resumable=True
     ),
     "evaluation.every_epochs": _number(1, "epochs between evaluations on validation", 1),
-    "evaluation.batch_size": _number(500, "images a step in evaluation", 1, resumable=True),
+    "evaluation.batch_size": _number(180, "images a step in evaluation", 1, resumable=True),
     "evaluation.select": _one_of(
         "last", "which checkpoint the results quote: last, or best on validation", "last", "best"
     ),
-    "checkpoint.every_epochs": _number(1, "epochs between checkpoints", 1, resumable=True),
+    "checkpoint.every_epochs": _number(5, "epochs between checkpoints", 1, resumable=True),
     "checkpoint.keep": _number(2, "how many of the latest checkpoints to keep", 1, resumable=True),
-    "log.every_steps": _number(50, "steps a line of metrics.jsonl averages over", 1, resumable=True),
+    "log.every_steps": _number(
+        50, "steps a line of metrics.jsonl averages over", 1, resumable=True
+    ),
     "log.tensorboard": Field(True, "write TensorBoard events", resumable=True),
     "log.progress": Field(True, "show a progress bar on a terminal", resumable=True),
-}  # fmt: skip
+}
 
 
 def default() -> ml_collections.ConfigDict:

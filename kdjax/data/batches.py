@@ -7,6 +7,7 @@ devices either.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,7 +20,12 @@ from kdjax.data.dataset import Dataset
 
 
 class DeviceData(NamedTuple):
-    """All splits, one after another: images ``[n, height, width, channels]`` uint8, labels int32."""
+    """All splits, one after another.
+
+    Attributes:
+      images: ``[n, height, width, channels]`` uint8.
+      labels: ``[n]`` int32.
+    """
 
     images: chex.Array
     labels: chex.Array
@@ -47,7 +53,7 @@ def device_data(dataset: Dataset) -> tuple[DeviceData, dict[str, tuple[int, int]
         np.concatenate([split.images for split in splits.values()]),
         np.concatenate([split.labels for split in splits.values()]),
     )
-    return data, dict(zip(splits, zip(bounds[:-1], bounds[1:], strict=True), strict=True))
+    return data, dict(zip(splits, itertools.pairwise(bounds), strict=True))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,9 +88,13 @@ class Batches:
         return jnp.pad(order.astype(jnp.int32), (0, padding))
 
     def train(
-        self, data: DeviceData, order: chex.Array, key: chex.PRNGKey, step: chex.Array,
+        self,
+        data: DeviceData,
+        order: chex.Array,
+        key: chex.PRNGKey,
+        step: chex.Array,
         device: chex.Numeric,
-    ) -> Batch:  # fmt: skip
+    ) -> Batch:
         """The device's share of training step ``step``; ``order`` is its epoch's."""
         positions = (step % self.steps_per_epoch) * self.batch_size + self._share(device)
         key_crop, key_flip = jax.random.split(jax.random.fold_in(key, step))

@@ -49,7 +49,8 @@ def decode_all(
     Args:
       count: how many.
       read: index -> (encoded bytes, what to call the image in errors).
-      size, mode: as in :func:`decode`.
+      size: (height, width) to resize to; (0, 0) keeps sizes.
+      mode: ``RGB``, or ``L`` for grey.
       name: of the set, for the progress bar.
 
     Returns:

@@ -70,12 +70,14 @@ def read_directory(location: str, size: tuple[int, int]) -> RawSet:
         for part in parts:
             source = _open(builder, part, folder, image_key)
             records = source.__getitems__(range(len(source)))  # 3 times as fast as one by one
-            where = [f"{folder}, {part}, record {index}" for index in range(len(records))]
-            encoded = [record[image_key] for record in records]
+            encoded = [
+                (record[image_key], f"{folder}, {part}, record {index}")
+                for index, record in enumerate(records)
+            ]
             channels = builder.info.features[image_key].shape[-1]
             arrays[f"{part}_images"] = decode_all(
                 len(records),
-                lambda index, encoded=encoded, where=where: (encoded[index], where[index]),
+                encoded.__getitem__,
                 size,
                 "L" if channels == 1 else "RGB",
                 f"{folder.parent.name} {part}",

@@ -17,8 +17,8 @@ class StudentEnsemble(nn.Module):
 
     ``apply(variables, images, train, mask)`` takes ``[batch, height, width, channels]`` floats and
     returns :class:`Outputs` with logits ``[students, batch, classes]``. Parameters are
-    ``stem``, ``student_1``, ``student_2``, ... (the branches) and ``adapters``, so that one student is a
-    sub-tree: see :func:`extract_student`. Adapters serve training only and are never deployed.
+    ``stem``, the branches ``student_1``, ``student_2``, ... and ``adapters``, so that one student
+    is a sub-tree: see :func:`extract_student`. Adapters serve training only and are never deployed.
 
     Attributes:
       architecture: the family, depth and classes.

@@ -1,4 +1,4 @@
-"""The layers all families share: batch normalisation that knows padding, and a convolution with it."""
+"""The layers all families share: batch normalisation that knows padding, convolution with it."""
 
 import functools
 
@@ -54,9 +54,13 @@ class BatchNorm(nn.Module):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def normalize_batch(
-    x: chex.Array, scale: chex.Array, bias: chex.Array, mask: chex.Array | None,
-    epsilon: float, axis_name: str | None,
-) -> tuple[chex.Array, chex.Array, chex.Array]:  # fmt: skip
+    x: chex.Array,
+    scale: chex.Array,
+    bias: chex.Array,
+    mask: chex.Array | None,
+    epsilon: float,
+    axis_name: str | None,
+) -> tuple[chex.Array, chex.Array, chex.Array]:
     """Normalises by the statistics of the batch's real examples.
 
     The derivative is written out because the automatic one makes two to three times as many
@@ -64,7 +68,8 @@ def normalize_batch(
 
     Args:
       x: ``[batch, ..., channels]`` floats.
-      scale, bias: ``[channels]`` float32.
+      scale: ``[channels]`` float32.
+      bias: ``[channels]`` float32.
       mask: ``[batch]`` bool, False for examples that must not influence the others; or None.
       epsilon: added to the variance.
       axis_name: the mapped axis to share the statistics over, if any.

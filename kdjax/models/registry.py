@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 from collections.abc import Callable
 
 from kdjax import widths
@@ -13,7 +14,7 @@ def _families() -> dict[str, Callable[[int], Architecture]]:
     table: dict[str, Callable[[int], Architecture]] = {}
     for depth in resnet.DEPTHS:
         name = f"resnet{depth}"
-        table[name] = lambda classes, name=name, depth=depth: resnet.create(name, depth, classes)
+        table[name] = functools.partial(resnet.create, name, depth)
     return table
 
 

@@ -86,10 +86,16 @@ class ResNet(Architecture):
         size = (image_shape[0], image_shape[1])
         table = [
             Layer(
-                ("stem", "conv"), None, "stem", image_shape[2], widths["stem"], (3, 3), size,
+                ("stem", "conv"),
+                None,
+                "stem",
+                image_shape[2],
+                widths["stem"],
+                (3, 3),
+                size,
                 norm=True,
             )
-        ]  # fmt: skip
+        ]
         for block in self.plan(widths):
             size = (-(-size[0] // block.stride), -(-size[1] // block.stride))
             path = ("branch", block.name)
@@ -102,10 +108,16 @@ class ResNet(Architecture):
             for name, (source, fan_in), (target, fan_out), kernel in convolutions:
                 table.append(
                     Layer(
-                        (*path, name), source, target, fan_in, fan_out, (kernel, kernel), size,
+                        (*path, name),
+                        source,
+                        target,
+                        fan_in,
+                        fan_out,
+                        (kernel, kernel),
+                        size,
                         norm=True,
                     )
-                )  # fmt: skip
+                )
         last = _STAGES[-1][0]
         table.append(
             Layer(("branch", "classifier"), last, None, widths[last], self.num_classes, bias=True)

@@ -49,9 +49,11 @@ def _draw_accuracy(summary: dict[str, Any], path: Path) -> Path:
         )
     if "ensemble" in summary:
         axes[0].axhline(
-            100 * summary["ensemble"]["test"], color=_COLOURS["distilled"], ls=":",
+            100 * summary["ensemble"]["test"],
+            color=_COLOURS["distilled"],
+            ls=":",
             label="distilled, average of all students",
-        )  # fmt: skip
+        )
     made = summary["made_with"]
     axes[0].set_xscale("log")
     axes[0].set_xlabel("parameters")

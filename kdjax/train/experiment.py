@@ -66,9 +66,14 @@ class Experiment:
     def runner(self, method: str, batches: Batches, device: DeviceData) -> Runner:
         """The compiled functions of a method."""
         return Runner(
-            method, self.config, self.architecture, self.student_widths, batches, device,
+            method,
+            self.config,
+            self.architecture,
+            self.student_widths,
+            batches,
+            device,
             self.parallel,
-        )  # fmt: skip
+        )
 
 
 def resolve(config: ml_collections.ConfigDict) -> Experiment:

@@ -43,7 +43,7 @@ def train(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any]
 
 
 def _train_all(experiment: Experiment, path: Path) -> dict[str, Any]:
-    config, dataset = experiment.config, experiment.dataset
+    config = experiment.config
     batches, device, bounds = experiment.prepare()
     runs = len(experiment.methods) * len(config.seeds)
     progress = ProgressReport(runs * config.epochs * batches.train_size, bar=config.log.progress)

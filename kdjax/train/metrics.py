@@ -25,7 +25,7 @@ class Window:
     def clear(self) -> None:
         """Forgets all steps."""
         self.steps = 0
-        self._sums: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._sums: dict[str, tuple[Any, Any]] = {}
 
     def add(self, metrics: Metrics, steps: int) -> None:
         """Adds the stacked metrics ``[steps_per_dispatch, ...]`` of ``steps`` steps."""

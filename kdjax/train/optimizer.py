@@ -32,10 +32,12 @@ def learning_rate_schedule(
         ),
         "cosine": lambda: _cosine(peak, total, warmup, config.final),
         "exponential": lambda: optax.exponential_decay(
-            peak, max(1, round(config.every_epochs * steps_per_epoch)), config.factor,
+            peak,
+            max(1, round(config.every_epochs * steps_per_epoch)),
+            config.factor,
             staircase=True,
         ),
-    }  # fmt: skip
+    }
     schedule = schedules[config.name]()
     if warmup == 0:
         return schedule

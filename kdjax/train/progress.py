@@ -7,20 +7,19 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+_SPACING = 10.0  # seconds between lines with news, at least
+_SILENCE = 60.0  # seconds after which a line appears without news
+
 
 class ProgressReport:
     """Progress over all runs of an experiment.
 
     On a terminal one bar covers all steps, with images/s, the latest validation accuracies and
-    time left. Elsewhere a line is printed at most every ``interval`` seconds.
+    time left. Elsewhere lines are printed, seconds apart.
     """
 
-    def __init__(
-        self, total_images: int, console: Console | None = None, *, bar: bool = True,
-        interval: float = 10.0,
-    ):  # fmt: skip
-        self.console = console or Console(highlight=False)
-        self._interval = interval
+    def __init__(self, total_images: int, console: Console | None = None, *, bar: bool = True):
+        self.console = console or Console(highlight=False, soft_wrap=True)
         self._printed = time.monotonic()
         self._bar: Progress | None = None
         self._total, self._done = total_images, 0
@@ -63,13 +62,20 @@ class ProgressReport:
         if self._bar is not None:
             shown = f"{rate:,.0f} images/s" if rate else ""
             self._bar.update(self._task, advance=images, run=run, place=place, rate=shown)
+        else:
+            self._line(run, place, rate, "", _SILENCE)
 
     def news(self, run: str, place: str, rate: float, values: dict[str, Any]) -> None:
         """Shows the means of an evaluation; ``values["accuracy"]`` has one per student."""
         text = "val " + accuracies(values["accuracy"])
         if self._bar is not None:
             self._bar.update(self._task, news=text)
-        elif time.monotonic() - self._printed >= self._interval:
+        else:
+            self._line(run, place, rate, text, _SPACING)
+
+    def _line(self, run: str, place: str, rate: float, text: str, spacing: float) -> None:
+        """Prints a line unless the last one is less than ``spacing`` seconds old."""
+        if time.monotonic() - self._printed >= spacing:
             self._printed = time.monotonic()
             share = self._done / self._total
             self.say(f"{share:4.0%}  {run} {place}  {rate:,.0f} images/s  {text}")

@@ -123,11 +123,11 @@ class Runner:
             for first in range(start, stop, size)
         ]
         parts = [self.to_host(metrics) for metrics in pending]
-        return {
-            name: sum(np.float64(part[name][0]) for part in parts)
-            / sum(np.float64(part[name][1]) for part in parts)
-            for name in parts[0]
-        }
+
+        def total(name: str, which: int) -> np.ndarray:
+            return np.asarray(sum(np.asarray(part[name][which], np.float64) for part in parts))
+
+        return {name: total(name, 0) / total(name, 1) for name in parts[0]}
 
     def place_variables(self, variables: Any) -> Any:
         """Host variables -> devices."""

@@ -80,7 +80,8 @@ def evaluation_step(
       ``hard`` and ``accuracy`` (``[students]`` sums) and ``ensemble_accuracy``, with the count of
       real examples, equal on all devices.
     """
-    logits = method.model.apply(variables, batch.images, train=False).logits
+    outputs: Any = method.model.apply(variables, batch.images, train=False)
+    logits = outputs.logits
     sums = {
         "hard": _masked_sum(losses.hard_label_cross_entropy(logits, batch.labels), batch.mask),
         **_correct(logits, batch, method),

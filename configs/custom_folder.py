@@ -1,0 +1,20 @@
+"""Your own images: one folder per class, ResNet20 x 5.
+
+Command:  kdjax train --config=configs/custom_folder.py:<dir> --workdir=<dir>
+Data:     <dir>/<class>/<image>, or <dir>/train/<class>/... and <dir>/test/<class>/...; without a
+          test folder a stratified 20 % is held out. Images of different sizes:
+          --config.data.image_size='(64, 64)'
+Cost:     6 runs of 100 epochs (two methods, three seeds)
+Expected: whatever your data holds
+"""
+
+import cifar10_resnet20
+
+
+def get_config(folder: str = "images"):
+    config = cifar10_resnet20.get_config()
+    config.data.name = f"folder:{folder}"
+    config.epochs = 100
+    config.batch_size = 64
+    config.schedule.name = "cosine"
+    return config

@@ -1,0 +1,12 @@
+"""The embedded digits, ResNet8 x 5 at three quarters of its width: the default of `kdjax train`.
+
+Command:  kdjax train --config=configs/digits.py
+Cost:     six runs (two methods, three seeds) in under 3 minutes on 2 CPU cores
+Expected: student 1 at 98 % test or more; see experiments/digits/ for a recorded run
+"""
+
+from kdjax import config as configuration
+
+
+def get_config():
+    return configuration.default()
