@@ -343,7 +343,7 @@ def _validate_together(config: ml_collections.ConfigDict) -> None:
 
 
 def to_json(config: ml_collections.ConfigDict) -> str:
-    """Indented JSON, fields in the order of the table."""
+    """Indented JSON, fields sorted by name."""
     return json.dumps(config.to_dict(), indent=2) + "\n"
 
 

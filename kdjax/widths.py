@@ -190,10 +190,9 @@ def load(path: str | os.PathLike[str], reference: Mapping[str, int] | None = Non
         names the file and the group.
       FileNotFoundError: if there is no such file.
     """
-    text = Path(path).read_text()
     try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
+        content = json.loads(Path(path).read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds {type(content).__name__}: expected an object")

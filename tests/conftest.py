@@ -1,19 +1,72 @@
-"""Settings of the whole test session."""
+"""Settings of the whole test session, and small experiments for it."""
 
+import importlib.metadata
 import os
 
 # Before jax starts: eight virtual devices for the multi-device tests, and enough threads that
 # their collectives cannot wait for each other on a machine with few cores.
-os.environ["XLA_FLAGS"] = (
-    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-)
+_FLAGS = ["--xla_force_host_platform_device_count=8"]
+# Small programs that run a few steps: compiling them is what takes time, not running them.
+_FLAGS += ["--xla_backend_optimization_level=0"]
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    _FLAGS += ["--xla_cpu_use_fusion_emitters=false"]
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_FLAGS])
 os.environ.setdefault("NPROC", "16")
 os.environ["JAX_PLATFORMS"] = os.environ.get("KDJAX_TEST_PLATFORM", "cpu")
 
+import numpy as np
 import pytest
+
+from kdjax import config as configuration
 
 
 @pytest.fixture(autouse=True)
 def _cache(tmp_path_factory, monkeypatch):
     """Decoded images are cached in a directory of the test session."""
     monkeypatch.setenv("KDJAX_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def small_npz(tmp_path_factory):
+    """A set of four learnable classes: 90 training and 30 test images of 8 x 8."""
+    rng = np.random.default_rng(0)
+    patterns = rng.integers(0, 200, (4, 8, 8))
+
+    def split(size):
+        labels = np.arange(size) % 4
+        return (patterns[labels] + rng.integers(0, 56, (size, 8, 8))).astype(np.uint8), labels
+
+    train_images, train_labels = split(90)
+    test_images, test_labels = split(30)
+    path = tmp_path_factory.mktemp("npz") / "small.npz"
+    np.savez(
+        path,
+        train_images=train_images,
+        train_labels=train_labels,
+        test_images=test_images,
+        test_labels=test_labels,
+    )
+    return path
+
+
+@pytest.fixture
+def small_config(small_npz):
+    """Two students of a narrow ResNet8 on the small set, on one device: seconds."""
+    config = configuration.default()
+    config.update_from_flattened_dict(
+        {
+            "method": "ensemble",
+            "seeds": (0,),
+            "network_width": 0.25,
+            "student_scales": (1.0, 0.5),
+            "data.name": f"npz:{small_npz}",
+            "epochs": 3,
+            "batch_size": 16,
+            "evaluation.batch_size": 16,
+            "checkpoint.every_epochs": 1,
+            "log.every_steps": 2,
+            "log.tensorboard": False,
+            "compute.devices": 1,
+        }
+    )
+    return config

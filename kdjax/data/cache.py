@@ -37,9 +37,10 @@ def cached(name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np
     path = directory() / "data" / f"{name}.npz"
     if path.exists():
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            # Opened here because NumPy leaves a broken archive open.
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
                 return {field: stored[field] for field in stored.files}
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
+        except (EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
             logging.warning("%s cannot be read (%s): decoding again", path, error)
     arrays = make()
     try:

@@ -1,6 +1,7 @@
 """The user's own data: one npz file, or a folder with one folder per class."""
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +26,13 @@ def read_npz(location: str) -> RawSet:
     path = Path(location).expanduser()
     if not path.is_file():
         raise DataError(f"npz:{location}: there is no such file")
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"npz:{location} cannot be read: it is not an npz archive")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here because NumPy leaves a broken archive open.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"npz:{location} cannot be read: {error}") from None
     needed = {"train_images", "train_labels"}
     optional = {"test_images", "test_labels", "class_names"}

@@ -59,9 +59,9 @@ def load(name: str, options: SourceOptions | None = None) -> Dataset:
     options = options or SourceOptions()
     raw = _read(name, options)
     num_classes = len(raw.class_names)
+    train = check_split(raw.train, f"{name}, train", num_classes)
     if num_classes < 2:
         raise DataError(f"{name}: {num_classes} class; a classifier needs at least 2")
-    train = check_split(raw.train, f"{name}, train", num_classes)
     if raw.test is None:
         kept, held_out = stratified(train.labels, options.test, options.split_seed)
         train, test = train.take(kept), train.take(held_out)

@@ -13,7 +13,7 @@ def hard_label_cross_entropy(
     .. math:: -\sum_k y_k \log \mathrm{softmax}(z)_k, \quad
         y = (1 - s) \, \mathrm{onehot}(\mathrm{label}) + s / K
 
-    >>> float(hard_label_cross_entropy(jnp.array([0.0, 0.0]), jnp.array(1)).round(4))
+    >>> round(float(hard_label_cross_entropy(jnp.array([0.0, 0.0]), jnp.array(1))), 4)
     0.6931
 
     Args:

@@ -1,0 +1,307 @@
+"""The training loop: results, resuming, stopping, refusing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from kdjax import config as configuration
+from kdjax import data, models, report, widths
+from kdjax.train import runner as runner_module
+from kdjax.train import train, workdir
+from kdjax.train.checkpoint import CheckpointError, Checkpoints
+from kdjax.train.evaluate import evaluate
+from kdjax.train.experiment import resolve
+from kdjax.train.interrupt import Interrupted
+from kdjax.train.metrics import NonFiniteError
+from kdjax.train.run import Run
+
+
+def records(path, run="ensemble-seed0", kind="train"):
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["run"] == run and line["kind"] == kind]
+
+
+def last_state(path, config, run="ensemble-seed0"):
+    experiment = resolve(config)
+    batches, device, _ = experiment.prepare()
+    template = experiment.runner(run.split("-")[0], batches, device).initial_state(0)
+    checkpoints = Checkpoints(path / "checkpoints" / run, read_only=True)
+    state, _ = checkpoints.restore("last", template, experiment.record)
+    checkpoints.close()
+    return state
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory, small_npz):
+    """Both methods over two seeds, finished: (config, workdir, results, traces)."""
+    config = configuration.default()
+    config.update_from_flattened_dict(
+        {
+            "seeds": (0, 1),
+            "network_width": 0.25,
+            "student_scales": (1.0, 0.5),
+            "data.name": f"npz:{small_npz}",
+            "epochs": 8,
+            "batch_size": 16,
+            "evaluation.batch_size": 16,
+            "log.every_steps": 3,
+            "compute.devices": 1,
+        }
+    )
+    path = tmp_path_factory.mktemp("both") / "run"
+    traces = []
+    original = runner_module.train_step
+
+    def counted(*args, **kwargs):
+        traces.append(kwargs["method"].separate)
+        return original(*args, **kwargs)
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(runner_module, "train_step", counted)
+    summary = train(config, path)
+    patch.undo()
+    return config, path, summary, traces
+
+
+def test_results_are_as_documented(both):
+    config, path, summary, _ = both
+    assert json.loads((path / "results.json").read_text()) == summary
+    assert summary["seeds"] == [0, 1]
+    assert summary["last_or_best"] == "last"
+    architecture = models.create("resnet8", 4, width=0.25)
+    for index, (student, scale) in enumerate(
+        zip(summary["students"], config.student_scales, strict=True)
+    ):
+        expected = widths.scale(architecture.widths, scale, keep=("stem",))
+        assert student["index"] == index + 1
+        assert student["widths"] == dict(expected)
+        variables = models.initialize(architecture.build(expected), 0, (8, 8, 1))
+        assert student["params"] == sum(x.size for x in jax.tree.leaves(variables["params"]))
+        for role in ("baseline", "distilled"):
+            assert 0 <= student[role]["test"] <= 1
+            assert student[role]["test"] == pytest.approx(np.mean(student[role]["per_seed"]))
+        gain = 100 * (student["distilled"]["test"] - student["baseline"]["test"])
+        assert student["gain_points"] == pytest.approx(gain)
+        expected = gain / 100 / student["baseline"]["test"]
+        assert student["relative_gain"] == pytest.approx(expected)
+    assert 0 <= summary["ensemble"]["test"] <= 1
+
+
+def test_the_full_student_learns_the_small_set(both):
+    # Four patterns under noise: chance is .25.
+    assert both[2]["students"][0]["baseline"]["test"] > 0.6
+    assert both[2]["students"][0]["distilled"]["test"] > 0.6
+
+
+def test_the_step_is_traced_once_for_all_seeds(both):
+    assert both[3] == [False, True]  # The ensemble's step, then the baselines'.
+
+
+def test_every_term_of_every_student_is_written(both):
+    _, path, _, _ = both
+    lines = records(path, "ensemble-seed1")
+    assert [line["step"] for line in lines][:4] == [3, 6, 9, 12]
+    for term in ("hard", "feature", "soft", "accuracy"):
+        assert all(len(line[term]) == 2 for line in lines)
+    assert all(len(line["hard"]) == 2 for line in records(path, "independent-seed0"))
+    assert len(records(path, kind="validation")) == 8
+    events = list((path / "tensorboard").rglob("events.out.*"))
+    assert {event.parent.name for event in events} == {
+        f"{method}-seed{seed}" for method in ("ensemble", "independent") for seed in (0, 1)
+    }
+
+
+def test_a_finished_experiment_is_read_not_trained(both, monkeypatch):
+    config, path, summary, _ = both
+    monkeypatch.setattr(Run, "_train_epoch", None)  # Whoever trains fails.
+    again = train(config, path)
+    assert again["students"] == summary["students"]
+    assert again["ensemble"] == summary["ensemble"]
+
+
+def test_evaluate_agrees_with_results(both):
+    _, path, summary, _ = both
+    rows = {row["run"]: row for row in evaluate(path)}
+    for seed in (0, 1):
+        for method, role in (("ensemble", "distilled"), ("independent", "baseline")):
+            expected = [student[role]["per_seed"][seed] for student in summary["students"]]
+            assert rows[f"{method}-seed{seed}"]["accuracy"] == expected
+    for row in evaluate(path, student=2):
+        assert row["accuracy"] == [rows[row["run"]]["accuracy"][1]]
+
+
+def test_evaluate_refuses_what_is_not_there(both, tmp_path):
+    with pytest.raises(ValueError, match="--student is 3: this ensemble has students 1 to 2"):
+        evaluate(both[1], student=3)
+    with pytest.raises(ValueError, match=r"holds no kdjax run"):
+        evaluate(tmp_path)
+
+
+def test_report_draws_figures(both):
+    _, path, summary, _ = both
+    figures = report.write(summary, path)
+    assert [figure.name for figure in figures] == ["accuracy.png", "curves.png"]
+    for figure in figures:
+        assert figure.read_bytes().startswith(b"\x89PNG")
+    table = report.table.results_table(summary)
+    assert table.row_count == 4  # Two students, two ensembles.
+    assert [column.header for column in table.columns][4:6] == ["baseline", "distilled"]
+
+
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(small_config, tmp_path, monkeypatch):
+    train(small_config, tmp_path / "whole")
+    original = Run._read
+    stops = [4, 11]
+
+    def read(self, window, pending, started):
+        now = original(self, window, pending, started)
+        if stops and pending[1] == stops[0]:
+            stops.pop(0)
+            os.kill(os.getpid(), signal.SIGINT)
+        return now
+
+    monkeypatch.setattr(Run, "_read", read)
+    for _ in range(2):
+        with pytest.raises(Interrupted, match="SIGINT: ensemble-seed0 is saved at step"):
+            train(small_config, tmp_path / "parts")
+    summary = train(small_config, tmp_path / "parts")
+    assert not stops
+    whole = last_state(tmp_path / "whole", small_config)
+    parts = last_state(tmp_path / "parts", small_config)
+    chex.assert_trees_all_equal(whole, parts)
+    assert (
+        summary["students"] == json.loads((tmp_path / "whole/results.json").read_text())["students"]
+    )
+    steps = [line["step"] for line in records(tmp_path / "parts")]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 18
+
+
+def test_a_killed_run_ends_as_an_uninterrupted_one(small_config, tmp_path):
+    small_config.epochs = 40
+    overrides = [
+        f"--config.{name}={value}"
+        for name, value in configuration.flatten(small_config)
+        if value != configuration.FIELDS[name].default
+    ]
+    command = [sys.executable, "-m", "kdjax", "train", f"--workdir={tmp_path / 'killed'}"]
+    process = subprocess.Popen([*command, *overrides], stdout=subprocess.DEVNULL)
+    metrics = tmp_path / "killed" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if metrics.exists() and len(metrics.read_text().splitlines()) > 20:
+            break
+        time.sleep(0.02)
+    assert process.poll() is None, "the run ended before it could be killed"
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    train(small_config, tmp_path / "killed")
+    train(small_config, tmp_path / "whole")
+    chex.assert_trees_all_equal(
+        last_state(tmp_path / "killed", small_config), last_state(tmp_path / "whole", small_config)
+    )
+
+
+def test_a_longer_run_continues(small_config, tmp_path):
+    small_config.epochs = 2
+    train(small_config, tmp_path)
+    small_config.epochs = 3
+    train(small_config, tmp_path)
+    assert int(last_state(tmp_path, small_config).step) == 18
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_term_and_checkpoint(small_config, tmp_path):
+    small_config.schedule.learning_rate = 1e30
+    small_config.schedule.warmup_epochs = 0.0
+    with pytest.raises(
+        NonFiniteError, match=r"not finite at step \d+: .*of student \d.*Last good checkpoint: none"
+    ):
+        train(small_config, tmp_path)
+
+
+def test_a_foreign_workdir_is_left_alone(small_config, tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(workdir.WorkdirError, match="is not empty and holds no kdjax run"):
+        train(small_config, tmp_path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_workdir_below_a_file_is_refused(small_config, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(workdir.WorkdirError, match="cannot be written"):
+        train(small_config, tmp_path / "file" / "run")
+    with pytest.raises(workdir.WorkdirError, match="is a file"):
+        train(small_config, tmp_path / "file")
+
+
+def test_a_changed_configuration_is_refused_by_field(both):
+    config, path, _, _ = both
+    changed = config.copy_and_resolve_references()
+    changed.temperature = 3.0
+    changed.optimizer.momentum = 0.8
+    with pytest.raises(workdir.WorkdirError) as error:
+        train(changed, path)
+    assert "config.temperature was 2.0, is 3.0" in str(error.value)
+    assert "config.optimizer.momentum was 0.9, is 0.8" in str(error.value)
+
+
+def test_a_workdir_in_use_is_refused(small_config, tmp_path):
+    with workdir.locked(tmp_path), pytest.raises(workdir.WorkdirError, match="in use"):
+        train(small_config, tmp_path)
+
+
+def test_a_checkpoint_of_another_network_is_refused(both):
+    config, path, _, _ = both
+    other = config.copy_and_resolve_references()
+    other.student_scales = (1.0, 0.25)
+    with pytest.raises(CheckpointError, match="another network: its student_widths"):
+        last_state(path, other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 100}, "config.batch_size is 100: at most the 81 training images"),
+        (
+            {"batch_size": 12, "compute.devices": 8},
+            "config.batch_size is 12: it must be divisible by the 8 devices",
+        ),
+        ({"compute.devices": 9}, "config.compute.devices is 9: there are 8"),
+        ({"network": "resnet9"}, "unknown network 'resnet9'.*known are resnet8, resnet20"),
+        ({"data.name": "nothing10"}, "dataset 'nothing10' is not in .*kdjax prepare nothing10"),
+        ({"data.name": "npz:nothing.npz"}, "npz:nothing.npz: there is no such file"),
+        ({"data.crop_padding": 8}, "config.data.crop_padding is 8: it must be below"),
+        ({"student_widths": ("nothing.json",)}, "1 entries"),
+        ({"student_widths": ("a.json", "b.json")}, "a.json"),
+        ({"weights.soft": -1.0}, r"config.weights.soft is -1.0: allowed is at least 0"),
+        ({"temperature": 0.0}, "config.temperature is 0.0: allowed is above 0"),
+    ],
+)
+def test_bad_input_is_one_error_before_anything_is_written(
+    small_config, tmp_path, changes, message
+):
+    small_config.update_from_flattened_dict(changes)
+    with pytest.raises((ValueError, data.DataError), match=message):
+        train(small_config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_students_from_width_files(small_config, tmp_path):
+    architecture = models.create("resnet8", 4, width=0.25)
+    narrow = widths.scale(architecture.widths, 0.5, keep=("stem",))
+    for name, vector in (("pivot", architecture.widths), ("narrow", narrow)):
+        widths.save(vector, tmp_path / f"{name}.json")
+    files = (str(tmp_path / "pivot.json"), str(tmp_path / "narrow.json"))
+    small_config.student_widths = files
+    assert resolve(small_config).student_widths == (architecture.widths, narrow)
+    small_config.student_widths = files[::-1]
+    with pytest.raises(ValueError, match="the pivot comes first and is the widest"):
+        resolve(small_config)

@@ -1,0 +1,74 @@
+"""Devices and dispatches: how work is cut must not change what is learnt."""
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from kdjax.train.experiment import resolve
+from kdjax.train.runner import Runner
+
+
+def train_steps(config, devices, steps, per_dispatch=1):
+    """State, metrics of every dispatch and validation means after some steps."""
+    config.update_from_flattened_dict(
+        {"compute.devices": devices, "compute.steps_per_dispatch": per_dispatch}
+    )
+    experiment = resolve(config)
+    batches, device, bounds = experiment.prepare()
+    runner: Runner = experiment.runner(config.method, batches, device)
+    state = runner.place(runner.initial_state(0))
+    metrics, done = [], 0
+    while done < steps:
+        epoch = done // batches.steps_per_epoch
+        end = min(steps, (epoch + 1) * batches.steps_per_epoch)
+        state, stacked = runner.steps(state, runner.epoch_order(state, epoch), runner.scalar(end))
+        metrics.append(runner.to_host(stacked))
+        done = min(end, done + runner.steps_per_dispatch)
+    means = runner.evaluate(state.variables, bounds["validation"])
+    return runner.fetch(state), metrics, means
+
+
+def test_one_device_equals_eight_with_global_statistics(small_config):
+    # 90 - 9 = 81 training images in batches of 16: the last of an epoch holds one image, so seven
+    # of eight devices hold nothing but padding.
+    small_config.compute.batch_norm = "global"
+    one, one_metrics, one_means = train_steps(small_config, 1, 8)
+    eight, eight_metrics, eight_means = train_steps(small_config, 8, 8)
+    assert int(eight.step) == 8
+    chex.assert_trees_all_close(one.params, eight.params, rtol=1e-5, atol=1e-5)
+    chex.assert_trees_all_close(one.batch_stats, eight.batch_stats, rtol=1e-5, atol=1e-5)
+    for name in ("loss", "hard", "feature", "soft", "accuracy"):
+        for a, b in zip(one_metrics, eight_metrics, strict=True):
+            np.testing.assert_allclose(a[name][0], b[name][0], rtol=2e-4, atol=1e-4)
+            np.testing.assert_array_equal(a[name][1], b[name][1])
+    np.testing.assert_array_equal(one_means["accuracy"], eight_means["accuracy"])
+
+
+def test_statistics_per_device_differ_but_stay_finite_and_equal_on_all(small_config):
+    state, metrics, _ = train_steps(small_config, 8, 7)
+    alone, _, _ = train_steps(small_config, 1, 7)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state.params, metrics)))
+    gaps = [
+        np.abs(a - b).max()
+        for a, b in zip(
+            jax.tree.leaves(state.batch_stats), jax.tree.leaves(alone.batch_stats), strict=True
+        )
+    ]
+    assert max(gaps) > 1e-3
+
+
+@pytest.mark.parametrize(("devices", "per_dispatch", "steps"), [(1, 3, 9), (1, 4, 8), (2, 4, 8)])
+def test_steps_in_one_dispatch_equal_single_steps(small_config, devices, per_dispatch, steps):
+    # Six steps an epoch: 3 divides it, 4 leaves a dispatch whose last two steps must do nothing.
+    single, single_metrics, _ = train_steps(small_config, devices, steps)
+    many, many_metrics, _ = train_steps(small_config, devices, steps, per_dispatch)
+    assert len(many_metrics) == 3
+    assert int(many.step) == int(single.step) == steps
+    chex.assert_trees_all_close(single.params, many.params, rtol=1e-4, atol=1e-5)
+    for which in (0, 1):
+        np.testing.assert_allclose(
+            sum(metrics["loss"][which].sum() for metrics in many_metrics),
+            sum(metrics["loss"][which].sum() for metrics in single_metrics),
+            rtol=1e-4,
+        )
