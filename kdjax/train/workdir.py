@@ -120,6 +120,15 @@ def write_atomically(path: Path, text: str) -> None:
         raise
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if there is no such file or it holds something else."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes indented JSON whole or not at all."""
     write_atomically(path, json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,74 @@
+"""What the README shows is run here."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kdjax import cli
+from kdjax import config as configuration
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands():
+    text = "\n".join(blocks("bash")).replace("\\\n", " ")
+    return [shlex.split(line, comments=True) for line in text.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("number", range(len(blocks("python"))))
+def test_python_examples_run(number):
+    result = subprocess.run(
+        [sys.executable, "-c", blocks("python")[number]], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    if "10773" in blocks("python")[number]:
+        assert result.stdout.strip() == "10773"
+
+
+def test_commands_exist_and_their_overrides_are_valid(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    trains = [line[1:] for line in commands() if line[:2] == ["kdjax", "train"]]
+    assert len(trains) == 4
+    for arguments in trains:
+        parser = cli._parser()
+        known, overrides = parser.parse_known_args(arguments)
+        config = cli.read_config(known.config, overrides)
+        configuration.validate(config)
+    evaluates = [line[1:] for line in commands() if line[:2] == ["kdjax", "evaluate"]]
+    assert [cli._parser().parse_known_args(line)[1] for line in evaluates] == [[]]
+
+
+def test_the_two_commands_are_the_promised_ones():
+    assert "pip install . && kdjax train" in README
+    assert 'pip install -e ".[test]" && pytest' in README
+    assert "\npytest\n" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_files_it_points_to_exist():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        if not target.startswith("http"):
+            assert (ROOT / target).exists(), target
+
+
+def test_the_recorded_result_is_that_of_the_default_configuration():
+    recorded = ROOT / "experiments" / "digits"
+    config = configuration.from_json((recorded / "config.json").read_text())
+    assert config.to_dict() == configuration.default().to_dict()
+    results = json.loads((recorded / "results.json").read_text())
+    assert results["seeds"] == list(config.seeds)
+    assert results["students"][0]["distilled"]["test"] >= 0.98
+    # The page quotes these results, not others.
+    page = (recorded / "README.md").read_text()
+    for student in results["students"]:
+        assert f"{100 * student['distilled']['test']:.2f}" in page
+        assert f"{100 * student['baseline']['test']:.2f}" in page
