@@ -1,4 +1,4 @@
-"""The embedded digits, ResNet8 x 5 at three quarters of its width: the default of `kdjax train`.
+"""The embedded digits, ResNet8 x 5 with five eighths of its width: the default of `kdjax train`.
 
 Command:  kdjax train --config=configs/digits.py
 Cost:     six runs (two methods, three seeds) in under 3 minutes on 2 CPU cores

@@ -114,7 +114,7 @@ FIELDS: dict[str, Field] = {
     ),
     "network": Field("resnet8", "name of the network family and depth"),
     "network_width": _number(
-        0.75, "multiplies every full width, the stem's included", 0, above=True
+        0.625, "multiplies every full width, the stem's included", 0, above=True
     ),
     "student_scales": _tuple_of(
         (1.0, 0.8, 0.6, 0.4, 0.2),

@@ -8,7 +8,6 @@ a module. Nothing here knows jax.
 import json
 import math
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -167,15 +166,12 @@ def save(widths: Mapping[str, int], path: str | os.PathLike[str]) -> None:
     """Writes a width vector as sorted JSON, whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, text=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(dict(widths), file, indent=1, sort_keys=True)
-            file.write("\n")
+        temporary.write_text(json.dumps(dict(widths), indent=1, sort_keys=True) + "\n")
         os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load(path: str | os.PathLike[str], reference: Mapping[str, int] | None = None) -> WidthVector:

@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import os
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -43,17 +42,16 @@ def cached(name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np
         except (EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
             logging.warning("%s cannot be read (%s): decoding again", path, error)
     arrays = make()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            try:
+        try:
+            with open(temporary, "wb") as output:
                 # Typed as keyword arguments of any kind by NumPy's stubs.
-                np.savez(file, **arrays)  # type: ignore[arg-type]
-                file.flush()
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
+                np.savez(output, **arrays)  # type: ignore[arg-type]
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         logging.warning("decoded images cannot be cached in %s: %s", path.parent, error)
     return arrays

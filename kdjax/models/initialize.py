@@ -19,7 +19,7 @@ def initialize(
     ``net.init`` compiles for minutes on deep ensembles; here shapes come from abstract evaluation
     and numbers from NumPy. Each array has a random stream of its own, named by its path, so that
     a network's start does not depend on what surrounds it: the pivot of an ensemble starts as the
-    same network alone would, and student i of an ensemble as baseline i.
+    same network alone would, and the branch of student i as that of baseline i.
 
     Args:
       net: any module of :mod:`kdjax.models`.
@@ -33,15 +33,26 @@ def initialize(
       He et al., *Delving Deep into Rectifiers*, ICCV 2015, equation 10, for convolutions that a
       ReLU follows; LeCun et al., *Efficient BackProp*, 1998, section 4.6, elsewhere.
     """
+    return draw(variable_shapes(net, image_shape), seed)
+
+
+def variable_shapes(
+    net: nn.Module, image_shape: tuple[int, int, int] = (32, 32, 3)
+) -> dict[str, Any]:
+    """The tree of ``net.init`` with shapes in place of arrays; nearly all of the time."""
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    shapes = jax.eval_shape(net.init, jax.random.key(0), images)
+    return jax.eval_shape(net.init, jax.random.key(0), images)
+
+
+def draw(shapes: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """The arrays of :func:`initialize` for a tree of :func:`variable_shapes`."""
     flat = flax.traverse_util.flatten_dict(shapes)
     return flax.traverse_util.unflatten_dict(
-        {path: _draw(path, leaf.shape, seed) for path, leaf in flat.items()}
+        {path: _draw_leaf(path, leaf.shape, seed) for path, leaf in flat.items()}
     )
 
 
-def _draw(path: tuple[str, ...], shape: tuple[int, ...], seed: int) -> np.ndarray:
+def _draw_leaf(path: tuple[str, ...], shape: tuple[int, ...], seed: int) -> np.ndarray:
     kind = path[-1]
     if kind in _CONSTANTS:
         return np.full(shape, _CONSTANTS[kind], np.float32)

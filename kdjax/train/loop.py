@@ -13,6 +13,7 @@ from kdjax.train.interrupt import Interrupts
 from kdjax.train.metrics import MetricsWriter
 from kdjax.train.progress import ProgressReport
 from kdjax.train.run import Run
+from kdjax.train.state import TrainState
 
 
 def train(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any]:
@@ -70,10 +71,10 @@ def _train_all(experiment: Experiment, path: Path) -> dict[str, Any]:
                     interrupts=interrupts,
                 )
                 try:
-                    run.finish()
+                    last = run.finish()
                 finally:
                     writer.close()
-                measured.append(measure(run, method, bounds))
+                measured.append(measure(run, method, last, bounds))
                 checkpoints.close()
     summary = results.summarize(experiment, measured)
     # A run that was already finished was not timed again: its rate stays as it was measured.
@@ -83,13 +84,18 @@ def _train_all(experiment: Experiment, path: Path) -> dict[str, Any]:
     return summary
 
 
-def measure(run: Run, method: str, bounds: dict[str, tuple[int, int]]) -> results.Measured:
-    """Evaluates a finished run's last and best checkpoints on validation and test."""
+def measure(
+    run: Run, method: str, last: TrainState, bounds: dict[str, tuple[int, int]]
+) -> results.Measured:
+    """Evaluates a finished run, last state and best checkpoint, on validation and test."""
+    states = {"last": last}
+    best_step = run.checkpoints.latest_step("best")
+    if best_step == int(last.step):
+        states["best"] = last
+    elif best_step is not None:
+        states["best"], _ = run.checkpoints.restore("best", last, run.record)
     scores: dict[str, dict[str, Any]] = {}
-    for kind in ("last", "best"):
-        if run.checkpoints.latest_step(kind) is None:
-            continue
-        state, _ = run.checkpoints.restore(kind, run.runner.initial_state(run.seed), run.record)
+    for kind, state in states.items():
         variables = run.runner.place_variables(state.variables)
         scores[kind] = {"step": int(state.step)} | {
             split: run.runner.evaluate(variables, bounds[split])

@@ -58,8 +58,11 @@ class Run:
         """Of training alone, without the first dispatch, which compiles; 0 while unknown."""
         return self._images / self._seconds if self._seconds else 0.0
 
-    def finish(self) -> None:
+    def finish(self) -> TrainState:
         """Trains up to the last epoch.
+
+        Returns:
+          The last state, on the host.
 
         Raises:
           Interrupted: after a signal; the state is saved.
@@ -69,7 +72,7 @@ class Run:
         self.writer.start(self.name, step)
         self.progress.skip(step // self._spe * self.runner.batches.train_size)
         if step >= self.total_steps:
-            return
+            return host_state
         state = self.runner.place(host_state)
         for epoch in range(step // self._spe, self.config.epochs):
             state, step = self._train_epoch(state, step, epoch)
@@ -78,8 +81,9 @@ class Run:
             if last or done % self.config.evaluation.every_epochs == 0:
                 self._validate(state, step, done)
             if last or done % self.config.checkpoint.every_epochs == 0:
-                self._save("last", state)
+                host_state = self._save("last", state)
         self.checkpoints.wait()
+        return host_state
 
     def _restore(self) -> tuple[TrainState, int]:
         state = self.runner.initial_state(self.seed)
@@ -164,8 +168,12 @@ class Run:
             self._best = score
             self._save("best", state)
 
-    def _save(self, kind: str, state: TrainState) -> None:
-        record = {**self.record, "step": 0, "best_validation": self._best}
+    def _save(self, kind: str, state: TrainState) -> TrainState:
         host_state = self.runner.fetch(state)
-        record["step"] = int(host_state.step)
+        record = {
+            **self.record,
+            "step": int(host_state.step),
+            "best_validation": self._best,
+        }
         self.checkpoints.save(kind, host_state, record)
+        return host_state

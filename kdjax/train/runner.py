@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from kdjax import models
 from kdjax.data.batches import Batches, DeviceData
 from kdjax.models import Architecture
+from kdjax.models.initialize import draw, variable_shapes
 from kdjax.train import methods
 from kdjax.train.optimizer import learning_rate_schedule, make_optimizer, weight_ramps
 from kdjax.train.parallel import Parallel
@@ -52,10 +52,11 @@ class Runner:
         )
         self._parallel = parallel
         self._data = data
-        self._image_shape = tuple(data.images.shape[-3:])
         self._optimizer = make_optimizer(
             config.optimizer, self.schedule, separate=self.method.separate
         )
+        self._shapes = variable_shapes(self.method.model, data.images.shape[-3:])
+        self._optimizer_shapes = jax.eval_shape(self._optimizer.init, self._shapes["params"])
         self._weights = weight_ramps(config, batches.steps_per_epoch)
         self._evaluation_batches = _with_batch_size(
             batches, config.evaluation.batch_size, len(parallel.devices)
@@ -66,14 +67,16 @@ class Runner:
 
     def initial_state(self, seed: int) -> TrainState:
         """The state before step 0, on the host."""
-        variables = models.initialize(self.method.model, seed, self._image_shape)
-        params = variables["params"]
+        variables = draw(self._shapes, seed)
         return TrainState(
             step=np.int32(0),
             key=np.asarray(jax.random.key_data(jax.random.key(seed))),
-            params=params,
+            params=variables["params"],
             batch_stats=variables["batch_stats"],
-            optimizer_state=_zeros_like_on_host(self._optimizer.init, params),
+            # Optimisers start from zeros throughout, which nothing needs to be compiled for.
+            optimizer_state=jax.tree.map(
+                lambda leaf: np.zeros(leaf.shape, leaf.dtype), self._optimizer_shapes
+            ),
         )
 
     def place(self, state: TrainState) -> TrainState:
@@ -210,9 +213,3 @@ def steps_per_dispatch(requested: int, steps_per_epoch: int, parallel: Parallel)
 
 def _with_batch_size(batches: Batches, size: int, devices: int) -> Batches:
     return dataclasses.replace(batches, batch_size=-(-size // devices) * devices)
-
-
-def _zeros_like_on_host(init: Callable[[Any], Any], params: Any) -> Any:
-    """The optimiser's initial state, which is zeros throughout, without compiling anything."""
-    shapes = jax.eval_shape(init, params)
-    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)

@@ -369,14 +369,18 @@ def test_total_is_the_weighted_sum_of_the_returned_terms():
     np.testing.assert_array_equal(terms["feature"][0], 0.0)
 
 
-def test_the_ensemble_teacher_is_constant_for_the_gradient():
+@pytest.mark.parametrize("shares", [None, (0.6, 0.3, 0.1)])
+def test_the_ensemble_teacher_is_constant_for_the_gradient(shares):
+    # The gradient through equal shares would vanish by itself; that through others would not.
     logits, _, labels = ensemble_case(seed=32)
     weights = {"hard": 0.7, "feature": 0.0, "soft": 0.15}
 
     def total(z):
-        return losses.online_ensemble_loss(z, (), labels, weights=weights, temperature=3.0)[0].sum()
+        return losses.online_ensemble_loss(
+            z, (), labels, weights=weights, temperature=3.0, teacher_weights=shares
+        )[0].sum()
 
-    p = np.exp(log_softmax64(np.mean(logits, axis=0) / 3.0))
+    p = np.exp(log_softmax64(np.average(logits, axis=0, weights=shares) / 3.0))
     q = np.exp(log_softmax64(logits / 3.0))
     hard = np.exp(log_softmax64(logits)) - np.eye(5)[labels]
     expected = 0.7 * hard + 0.15 * 3.0 * (q - p)
