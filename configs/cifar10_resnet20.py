@@ -17,9 +17,11 @@ def get_config():
     config.data.name = "cifar10"
     config.data.crop_padding = 4
     config.data.flip = True
+    config.weight_ramp.feature = "constant"
     config.epochs = 350
     config.batch_size = 128
     config.schedule.name = "step"
     config.schedule.warmup_epochs = 0.0
+    config.evaluation.every_epochs = 1
     config.evaluation.batch_size = 500
     return config

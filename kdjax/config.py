@@ -161,11 +161,11 @@ FIELDS: dict[str, Field] = {
     "weights.soft": _number(0.15, "weight of the divergence from the ensemble teacher", 0),
     **{
         f"weight_ramp.{term}": _one_of(
-            "constant", f"how weights.{term} grows from 0 over ramp_epochs", *RAMPS
+            shape, f"how weights.{term} grows from 0 over weight_ramp.epochs", *RAMPS
         )
-        for term in TERMS
+        for term, shape in (("hard", "constant"), ("feature", "cosine"), ("soft", "constant"))
     },
-    "weight_ramp.epochs": _number(1.0, "length of the ramps, in epochs", 0, above=True),
+    "weight_ramp.epochs": _number(15.0, "length of the ramps, in epochs", 0, above=True),
     "temperature": _number(2.0, "softens the logits of the soft term", 0, above=True),
     "teacher_weights": _tuple_of(
         (),
@@ -175,7 +175,7 @@ FIELDS: dict[str, Field] = {
     ),
     "feature_gradient_to_stem": Field(True, "whether the feature term also trains the shared stem"),
     "label_smoothing": _number(0.0, "of the labels, in both methods", 0, 1, below=True),
-    "epochs": _number(20, "passes over the training split", 1, resumable=True),
+    "epochs": _number(15, "passes over the training split", 1, resumable=True),
     "batch_size": _number(64, "images a step, over all devices", 1),
     "optimizer.name": _one_of("sgd", "optimiser", *OPTIMIZERS),
     "optimizer.momentum": _number(0.9, "of sgd and rmsprop", 0, 1, below=True),
@@ -223,7 +223,7 @@ FIELDS: dict[str, Field] = {
     "compute.steps_per_dispatch": _number(
         0, "training steps in one compiled call; 0: the backend's choice", 0, resumable=True
     ),
-    "evaluation.every_epochs": _number(1, "epochs between evaluations on validation", 1),
+    "evaluation.every_epochs": _number(3, "epochs between evaluations on validation", 1),
     "evaluation.batch_size": _number(180, "images a step in evaluation", 1, resumable=True),
     "evaluation.select": _one_of(
         "last", "which checkpoint the results quote: last, or best on validation", "last", "best"

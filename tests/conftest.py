@@ -61,6 +61,8 @@ def small_config(small_npz):
             "student_scales": (1.0, 0.5),
             "data.name": f"npz:{small_npz}",
             "epochs": 3,
+            "weight_ramp.feature": "constant",
+            "evaluation.every_epochs": 1,
             "batch_size": 16,
             "evaluation.batch_size": 16,
             "checkpoint.every_epochs": 1,

@@ -50,6 +50,7 @@ def both(tmp_path_factory, small_npz):
             "student_scales": (1.0, 0.5),
             "data.name": f"npz:{small_npz}",
             "epochs": 8,
+            "evaluation.every_epochs": 1,
             "batch_size": 16,
             "evaluation.batch_size": 16,
             "log.every_steps": 3,
