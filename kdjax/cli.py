@@ -46,9 +46,10 @@ def _train(known: argparse.Namespace, overrides: Sequence[str]) -> int:
     except Interrupted as interrupted:
         print(f"{interrupted}. The same command goes on from there.", file=sys.stderr)
         return 0 if interrupted.signal_name == "SIGTERM" else _STOPPED
-    figures = report.write(summary, path)
+    written = report.write(summary, path)
     report.print_table(summary)
-    print(f"Results: {path / 'results.json'}  Figures: {', '.join(map(str, figures))}")
+    names = ", ".join(file.name for file in written)
+    print(f"Results: {path / 'results.json'}  Report: {written[0].parent} ({names})")
     return 0
 
 

@@ -9,7 +9,7 @@ import numpy as np
 _COLOURS = {"baseline": "#888888", "distilled": "#1f6fb4"}
 
 
-def write(summary: dict[str, Any], workdir: Path) -> list[Path]:
+def draw(summary: dict[str, Any], workdir: Path) -> list[Path]:
     """Draws the figures of an experiment into ``workdir/report``; returns their paths."""
     folder = workdir / "report"
     folder.mkdir(exist_ok=True)

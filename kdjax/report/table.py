@@ -8,51 +8,62 @@ from rich.console import Console
 from rich.table import Table
 
 
-def results_table(summary: dict[str, Any]) -> Table:
-    """The comparison: a row per student, accuracies in %, means and deviations over seeds."""
+def results_rows(summary: dict[str, Any]) -> tuple[str, list[str], list[list[str]]]:
+    """The comparison as (title, column headings, rows of text); one row per student.
+
+    Accuracies are in %, with means and deviations over seeds.
+    """
     seeds = ", ".join(map(str, summary["seeds"]))
     made = summary["made_with"]
-    table = Table(
-        title=f"{made['network']} on {made['dataset']}: test accuracy of the "
+    title = (
+        f"{made['network']} on {made['dataset']}: test accuracy of the "
         f"{summary['last_or_best']} checkpoint, %, over seeds {seeds}"
     )
-    columns = ["student", "width", "parameters", "MACs"]
-    columns += [role for role in ("baseline", "distilled") if role in summary["students"][0]]
-    both = "gain_points" in summary["students"][0]
-    columns += ["gain, points", "relative gain, %"] if both else []
-    for column in columns:
-        table.add_column(column, justify="right")
     pivot = summary["students"][0]
+    roles = [role for role in ("baseline", "distilled") if role in pivot]
+    both = "gain_points" in pivot
+    columns = ["student", "width", "parameters", "MACs", *roles]
+    columns += ["gain, points", "relative gain, %"] if both else []
+    rows = []
     for student in summary["students"]:
-        cells = [
+        row = [
             str(student["index"]),
             f"{_relative_width(student['widths'], pivot['widths']):.2f}",
             f"{student['params']:,}",
             f"{student['macs'] / 1e6:.2f} M",
+            *(_percent(student[role]["test"], student[role]["test_std"]) for role in roles),
         ]
-        for role in ("baseline", "distilled"):
-            if role in student:
-                cells.append(_percent(student[role]["test"], student[role]["test_std"]))
         if both:
-            cells.append(_signed(student["gain_points"], student["gain_points_std"]))
-            cells.append(
-                _signed(100 * student["relative_gain"], 100 * student["relative_gain_std"])
-            )
-        table.add_row(*cells)
-    for key, name in (("ensemble", "distilled"), ("baseline_ensemble", "baseline")):
-        if key in summary:
-            cells = [
-                "ensemble of all",
-                "",
-                f"{sum(s['params'] for s in summary['students']):,}",
-                "",
-            ]
-            cells += [
-                _percent(summary[key]["test"], summary[key]["test_std"]) if column == name else ""
-                for column in columns[4:]
-            ]
-            table.add_row(*cells)
+            relative, deviation = student["relative_gain"], student["relative_gain_std"]
+            row.append(_signed(student["gain_points"], student["gain_points_std"]))
+            row.append(_signed(100 * relative, 100 * deviation))
+        rows.append(row)
+    keys = {"baseline": "baseline_ensemble", "distilled": "ensemble"}
+    accuracies = [_percent(summary[keys[r]]["test"], summary[keys[r]]["test_std"]) for r in roles]
+    rows.append(["average of all", "", "", "", *accuracies, *([""] * (2 * both))])
+    return title, columns, rows
+
+
+def results_table(summary: dict[str, Any]) -> Table:
+    """:func:`results_rows` for a terminal."""
+    title, columns, rows = results_rows(summary)
+    table = Table(title=title)
+    for column in columns:
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(*row)
     return table
+
+
+def results_markdown(summary: dict[str, Any]) -> str:
+    """:func:`results_rows` as a Markdown table under its title."""
+    title, columns, rows = results_rows(summary)
+    lines = [title, "", _markdown_row(columns), _markdown_row(["---:"] * len(columns))]
+    return "\n".join([*lines, *map(_markdown_row, rows)]) + "\n"
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
 
 
 def print_table(summary: dict[str, Any], console: Console | None = None) -> None:

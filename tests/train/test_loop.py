@@ -14,6 +14,7 @@ import pytest
 
 from kdjax import config as configuration
 from kdjax import data, models, report, widths
+from kdjax.report.table import results_table
 from kdjax.train import runner as runner_module
 from kdjax.train import train, workdir
 from kdjax.train.checkpoint import CheckpointError, Checkpoints
@@ -147,12 +148,13 @@ def test_evaluate_refuses_what_is_not_there(both, tmp_path):
 
 def test_report_draws_figures(both):
     _, path, summary, _ = both
-    figures = report.write(summary, path)
+    table, *figures = report.write(summary, path)
     assert [figure.name for figure in figures] == ["accuracy.png", "curves.png"]
+    assert f"| 1 | 1.00 | {summary['students'][0]['params']:,} |" in table.read_text()
     for figure in figures:
         assert figure.read_bytes().startswith(b"\x89PNG")
-    table = report.table.results_table(summary)
-    assert table.row_count == 4  # Two students, two ensembles.
+    table = results_table(summary)
+    assert table.row_count == 3  # Two students and their average.
     assert [column.header for column in table.columns][4:6] == ["baseline", "distilled"]
 
 
