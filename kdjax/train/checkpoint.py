@@ -58,6 +58,12 @@ class Checkpoints:
         manager = self._managers.get(kind)
         return None if manager is None else manager.latest_step()
 
+    def drop_newer(self, kind: str, step: int) -> None:
+        """Deletes checkpoints of a kind past ``step``: a run that went back makes them anew."""
+        manager = self._managers[kind]
+        for newer in [saved for saved in manager.all_steps() if saved > step]:
+            manager.delete(newer)
+
     def record(self, kind: str) -> dict[str, Any]:
         """The JSON record of the newest checkpoint of a kind."""
         manager, step = self._managers[kind], self.latest_step(kind)

@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import ml_collections
 import numpy as np
@@ -44,7 +44,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self._spe = self.runner.batches.steps_per_epoch
-        self._best = -1.0
+        self._best, self._best_step = -1.0, -1
         self._compiled = False
         self._images = 0
         self._seconds = 0.0
@@ -78,20 +78,30 @@ class Run:
             state, step = self._train_epoch(state, step, epoch)
             done = epoch + 1
             last = done == self.config.epochs
+            stop = self.interrupts.received
             if last or done % self.config.evaluation.every_epochs == 0:
                 self._validate(state, step, done)
-            if last or done % self.config.checkpoint.every_epochs == 0:
-                host_state = self._save("last", state)
+            if last or stop or done % self.config.checkpoint.every_epochs == 0:
+                host_state = self._save("last", self.runner.fetch(state))
+            if stop:
+                self._stop(step)
         self.checkpoints.wait()
         return host_state
 
     def _restore(self) -> tuple[TrainState, int]:
         state = self.runner.initial_state(self.seed)
         if self.checkpoints.latest_step("last") is None:
+            self.checkpoints.drop_newer("best", -1)
             return state, 0
         state, stored = self.checkpoints.restore("last", state, self.record)
-        self._best = stored["best_validation"]
-        return state, int(state.step)
+        step = int(state.step)
+        # The two kinds are written side by side, and a run may die with only one of them on disk.
+        self.checkpoints.drop_newer("best", step)
+        if stored["best_step"] in (step, self.checkpoints.latest_step("best")):
+            self._best, self._best_step = stored["best_validation"], stored["best_step"]
+            if self.checkpoints.latest_step("best") != self._best_step:
+                self._save("best", state)
+        return state, step
 
     def _train_epoch(self, state: TrainState, step: int, epoch: int) -> tuple[TrainState, int]:
         runner, window = self.runner, Window()
@@ -107,12 +117,11 @@ class Run:
                 started = self._read(window, pending, started)
             pending = (metrics, step, taken)
             step += taken
-            if self.interrupts.received:
+            if self.interrupts.received and step < end:
                 self._read(window, pending, started)
                 self._write(window, step)
-                self._save("last", state)
-                self.checkpoints.wait()
-                raise Interrupted(self.interrupts.received, self.name, step)
+                self._save("last", self.runner.fetch(state))
+                self._stop(step)
         if pending is not None:
             self._read(window, pending, started)
         self._write(window, step)
@@ -165,15 +174,15 @@ class Run:
         self.progress.news(self.name, place, self.images_per_second, means)
         score = float(np.mean(means["accuracy"]))
         if score > self._best:
-            self._best = score
-            self._save("best", state)
+            self._best, self._best_step = score, step
+            self._save("best", self.runner.fetch(state))
 
-    def _save(self, kind: str, state: TrainState) -> TrainState:
-        host_state = self.runner.fetch(state)
-        record = {
-            **self.record,
-            "step": int(host_state.step),
-            "best_validation": self._best,
-        }
+    def _save(self, kind: str, host_state: TrainState) -> TrainState:
+        best = {"best_validation": self._best, "best_step": self._best_step}
+        record = {**self.record, "step": int(host_state.step), **best}
         self.checkpoints.save(kind, host_state, record)
         return host_state
+
+    def _stop(self, step: int) -> NoReturn:
+        self.checkpoints.wait()
+        raise Interrupted(self.interrupts.received, self.name, step)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -161,7 +162,7 @@ def test_report_draws_figures(both):
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(small_config, tmp_path, monkeypatch):
     train(small_config, tmp_path / "whole")
     original = Run._read
-    stops = [4, 11]
+    stops = [3, 5, 9]  # The second comes with the last step of an epoch.
 
     def read(self, window, pending, started):
         now = original(self, window, pending, started)
@@ -171,7 +172,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(small_config, tmp_path,
         return now
 
     monkeypatch.setattr(Run, "_read", read)
-    for _ in range(2):
+    for _ in range(3):
         with pytest.raises(Interrupted, match="SIGINT: ensemble-seed0 is saved at step"):
             train(small_config, tmp_path / "parts")
     summary = train(small_config, tmp_path / "parts")
@@ -179,8 +180,11 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(small_config, tmp_path,
     whole = last_state(tmp_path / "whole", small_config)
     parts = last_state(tmp_path / "parts", small_config)
     chex.assert_trees_all_equal(whole, parts)
-    assert (
-        summary["students"] == json.loads((tmp_path / "whole/results.json").read_text())["students"]
+    uninterrupted = json.loads((tmp_path / "whole" / "results.json").read_text())
+    for part in ("students", "ensemble", "other"):
+        assert summary[part] == uninterrupted[part]
+    assert records(tmp_path / "parts", kind="validation") == records(
+        tmp_path / "whole", kind="validation"
     )
     steps = [line["step"] for line in records(tmp_path / "parts")]
     assert steps == sorted(set(steps))
@@ -210,6 +214,19 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(small_config, tmp_path):
     chex.assert_trees_all_equal(
         last_state(tmp_path / "killed", small_config), last_state(tmp_path / "whole", small_config)
     )
+
+
+def test_a_best_checkpoint_from_the_future_is_made_anew(small_config, tmp_path):
+    """A run that died after a best checkpoint and before the next last one."""
+    small_config.checkpoint.every_epochs = 3
+    train(small_config, tmp_path)
+    folder = tmp_path / "checkpoints" / "ensemble-seed0"
+    best = Checkpoints(folder, read_only=True).latest_step("best")
+    shutil.rmtree(folder / "last")
+    (tmp_path / "results.json").unlink()
+    summary = train(small_config, tmp_path)
+    assert Checkpoints(folder, read_only=True).latest_step("best") == best
+    assert summary["other"]["checkpoint"] == "best"
 
 
 def test_a_longer_run_continues(small_config, tmp_path):
