@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -107,6 +108,8 @@ def read_config(path: str, overrides: Sequence[str]) -> ml_collections.ConfigDic
     try:
         left = values(arguments)
     except (flags.Error, AttributeError, TypeError, ValueError) as error:
+        if unknown := re.search(r'Key "(\w+)" does not exist', str(error)):
+            raise configuration.unknown_field(unknown[1]) from None
         raise configuration.ConfigError(f"{' '.join(arguments[1:])}: {error}") from None
     _no_more(left[1:])
     return values["config"].value

@@ -56,6 +56,20 @@ def test_bad_input_is_one_line(arguments, message, capsys, tmp_path, monkeypatch
     assert not list(tmp_path.iterdir())
 
 
+def test_unknown_field_in_a_config_file_is_one_line(tmp_path, capsys):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from kdjax import config as configuration\n"
+        "def get_config():\n"
+        "    config = configuration.default()\n"
+        "    config.epoch = 3\n"
+        "    return config\n"
+    )
+    assert cli.main(["train", f"--config={file}"]) == 2
+    shown = capsys.readouterr().err.strip()
+    assert shown == "kdjax train: unknown field config.epoch: did you mean config.epochs?"
+
+
 @pytest.mark.parametrize("command", ["train", "evaluate", "prepare"])
 def test_help_is_worth_reading(command, capsys):
     with pytest.raises(SystemExit) as stop:

@@ -50,8 +50,8 @@ def test_config_states_its_result_and_trains_two_steps(path, small_npz):
     batches, device, _ = experiment.prepare()
     runner = experiment.runner("ensemble", batches, device)
     state = runner.place(runner.initial_state(0))
-    for _ in range(2):
-        state, metrics = runner.steps(state, runner.epoch_order(state, 0), runner.scalar(2))
+    for step in range(2):
+        state, metrics, _ = runner.steps(state, runner.epoch_order(state, 0), step, 2)
     assert int(runner.fetch(state).step) == 2
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(runner.to_host(metrics)))
 

@@ -83,7 +83,8 @@ class Batches:
 
     def epoch_order(self, key: chex.PRNGKey, epoch: chex.Array) -> chex.Array:
         """``[steps_per_epoch * batch_size]`` int32: a permutation of train, padded with 0."""
-        order = jax.random.permutation(jax.random.fold_in(key, epoch), self.train_size)
+        order_key, _ = jax.random.split(key)
+        order = jax.random.permutation(jax.random.fold_in(order_key, epoch), self.train_size)
         padding = self.steps_per_epoch * self.batch_size - self.train_size
         return jnp.pad(order.astype(jnp.int32), (0, padding))
 
@@ -97,7 +98,8 @@ class Batches:
     ) -> Batch:
         """The device's share of training step ``step``; ``order`` is its epoch's."""
         positions = (step % self.steps_per_epoch) * self.batch_size + self._share(device)
-        key_crop, key_flip = jax.random.split(jax.random.fold_in(key, step))
+        _, augmentation_key = jax.random.split(key)
+        key_crop, key_flip = jax.random.split(jax.random.fold_in(augmentation_key, step))
         pad = self.crop_padding
         offsets = jax.random.randint(key_crop, (self.batch_size, 2), -pad, pad + 1)
         flips = jax.random.bernoulli(key_flip, 0.5, (self.batch_size,)) & self.flip

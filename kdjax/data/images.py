@@ -28,6 +28,9 @@ def decode(encoded: bytes, where: str, size: tuple[int, int], mode: str) -> np.n
     """
     try:
         with PIL.Image.open(io.BytesIO(encoded)) as image:
+            if image.mode.startswith(("I", "F")):
+                # Pillow would clip them to 8 bits, silently.
+                raise OSError(f"it has more than 8 bits a channel (mode {image.mode})")
             converted = image.convert(mode)
             if size != (0, 0):
                 converted = converted.resize((size[1], size[0]), PIL.Image.Resampling.BILINEAR)
@@ -93,7 +96,7 @@ def colour_mode(encoded: Sequence[tuple[bytes, str]]) -> str:
     for content, where in encoded:
         try:
             with PIL.Image.open(io.BytesIO(content)) as image:
-                if image.mode not in ("1", "L", "LA", "I;16"):
+                if image.mode not in ("1", "L", "LA"):
                     return "RGB"
         except (OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:
             raise DataError(f"{where} does not decode as an image: {error}") from None

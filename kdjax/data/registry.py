@@ -1,6 +1,7 @@
 """Names of datasets. A new embedded or special set adds its file and a line here."""
 
 import dataclasses
+import difflib
 from collections.abc import Callable, Mapping
 
 from kdjax.data import digits, files, tfds_source
@@ -83,7 +84,12 @@ def _read(name: str, options: SourceOptions) -> RawSet:
     if name == "digits":
         return digits.read()
     if not separator:
-        return tfds_source.read(name, options.data_dir, options.image_size)
+        try:
+            return tfds_source.read(name, options.data_dir, options.image_size)
+        except tfds_source.MissingError as error:
+            near = difflib.get_close_matches(name, _KNOWN, n=1)
+            hint = f"; did you mean {near[0]}?" if near and near[0] != name else ""
+            raise DataError(f"{error}. Known names: {', '.join(_KNOWN)}{hint}") from None
     readers: dict[str, Callable[[], RawSet]] = {
         "npz": lambda: files.read_npz(location),
         "folder": lambda: files.read_folder(location, options.image_size),

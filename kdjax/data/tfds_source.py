@@ -12,6 +12,10 @@ from kdjax.data.dataset import DataError, RawSet, Split
 from kdjax.data.images import decode_all
 
 
+class MissingError(DataError):
+    """A set that is not prepared in the data directory."""
+
+
 def read(name: str, data_dir: str, size: tuple[int, int]) -> RawSet:
     """Reads the newest prepared version of a set under the data directory.
 
@@ -31,11 +35,11 @@ def read(name: str, data_dir: str, size: tuple[int, int]) -> RawSet:
     )
     if not versions:
         prepared = sorted(path.name for path in root.glob("*")) if root.is_dir() else []
-        raise DataError(
+        raise MissingError(
             f"dataset {name!r} is not in {root} (there: {', '.join(prepared) or 'nothing'}). "
-            f"Prepare a TFDS set with `kdjax prepare {name}`, or say where it is with "
-            "--config.data.data_dir=<dir>; other sources are digits, npz:<file>, folder:<dir> "
-            "and tfds:<prepared dir>"
+            "If it is prepared elsewhere, say where with --config.data.data_dir=<dir>; if it is in "
+            f"the TFDS catalogue, `kdjax prepare {name}` prepares it. Other sources: npz:<file>, "
+            "folder:<dir>, tfds:<prepared dir>"
         )
     return read_directory(str(versions[-1]), size)
 

@@ -66,9 +66,7 @@ class Checkpoints:
 
     def record(self, kind: str) -> dict[str, Any]:
         """The JSON record of the newest checkpoint of a kind."""
-        manager, step = self._managers[kind], self.latest_step(kind)
-        restored = manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))
-        return restored["record"]
+        return self._read(kind, record=ocp.args.JsonRestore())["record"]
 
     def restore(
         self, kind: str, template: TrainState, record: Mapping[str, Any]
@@ -78,32 +76,36 @@ class Checkpoints:
         Args:
           kind: ``last`` or ``best``.
           template: a state of the same run.
-          record: what the checkpoint must belong to; fields ``network`` and ``student_widths``
-            are compared.
+          record: what the checkpoint must belong to; ``network``, ``num_classes`` and
+            ``student_widths`` are compared.
 
         Raises:
           CheckpointError: if it is another network's, or cannot be read.
         """
-        manager, step = self._managers[kind], self.latest_step(kind)
-        path = self.directory / kind / str(step)
         stored = self.record(kind)
         for field in ("network", "num_classes", "student_widths"):
             if stored.get(field) != record[field]:
                 raise CheckpointError(
-                    f"{path} is a checkpoint of another network: its {field} is "
+                    f"{self._path(kind)} is a checkpoint of another network: its {field} is "
                     f"{stored.get(field)}, expected {record[field]}"
                 )
         shapes = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), np.asarray(leaf).dtype),
             _plain(template),
         )
-        try:
-            restored = manager.restore(
-                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
-            )["state"]
-        except Exception as error:  # Orbax raises many unrelated types for damaged files.
-            raise CheckpointError(f"{path} cannot be read: {error}") from error
+        restored = self._read(kind, state=ocp.args.StandardRestore(shapes))["state"]
         return _rebuilt(jax.tree.map(np.asarray, restored), template), stored
+
+    def _path(self, kind: str) -> Path:
+        return self.directory / kind / str(self.latest_step(kind))
+
+    def _read(self, kind: str, **items: Any) -> Any:
+        try:
+            return self._managers[kind].restore(
+                self.latest_step(kind), args=ocp.args.Composite(**items)
+            )
+        except Exception as error:  # Orbax raises many unrelated types for damaged files.
+            raise CheckpointError(f"{self._path(kind)} cannot be read: {error}") from error
 
     def wait(self) -> None:
         """Returns when all saves are on disk."""

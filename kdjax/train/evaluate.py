@@ -1,5 +1,6 @@
 """Evaluating the checkpoints of an experiment."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from kdjax.train import workdir
 from kdjax.train.checkpoint import CheckpointError, Checkpoints
 from kdjax.train.experiment import Experiment, resolve
 from kdjax.train.loop import run_name
+from kdjax.train.state import TrainState
 
 
 def evaluate(
@@ -31,13 +33,9 @@ def evaluate(
     """
     path = Path(path)
     config = workdir.read_config(path)
-    experiment = resolve(config)
-    stored = workdir.read_student_widths(path)
-    if stored != [dict(vector) for vector in experiment.student_widths]:
-        raise CheckpointError(
-            f"{path / 'widths.json'} differs from the widths its configuration gives: the "
-            "checkpoints belong to another network"
-        )
+    # What was trained on many devices can be evaluated on one, wherever its width files have gone.
+    config.compute.devices = 1
+    experiment = resolve(config, workdir.read_student_widths(path))
     students = len(experiment.student_widths)
     if not 0 <= student <= students:
         raise ValueError(f"--student is {student}: this ensemble has students 1 to {students}")
@@ -47,43 +45,39 @@ def evaluate(
     rows = []
     for method in experiment.methods:
         runner = experiment.runner(method, batches, device)
-        alone = _alone(experiment, student).runner("independent", batches, device)
+        if student:
+            alone = dataclasses.replace(
+                experiment, student_widths=(experiment.student_widths[student - 1],)
+            ).runner("independent", batches, device)
         for seed in config.seeds:
             name = run_name(method, seed)
-            if not (path / "checkpoints" / name).is_dir():
+            state = _restore(path, name, checkpoint, runner.initial_state(seed), experiment)
+            if state is None:
                 continue
-            checkpoints = Checkpoints(path / "checkpoints" / name, read_only=True)
-            if checkpoints.latest_step(checkpoint) is None:
-                continue
-            state, _ = checkpoints.restore(
-                checkpoint, runner.initial_state(seed), experiment.record
-            )
-            checkpoints.close()
+            row: dict[str, Any] = {"run": name, "step": int(state.step)}
             if student:
-                variables = {
-                    collection: {"student_1": tree}
-                    for collection, tree in models.extract_student(state.variables, student).items()
-                }
+                extracted = models.extract_student(state.variables, student)
+                variables = {kind: {"student_1": tree} for kind, tree in extracted.items()}
                 scores = alone.evaluate(alone.place_variables(variables), bounds[split])
+                row["students"] = [student]
             else:
-                variables = state.variables
-                scores = runner.evaluate(runner.place_variables(variables), bounds[split])
-            row = {
-                "run": name,
-                "step": int(state.step),
-                "students": [student] if student else list(range(1, students + 1)),
-                "accuracy": scores["accuracy"].tolist(),
-            }
-            if not student:
+                scores = runner.evaluate(runner.place_variables(state.variables), bounds[split])
+                row["students"] = list(range(1, students + 1))
                 row["ensemble_accuracy"] = float(scores["ensemble_accuracy"])
-            rows.append(row)
+            rows.append(row | {"accuracy": scores["accuracy"].tolist()})
     if not rows:
         raise CheckpointError(f"{path} has no {checkpoint!r} checkpoint yet")
     return rows
 
 
-def _alone(experiment: Experiment, student: int) -> Experiment:
-    """The same experiment with one student only (student 0: the pivot, for want of a choice)."""
-    return dataclasses.replace(
-        experiment, student_widths=(experiment.student_widths[max(student, 1) - 1],)
-    )
+def _restore(
+    path: Path, name: str, kind: str, template: TrainState, experiment: Experiment
+) -> TrainState | None:
+    """The state of a run's checkpoint; None if it has none of that kind."""
+    folder = path / "checkpoints" / name
+    if not folder.is_dir():
+        return None
+    with contextlib.closing(Checkpoints(folder, read_only=True)) as checkpoints:
+        if checkpoints.latest_step(kind) is None:
+            return None
+        return checkpoints.restore(kind, template, experiment.record)[0]

@@ -1,6 +1,7 @@
 """What an experiment trains on: data, architecture, students, devices; checked before it starts."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -46,6 +47,7 @@ class Experiment:
             "num_classes": self.architecture.num_classes,
             "student_widths": [dict(vector) for vector in self.student_widths],
             "image_shape": list(self.dataset.image_shape),
+            "devices": len(self.parallel.devices),
             "config": self.config.to_dict(),
         }
 
@@ -76,11 +78,14 @@ class Experiment:
         )
 
 
-def resolve(config: ml_collections.ConfigDict) -> Experiment:
+def resolve(
+    config: ml_collections.ConfigDict, student_widths: Sequence[Mapping[str, int]] = ()
+) -> Experiment:
     """Reads the data and checks the configuration against it, the network and the devices.
 
     Args:
       config: already passed :func:`kdjax.config.validate`.
+      student_widths: width vectors in place of those that the configuration names.
 
     Raises:
       ConfigError: if a field does not fit the data, the network or the devices.
@@ -89,7 +94,9 @@ def resolve(config: ml_collections.ConfigDict) -> Experiment:
     try:
         parallel = choose(config.compute.devices)
         # The number of classes is not known yet; names and widths can be checked without it.
-        _students(config, models.create(config.network, 2, width=config.network_width))
+        _students(
+            config, models.create(config.network, 2, width=config.network_width), student_widths
+        )
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from None
     devices = len(parallel.devices)
@@ -116,7 +123,7 @@ def resolve(config: ml_collections.ConfigDict) -> Experiment:
             f"size, {dataset.image_shape[0]} x {dataset.image_shape[1]}"
         )
     architecture = models.create(config.network, dataset.num_classes, width=config.network_width)
-    students = _students(config, architecture)
+    students = _students(config, architecture, student_widths)
     return Experiment(config, dataset, architecture, students, parallel)
 
 
@@ -131,9 +138,13 @@ def _source_options(config: ml_collections.ConfigDict) -> data.SourceOptions:
 
 
 def _students(
-    config: ml_collections.ConfigDict, architecture: models.Architecture
+    config: ml_collections.ConfigDict,
+    architecture: models.Architecture,
+    given: Sequence[Mapping[str, int]],
 ) -> tuple[WidthVector, ...]:
-    if config.student_widths:
+    if given:
+        vectors = tuple(widths.check(vector, architecture.widths) for vector in given)
+    elif config.student_widths:
         vectors = tuple(widths.load(path, architecture.widths) for path in config.student_widths)
     else:
         vectors = student_vectors(architecture, tuple(config.student_scales))

@@ -1,5 +1,6 @@
 """The whole experiment: every method and seed in turn, then the test set, once."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ def train(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any]
     experiment = resolve(config)
     with workdir.locked(path):
         workdir.check(path, config)
+        workdir.check_widths(path, experiment.student_widths)
         workdir.create(path, config, experiment.student_widths)
         return _train_all(experiment, path)
 
@@ -46,20 +48,21 @@ def train(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any]
 def _train_all(experiment: Experiment, path: Path) -> dict[str, Any]:
     config = experiment.config
     batches, device, bounds = experiment.prepare()
-    runs = len(experiment.methods) * len(config.seeds)
-    progress = ProgressReport(runs * config.epochs * batches.train_size, bar=config.log.progress)
+    count = len(experiment.methods) * len(config.seeds)
+    progress = ProgressReport(count * config.epochs * batches.train_size, bar=config.log.progress)
     progress.say(describe(experiment))
     writer = MetricsWriter(path, tensorboard=config.log.tensorboard)
-    measured: list[results.Measured] = []
-    with Interrupts() as interrupts, progress:
+    finished: list[tuple[str, Run, TrainState]] = []
+    with contextlib.ExitStack() as stack, Interrupts() as interrupts, progress:
+        stack.callback(writer.close)
         for method in experiment.methods:
             runner = experiment.runner(method, batches, device)
             for seed in config.seeds:
-                checkpoints = Checkpoints(
-                    path / "checkpoints" / run_name(method, seed), config.checkpoint.keep
-                )
+                name = run_name(method, seed)
+                checkpoints = Checkpoints(path / "checkpoints" / name, config.checkpoint.keep)
+                stack.callback(checkpoints.close)
                 run = Run(
-                    name=run_name(method, seed),
+                    name=name,
                     seed=seed,
                     runner=runner,
                     config=config,
@@ -70,12 +73,9 @@ def _train_all(experiment: Experiment, path: Path) -> dict[str, Any]:
                     progress=progress,
                     interrupts=interrupts,
                 )
-                try:
-                    last = run.finish()
-                finally:
-                    writer.close()
-                measured.append(measure(run, method, last, bounds))
-                checkpoints.close()
+                finished.append((method, run, run.finish()))
+        # Only now, with nothing left to train, is the test set looked at.
+        measured = [measure(method, run, last, bounds) for method, run, last in finished]
     summary = results.summarize(experiment, measured)
     # A run that was already finished was not timed again: its rate stays as it was measured.
     earlier = workdir.read_json(path / "results.json").get("throughput", {})
@@ -85,7 +85,7 @@ def _train_all(experiment: Experiment, path: Path) -> dict[str, Any]:
 
 
 def measure(
-    run: Run, method: str, last: TrainState, bounds: dict[str, tuple[int, int]]
+    method: str, run: Run, last: TrainState, bounds: dict[str, tuple[int, int]]
 ) -> results.Measured:
     """Evaluates a finished run, last state and best checkpoint, on validation and test."""
     states = {"last": last}

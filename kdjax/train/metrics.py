@@ -88,8 +88,7 @@ class MetricsWriter:
         if self._events is not None:
             from tensorboardX import SummaryWriter
 
-            purge = step + 1 if step else None
-            self._writer = SummaryWriter(str(self._events / run), purge_step=purge)
+            self._writer = SummaryWriter(str(self._events / run), purge_step=step + 1)
 
     def _keep(self, line: str, step: int) -> bool:
         try:

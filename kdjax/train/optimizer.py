@@ -1,6 +1,6 @@
 """Optimisers and schedules by config: optax recipes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import chex
 import jax
@@ -27,9 +27,7 @@ def learning_rate_schedule(
     warmup = round(config.warmup_epochs * steps_per_epoch)
     schedules: dict[str, Callable[[], optax.Schedule]] = {
         "constant": lambda: optax.constant_schedule(peak),
-        "step": lambda: optax.piecewise_constant_schedule(
-            peak, {round(share * total): config.factor for share in config.boundaries}
-        ),
+        "step": lambda: _step(peak, total, config.boundaries, config.factor),
         "cosine": lambda: _cosine(peak, total, warmup, config.final),
         "exponential": lambda: optax.exponential_decay(
             peak,
@@ -43,6 +41,14 @@ def learning_rate_schedule(
         return schedule
     # The rise scales the schedule instead of delaying it: drops stay at their share of the run.
     return lambda step: schedule(step) * jnp.minimum(1.0, (step + 1) / warmup)
+
+
+def _step(peak: float, total: int, boundaries: Sequence[float], factor: float) -> optax.Schedule:
+    drops: dict[int, float] = {}
+    for share in boundaries:  # In a very short run two boundaries may fall on one step.
+        step = round(share * total)
+        drops[step] = drops.get(step, 1.0) * factor
+    return optax.piecewise_constant_schedule(peak, drops)
 
 
 def _cosine(peak: float, total: int, warmup: int, final: float) -> optax.Schedule:

@@ -94,6 +94,12 @@ class Run:
             self.checkpoints.drop_newer("best", -1)
             return state, 0
         state, stored = self.checkpoints.restore("last", state, self.record)
+        per_device = self.config.compute.batch_norm == "device"
+        if per_device and stored["devices"] != self.record["devices"]:
+            self.progress.say(
+                f"{self.name} was saved on {stored['devices']} devices and goes on on "
+                f"{self.record['devices']}: batch statistics are taken over other groups of images"
+            )
         step = int(state.step)
         # The two kinds are written side by side, and a run may die with only one of them on disk.
         self.checkpoints.drop_newer("best", step)
@@ -106,12 +112,11 @@ class Run:
     def _train_epoch(self, state: TrainState, step: int, epoch: int) -> tuple[TrainState, int]:
         runner, window = self.runner, Window()
         end = (epoch + 1) * self._spe
-        order, device_end = runner.epoch_order(state, epoch), runner.scalar(end)
+        order = runner.epoch_order(state, epoch)
         pending: tuple[Any, int, int] | None = None
         started = time.perf_counter()
         while step < end:
-            taken = min(runner.steps_per_dispatch, end - step)
-            state, metrics = runner.steps(state, order, device_end)
+            state, metrics, taken = runner.steps(state, order, step, end)
             # Reading metrics waits for their steps, so the next dispatch goes out first.
             if pending is not None:
                 started = self._read(window, pending, started)
@@ -134,6 +139,7 @@ class Run:
         try:
             check_finite(metrics, first_step, self.name)
         except NonFiniteError as error:
+            self._write(window, first_step)
             self.checkpoints.wait()
             saved = self.checkpoints.latest_step("last")
             good = "none yet" if saved is None else f"step {saved}"

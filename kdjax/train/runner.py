@@ -1,6 +1,7 @@
 """The compiled functions of one method, made once and used by every seed."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -62,7 +63,11 @@ class Runner:
             batches, config.evaluation.batch_size, len(parallel.devices)
         )
         self._order = parallel.compile(lambda state, epoch: batches.epoch_order(state.key, epoch))
-        self._steps = parallel.compile(self._run_steps, donate=(0,))
+        # Whole dispatches take every step; only one cut short by the epoch's end has to ask.
+        self._whole = parallel.compile(
+            functools.partial(self._run_steps, bounded=False), donate=[0]
+        )
+        self._short = parallel.compile(functools.partial(self._run_steps, bounded=True), donate=[0])
         self._evaluate = parallel.compile(self._run_evaluation)
 
     def initial_state(self, seed: int) -> TrainState:
@@ -89,21 +94,27 @@ class Runner:
 
     def epoch_order(self, state: TrainState, epoch: int) -> chex.Array:
         """The order of the training examples in an epoch, on the devices."""
-        return self._order(state, self._parallel.replicate(np.int32(epoch)))
+        return self._order(state, self._scalar(epoch))
 
     def steps(
-        self, state: TrainState, order: chex.Array, epoch_end: chex.Array
-    ) -> tuple[TrainState, Metrics]:
-        """Up to ``steps_per_dispatch`` training steps, none past ``epoch_end``.
+        self, state: TrainState, order: chex.Array, step: int, end: int
+    ) -> tuple[TrainState, Metrics, int]:
+        """Up to ``steps_per_dispatch`` training steps, none past ``end``.
 
-        ``state`` is used up. Metrics come back per step, ``[steps_per_dispatch, ...]``, with count
-        0 for steps not taken; :meth:`to_host` reads them.
+        Args:
+          state: at step ``step``; it is used up.
+          order: of the epoch that ``step`` lies in.
+          step: steps done.
+          end: where to stop, at most the end of the epoch.
+
+        Returns:
+          ``(state, metrics, taken)``. Metrics are per step, ``[steps_per_dispatch, ...]``, with
+          count 0 for steps not taken; :meth:`to_host` reads them.
         """
-        return self._steps(state, self._data, order, epoch_end)
-
-    def scalar(self, value: int) -> chex.Array:
-        """A whole number on the devices."""
-        return self._parallel.replicate(np.int32(value))
+        taken = min(self.steps_per_dispatch, end - step)
+        run = self._whole if taken == self.steps_per_dispatch else self._short
+        state, metrics = run(state, self._data, order, self._scalar(end))
+        return state, metrics, taken
 
     def to_host(self, metrics: Metrics) -> Metrics:
         """Metrics as NumPy arrays; waits for the steps to end."""
@@ -122,7 +133,7 @@ class Runner:
         start, stop = bounds
         size = self._evaluation_batches.batch_size
         pending = [
-            self._evaluate(variables, self._data, self.scalar(first), self.scalar(stop))
+            self._evaluate(variables, self._data, self._scalar(first), self._scalar(stop))
             for first in range(start, stop, size)
         ]
         parts = [self.to_host(metrics) for metrics in pending]
@@ -136,8 +147,17 @@ class Runner:
         """Host variables -> devices."""
         return self._parallel.replicate(variables)
 
+    def _scalar(self, value: int) -> chex.Array:
+        return self._parallel.replicate(np.int32(value))
+
     def _run_steps(
-        self, state: TrainState, data: DeviceData, order: chex.Array, epoch_end: chex.Array
+        self,
+        state: TrainState,
+        data: DeviceData,
+        order: chex.Array,
+        end: chex.Array,
+        *,
+        bounded: bool,
     ) -> tuple[TrainState, Metrics]:
         def step(state: TrainState) -> tuple[TrainState, Metrics]:
             key = jax.random.wrap_key_data(state.key)
@@ -151,16 +171,8 @@ class Runner:
                 axis_name=self._parallel.axis_name,
             )
 
-        return repeat(
-            step,
-            state,
-            self.steps_per_dispatch,
-            stop=None if self._dispatches_are_full else epoch_end,
-        )
-
-    @property
-    def _dispatches_are_full(self) -> bool:
-        return self.batches.steps_per_epoch % self.steps_per_dispatch == 0
+        stop = end if bounded else None
+        return repeat(step, state, self.steps_per_dispatch, stop=stop)
 
     def _run_evaluation(
         self, variables: Any, data: DeviceData, start: chex.Array, stop: chex.Array

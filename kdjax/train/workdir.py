@@ -42,8 +42,21 @@ def check(path: Path, config: ml_collections.ConfigDict) -> None:
     existing = path
     while not existing.exists():
         existing = existing.parent
+    if not existing.is_dir():
+        raise WorkdirError(f"workdir {path} cannot be written: {existing} is a file")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise WorkdirError(f"workdir {path} cannot be written: no permission in {existing}")
+
+
+def check_widths(path: Path, student_widths: Sequence[Mapping[str, int]]) -> None:
+    """Raises WorkdirError if the directory holds a run of students with other widths."""
+    if not (path / "config.json").exists():
+        return
+    if read_student_widths(path) != [dict(vector) for vector in student_widths]:
+        raise WorkdirError(
+            f"workdir {path} holds a run of students with other widths ({path / 'widths.json'}): "
+            "give it the same width files, or choose another --workdir"
+        )
 
 
 def _foreign(path: Path) -> bool:

@@ -666,3 +666,12 @@ def test_device_data_lays_the_splits_one_after_another():
         split = getattr(digits, part)
         np.testing.assert_array_equal(together.images[start:stop], split.images)
         np.testing.assert_array_equal(together.labels[start:stop], split.labels)
+
+
+def test_images_of_more_than_8_bits_are_refused(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        deep = np.full((8, 8), 1000, np.uint16)
+        PIL.Image.fromarray(deep).save(tmp_path / name / "deep.png")
+    with pytest.raises(data.DataError, match=r"deep\.png does not decode.*more than 8 bits"):
+        data.load(f"folder:{tmp_path}")

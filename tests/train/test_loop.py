@@ -255,7 +255,7 @@ def test_a_foreign_workdir_is_left_alone(small_config, tmp_path):
 
 def test_a_workdir_below_a_file_is_refused(small_config, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(workdir.WorkdirError, match="cannot be written"):
+    with pytest.raises(workdir.WorkdirError, match=r"cannot be written: .*file is a file"):
         train(small_config, tmp_path / "file" / "run")
     with pytest.raises(workdir.WorkdirError, match="is a file"):
         train(small_config, tmp_path / "file")
@@ -270,6 +270,20 @@ def test_a_changed_configuration_is_refused_by_field(both):
         train(changed, path)
     assert "config.temperature was 2.0, is 3.0" in str(error.value)
     assert "config.optimizer.momentum was 0.9, is 0.8" in str(error.value)
+
+
+def test_other_widths_in_the_same_files_are_refused(small_config, tmp_path):
+    architecture = models.create("resnet8", 4, width=0.25)
+    files = (str(tmp_path / "pivot.json"), str(tmp_path / "narrow.json"))
+    widths.save(architecture.widths, files[0])
+    widths.save(widths.scale(architecture.widths, 0.5, keep=("stem",)), files[1])
+    small_config.student_widths = files
+    vectors = resolve(small_config).student_widths
+    workdir.create(tmp_path / "run", small_config, vectors)
+    widths.save(widths.scale(architecture.widths, 0.3, keep=("stem",)), files[1])
+    with pytest.raises(workdir.WorkdirError, match=r"students with other widths"):
+        train(small_config, tmp_path / "run")
+    assert workdir.read_student_widths(tmp_path / "run") == [dict(vector) for vector in vectors]
 
 
 def test_a_workdir_in_use_is_refused(small_config, tmp_path):
@@ -296,6 +310,7 @@ def test_a_checkpoint_of_another_network_is_refused(both):
         ({"compute.devices": 9}, "config.compute.devices is 9: there are 8"),
         ({"network": "resnet9"}, "unknown network 'resnet9'.*known are resnet8, resnet20"),
         ({"data.name": "nothing10"}, "dataset 'nothing10' is not in .*kdjax prepare nothing10"),
+        ({"data.name": "cifra10"}, "Known names: digits, cifar10.*did you mean cifar10"),
         ({"data.name": "npz:nothing.npz"}, "npz:nothing.npz: there is no such file"),
         ({"data.crop_padding": 8}, "config.data.crop_padding is 8: it must be below"),
         ({"student_widths": ("nothing.json",)}, "1 entries"),

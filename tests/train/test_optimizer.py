@@ -89,6 +89,12 @@ def test_step_schedule_drops_at_half_and_three_quarters():
     np.testing.assert_allclose(values[[0, 49, 51, 74, 76, 99]], [0.1, 0.1, 0.01, 0.01, 1e-3, 1e-3])
 
 
+def test_boundaries_that_fall_on_one_step_both_count():
+    config = config_with(schedule__name="step", schedule__warmup_epochs=0.0)
+    schedule = learning_rate_schedule(config.schedule, 3, 1)  # Both round to step 2.
+    assert float(schedule(2)) == pytest.approx(1e-3)
+
+
 def test_exponential_schedule_drops_every_so_many_epochs():
     values = rates(name="exponential", factor=0.97, every_epochs=3.0, warmup_epochs=0.0)
     np.testing.assert_allclose(values[[29, 30, 60]], [0.1, 0.097, 0.1 * 0.97**2], rtol=1e-6)

@@ -22,9 +22,10 @@ def train_steps(config, devices, steps, per_dispatch=1):
     while done < steps:
         epoch = done // batches.steps_per_epoch
         end = min(steps, (epoch + 1) * batches.steps_per_epoch)
-        state, stacked = runner.steps(state, runner.epoch_order(state, epoch), runner.scalar(end))
+        order = runner.epoch_order(state, epoch)
+        state, stacked, taken = runner.steps(state, order, done, end)
         metrics.append(runner.to_host(stacked))
-        done = min(end, done + runner.steps_per_dispatch)
+        done += taken
     means = runner.evaluate(state.variables, bounds["validation"])
     return runner.fetch(state), metrics, means
 
@@ -72,3 +73,16 @@ def test_steps_in_one_dispatch_equal_single_steps(small_config, devices, per_dis
             sum(metrics["loss"][which].sum() for metrics in single_metrics),
             rtol=1e-4,
         )
+
+
+def test_a_dispatch_that_starts_late_stops_at_the_end_of_the_epoch(small_config):
+    """A run resumed in mid-epoch with more steps per dispatch than are left."""
+    small_config.update_from_flattened_dict({"compute.steps_per_dispatch": 3})
+    experiment = resolve(small_config)
+    batches, device, _ = experiment.prepare()
+    runner = experiment.runner("ensemble", batches, device)
+    state = runner.place(runner.initial_state(0).replace(step=np.int32(4)))
+    state, metrics, taken = runner.steps(state, runner.epoch_order(state, 0), 4, 6)
+    assert taken == 2
+    assert int(runner.fetch(state).step) == 6
+    np.testing.assert_array_equal(runner.to_host(metrics)["loss"][1], [16, 1, 0])
