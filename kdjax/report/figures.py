@@ -77,8 +77,8 @@ def _draw_curves(curves: dict[str, tuple[list[float], list[list[float]]]], path:
             axis.plot(epochs, mean[:, student], label=f"student {student + 1}")
         axis.set_title(f"{method}, mean of {len(runs)} seeds")
         axis.set_xlabel("epoch")
-        axis.set_ylabel("validation accuracy, %")
         axis.legend()
+    axes[0].set_ylabel("validation accuracy, %")
     return _save(figure, path)
 
 
@@ -89,7 +89,7 @@ def _figure(columns: int) -> tuple[Any, list[Any]]:
 
     figure = Figure(figsize=(6 * columns, 4), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = [figure.add_subplot(1, columns, column + 1) for column in range(columns)]
+    axes = list(figure.subplots(1, columns, sharey=True, squeeze=False)[0])
     for axis in axes:
         axis.grid(alpha=0.3)
     return figure, axes
