@@ -43,7 +43,7 @@ class Run:
     interrupts: Interrupts
 
     def __post_init__(self) -> None:
-        self._spe = self.runner.batches.steps_per_epoch
+        self._steps_per_epoch = self.runner.batches.steps_per_epoch
         self._best, self._best_step = -1.0, -1
         self._compiled = False
         self._images = 0
@@ -51,7 +51,7 @@ class Run:
 
     @property
     def total_steps(self) -> int:
-        return self.config.epochs * self._spe
+        return self.config.epochs * self._steps_per_epoch
 
     @property
     def images_per_second(self) -> float:
@@ -70,11 +70,11 @@ class Run:
         """
         host_state, step = self._restore()
         self.writer.start(self.name, step)
-        self.progress.skip(step // self._spe * self.runner.batches.train_size)
+        self.progress.skip(step // self._steps_per_epoch * self.runner.batches.train_size)
         if step >= self.total_steps:
             return host_state
         state = self.runner.place(host_state)
-        for epoch in range(step // self._spe, self.config.epochs):
+        for epoch in range(step // self._steps_per_epoch, self.config.epochs):
             state, step = self._train_epoch(state, step, epoch)
             done = epoch + 1
             last = done == self.config.epochs
@@ -111,7 +111,7 @@ class Run:
 
     def _train_epoch(self, state: TrainState, step: int, epoch: int) -> tuple[TrainState, int]:
         runner, window = self.runner, Window()
-        end = (epoch + 1) * self._spe
+        end = (epoch + 1) * self._steps_per_epoch
         order = runner.epoch_order(state, epoch)
         pending: tuple[Any, int, int] | None = None
         started = time.perf_counter()
@@ -151,7 +151,7 @@ class Run:
             self._seconds += now - started
         self._compiled = True
         window.add(metrics, taken)
-        place = f"epoch {first_step // self._spe + 1}/{self.config.epochs}"
+        place = f"epoch {first_step // self._steps_per_epoch + 1}/{self.config.epochs}"
         self.progress.advance(images, self.name, place, self.images_per_second)
         if window.steps >= self.config.log.every_steps:
             self._write(window, first_step + taken)
@@ -160,7 +160,7 @@ class Run:
     def _write(self, window: Window, step: int) -> None:
         if window.steps:
             values = {
-                "epoch": step / self._spe,
+                "epoch": step / self._steps_per_epoch,
                 "learning_rate": float(self.runner.schedule(step - 1)),
                 "images_per_second": self.images_per_second,
                 **window.means(),
