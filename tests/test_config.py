@@ -142,7 +142,7 @@ def test_a_value_of_another_type_is_named_with_the_right_one(name, value, expect
 
 
 def test_whole_numbers_serve_as_floats():
-    configuration.validate(changed(temperature=3, student_scales=(1, 0.5)))
+    assert configuration.validate(changed(temperature=3, student_scales=(1, 0.5))) is None
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_fields_that_do_not_fit_together_are_named(changes, message):
     ],
 )
 def test_unusual_values_that_are_allowed(changes):
-    configuration.validate(changed(**changes))
+    assert configuration.validate(changed(**changes)) is None
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_a_missing_field_is_named():
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_config_file_is_valid(path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
-    configuration.validate(read_config(str(path), ()))
+    assert configuration.validate(read_config(str(path), ())) is None
 
 
 # JSON
