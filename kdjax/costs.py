@@ -1,7 +1,8 @@
 """What a network costs, counted from its layer table.
 
 An architecture describes itself, for given widths and input shape, as a tuple of :class:`Layer`;
-everything that is ever reported about size or speed is a sum over that table.
+everything that is ever reported about size or speed is a sum over that table, and the structure
+search is driven by the same sums.
 """
 
 import dataclasses
@@ -36,20 +37,31 @@ class Layer:
     bias: bool = False
     norm: bool = False
 
-    @property
-    def weights(self) -> int:
-        """Entries of the kernel."""
-        return self.kernel[0] * self.kernel[1] * self.in_channels // self.groups * self.out_channels
+    def per_connection(self, resource: str) -> int:
+        """What one connection of an input to an output channel costs, in ``params`` or ``macs``."""
+        taps = self.kernel[0] * self.kernel[1]
+        positions = {"params": 1, "macs": self.out_size[0] * self.out_size[1]}
+        return taps * positions[resource]
+
+    def per_output(self, resource: str) -> int:
+        """What an output channel costs by itself: its bias, and its normalisation."""
+        return {"params": self.bias + 2 * self.norm, "macs": 0}[resource]
+
+    def cost(self, resource: str) -> int:
+        """The layer's cost. The search's penalty is made of the same two numbers."""
+        connections = self.in_channels // self.groups * self.out_channels
+        own = self.out_channels * self.per_output(resource)
+        return self.per_connection(resource) * connections + own
 
     @property
     def params(self) -> int:
         """Trainable parameters, those of the normalisation included."""
-        return self.weights + self.out_channels * (self.bias + 2 * self.norm)
+        return self.cost("params")
 
     @property
     def macs(self) -> int:
         """Multiply-accumulates for one image; padding taps count, element-wise work does not."""
-        return self.weights * self.out_size[0] * self.out_size[1]
+        return self.cost("macs")
 
     @property
     def activations(self) -> int:

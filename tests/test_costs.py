@@ -185,7 +185,8 @@ def test_input_channels_count_in_the_stem_alone():
 
 def test_grouped_and_depthwise_layers():
     grouped = Layer(("a",), "x", "y", 8, 12, (3, 3), (4, 4), groups=4, bias=True)
-    assert grouped.weights == 9 * 2 * 12
+    assert (grouped.per_connection("params"), grouped.per_connection("macs")) == (9, 9 * 16)
+    assert (grouped.per_output("params"), grouped.per_output("macs")) == (1, 0)
     assert grouped.params == 9 * 2 * 12 + 12
     assert grouped.macs == 9 * 2 * 12 * 16
     depthwise = Layer(("b",), "x", "x", 8, 8, (3, 3), (4, 4), groups=8, norm=True)

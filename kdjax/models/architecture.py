@@ -67,6 +67,14 @@ class Architecture(abc.ABC):
     ) -> tuple[costs.Layer, ...]:
         """The layer table of the network with these widths, in order of execution."""
 
+    def ties(self, widths: Mapping[str, int]) -> tuple[tuple[str, ...], ...]:
+        """Groups that an addition joins at these widths, so that their channels are the same ones.
+
+        Layers that write one group are tied by that; this is for groups of different names.
+        """
+        del widths
+        return ()
+
     def build(
         self,
         widths: Mapping[str, int] | None = None,

@@ -63,6 +63,10 @@ class ResNet(Architecture):
     def branch(self, widths: Mapping[str, int], **module_fields: Any) -> "Branch":
         return Branch(tuple(self.plan(widths)), self.num_classes, **module_fields)
 
+    def ties(self, widths: Mapping[str, int]) -> tuple[tuple[str, ...], ...]:
+        # Without a projection the first residual sum adds to the stem's own channels.
+        return (("stem", "stage1"),) if widths["stem"] == widths["stage1"] else ()
+
     def plan(self, widths: Mapping[str, int]) -> Iterator[BlockPlan]:
         """The residual blocks in order."""
         in_group = "stem"

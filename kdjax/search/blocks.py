@@ -1,0 +1,162 @@
+"""Blocks: the parts of a network that a user controls one by one."""
+
+import dataclasses
+import difflib
+import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
+
+from kdjax.costs import Layer
+from kdjax.models import Architecture
+from kdjax.search.channels import Channels
+
+BLOCK_RESOURCES = ("flops", "params", "both", "targets")
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """A named part of the network, and how its structure is learnt.
+
+    Attributes:
+      name: of the block.
+      groups: names of its groups among :attr:`Channels.groups`.
+      strength: of the penalty, relative to the other blocks.
+      resource: what its channels are penalised for: ``flops``, ``params``, ``both``, or
+        ``targets``: whatever has a target.
+      target: share of the block's own cost to reach, in (0, 1]; 0 for none.
+      frozen: whether its widths stay as they are.
+    """
+
+    name: str
+    groups: tuple[str, ...]
+    strength: float = 1.0
+    resource: str = "targets"
+    target: float = 0.0
+    frozen: bool = False
+
+
+def partition(
+    architecture: Architecture,
+    channels: Channels,
+    *,
+    names: Sequence[str] = (),
+    patterns: Sequence[str] = (),
+    strengths: Sequence[float] = (),
+    resources: Sequence[str] = (),
+    targets: Sequence[float] = (),
+    frozen: Iterable[str] = (),
+) -> tuple[Block, ...]:
+    """Divides the groups of a network into blocks.
+
+    Args:
+      architecture: without ``names``, its own blocks are taken; groups before the first belong to
+        the first, groups after the last to the last.
+      channels: the groups that can be thinned.
+      names: of the blocks.
+      patterns: for each block, glob patterns of its groups, separated by spaces.
+      strengths, resources, targets: one per block, or empty for the defaults of :class:`Block`.
+      frozen: names of blocks whose widths stay.
+
+    Raises:
+      ValueError: if a name or a pattern fits nothing, a group is in no block or in two, or a
+        sequence has the wrong length.
+    """
+    names = tuple(names) or architecture.blocks
+    for field, values in (
+        ("groups", patterns),
+        ("strengths", strengths),
+        ("resources", resources),
+        ("targets", targets),
+    ):
+        if values and len(values) != len(names):
+            raise ValueError(
+                f"search.blocks.{field} has {len(values)} entries: expected one for each of the "
+                f"{len(names)} blocks, {', '.join(names)}"
+            )
+    for name in frozen:
+        known_block(name, names, "search.blocks.frozen")
+    if patterns:
+        members = _by_patterns(channels, dict(zip(names, patterns, strict=True)))
+    else:
+        members = _by_position(channels, names)
+    return tuple(
+        Block(
+            name,
+            members[name],
+            strengths[number] if strengths else 1.0,
+            resources[number] if resources else "targets",
+            targets[number] if targets else 0.0,
+            name in set(frozen),
+        )
+        for number, name in enumerate(names)
+    )
+
+
+def known_block(name: str, names: Sequence[str], field: str) -> None:
+    """Raises ValueError unless ``name`` is among ``names``."""
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ValueError(f"{field} names {name!r}{hint}: the blocks are {', '.join(names)}")
+
+
+def block_of_layer(layer: Layer, blocks: Sequence[Block], channels: Channels) -> str:
+    """The name of the block whose cost a layer counts in: of the group it writes.
+
+    A layer that writes no group that can be thinned counts where it reads; one that does neither
+    counts in the last block.
+    """
+    owner = {
+        member: block.name
+        for block in blocks
+        for group in channels.groups
+        if group.name in block.groups
+        for member in group.members
+    }
+    for group in (layer.out_group, layer.in_group):
+        if group in owner:
+            return owner[str(group)]
+    return blocks[-1].name
+
+
+def _by_position(channels: Channels, names: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
+    members: dict[str, list[str]] = {name: [] for name in names}
+    current = names[0]
+    for group in channels.groups:
+        own = [member.split(".")[0] for member in group.members]
+        current = next((name for name in own if name in members), current)
+        members[current].append(group.name)
+    return {name: tuple(groups) for name, groups in members.items()}
+
+
+def _by_patterns(
+    channels: Channels, patterns: Mapping[str, str]
+) -> Mapping[str, tuple[str, ...]]:
+    known = [member for group in channels.groups for member in group.members]
+    taken: dict[str, str] = {}
+    members: dict[str, list[str]] = {name: [] for name in patterns}
+    for name, text in patterns.items():
+        for pattern in text.split():
+            if not fnmatch.filter(known, pattern):
+                raise ValueError(
+                    f"search.blocks.groups for {name!r} has {pattern!r}, which fits no group: the "
+                    f"groups are {', '.join(known)}"
+                )
+        for group in channels.groups:
+            fits = any(
+                fnmatch.fnmatchcase(member, pattern)
+                for member in group.members
+                for pattern in text.split()
+            )
+            if not fits:
+                continue
+            if group.name in taken:
+                tied = f" (tied: {', '.join(group.members)})" if len(group.members) > 1 else ""
+                raise ValueError(
+                    f"search.blocks.groups puts {group.name!r}{tied} in {taken[group.name]!r} and "
+                    f"in {name!r}: a group belongs to one block"
+                )
+            taken[group.name] = name
+            members[name].append(group.name)
+    if left := [group.name for group in channels.groups if group.name not in taken]:
+        raise ValueError(f"search.blocks.groups leaves out {', '.join(left)}: add them to a block")
+    return {name: tuple(groups) for name, groups in members.items()}

@@ -1,0 +1,298 @@
+"""Targets and blocks resolved against a network: what the controller has to reach, and how.
+
+A constraint is a cost (of the whole network or of one block), a target for it, and the pressure it
+puts on each channel group. All of it is checked here, before any training.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from kdjax.costs import Layer
+from kdjax.models import Architecture
+from kdjax.search.blocks import Block, block_of_layer, known_block
+from kdjax.search.channels import Channels, Group
+from kdjax.search.penalty import RESOURCES, CostModel
+
+SCHEDULES = ("joint", "sequential")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Constraint:
+    """One cost that has to come down.
+
+    Attributes:
+      name: such as ``flops``, or ``stage2.params`` for a block's own.
+      model: of the layers whose cost it is.
+      target: share of ``model.full`` to reach.
+      pressure: ``[resources, groups]``: how much of each resource's penalty coefficient a group
+        feels from this constraint, the blocks' strengths included; 0 where a group is frozen.
+    """
+
+    name: str
+    model: CostModel
+    target: float
+    pressure: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Budget:
+    """All constraints of a search, and which groups may change when.
+
+    Attributes:
+      channels: the layout of the scales.
+      blocks: the partition.
+      constraints: at least one.
+      resources: the cost models of the whole network, one for each of :data:`RESOURCES`.
+      slots: ``[slots, groups]`` bool: which groups may change in each slot; one slot when all
+        blocks are thinned at once, one per block when one after another.
+      waypoints: ``[slots, constraints]``: share of the cost to reach by the end of each slot.
+      min_width: channels that every group keeps.
+    """
+
+    channels: Channels
+    blocks: tuple[Block, ...]
+    constraints: tuple[Constraint, ...]
+    resources: tuple[CostModel, ...]
+    slots: np.ndarray
+    waypoints: np.ndarray
+    min_width: int
+
+    @property
+    def slot_blocks(self) -> tuple[str, ...]:
+        """For each slot the blocks that change in it, for people."""
+        return tuple(
+            "+".join(
+                block.name
+                for block in self.blocks
+                if any(
+                    active and group.name in block.groups
+                    for active, group in zip(slot, self.channels.groups, strict=True)
+                )
+            )
+            for slot in self.slots
+        )
+
+    def shares(self, widths: Mapping[str, int]) -> dict[str, float]:
+        """Constraint -> share of its full cost that a network with these widths has."""
+        counts = np.array(
+            [widths[group.name] for group in self.channels.groups], np.float32
+        )
+        return {c.name: float(c.model.cost(counts)) for c in self.constraints}
+
+    def allows(self, widths: Mapping[str, int]) -> bool:
+        """Whether these widths meet every target."""
+        shares = self.shares(widths)
+        # float32 sums of shares are exact to about one part in a million.
+        return all(shares[c.name] <= c.target * (1 + 1e-6) for c in self.constraints)
+
+
+def share_of(value: float, full: int, name: str, unit: str) -> float:
+    """A target given as a share in (0, 1] or as an absolute number, as a share.
+
+    Raises:
+      ValueError: if it is neither, or above the full cost.
+    """
+    if not (np.isfinite(value) and value > 0):
+        raise ValueError(
+            f"{name} is {value:g}: expected a share in (0, 1] or an absolute number of {unit} up "
+            f"to the full network's {full:,}"
+        )
+    if value > full:
+        raise ValueError(f"{name} is {value:g}: above the full network's {full:,} {unit}")
+    return value if value <= 1 else value / full
+
+
+def make_budget(
+    architecture: Architecture,
+    widths: Mapping[str, int],
+    channels: Channels,
+    blocks: Sequence[Block],
+    image_shape: tuple[int, int, int],
+    *,
+    flops: float = 0.0,
+    params: float = 0.0,
+    schedule: str = "joint",
+    order: Sequence[str] = (),
+    min_width: int = 1,
+) -> Budget:
+    """Resolves targets and schedule.
+
+    Args:
+      architecture, widths, image_shape: the network to thin and its input.
+      channels, blocks: its groups and their partition.
+      flops, params: targets for the whole network: a share in (0, 1], an absolute number, or 0.
+      schedule: ``joint`` or ``sequential``.
+      order: of the blocks in a sequential schedule; empty: all that are not frozen, in order.
+      min_width: channels that every group keeps.
+
+    Raises:
+      ValueError: if a target is out of range or cannot be reached (the message says why), nothing
+        has a target, or the order names an unknown or frozen block.
+    """
+    layers = architecture.layers(widths, image_shape)
+    resources = tuple(CostModel.of(resource, channels, layers) for resource in RESOURCES)
+    wanted = {"flops": flops, "params": params}
+    overall = {
+        resource: share_of(wanted[resource], model.full, f"search.target.{resource}", resource)
+        for resource, model in zip(RESOURCES, resources, strict=True)
+        if wanted[resource] != 0
+    }
+    constraints = [
+        Constraint(
+            resource,
+            resources[RESOURCES.index(resource)],
+            target,
+            _pressure(channels, [b for b in blocks if not b.target], [resource], overall),
+        )
+        for resource, target in overall.items()
+    ]
+    for block in blocks:
+        if not block.target:
+            continue
+        if not 0 < block.target <= 1:
+            raise ValueError(
+                f"search.blocks.targets is {block.target:g} for {block.name!r}: expected a share "
+                "in (0, 1], or 0 for none"
+            )
+        if block.frozen:
+            raise ValueError(
+                f"search.blocks.targets is {block.target:g} for {block.name!r}, which is frozen"
+            )
+        for resource in _penalised(block, overall):
+            model = CostModel.of(
+                resource,
+                channels,
+                layers,
+                lambda layer, name=block.name: block_of_layer(layer, blocks, channels) == name,
+            )
+            pressure = _pressure(channels, [block], [resource], overall)
+            constraints.append(
+                Constraint(f"{block.name}.{resource}", model, block.target, pressure)
+            )
+    if not constraints:
+        raise ValueError("search.target has no target: give flops, params, or a target to a block")
+    slots, waypoints = _schedule(channels, blocks, constraints, layers, schedule, order)
+    budget = Budget(
+        channels, tuple(blocks), tuple(constraints), resources, slots, waypoints, min_width
+    )
+    _check_reachable(budget)
+    return budget
+
+
+def _penalised(block: Block, overall: Mapping[str, float]) -> tuple[str, ...]:
+    """The resources that a block's channels are penalised for."""
+    return {
+        "flops": ("flops",),
+        "params": ("params",),
+        "both": RESOURCES,
+        "targets": tuple(overall) or ("flops",),
+    }[block.resource]
+
+
+def _pressure(
+    channels: Channels,
+    blocks: Sequence[Block],
+    own: Sequence[str],
+    overall: Mapping[str, float],
+) -> np.ndarray:
+    """``[resources, groups]``; a block set to ``targets`` feels the constraint's own resource."""
+    pressure = np.zeros((len(RESOURCES), len(channels.groups)), np.float32)
+    for block in blocks:
+        if block.frozen:
+            continue
+        felt = own if block.resource == "targets" else _penalised(block, overall)
+        for number, group in enumerate(channels.groups):
+            if group.name in block.groups:
+                for resource in felt:
+                    pressure[RESOURCES.index(resource), number] = block.strength / len(felt)
+    return pressure
+
+
+def _schedule(
+    channels: Channels,
+    blocks: Sequence[Block],
+    constraints: Sequence[Constraint],
+    layers: Sequence[Layer],
+    schedule: str,
+    order: Sequence[str],
+) -> tuple[np.ndarray, np.ndarray]:
+    if schedule not in SCHEDULES:
+        raise ValueError(f"search.schedule is {schedule!r}: one of {', '.join(SCHEDULES)}")
+    targets = np.array([constraint.target for constraint in constraints])
+    free = {block.name: block for block in blocks if not block.frozen}
+    if not free:
+        raise ValueError("search.blocks.frozen names every block: nothing could be thinned")
+    active = {
+        name: np.array([group.name in block.groups for group in channels.groups])
+        for name, block in free.items()
+    }
+    if schedule == "joint":
+        return np.any(list(active.values()), axis=0)[None], targets[None]
+    names = tuple(order) or tuple(name for name, groups in active.items() if groups.any())
+    for name in names:
+        known_block(name, [block.name for block in blocks], "search.order")
+        if name not in free:
+            raise ValueError(f"search.order names {name!r}, which is frozen")
+    if left := [
+        name for name, block in free.items() if block.target and name not in names
+    ]:
+        raise ValueError(f"search.order leaves out {left[0]!r}, which has a target of its own")
+    # Each block's slot takes the cost down by the block's part of the way, as measured by the full
+    # network; a block with a target of its own goes all that way within its slot.
+    waypoints = np.ones((len(names), len(constraints)))
+    owners = [block_of_layer(layer, blocks, channels) for layer in layers]
+    for number, constraint in enumerate(constraints):
+        scope = constraint.name.rpartition(".")[0]
+        counted = "macs" if constraint.model.resource == "flops" else "params"
+        way = np.array(
+            [
+                sum(l.cost(counted) for l, owner in zip(layers, owners, strict=True) if owner == n)
+                if not scope
+                else float(n == scope)
+                for n in names
+            ],
+            float,
+        )
+        waypoints[:, number] = 1 - (1 - targets[number]) * np.cumsum(way) / way.sum()
+    return np.stack([active[name] for name in names]), waypoints
+
+
+def _check_reachable(budget: Budget) -> None:
+    """Compares each target with what is left when all that may change is at its minimum."""
+    groups = budget.channels.groups
+    free = budget.slots.any(axis=0)
+    for constraint in budget.constraints:
+        pressed = constraint.pressure.any(axis=0) & free
+        if not pressed.any():
+            raise ValueError(
+                f"the target {constraint.target:.4g} for {constraint.name} cannot be reached: every "
+                "block is frozen or has a target of its own"
+            )
+        smallest = np.array(
+            [
+                minimum_width(group, budget.min_width) if may else group.channels
+                for group, may in zip(groups, free, strict=True)
+            ],
+            np.float32,
+        )
+        least = float(constraint.model.cost(smallest))
+        if least > constraint.target:
+            reasons = [f"every group keeps at least {budget.min_width} channel(s)"]
+            if stuck := [group.name for group, may in zip(groups, free, strict=True) if not may]:
+                reasons.append(f"{', '.join(stuck)} may not change")
+            if tied := [" = ".join(g.members) for g in groups if len(g.members) > 1]:
+                reasons.append(f"additions tie {', '.join(tied)}")
+            if budget.channels.fixed:
+                reasons.append(f"{', '.join(budget.channels.fixed)} have no scales")
+            full = constraint.model.full
+            raise ValueError(
+                f"the target {constraint.target:.4g} for {constraint.name} (of {full:,}) cannot be "
+                f"reached: {least:.4g} is the least, since {'; '.join(reasons)}"
+            )
+
+
+def minimum_width(group: Group, min_width: int) -> int:
+    """Channels that a group keeps at least: whole units."""
+    return min(group.channels, -(-min_width // group.unit) * group.unit)

@@ -1,0 +1,289 @@
+"""The controller: an optimiser whose proximal step thins the network down to its budget.
+
+After the wrapped optimiser's update every channel's scales shrink by the penalty's proximal map.
+The strength of each constraint's penalty is adapted at every step so that the cost follows a plan,
+a straight line from the full cost to the target; a line search over the step that would cross the
+target lands on it, to within one channel. All of this is inside the compiled step: the
+strengths are part of the optimiser's state, and nothing is tuned by hand or on the host.
+
+References:
+  Parikh, Boyd, *Proximal Algorithms*, 2014, section 6.5.2 (the map of the largest magnitude).
+  Gordon et al., *MorphNet*, CVPR 2018, section 3 (the penalty).
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from kdjax.search.budget import Budget, minimum_width
+
+# How a constraint's strength answers to a cost above plan, in shares of the full cost: at once,
+# and for as long as it lasts (per length of the descent).
+_PROPORTIONAL, _INTEGRAL, _LARGEST_LOG = 15.0, 100.0, 8.0
+
+
+class ControllerState(NamedTuple):
+    """What the controller remembers; all zeros before the first step.
+
+    Attributes:
+      step: scalar int32, steps done.
+      settled: scalar int32, slots of the schedule whose structure is final.
+      dead: ``[units]`` bool.
+      log_strength: ``[constraints]`` float32, the part of the strength that builds up.
+      strength: ``[constraints]`` float32, as used in the last step.
+      share: ``[constraints]`` float32, share of the full cost that is alive.
+      penalty: scalar float32, the weighted penalty in units of the loss.
+    """
+
+    step: chex.Array
+    settled: chex.Array
+    dead: chex.Array
+    log_strength: chex.Array
+    strength: chex.Array
+    share: chex.Array
+    penalty: chex.Array
+
+
+class SearchState(NamedTuple):
+    """The wrapped optimiser's state and the controller's."""
+
+    optimizer: Any
+    controller: ControllerState
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+    """When the cost should be where.
+
+    Attributes:
+      steps: of the whole search.
+      descent: of them, those over which the cost is led down, all slots together.
+    """
+
+    steps: int
+    descent: int
+
+    def slot_length(self, slots: int) -> float:
+        """Steps in each slot of the schedule."""
+        return self.descent / slots
+
+    def deadlines(self, slots: int) -> np.ndarray:
+        """``[slots]``: the step from which a slot's goal is enforced."""
+        ends = np.ceil(self.slot_length(slots) * np.arange(1, slots + 1)).astype(np.int32) - 1
+        # The last slot has time left after the descent; half of it is for training on.
+        ends[-1] = max(0, self.descent + (self.steps - self.descent) // 2 - 1)
+        return ends
+
+
+def controlled(
+    optimizer: optax.GradientTransformation,
+    budget: Budget,
+    plan: Plan,
+    learning_rate: optax.Schedule,
+    threshold: float,
+) -> optax.GradientTransformation:
+    """``optimizer`` followed by the proximal step that leads the network to its budget.
+
+    Args:
+      optimizer: moves all parameters first; it must not decay the scales.
+      budget: the constraints; its channels' root says where the network is in the parameters.
+      plan: when the cost should be where.
+      learning_rate: step -> the optimiser's, which scales the proximal step too.
+      threshold: a channel is dead where none of its |scale| is above it.
+
+    Returns:
+      A transformation whose state is a :class:`SearchState`, all zeros but for the optimiser's
+      own. Dead channels have scales of exactly 0.
+
+    Raises:
+      ValueError: if the threshold is not above 0 or the plan has no steps.
+    """
+    if not threshold > 0:
+        raise ValueError(f"search.threshold is {threshold}: it must be above 0")
+    if not 0 < plan.descent <= plan.steps:
+        raise ValueError(f"a search of {plan.steps} steps cannot descend over {plan.descent}")
+    move = _mover(budget, plan, learning_rate, threshold)
+    channels = budget.channels
+
+    def init(params: Any) -> SearchState:
+        count = len(budget.constraints)
+        zeros = jnp.zeros(count, jnp.float32)
+        zero = jnp.zeros((), jnp.int32)
+        dead = jnp.zeros(len(channels.group_of), bool)
+        controller = ControllerState(zero, zero, dead, zeros, zeros, zeros, jnp.float32(0))
+        return SearchState(optimizer.init(params), controller)
+
+    def update(updates: Any, state: SearchState, params: Any = None) -> tuple[Any, SearchState]:
+        updates, inner = optimizer.update(updates, state.optimizer, params)
+        before = channels.scales(params)
+        after = before + channels.scales(updates)
+        scales, controller = move(state.controller, after)
+        return channels.with_scales(updates, scales - before), SearchState(inner, controller)
+
+    return optax.GradientTransformation(init, update)
+
+
+def proximal(scales: chex.Array, amount: chex.Array) -> chex.Array:
+    """The proximal map of ``amount * max_k |scales[k]|``, for each unit.
+
+    The largest magnitudes come down to a common level, all together by ``amount``; where that
+    exceeds their sum, all become 0. For one contributor it is soft thresholding.
+
+    Args:
+      scales: ``[contributors, units]`` floats.
+      amount: ``[units]``, none negative.
+
+    Returns:
+      ``[contributors, units]``.
+    """
+    magnitudes = jnp.abs(scales)
+    if scales.shape[0] == 1:
+        level = magnitudes[0] - amount
+    else:
+        ordered = -jnp.sort(-magnitudes, axis=0)
+        numbers = jnp.arange(1, scales.shape[0] + 1, dtype=scales.dtype)[:, None]
+        level = jnp.max((jnp.cumsum(ordered, axis=0) - amount) / numbers, axis=0)
+    return jnp.sign(scales) * jnp.minimum(magnitudes, jnp.maximum(level, 0.0))
+
+
+def _mover(
+    budget: Budget, plan: Plan, learning_rate: optax.Schedule, threshold: float
+) -> Callable[[ControllerState, chex.Array], tuple[chex.Array, ControllerState]]:
+    channels, slots = budget.channels, len(budget.slots)
+    group_of = channels.group_of
+    slot_length, deadlines = plan.slot_length(slots), plan.deadlines(slots)
+    earlier = np.concatenate([np.ones((1, len(budget.constraints))), budget.waypoints[:-1]])
+    # Conservative by more than float32 rounds, so that the exact count meets the target too.
+    goals = budget.waypoints * (1 - 2e-6)
+    keep = np.array([minimum_width(g, budget.min_width) // g.unit for g in channels.groups])
+    starts = np.cumsum([0] + [group.units for group in channels.groups[:-1]])
+    full = np.array([group.channels for group in channels.groups], np.float32)
+    pressure = np.stack([constraint.pressure for constraint in budget.constraints])
+    base = _base_strengths(budget, pressure, full, plan.descent / slots)
+    base = base / float(learning_rate(0))
+
+    def shares(alive: chex.Array) -> chex.Array:
+        counts = channels.counts(alive)
+        return jnp.stack([c.model.cost(counts) for c in budget.constraints]).astype(jnp.float32)
+
+    def move(state: ControllerState, scales: chex.Array) -> tuple[chex.Array, ControllerState]:
+        slot = jnp.minimum((state.step / slot_length).astype(jnp.int32), slots - 1)
+        goal = jnp.asarray(goals, jnp.float32)[slot]
+        fraction = jnp.clip(state.step / slot_length - slot, 0.0, 1.0)
+        start = jnp.asarray(earlier, jnp.float32)[slot]
+        planned = start + (goal - start) * fraction
+        share = shares(~state.dead)
+        open_ = (state.settled <= slot) & (share > goal)
+
+        behind = share - planned
+        log_strength = state.log_strength + behind * open_ * (_INTEGRAL / slot_length)
+        log_strength = jnp.clip(log_strength, -_LARGEST_LOG, _LARGEST_LOG)
+        answer = jnp.clip(log_strength + _PROPORTIONAL * behind, -_LARGEST_LOG, _LARGEST_LOG)
+        rate = learning_rate(state.step)
+        strength = base * jnp.exp(answer) * open_
+
+        counts = channels.counts(~state.dead)
+        coefficients = jnp.stack([m.coefficients(counts) for m in budget.resources])
+        force = jnp.einsum("k,krg,rg->g", strength, pressure, coefficients)
+        active = jnp.asarray(budget.slots)[slot] & (state.settled <= slot)
+        # A unit is pushed for all the channels in it.
+        amount = rate * (force * active * channels.unit_sizes)[group_of]
+
+        magnitudes = jnp.max(jnp.abs(scales), axis=0)
+        order = jnp.lexsort((-magnitudes, group_of))
+        rank = jnp.zeros_like(order).at[order].set(jnp.arange(len(group_of)) - starts[group_of])
+        amount = jnp.where(rank < keep[group_of], 0.0, amount)
+        # The share of this step's amount at which a unit dies; where nothing may change, it is as
+        # dead or alive as it was.
+        excess = jnp.sum(jnp.maximum(jnp.abs(scales) - threshold, 0.0), axis=0)
+        deadly = jnp.where(amount > 0, excess / jnp.where(amount > 0, amount, 1.0), jnp.inf)
+        deadly = jnp.where((excess <= 0) & (rank >= keep[group_of]), 0.0, deadly)
+        held = jnp.where(state.dead, -1.0, jnp.inf)
+        deadly = jnp.where(active[group_of], deadly, held)
+
+        forced = state.step >= jnp.asarray(deadlines)[slot]
+        portion, settled = _land(deadly, goal, forced, shares)
+        alive = deadly > portion
+        moved = proximal(scales, jnp.minimum(portion, 1.0) * amount)
+        return jnp.where(alive, moved, 0.0), ControllerState(
+            step=state.step + 1,
+            settled=jnp.where(settled, jnp.maximum(state.settled, slot + 1), state.settled),
+            dead=~alive,
+            log_strength=log_strength,
+            strength=strength,
+            share=shares(alive),
+            penalty=jnp.sum(force * channels.counts(magnitudes)),
+        )
+
+    return move
+
+
+def _base_strengths(
+    budget: Budget, pressure: np.ndarray, full: np.ndarray, steps: float
+) -> np.ndarray:
+    """``[constraints]``: strengths at which half of a scale of 1 is gone within a slot.
+
+    At a learning rate of 1. The controller starts from the right order of magnitude whatever the
+    network and the length of the search are.
+    """
+    coefficients = np.stack([np.asarray(m.coefficients(full)) for m in budget.resources])
+    felt = np.einsum("krg,rg->kg", pressure, coefficients) * budget.channels.unit_sizes
+    weights = np.array([group.units for group in budget.channels.groups], float)
+    mean = (felt * weights).sum(1) / ((felt > 0) * weights).sum(1)
+    return np.asarray(0.5 / (mean * steps), np.float32)
+
+
+def _land(
+    deadly: chex.Array,
+    goal: chex.Array,
+    forced: chex.Array,
+    shares: Callable[[chex.Array], chex.Array],
+) -> tuple[chex.Array, chex.Array]:
+    """How far to go in this step.
+
+    Args:
+      deadly: ``[units]``: portion of the step at which each unit dies.
+      goal: ``[constraints]`` shares to reach.
+      forced: whether the goal must be reached now, at whatever strength.
+      shares: ``alive [units] -> [constraints]``.
+
+    Returns:
+      ``(portion, settled)``: 1 for the whole step; less where a constraint that was not met would
+      be met earlier, so that it is met by no more than it takes; more than 1 only where ``forced``.
+      Settled once all constraints are met.
+    """
+    met = shares(deadly > 0.0) <= goal
+
+    def happens(portion: chex.Array) -> chex.Array:
+        """Whether a constraint is newly met, or where forced all are."""
+        now = shares(deadly > portion) <= goal
+        return jnp.where(forced, jnp.all(now), jnp.any(now & ~met))
+
+    candidates = jnp.sort(jnp.where(jnp.isfinite(deadly), deadly, -1.0))
+    most = jnp.where(forced, candidates[-1], 1.0)
+
+    def search() -> chex.Array:
+        """The smallest portion at which it happens: bisection over the deaths in order."""
+        low, high = jnp.int32(0), jnp.int32(len(candidates) - 1)
+
+        def halve(_: int, bounds: tuple[chex.Array, chex.Array]) -> tuple[chex.Array, chex.Array]:
+            low, high = bounds
+            middle = (low + high) // 2
+            there = happens(candidates[middle])
+            return jnp.where(there, low, middle + 1), jnp.where(there, middle, high)
+
+        # Once both meet, a further round leaves the upper bound where it is.
+        rounds = int(np.ceil(np.log2(len(candidates)))) + 1
+        _, high = jax.lax.fori_loop(0, rounds, halve, (low, high))
+        return candidates[high]
+
+    crosses = happens(most) & ~jnp.all(met)
+    portion = jnp.where(jnp.all(met), 0.0, 1.0)
+    portion = jax.lax.cond(crosses, search, lambda: portion)
+    return portion, jnp.all(shares(deadly > portion) <= goal)

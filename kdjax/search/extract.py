@@ -1,0 +1,153 @@
+"""From living channels to a width vector: counting, rounding, widening, and who stays."""
+
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from kdjax.models import Architecture
+from kdjax.search.channels import Channels, Group
+from kdjax.widths import WidthVector, check
+
+Kept = Mapping[str, np.ndarray]
+
+
+def alive_widths(channels: Channels, full: Mapping[str, int], dead: np.ndarray) -> WidthVector:
+    """The width vector of what is alive.
+
+    Args:
+      channels: the layout of the searched network.
+      full: its widths.
+      dead: ``[units]`` bool.
+    """
+    counts = {
+        member: int((~flags).sum()) * group.unit
+        for group, flags in zip(channels.groups, channels.by_group(dead).values(), strict=True)
+        for member in group.members
+    }
+    return WidthVector({name: counts.get(name, width) for name, width in full.items()})
+
+
+def kept_channels(
+    channels: Channels, magnitudes: np.ndarray, dead: np.ndarray, widths: Mapping[str, int]
+) -> dict[str, np.ndarray]:
+    """Which channels of each group stay when the network shrinks to ``widths``.
+
+    The living ones first, the strongest first; dead ones only where ``widths`` asks for more.
+
+    Args:
+      channels: the layout of the searched network.
+      magnitudes: ``[units]`` largest |scale| of each unit.
+      dead: ``[units]`` bool.
+      widths: of the compact network.
+
+    Returns:
+      Group of the width vector -> ``[width]`` increasing indices into the full group. Groups that
+      cannot be thinned are left out: all their channels stay.
+
+    Raises:
+      ValueError: if tied groups differ, or a width is above the group's or splits a unit.
+    """
+    kept: dict[str, np.ndarray] = {}
+    strengths, deaths = channels.by_group(magnitudes), channels.by_group(dead)
+    for group in channels.groups:
+        width = group_width(group, widths)
+        if width > group.channels or width % group.unit:
+            raise ValueError(
+                f"widths[{group.name!r}] is {width}: at most {group.channels}"
+                + (f", in multiples of {group.unit}" if group.unit > 1 else "")
+            )
+        order = np.lexsort((-strengths[group.name], deaths[group.name]))
+        units = np.sort(order[: width // group.unit])
+        indices = (units[:, None] * group.unit + np.arange(group.unit)).ravel()
+        kept |= dict.fromkeys(group.members, indices)
+    for name in channels.fixed:
+        if name not in widths:
+            raise ValueError(f"widths misses the group {name!r}")
+    return kept
+
+
+def group_width(group: Group, widths: Mapping[str, int]) -> int:
+    """The one width of a group.
+
+    Raises:
+      ValueError: if its members' widths differ, which their tie does not allow.
+    """
+    found = {member: widths[member] for member in group.members}
+    if len(set(found.values())) > 1:
+        text = ", ".join(f"{member} {width}" for member, width in found.items())
+        raise ValueError(f"widths differ in groups that an addition ties: {text}")
+    return found[group.name]
+
+
+def check_ties(widths: Mapping[str, int], architecture: Architecture, channels: Channels) -> None:
+    """Raises ValueError if ``widths`` is no thinning of the searched network."""
+    vector = check(widths, architecture.widths)
+    for group in channels.groups:
+        group_width(group, vector)
+
+
+def expand(
+    widths: Mapping[str, int],
+    channels: Channels,
+    allows: Callable[[Mapping[str, int]], bool],
+    *,
+    limit: Mapping[str, int],
+    multiple: int = 1,
+) -> WidthVector:
+    """The widths times the largest uniform multiplier that a budget allows.
+
+    What the rounding down leaves unused is dealt out: groups take one more multiple in the order of
+    what they lost, as long as the budget allows it.
+
+    Args:
+      widths: to multiply; a multiplier below 1 shrinks them.
+      channels: says which groups are tied, come in units, or cannot change.
+      allows: whether a width vector is within the budget; must hold for all narrower ones too.
+      limit: widths not to exceed.
+      multiple: every group that changes is a multiple of it (its limit, where that is smaller).
+
+    Raises:
+      ValueError: if the budget does not even allow one multiple in every group.
+
+    References:
+      Gordon et al., *MorphNet*, CVPR 2018, algorithm 1, step 3.
+    """
+    groups = channels.groups
+    steps = [math.lcm(multiple, group.unit) for group in groups]
+    limits = [limit[group.name] for group in groups]
+    wanted = [group_width(group, widths) for group in groups]
+
+    def floored(factor: float) -> list[int]:
+        return [
+            min(most, max(step, math.floor(factor * width / step + 1e-9) * step))
+            for width, step, most in zip(wanted, steps, limits, strict=True)
+        ]
+
+    def vector(chosen: list[int]) -> WidthVector:
+        changed = {
+            member: width
+            for group, width in zip(groups, chosen, strict=True)
+            for member in group.members
+        }
+        return WidthVector({name: changed.get(name, width) for name, width in limit.items()})
+
+    low, high = 0.0, max(most / width for most, width in zip(limits, wanted, strict=True))
+    if not allows(vector(floored(low))):
+        raise ValueError(
+            f"the budget does not allow {multiple} channel(s) in every group: "
+            "choose a smaller search.multiple or a larger target"
+        )
+    if allows(vector(floored(high))):
+        return vector(floored(high))
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if allows(vector(floored(middle))) else (low, middle)
+    chosen = floored(low)
+    lost = [low * width / step - have / step for width, step, have in zip(wanted, steps, chosen)]
+    for number in sorted(range(len(groups)), key=lambda number: -lost[number]):
+        more = list(chosen)
+        more[number] = min(limits[number], more[number] + steps[number])
+        if allows(vector(more)):
+            chosen = more
+    return vector(chosen)
