@@ -14,8 +14,9 @@ FORBIDDEN = {
     "costs.py": {"jax", "flax", "kdjax.*"},
     "models": {"kdjax.losses", "kdjax.train", "kdjax.config", "kdjax.data", "ml_collections"},
     "data": {"kdjax.models", "kdjax.train", "kdjax.config", "kdjax.losses", "flax"},
+    "search": {"kdjax.train", "kdjax.data", "kdjax.config", "kdjax.report", "ml_collections"},
     "train": {"absl", "kdjax.cli", "kdjax.report"},
-    "config.py": {"jax", "flax", "kdjax.*"},
+    "config": {"jax", "flax", "kdjax.*"},
     "report": {"jax", "flax", "kdjax.train", "kdjax.models", "kdjax.data"},
 }
 

@@ -20,13 +20,14 @@ class Outputs(NamedTuple):
       logits: float32, ``[batch, classes]``; of an ensemble ``[students, batch, classes]``.
       features: the map after each block, ``[batch, height, width, channels]``; of an ensemble,
         for each block a tuple with each student's map.
-      adapted: only of an ensemble that trains with adapters: for each block a tuple with the maps
-        of students 2..S brought to the pivot's channels.
+      adapted: only of students that are taught feature by feature: for each block a tuple with the
+        maps of students 2..S brought to the pivot's channels, or of all students (None for those
+        that are not taught) brought to a fixed teacher's.
     """
 
     logits: chex.Array
     features: tuple[Any, ...]
-    adapted: tuple[tuple[chex.Array, ...], ...] = ()
+    adapted: tuple[tuple[chex.Array | None, ...], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -93,12 +93,22 @@ class IndependentNetworks(nn.Module):
 
     They are the baselines of an ensemble: parameters are ``student_1``, ``student_2``, ..., each
     the whole tree of :class:`kdjax.models.Network`. One network alone is allowed too.
+
+    Attributes:
+      architecture: the family, depth and classes.
+      student_widths: one width vector per student.
+      dtype: of the computation; parameters, statistics and logits are float32.
+      bn_axis_name: the mapped axis to share batch statistics over, if any.
+      adapters: for each student whether a fixed teacher, the full network, teaches it feature by
+        feature; empty: none. Such a student's maps are returned at the teacher's channels, by
+        1x1 convolutions under ``adapters`` where they differ, for training only.
     """
 
     architecture: Architecture
     student_widths: tuple[Mapping[str, int], ...]
     dtype: chex.ArrayDType = jnp.float32
     bn_axis_name: str | None = None
+    adapters: tuple[bool, ...] = ()
 
     @nn.compact
     def __call__(
@@ -114,7 +124,44 @@ class IndependentNetworks(nn.Module):
             )(images, train, mask)
             for number, widths in enumerate(self.student_widths, start=1)
         ]
-        return _stack(outputs)
+        stacked = _stack(outputs)
+        if not any(self.adapters):
+            return stacked
+        full = self.architecture.build()
+        shapes = jax.eval_shape(lambda x: full.init_with_output(jax.random.key(0), x)[0], images)
+        channels = tuple(feature.shape[-1] for feature in shapes.features)
+        adapted = TeacherAdapters(channels, self.adapters, self.dtype, name="adapters")
+        return stacked._replace(adapted=adapted(stacked.features))
+
+
+class TeacherAdapters(nn.Module):
+    """Brings students' maps to a fixed teacher's channels; None for students without.
+
+    References:
+      Romero et al., *FitNets*, ICLR 2015, section 2.2 (regressors, here 1x1 convolutions).
+    """
+
+    channels: tuple[int, ...]
+    students: tuple[bool, ...]
+    dtype: chex.ArrayDType = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, features: tuple[tuple[chex.Array, ...], ...]
+    ) -> tuple[tuple[chex.Array | None, ...], ...]:
+        def adapt(x: chex.Array, number: int, block: int) -> chex.Array | None:
+            if not self.students[number - 1]:
+                return None
+            channels = self.channels[block - 1]
+            if x.shape[-1] == channels:
+                return x
+            name = f"student_{number}_block{block}"
+            return nn.Conv(channels, (1, 1), dtype=self.dtype, name=name)(x)
+
+        return tuple(
+            tuple(adapt(x, number, block) for number, x in enumerate(maps, start=1))
+            for block, maps in enumerate(features, start=1)
+        )
 
 
 def _stack(outputs: list[Outputs]) -> Outputs:

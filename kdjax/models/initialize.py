@@ -30,8 +30,9 @@ def initialize(
       ``{"params": ..., "batch_stats": ...}`` of float32 NumPy arrays.
 
     References:
-      He et al., *Delving Deep into Rectifiers*, ICCV 2015, equation 10, for convolutions that a
-      ReLU follows; LeCun et al., *Efficient BackProp*, 1998, section 4.6, elsewhere.
+      He et al., *Delving Deep into Rectifiers*, ICCV 2015, equation 10, for convolutions and
+      the dense layers that a ReLU follows; LeCun et al., *Efficient BackProp*, 1998, section 4.6,
+      elsewhere.
     """
     return draw(variable_shapes(net, image_shape), seed)
 
@@ -60,8 +61,8 @@ def _draw_leaf(path: tuple[str, ...], shape: tuple[int, ...], seed: int) -> np.n
     name = "/".join(part for part in path if part not in ("branch", "student_1"))
     stream = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
     generator = np.random.default_rng([seed, stream])
-    rectified = path[-2] == "conv"
-    variance = (2.0 if rectified else 1.0) / np.prod(shape[:-1])
+    # The axes before the last hold one output's inputs, also in grouped convolutions.
+    variance = (2.0 if path[-2] in _RECTIFIED else 1.0) / np.prod(shape[:-1])
     return _truncated_normal(generator, shape) * np.float32(np.sqrt(variance))
 
 
@@ -73,4 +74,6 @@ def _truncated_normal(generator: np.random.Generator, shape: tuple[int, ...]) ->
     return numbers / np.float32(0.87962566103423978)  # The deviation that the cut leaves.
 
 
+# Names of convolutions, and of the dense layers that a ReLU follows.
+_RECTIFIED = ("conv", "dense1", "dense2")
 _CONSTANTS: Mapping[str, float] = {"scale": 1.0, "bias": 0.0, "mean": 0.0, "var": 1.0}

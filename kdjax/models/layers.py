@@ -141,11 +141,23 @@ def _per_example(mask: chex.Array, ndim: int) -> chex.Array:
 
 
 class ConvNorm(nn.Module):
-    """A square convolution without bias, padded to keep the size at stride 1, then BatchNorm."""
+    """A square convolution, padded to keep the size at stride 1, then BatchNorm.
+
+    Attributes:
+      channels: number of outputs.
+      kernel: height and width in pixels, odd.
+      stride: in pixels.
+      groups: of the channels; equal to the inputs and outputs for a depthwise convolution.
+      use_bias: add a bias, which the normalisation cancels.
+      dtype: of the computation; parameters and statistics are float32.
+      bn_axis_name: the mapped axis to share batch statistics over, if any.
+    """
 
     channels: int
     kernel: int = 3
     stride: int = 1
+    groups: int = 1
+    use_bias: bool = False
     dtype: chex.ArrayDType = jnp.float32
     bn_axis_name: str | None = None
 
@@ -158,7 +170,8 @@ class ConvNorm(nn.Module):
             (self.kernel, self.kernel),
             self.stride,
             padding=((pad, pad), (pad, pad)),
-            use_bias=False,
+            feature_group_count=self.groups,
+            use_bias=self.use_bias,
             dtype=self.dtype,
             kernel_init=nn.initializers.he_normal(),
             name="conv",

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 
 from kdjax import widths
-from kdjax.models import resnet
+from kdjax.models import mobilenet_v2, resnet, vgg
 from kdjax.models.architecture import Architecture
 
 
@@ -15,6 +15,10 @@ def _families() -> dict[str, Callable[[int], Architecture]]:
     for depth in resnet.DEPTHS:
         name = f"resnet{depth}"
         table[name] = functools.partial(resnet.create, name, depth)
+    for name in mobilenet_v2.EARLY_STRIDES:
+        table[name] = functools.partial(mobilenet_v2.create, name)
+    for name in vgg.DENSE_LAYERS:
+        table[name] = functools.partial(vgg.create, name)
     return table
 
 

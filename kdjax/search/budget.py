@@ -49,6 +49,7 @@ class Budget:
         blocks are thinned at once, one per block when one after another.
       waypoints: ``[slots, constraints]``: share of the cost to reach by the end of each slot.
       min_width: channels that every group keeps.
+      schedule: ``joint`` or ``sequential``.
     """
 
     channels: Channels
@@ -58,6 +59,7 @@ class Budget:
     slots: np.ndarray
     waypoints: np.ndarray
     min_width: int
+    schedule: str
 
     @property
     def slot_blocks(self) -> tuple[str, ...]:
@@ -76,16 +78,14 @@ class Budget:
 
     def shares(self, widths: Mapping[str, int]) -> dict[str, float]:
         """Constraint -> share of its full cost that a network with these widths has."""
-        counts = np.array(
-            [widths[group.name] for group in self.channels.groups], np.float32
-        )
+        counts = np.array([widths[group.name] for group in self.channels.groups], float)
         return {c.name: float(c.model.cost(counts)) for c in self.constraints}
 
     def allows(self, widths: Mapping[str, int]) -> bool:
         """Whether these widths meet every target."""
         shares = self.shares(widths)
-        # float32 sums of shares are exact to about one part in a million.
-        return all(shares[c.name] <= c.target * (1 + 1e-6) for c in self.constraints)
+        # Shares are sums of quotients: exact to rounding, and a cost of exactly the target is met.
+        return all(shares[c.name] <= c.target * (1 + 1e-9) for c in self.constraints)
 
 
 def share_of(value: float, full: int, name: str, unit: str) -> float:
@@ -175,7 +175,14 @@ def make_budget(
         raise ValueError("search.target has no target: give flops, params, or a target to a block")
     slots, waypoints = _schedule(channels, blocks, constraints, layers, schedule, order)
     budget = Budget(
-        channels, tuple(blocks), tuple(constraints), resources, slots, waypoints, min_width
+        channels=channels,
+        blocks=tuple(blocks),
+        constraints=tuple(constraints),
+        resources=resources,
+        slots=slots,
+        waypoints=waypoints,
+        min_width=min_width,
+        schedule=schedule,
     )
     _check_reachable(budget)
     return budget
@@ -275,7 +282,7 @@ def _check_reachable(budget: Budget) -> None:
                 minimum_width(group, budget.min_width) if may else group.channels
                 for group, may in zip(groups, free, strict=True)
             ],
-            np.float32,
+            float,
         )
         least = float(constraint.model.cost(smallest))
         if least > constraint.target:

@@ -5,11 +5,13 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from kdjax.models import Architecture
+from kdjax.search.budget import Budget
 from kdjax.search.channels import Channels, Group
-from kdjax.widths import WidthVector, check
+from kdjax.widths import WidthVector
 
 Kept = Mapping[str, np.ndarray]
+
+TOLERANCE = 0.02  # How far below a target a structure may stay, relative to the target.
 
 
 def alive_widths(channels: Channels, full: Mapping[str, int], dead: np.ndarray) -> WidthVector:
@@ -80,11 +82,48 @@ def group_width(group: Group, widths: Mapping[str, int]) -> int:
     return found[group.name]
 
 
-def check_ties(widths: Mapping[str, int], architecture: Architecture, channels: Channels) -> None:
-    """Raises ValueError if ``widths`` is no thinning of the searched network."""
-    vector = check(widths, architecture.widths)
-    for group in channels.groups:
-        group_width(group, vector)
+def top_up(widths: Mapping[str, int], budget: Budget) -> WidthVector:
+    """Gives channels back while a target is undercut by more than :data:`TOLERANCE`.
+
+    With several targets the last to be met may leave another behind; with few channels one may be
+    worth more than the tolerance. Each time the channel is chosen that brings most of what is
+    undercut for what it takes of the room under the other targets.
+
+    Args:
+      widths: within the budget.
+      budget: whose blocks say which groups may change.
+
+    Returns:
+      Widths within the budget, none below ``widths``.
+    """
+    constraints, groups = budget.constraints, budget.channels.groups
+    targets = np.array([constraint.target for constraint in constraints])
+    free = np.flatnonzero(budget.slots.any(axis=0))
+    counts = np.array([group_width(group, widths) for group in groups], float)
+
+    def shares(counts: np.ndarray) -> np.ndarray:
+        return np.array([constraint.model.cost(counts) for constraint in constraints])
+
+    while (low := (now := shares(counts)) < (1 - TOLERANCE) * targets).any():
+        best, best_value = None, 0.0
+        for number in free:
+            more = counts.copy()
+            more[number] += groups[number].unit
+            if more[number] > groups[number].channels or ((then := shares(more)) > targets).any():
+                continue
+            gain = ((then - now) / targets)[low].max()
+            price = ((then - now) / np.maximum(targets - now, 1e-12)).max()
+            if gain > 0 and gain / price > best_value:
+                best, best_value = more, gain / price
+        if best is None:
+            break
+        counts = best
+    changed = {
+        member: int(count)
+        for group, count in zip(groups, counts, strict=True)
+        for member in group.members
+    }
+    return WidthVector({name: changed.get(name, width) for name, width in widths.items()})
 
 
 def expand(
@@ -144,7 +183,7 @@ def expand(
         middle = (low + high) / 2
         low, high = (middle, high) if allows(vector(floored(middle))) else (low, middle)
     chosen = floored(low)
-    lost = [low * width / step - have / step for width, step, have in zip(wanted, steps, chosen)]
+    lost = [low * width / step - have / step for width, step, have in zip(wanted, steps, chosen, strict=True)]
     for number in sorted(range(len(groups)), key=lambda number: -lost[number]):
         more = list(chosen)
         more[number] = min(limits[number], more[number] + steps[number])

@@ -93,10 +93,10 @@ class CostModel:
             constant,
         )
 
-    def cost(self, counts: chex.Array) -> chex.Array:
+    def cost(self, counts: chex.Array | np.ndarray) -> chex.Array:
         """Scalar: the share of the full cost that is left with ``counts [groups]`` alive."""
         reads, writes = self._sides(counts)
-        return jnp.sum(self.connection * reads * writes + self.output * writes)
+        return (self.connection * reads * writes + self.output * writes).sum()
 
     def coefficients(self, counts: chex.Array) -> chex.Array:
         """``[groups]``: what one more unit of sum|scale| in a group adds to the penalty."""
@@ -118,10 +118,10 @@ class CostModel:
         return jnp.sum(self.coefficients(counts) * sums)
 
     def _sides(self, counts: chex.Array) -> tuple[chex.Array, chex.Array]:
-        extended = jnp.append(counts, 1.0)
-        writes = extended[self.target]
-        reads = jnp.where(self.grouped, 1.0, extended[self.source])
-        return reads, writes
+        # On the host it is NumPy's float64: cheap enough to try thousands of width vectors.
+        array = np if isinstance(counts, np.ndarray) else jnp
+        extended = array.append(counts, 1.0)
+        return array.where(self.grouped, 1.0, extended[self.source]), extended[self.target]
 
 
 def penalty(

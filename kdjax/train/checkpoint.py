@@ -96,6 +96,17 @@ class Checkpoints:
         restored = self._read(kind, state=ocp.args.StandardRestore(shapes))["state"]
         return _rebuilt(jax.tree.map(np.asarray, restored), template), stored
 
+    def variables(self, kind: str) -> dict[str, Any]:
+        """``params`` and ``batch_stats`` of the newest checkpoint of a kind, as host arrays.
+
+        Raises:
+          CheckpointError: if it cannot be read.
+        """
+        restored = self._read(kind, state=ocp.args.StandardRestore())["state"]
+        return jax.tree.map(
+            np.asarray, {name: restored[name] for name in ("params", "batch_stats")}
+        )
+
     def _path(self, kind: str) -> Path:
         return self.directory / kind / str(self.latest_step(kind))
 

@@ -7,9 +7,11 @@ from typing import Any
 import ml_collections
 
 from kdjax import data, models, widths
+from kdjax import config as configuration
 from kdjax.config import ConfigError
 from kdjax.data.batches import Batches, DeviceData, device_data
 from kdjax.models.ensemble import student_vectors
+from kdjax.train import methods
 from kdjax.train.parallel import Parallel, choose
 from kdjax.train.runner import Runner
 from kdjax.widths import WidthVector
@@ -23,7 +25,7 @@ class Experiment:
       config: validated.
       dataset: read.
       architecture: with all classes of the dataset.
-      student_widths: the pivot's first.
+      student_widths: the pivot's first; of a search the network to thin.
       parallel: the devices.
     """
 
@@ -65,17 +67,24 @@ class Experiment:
         )
         return batches, self.parallel.replicate(host_data), bounds
 
-    def runner(self, method: str, batches: Batches, device: DeviceData) -> Runner:
-        """The compiled functions of a method."""
-        return Runner(
+    def runner(
+        self,
+        method: str,
+        batches: Batches,
+        device: DeviceData,
+        config: ml_collections.ConfigDict | None = None,
+    ) -> Runner:
+        """The compiled functions of a method; ``config`` in place of the experiment's."""
+        config = self.config if config is None else config
+        made = methods.make(
             method,
-            self.config,
+            config,
             self.architecture,
             self.student_widths,
-            batches,
-            device,
-            self.parallel,
+            batches.steps_per_epoch,
+            self.parallel.axis_name,
         )
+        return Runner(made, config, batches, device, self.parallel)
 
 
 def resolve(
@@ -142,6 +151,8 @@ def _students(
     architecture: models.Architecture,
     given: Sequence[Mapping[str, int]],
 ) -> tuple[WidthVector, ...]:
+    if configuration.kind(config) == "search":
+        return (architecture.widths,)
     if given:
         vectors = tuple(widths.check(vector, architecture.widths) for vector in given)
     elif config.student_widths:

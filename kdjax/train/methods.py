@@ -1,17 +1,20 @@
-"""The two ways to train a set of students: distilled as an ensemble, or each by itself."""
+"""What is trained: students distilled as an ensemble, each by itself, or from a fixed teacher."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import chex
 import flax.linen as nn
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from kdjax import losses
 from kdjax.models import Architecture, IndependentNetworks, Outputs, StudentEnsemble
 from kdjax.models.layers import BATCH_STATS
+from kdjax.train.optimizer import weight_ramps
+from kdjax.train.state import TrainState
 from kdjax.widths import WidthVector
 
 Weights = dict[str, chex.Array]
@@ -24,17 +27,36 @@ class Method:
 
     Attributes:
       model: the module whose variables are trained.
-      forward: ``(variables, images, mask) -> (Outputs, new batch_stats)`` in training mode.
+      forward: ``(variables, teacher, images, mask) -> (outputs, new batch_stats)`` in training mode;
+        ``outputs.logits`` is ``[students, batch, classes]``.
       loss: ``(outputs, labels, weights) -> (total [batch], {term: [students, batch]})``.
+      weights: step -> weight of each loss term.
       separate: whether the students must not influence each other.
       teacher_weights: share of each student in the ensemble's logits; None is equal shares.
+      observe: ``(state, metrics) -> further metrics`` of a step that has been taken.
     """
 
     model: nn.Module
-    forward: Callable[[Any, chex.Array, chex.Array], tuple[Outputs, Any]]
-    loss: Callable[[Outputs, chex.Array, Weights], tuple[chex.Array, Terms]]
+    forward: Callable[[Any, Any, chex.Array, chex.Array], tuple[Any, Any]]
+    loss: Callable[[Any, chex.Array, Weights], tuple[chex.Array, Terms]]
+    weights: Callable[[chex.Array], Weights]
     separate: bool
-    teacher_weights: Sequence[float] | None
+    teacher_weights: Sequence[float] | None = None
+    observe: Callable[[TrainState, Mapping[str, Any]], dict[str, Any]] = lambda *_: {}
+
+
+class Taught(NamedTuple):
+    """What students with a fixed teacher return.
+
+    Attributes:
+      logits: ``[students, batch, classes]`` float32.
+      adapted: for each block a tuple with each student's map, at the teacher's channels.
+      teacher: the teacher's :class:`kdjax.models.Outputs`.
+    """
+
+    logits: chex.Array
+    adapted: tuple[tuple[chex.Array, ...], ...]
+    teacher: Outputs
 
 
 def make(
@@ -42,18 +64,16 @@ def make(
     config: ml_collections.ConfigDict,
     architecture: Architecture,
     student_widths: tuple[WidthVector, ...],
+    steps_per_epoch: int,
     axis_name: str | None,
 ) -> Method:
     """The method ``ensemble`` or ``independent``; devices are named by ``axis_name``."""
-    fields = {
-        "dtype": jnp.dtype(config.compute.dtype),
-        "bn_axis_name": axis_name if config.compute.batch_norm == "global" else None,
-    }
     builders = {"ensemble": _ensemble, "independent": _independent}
-    return builders[name](config, architecture, student_widths, fields)
+    fields = _module_fields(config, axis_name)
+    return builders[name](config, architecture, student_widths, steps_per_epoch, fields)
 
 
-def _ensemble(config, architecture, student_widths, fields) -> Method:
+def _ensemble(config, architecture, student_widths, steps_per_epoch, fields) -> Method:
     model = StudentEnsemble(architecture, student_widths, **fields)
     teacher_weights = tuple(config.teacher_weights) or None
 
@@ -68,7 +88,8 @@ def _ensemble(config, architecture, student_widths, fields) -> Method:
             label_smoothing=config.label_smoothing,
         )
 
-    def forward(variables, images, mask):
+    def forward(variables, teacher, images, mask):
+        del teacher
         outputs, stats = _forward(model, variables, images, mask)
         if config.feature_gradient_to_stem:
             return outputs, stats
@@ -77,10 +98,12 @@ def _ensemble(config, architecture, student_widths, fields) -> Method:
         held, _ = _forward(model.clone(stop_stem_gradient=True), variables, images, mask)
         return held._replace(logits=outputs.logits), stats
 
-    return Method(model, forward, loss, False, teacher_weights)
+    weights = weight_ramps(config, steps_per_epoch)
+    return Method(model, forward, loss, weights, False, teacher_weights)
 
 
-def _independent(config, architecture, student_widths, fields) -> Method:
+def _independent(config, architecture, student_widths, steps_per_epoch, fields) -> Method:
+    del steps_per_epoch
     model = IndependentNetworks(architecture, student_widths, **fields)
 
     def loss(outputs: Outputs, labels: chex.Array, weights: Weights):
@@ -90,10 +113,73 @@ def _independent(config, architecture, student_widths, fields) -> Method:
         )
         return jnp.sum(hard, axis=0), {"hard": hard}
 
-    def forward(variables, images, mask):
+    def forward(variables, teacher, images, mask):
+        del teacher
         return _forward(model, variables, images, mask)
 
-    return Method(model, forward, loss, True, None)
+    return Method(model, forward, loss, lambda step: {}, True)
+
+
+def taught(
+    config: ml_collections.ConfigDict,
+    architecture: Architecture,
+    student_widths: tuple[WidthVector, ...],
+    distilled: Sequence[bool],
+    axis_name: str | None,
+) -> Method:
+    """Students side by side, each learning from labels, and some from a fixed teacher too.
+
+    The teacher is the full network of the architecture, in evaluation mode: it is no part of the
+    state, and runs once for all students.
+
+    Args:
+      config: of a search.
+      architecture: of teacher and students.
+      student_widths: of the students.
+      distilled: for each student whether it sees the teacher; the others learn from labels alone,
+        at full weight.
+      axis_name: names the devices.
+    """
+    fields = _module_fields(config, axis_name)
+    teacher_net = architecture.build(dtype=fields["dtype"])
+    by_features = config.weights.feature > 0
+    model = IndependentNetworks(
+        architecture, student_widths, **fields, adapters=tuple(distilled) if by_features else ()
+    )
+
+    def forward(variables, teacher, images, mask):
+        outputs, stats = _forward(model, variables, images, mask)
+        teaching = teacher_net.apply(teacher, images, train=False)
+        return Taught(outputs.logits, outputs.adapted, teaching), stats
+
+    def loss(outputs: Taught, labels: chex.Array, weights: Weights):
+        pairs = [
+            [None if student is None else (student, target) for student in adapted]
+            for adapted, target in zip(outputs.adapted, outputs.teacher.features, strict=False)
+        ]
+        return losses.distillation_loss(
+            outputs.logits,
+            outputs.teacher.logits,
+            pairs,
+            labels,
+            weights=weights,
+            temperature=config.temperature,
+            label_smoothing=config.label_smoothing,
+        )
+
+    alone = {"hard": 1.0, "feature": 0.0, "soft": 0.0}
+    constant = {
+        term: np.where(distilled, weight, alone[term]).astype(np.float32)
+        for term, weight in config.weights.items()
+    }
+    return Method(model, forward, loss, lambda step: constant, True)
+
+
+def _module_fields(config: ml_collections.ConfigDict, axis_name: str | None) -> dict[str, Any]:
+    return {
+        "dtype": jnp.dtype(config.compute.dtype),
+        "bn_axis_name": axis_name if config.compute.batch_norm == "global" else None,
+    }
 
 
 def _forward(model: nn.Module, variables, images, mask) -> tuple[Outputs, Any]:

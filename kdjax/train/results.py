@@ -71,19 +71,24 @@ def summarize(experiment: Experiment, measured: Sequence[Measured]) -> dict[str,
             for method in experiment.methods
             if (group := [m for m in measured if m.method == method and m.images_per_second])
         },
-        "made_with": {
-            "network": experiment.architecture.name,
-            "network_width": config.network_width,
-            "dataset": experiment.dataset.name,
-            "dataset_fingerprint": experiment.dataset.fingerprint(),
-            "device": experiment.parallel.devices[0].device_kind,
-            "devices": len(experiment.parallel.devices),
-            "kdjax": kdjax.__version__,
-            "jax": jax.__version__,
-            "python": platform.python_version(),
-        },
+        "made_with": made_with(experiment),
     }
     return summary
+
+
+def made_with(experiment: Experiment) -> dict[str, Any]:
+    """What a result was made with: network, data, devices, versions."""
+    return {
+        "network": experiment.architecture.name,
+        "network_width": experiment.config.network_width,
+        "dataset": experiment.dataset.name,
+        "dataset_fingerprint": experiment.dataset.fingerprint(),
+        "device": experiment.parallel.devices[0].device_kind,
+        "devices": len(experiment.parallel.devices),
+        "kdjax": kdjax.__version__,
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def _of(measured: Sequence[Measured], method: str, kind: str, split: str) -> list[dict[str, Any]]:
@@ -102,7 +107,7 @@ def _accuracies(
         values = [float(s["accuracy"][student]) for s in _of(measured, method, kind, split)]
         if values:
             entry[short] = float(np.mean(values))
-            entry[f"{short}_std"] = _deviation(values)
+            entry[f"{short}_std"] = deviation(values)
             if split == "test":
                 entry["per_seed"] = values
     return entry
@@ -110,7 +115,7 @@ def _accuracies(
 
 def _ensemble(measured: Sequence[Measured], method: str, kind: str) -> dict[str, Any]:
     values = [float(s["ensemble_accuracy"]) for s in _of(measured, method, kind, "test")]
-    return {"test": float(np.mean(values)), "test_std": _deviation(values), "per_seed": values}
+    return {"test": float(np.mean(values)), "test_std": deviation(values), "per_seed": values}
 
 
 def _gain(baseline: Sequence[float], distilled: Sequence[float]) -> dict[str, float]:
@@ -118,9 +123,9 @@ def _gain(baseline: Sequence[float], distilled: Sequence[float]) -> dict[str, fl
     mean = float(np.mean(baseline))
     return {
         "gain_points": 100 * float(np.mean(differences)),
-        "gain_points_std": 100 * _deviation(differences),
+        "gain_points_std": 100 * deviation(differences),
         "relative_gain": float(np.mean(differences)) / mean if mean else float("nan"),
-        "relative_gain_std": _deviation(differences) / mean if mean else float("nan"),
+        "relative_gain_std": deviation(differences) / mean if mean else float("nan"),
     }
 
 
@@ -138,5 +143,6 @@ def _other_checkpoint(experiment: Experiment, measured: Sequence[Measured]) -> d
     }
 
 
-def _deviation(values: Sequence[float] | np.ndarray) -> float:
+def deviation(values: Sequence[float] | np.ndarray) -> float:
+    """Sample standard deviation; 0 of a single value."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0

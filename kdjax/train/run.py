@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import ml_collections
@@ -29,6 +29,8 @@ class Run:
       record: JSON that every checkpoint carries.
       validation: bounds of the validation split in the device data; empty if start == stop.
       writer, progress, interrupts: where measurements go and signals come from.
+      begin: the state to start from, made of the runner's initial one.
+      watch: sees every written record of training: ``(step, values)``.
     """
 
     name: str
@@ -41,6 +43,8 @@ class Run:
     writer: MetricsWriter
     progress: ProgressReport
     interrupts: Interrupts
+    begin: Callable[[TrainState], TrainState] = lambda state: state
+    watch: Callable[[int, Mapping[str, Any]], None] = lambda step, values: None
 
     def __post_init__(self) -> None:
         self._steps_per_epoch = self.runner.batches.steps_per_epoch
@@ -92,7 +96,7 @@ class Run:
         state = self.runner.initial_state(self.seed)
         if self.checkpoints.latest_step("last") is None:
             self.checkpoints.drop_newer("best", -1)
-            return state, 0
+            return self.begin(state), 0
         state, stored = self.checkpoints.restore("last", state, self.record)
         per_device = self.config.compute.batch_norm == "device"
         if per_device and stored["devices"] != self.record["devices"]:
@@ -166,6 +170,7 @@ class Run:
                 **window.means(),
             }
             self.writer.write("train", step, values)
+            self.watch(step, values)
             window.clear()
 
     def _validate(self, state: TrainState, step: int, epoch: int) -> None:

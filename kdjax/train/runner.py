@@ -10,20 +10,24 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import optax
 
 from kdjax.data.batches import Batches, DeviceData
-from kdjax.models import Architecture
 from kdjax.models.initialize import draw, variable_shapes
-from kdjax.train import methods
-from kdjax.train.optimizer import learning_rate_schedule, make_optimizer, weight_ramps
+from kdjax.train.methods import Method
+from kdjax.train.optimizer import learning_rate_schedule, make_optimizer
 from kdjax.train.parallel import Parallel
 from kdjax.train.state import TrainState
 from kdjax.train.step import Metrics, evaluation_step, train_step
-from kdjax.widths import WidthVector
+
+Wrap = Callable[[optax.GradientTransformation, optax.Schedule], optax.GradientTransformation]
 
 
 class Runner:
     """Training and evaluation of one method on one dataset, compiled.
+
+    Whatever does not change between steps, the data and a fixed teacher, lies on the devices from
+    the start and is an argument of the compiled functions, not part of them.
 
     Attributes:
       method: the networks and their losses.
@@ -34,16 +38,27 @@ class Runner:
 
     def __init__(
         self,
-        name: str,
+        method: Method,
         config: ml_collections.ConfigDict,
-        architecture: Architecture,
-        student_widths: tuple[WidthVector, ...],
         batches: Batches,
         data: DeviceData,
         parallel: Parallel,
+        *,
+        teacher: Any = None,
+        wrap: Wrap = lambda optimizer, schedule: optimizer,
     ):
-        """Prepares to compile; ``data`` is already on the devices."""
-        self.method = methods.make(name, config, architecture, student_widths, parallel.axis_name)
+        """Prepares to compile.
+
+        Args:
+          method: what is trained.
+          config: its ``epochs``, ``schedule``, ``optimizer``, ``compute`` and ``evaluation``.
+          batches: how training batches are cut.
+          data: already on the devices.
+          parallel: the devices.
+          teacher: host variables of a fixed teacher, if the method has one.
+          wrap: ``(optimizer, schedule) -> optimizer`` around the configured one.
+        """
+        self.method = method
         self.batches = batches
         self.schedule = learning_rate_schedule(
             config.schedule, config.epochs, batches.steps_per_epoch
@@ -53,12 +68,11 @@ class Runner:
         )
         self._parallel = parallel
         self._data = data
-        self._optimizer = make_optimizer(
-            config.optimizer, self.schedule, separate=self.method.separate
-        )
+        self._teacher = None if teacher is None else parallel.replicate(teacher)
+        optimizer = make_optimizer(config.optimizer, self.schedule, separate=method.separate)
+        self._optimizer = wrap(optimizer, self.schedule)
         self._shapes = variable_shapes(self.method.model, data.images.shape[-3:])
         self._optimizer_shapes = jax.eval_shape(self._optimizer.init, self._shapes["params"])
-        self._weights = weight_ramps(config, batches.steps_per_epoch)
         self._evaluation_batches = _with_batch_size(
             batches, config.evaluation.batch_size, len(parallel.devices)
         )
@@ -113,7 +127,7 @@ class Runner:
         """
         taken = min(self.steps_per_dispatch, end - step)
         run = self._whole if taken == self.steps_per_dispatch else self._short
-        state, metrics = run(state, self._data, order, self._scalar(end))
+        state, metrics = run(state, self._data, self._teacher, order, self._scalar(end))
         return state, metrics, taken
 
     def to_host(self, metrics: Metrics) -> Metrics:
@@ -154,6 +168,7 @@ class Runner:
         self,
         state: TrainState,
         data: DeviceData,
+        teacher: Any,
         order: chex.Array,
         end: chex.Array,
         *,
@@ -167,7 +182,8 @@ class Runner:
                 batch,
                 method=self.method,
                 optimizer=self._optimizer,
-                weights=self._weights(state.step),
+                weights=self.method.weights(state.step),
+                teacher=teacher,
                 axis_name=self._parallel.axis_name,
             )
 

@@ -26,6 +26,7 @@ def train_step(
     method: Method,
     optimizer: optax.GradientTransformation,
     weights: Weights,
+    teacher: Any = None,
     axis_name: str | None = None,
 ) -> tuple[TrainState, Metrics]:
     """Moves every student one step.
@@ -36,6 +37,7 @@ def train_step(
       method: the networks and their losses.
       optimizer: acts on all parameters at once.
       weights: of the loss terms, at this step.
+      teacher: variables of the fixed teacher, of a method that has one.
       axis_name: the mapped axis of devices, if any.
 
     Returns:
@@ -46,7 +48,7 @@ def train_step(
 
     def objective(params: Any):
         variables = {"params": params, "batch_stats": state.batch_stats}
-        outputs, batch_stats = method.forward(variables, batch.images, batch.mask)
+        outputs, batch_stats = method.forward(variables, teacher, batch.images, batch.mask)
         total, terms = method.loss(outputs, batch.labels, weights)
         # The one average over the batch: over all devices' real examples.
         mean = jnp.sum(jnp.where(batch.mask, total, 0.0)) / count
@@ -68,7 +70,7 @@ def train_step(
         batch_stats=_merge_statistics(batch_stats, batch.mask, axis_name),
         optimizer_state=optimizer_state,
     )
-    return state, metrics
+    return state, metrics | method.observe(state, metrics)
 
 
 def evaluation_step(

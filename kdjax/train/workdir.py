@@ -92,13 +92,15 @@ def read_student_widths(path: Path) -> list[dict[str, int]]:
 
 
 def create(
-    path: Path, config: ml_collections.ConfigDict, student_widths: Sequence[Mapping[str, int]]
+    path: Path, config: ml_collections.ConfigDict, student_widths: Sequence[Mapping[str, int]] = ()
 ) -> None:
-    """Writes ``config.json`` and ``widths.json``."""
+    """Writes ``config.json`` and, where students are given, ``widths.json``."""
     path.mkdir(parents=True, exist_ok=True)
     # The marker comes last: with it there, the directory is complete.
-    students = {"students": [dict(widths) for widths in student_widths]}
-    write_atomically(path / "widths.json", json.dumps(students, indent=1, sort_keys=True) + "\n")
+    if student_widths:
+        students = {"students": [dict(widths) for widths in student_widths]}
+        text = json.dumps(students, indent=1, sort_keys=True) + "\n"
+        write_atomically(path / "widths.json", text)
     write_atomically(path / "config.json", configuration.to_json(config))
 
 

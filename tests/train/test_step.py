@@ -37,7 +37,7 @@ def small_method(name="ensemble", vectors=VECTORS, classes=5, **overrides):
     config.update_from_flattened_dict(overrides)
     architecture = models.create("resnet8", classes)
     vectors = tuple(WidthVector({g: v[g] for g in architecture.widths}) for v in vectors)
-    return methods.make(name, config, architecture, vectors, None), config
+    return methods.make(name, config, architecture, vectors, 1, None), config
 
 
 def small_state(method, optimizer, seed=0, image_shape=(8, 8, 3)):
@@ -96,7 +96,7 @@ def test_losses_and_gradients_equal_pytorch(golden, golden_setup):
 
     def objective(params):
         outputs, _ = method.forward(
-            {"params": params, "batch_stats": state.batch_stats}, batch.images, batch.mask
+            {"params": params, "batch_stats": state.batch_stats}, None, batch.images, batch.mask
         )
         total, terms = method.loss(outputs, batch.labels, WEIGHTS)
         return total.mean(), (outputs.logits, terms)
@@ -164,7 +164,7 @@ def stem_gradient(terms, **overrides):
     weights = {name: float(name in terms) for name in WEIGHTS}
 
     def objective(params):
-        outputs, _ = method.forward({**variables, "params": params}, batch.images, batch.mask)
+        outputs, _ = method.forward({**variables, "params": params}, None, batch.images, batch.mask)
         return method.loss(outputs, batch.labels, weights)[0].mean()
 
     return jax.jit(jax.grad(objective))(variables["params"])

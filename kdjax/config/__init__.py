@@ -1,0 +1,48 @@
+"""The configuration: every field, its default, its meaning and what it may be.
+
+There are two kinds, that of `kdjax train` and that of `kdjax search`. One table says all of each.
+The default :class:`ConfigDict`, the checks, the help texts and the list of what a resumed run may
+change are read from it. Fields are numbers, strings, booleans and tuples only, since nothing else
+can be overridden on a command line.
+"""
+
+from kdjax.config.checks import validate
+from kdjax.config.fields import ConfigError, Field
+from kdjax.config.kinds import (
+    FIELDS,
+    SEARCH_FIELDS,
+    Kind,
+    default,
+    fields_of,
+    flatten,
+    kind,
+    search_default,
+    unknown_field,
+)
+from kdjax.config.search import RESOURCES
+from kdjax.config.shared import OPTIMIZERS, SCHEDULES
+from kdjax.config.stored import forbidden_changes, from_json, to_json
+from kdjax.config.training import RAMPS, TERMS
+
+__all__ = [
+    "FIELDS",
+    "OPTIMIZERS",
+    "RAMPS",
+    "RESOURCES",
+    "SCHEDULES",
+    "SEARCH_FIELDS",
+    "TERMS",
+    "ConfigError",
+    "Field",
+    "Kind",
+    "default",
+    "fields_of",
+    "flatten",
+    "forbidden_changes",
+    "from_json",
+    "kind",
+    "search_default",
+    "to_json",
+    "unknown_field",
+    "validate",
+]

@@ -1,0 +1,191 @@
+"""The checks: every field by itself, then the fields against each other."""
+
+from collections.abc import Callable
+
+import ml_collections
+
+from kdjax.config.fields import ConfigError
+from kdjax.config.kinds import Kind, fields_of, flatten, kind, unknown_field
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Checks every field by itself and against the others, by the table of its kind.
+
+    Raises:
+      ConfigError: for the first wrong field; names it, its value and what is allowed.
+    """
+    fields = fields_of(kind(config))
+    values = dict(flatten(config))
+    for name in values:
+        if name not in fields:
+            raise unknown_field(name, fields)
+    for name, field in fields.items():
+        if name not in values:
+            raise ConfigError(f"config.{name} is missing: {field.meaning}")
+        value = values[name]
+        expected = type(field.default)
+        right_type = isinstance(value, expected) or (expected is float and isinstance(value, int))
+        if not right_type or (isinstance(value, bool) and expected is not bool):
+            raise ConfigError(
+                f"config.{name} is {value!r}, a {type(value).__name__}: expected "
+                f"{expected.__name__} ({field.meaning})"
+            )
+        if not field.valid(value):
+            raise ConfigError(f"config.{name} is {value!r}: allowed is {field.allowed}")
+    for check in _TOGETHER[kind(config)]:
+        check(config)
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def _require_different(name: str, values: tuple[object, ...], what: str) -> None:
+    _require(len(set(values)) == len(values), f"config.{name} is {values}: {what} must differ")
+
+
+def _seeds(config: ml_collections.ConfigDict) -> None:
+    _require_different("seeds", config.seeds, "the seeds")
+
+
+def _weights(config: ml_collections.ConfigDict) -> None:
+    _require(sum(config.weights.values()) > 0, "config.weights are all 0: nothing would be learnt")
+
+
+def _boundaries(config: ml_collections.ConfigDict) -> None:
+    boundaries = config.schedule.boundaries
+    _require(
+        list(boundaries) == sorted(set(boundaries)),
+        f"config.schedule.boundaries is {boundaries}: they must increase",
+    )
+
+
+def _warmup_below(*names: str) -> Callable[[ml_collections.ConfigDict], None]:
+    def check(config: ml_collections.ConfigDict) -> None:
+        values = dict(flatten(config))
+        for name in names:
+            _require(
+                config.schedule.warmup_epochs < values[name],
+                f"config.schedule.warmup_epochs is {config.schedule.warmup_epochs}: it must be "
+                f"below config.{name}, {values[name]}",
+            )
+
+    return check
+
+
+def _image_size(config: ml_collections.ConfigDict) -> None:
+    size = config.data.image_size
+    _require(
+        size == (0, 0) or min(size) >= 8,
+        f"config.data.image_size is {size}: both must be at least 8, or both 0 to keep sizes",
+    )
+
+
+def _selection(config: ml_collections.ConfigDict) -> None:
+    _require(
+        config.evaluation.select == "last" or config.data.validation > 0,
+        "config.evaluation.select is 'best', but config.data.validation is 0: there is no "
+        "validation split to choose on",
+    )
+
+
+def _students(config: ml_collections.ConfigDict) -> None:
+    students = len(config.student_widths) or len(config.student_scales)
+    field = "student_widths" if config.student_widths else "student_scales"
+    _require(
+        students >= 2 or (config.method == "independent" and students == 1),
+        f"config.{field} has {students} entries: an ensemble needs at least 2 students",
+    )
+    scales = config.student_scales
+    _require(
+        bool(config.student_widths) or scales[0] == 1.0,
+        f"config.student_scales is {scales}: the first student is the pivot and must be 1.0",
+    )
+    shares = config.teacher_weights
+    _require(
+        not shares or (len(shares) == students and abs(sum(shares) - 1.0) < 1e-6),
+        f"config.teacher_weights is {shares}: expected {students} numbers that sum to 1",
+    )
+
+
+def _targets(config: ml_collections.ConfigDict) -> None:
+    blocks = config.search.blocks.targets
+    _require(
+        any([*config.search.target.values(), *blocks]),
+        "config.search.target has no target: flops and params are 0 and "
+        f"config.search.blocks.targets is {blocks}, one of them must be above 0",
+    )
+
+
+def _blocks(config: ml_collections.ConfigDict) -> None:
+    blocks = config.search.blocks
+    names = blocks.names
+    _require_different("search.blocks.names", names, "the names")
+    _require(
+        bool(names) or not blocks.groups,
+        f"config.search.blocks.groups is {blocks.groups}, but config.search.blocks.names is (): "
+        "groups need the names of their blocks",
+    )
+    _require(
+        len(blocks.groups) == len(names),
+        f"config.search.blocks.groups is {blocks.groups}: expected {len(names)} entries, one for "
+        "each of config.search.blocks.names",
+    )
+    for field in ("strengths", "resources", "targets"):
+        # Without names here the network has them, and the number of its blocks is not known yet.
+        _require(
+            not names or len(blocks[field]) in (0, len(names)),
+            f"config.search.blocks.{field} is {blocks[field]}: expected no entries or "
+            f"{len(names)}, one for each of config.search.blocks.names",
+        )
+    _require_different("search.blocks.frozen", blocks.frozen, "the names")
+    _require(
+        not names or set(blocks.frozen) <= set(names),
+        f"config.search.blocks.frozen is {blocks.frozen}: allowed are config.search.blocks.names, "
+        f"{names}",
+    )
+
+
+def _order(config: ml_collections.ConfigDict) -> None:
+    order, blocks = config.search.order, config.search.blocks
+    _require(
+        not order or config.search.schedule == "sequential",
+        f"config.search.order is {order}, but config.search.schedule is "
+        f"{config.search.schedule!r}: only sequential has an order",
+    )
+    _require_different("search.order", order, "the blocks")
+    free = tuple(name for name in blocks.names if name not in blocks.frozen)
+    _require(
+        not blocks.names or set(order) <= set(free),
+        f"config.search.order is {order}: allowed are names of blocks that are not frozen, {free}",
+    )
+    _require(
+        not set(order) & set(blocks.frozen),
+        f"config.search.order is {order}: allowed are names of blocks that are not frozen, but "
+        f"config.search.blocks.frozen is {blocks.frozen}",
+    )
+
+
+_TOGETHER: dict[Kind, tuple[Callable[[ml_collections.ConfigDict], None], ...]] = {
+    "train": (
+        _seeds,
+        _students,
+        _weights,
+        _boundaries,
+        _warmup_below("epochs"),
+        _image_size,
+        _selection,
+    ),
+    "search": (
+        _seeds,
+        _targets,
+        _blocks,
+        _order,
+        _weights,
+        _boundaries,
+        _warmup_below("teacher.epochs", "distil.epochs"),
+        _image_size,
+        _selection,
+    ),
+}

@@ -1,0 +1,93 @@
+"""What one field of a configuration is, and the kinds of fields there are."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """A field with a value that is not allowed; the message names field, value and allowed ones."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One configuration field.
+
+    Attributes:
+      default: also decides the type.
+      meaning: one line for people.
+      allowed: what a valid value is, in words.
+      valid: value -> bool.
+      resumable: whether a run may be continued with another value.
+    """
+
+    default: Any
+    meaning: str
+    allowed: str = "anything"
+    valid: Callable[[Any], bool] = lambda value: True
+    resumable: bool = False
+
+
+def one_of(default: str, meaning: str, *known: str) -> Field:
+    """A field that takes one of a few words."""
+    return Field(default, meaning, f"one of {', '.join(known)}", lambda value: value in known)
+
+
+def number(
+    default: float,
+    meaning: str,
+    low: float,
+    high: float = float("inf"),
+    *,
+    above: bool = False,
+    below: bool = False,
+    resumable: bool = False,
+) -> Field:
+    """A number from ``low`` to ``high``; ``above`` and ``below`` leave the ends themselves out."""
+    text = f"{'above' if above else 'at least'} {low:g}"
+    if high != float("inf"):
+        text += f" and {'below' if below else 'at most'} {high:g}"
+    elif isinstance(default, float):
+        text += ", finite"
+
+    def valid(value: float) -> bool:
+        # NaN fails every comparison; infinity is never meant.
+        return (value > low or (value == low and not above)) and (
+            value < high or (value == high and not below and high != float("inf"))
+        )
+
+    return Field(default, meaning, text, valid, resumable)
+
+
+def tuple_of(
+    default: tuple[Any, ...],
+    meaning: str,
+    allowed: str,
+    valid: Callable[[Any], bool],
+    length: Callable[[int], bool] = lambda n: True,
+    *,
+    resumable: bool = False,
+) -> Field:
+    """A tuple whose entries pass ``valid`` and whose number of entries passes ``length``."""
+    return Field(
+        default,
+        meaning,
+        allowed,
+        lambda values: length(len(values)) and all(valid(value) for value in values),
+        resumable,
+    )
+
+
+def is_number(value: Any) -> bool:
+    """Whether a tuple's entry is a number; ``True`` is none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def is_count(value: Any) -> bool:
+    """Whether a tuple's entry is a whole number from 0."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def is_text(value: Any) -> bool:
+    """Whether a tuple's entry is a string that is not empty."""
+    return isinstance(value, str) and value != ""

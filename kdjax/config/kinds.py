@@ -1,0 +1,78 @@
+"""The kinds of configuration: which table each has, and what follows from a table alone."""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import ml_collections
+
+from kdjax.config import search, training
+from kdjax.config.fields import ConfigError, Field
+
+Kind = Literal["train", "search"]
+
+FIELDS = training.FIELDS
+SEARCH_FIELDS = search.FIELDS
+_TABLES: dict[Kind, dict[str, Field]] = {"train": FIELDS, "search": SEARCH_FIELDS}
+
+
+def default() -> ml_collections.ConfigDict:
+    """The default of `kdjax train`: both methods on the embedded digits, minutes on a CPU."""
+    return _default_of(FIELDS)
+
+
+def search_default() -> ml_collections.ConfigDict:
+    """The default of `kdjax search`: half the FLOPs of a small network on the embedded digits."""
+    return _default_of(SEARCH_FIELDS)
+
+
+def fields_of(kind: Kind) -> dict[str, Field]:
+    """The table of a kind of configuration."""
+    return _TABLES[kind]
+
+
+def kind(config: Any) -> Kind:
+    """Which command a configuration is for; works on dicts and ConfigDicts.
+
+    That of `kdjax search` is known by its ``search`` section.
+    """
+    return "search" if "search" in config and hasattr(config["search"], "items") else "train"
+
+
+def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """``(dotted name, value)`` of every leaf; works on dicts and ConfigDicts."""
+    for name, value in config.items():
+        if hasattr(value, "items"):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", tuple(value) if isinstance(value, list) else value
+
+
+def unknown_field(name: str, fields: Mapping[str, Field] = FIELDS) -> ConfigError:
+    """The error for a field that ``fields`` lacks: whose it is, or the nearest that exists."""
+    for command, others in _TABLES.items():
+        foreign = (set(others) - set(fields)) | (_sections(*others) - _sections(*fields))
+        if {name, *_sections(name)} & foreign:
+            return ConfigError(f"unknown field config.{name}: it belongs to `kdjax {command}`")
+    near = difflib.get_close_matches(name, fields, n=1, cutoff=0.5)
+    if not near:  # Perhaps the right leaf in the wrong place.
+        near = [known for known in fields if known.split(".")[-1] == name.split(".")[-1]][:1]
+    hint = f": did you mean config.{near[0]}?" if near else ""
+    return ConfigError(f"unknown field config.{name}{hint}")
+
+
+def _sections(*names: str) -> set[str]:
+    return {name.split(".")[0] for name in names}
+
+
+def _default_of(fields: Mapping[str, Field]) -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict()
+    for name, field in fields.items():
+        *parents, leaf = name.split(".")
+        node = config
+        for parent in parents:
+            if parent not in node:
+                node[parent] = ml_collections.ConfigDict()
+            node = node[parent]
+        node[leaf] = field.default
+    return config.lock()

@@ -1,0 +1,119 @@
+"""The fields that every experiment has, in groups: the tables of the commands are made of them."""
+
+from kdjax.config.fields import Field, is_count, is_number, number, one_of, tuple_of
+
+OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
+SCHEDULES = ("constant", "step", "cosine", "exponential")
+
+SEEDS: dict[str, Field] = {
+    "seeds": tuple_of(
+        (0, 1, 2),
+        "one run per seed and method; results are means over them",
+        "different whole numbers, none negative",
+        is_count,
+        lambda n: n > 0,
+    ),
+}
+
+NETWORK: dict[str, Field] = {
+    "network": Field("resnet8", "name of the network family and depth"),
+    "network_width": number(
+        0.625, "multiplies every full width, the stem's included", 0, above=True
+    ),
+}
+
+DATA: dict[str, Field] = {
+    "data.name": Field(
+        "digits",
+        "digits, a TFDS name, tfds:<prepared dir>, npz:<file> or folder:<dir>",
+        "a name",
+        lambda value: value != "",
+    ),
+    "data.data_dir": Field(
+        "", "where prepared TFDS sets lie; empty: $TFDS_DATA_DIR, else ~/tensorflow_datasets"
+    ),
+    "data.validation": number(0.1, "share of train held out for validation", 0, 1, below=True),
+    "data.test": number(
+        0.2,
+        "share held out for test where the source has no test split",
+        0,
+        1,
+        above=True,
+        below=True,
+    ),
+    "data.split_seed": number(0, "decides which examples are held out", 0),
+    "data.image_size": tuple_of(
+        (0, 0),
+        "resize to (height, width) while decoding; (0, 0): keep sizes",
+        "two whole numbers, both 0 or both at least 8",
+        is_count,
+        lambda n: n == 2,
+    ),
+    "data.crop_padding": number(1, "pixels of zeros around the image before a random crop", 0),
+    "data.flip": Field(False, "flip half of the training images left to right"),
+}
+
+LABEL_SMOOTHING: dict[str, Field] = {
+    "label_smoothing": number(0.0, "of the labels, in both methods", 0, 1, below=True),
+}
+
+OPTIMIZATION: dict[str, Field] = {
+    "batch_size": number(64, "images a step, over all devices", 1),
+    "optimizer.name": one_of("sgd", "optimiser", *OPTIMIZERS),
+    "optimizer.momentum": number(0.9, "of sgd and rmsprop", 0, 1, below=True),
+    "optimizer.nesterov": Field(True, "Nesterov momentum, in sgd"),
+    "optimizer.b1": number(0.9, "decay of the first moment, in adam and adamw", 0, 1, below=True),
+    "optimizer.b2": number(
+        0.999, "decay of the second moment, in adam, adamw and rmsprop", 0, 1, below=True
+    ),
+    "optimizer.eps": number(1e-8, "added to the second moment's root", 0, above=True),
+    "optimizer.weight_decay": number(
+        1e-4, "on kernels only, never on scales and biases; decoupled in adamw alone", 0
+    ),
+    "optimizer.clip_norm": number(
+        0.0, "largest gradient norm (of each baseline by itself); 0: no clipping", 0
+    ),
+    "schedule.name": one_of("cosine", "learning rate schedule", *SCHEDULES),
+    "schedule.learning_rate": number(0.1, "peak learning rate", 0, above=True),
+    "schedule.warmup_epochs": number(1.0, "linear rise from 0", 0),
+    "schedule.boundaries": tuple_of(
+        (0.5, 0.75),
+        "step: where the rate drops, as shares of all epochs",
+        "increasing numbers above 0 and below 1",
+        lambda value: is_number(value) and 0 < value < 1,
+    ),
+    "schedule.factor": number(
+        0.1, "step, exponential: what a drop multiplies by", 0, 1, above=True
+    ),
+    "schedule.every_epochs": number(1.0, "exponential: a drop every so many epochs", 0, above=True),
+    "schedule.final": number(0.0, "cosine: last rate relative to the peak", 0, 1),
+}
+
+RUNNING: dict[str, Field] = {
+    "compute.dtype": one_of(
+        "float32",
+        "of the networks; parameters, statistics and losses stay float32",
+        "float32",
+        "bfloat16",
+    ),
+    "compute.batch_norm": one_of(
+        "device",
+        "whose examples a batch statistic is taken over: one device's or all",
+        "device",
+        "global",
+    ),
+    "compute.devices": number(0, "how many devices to use; 0: all", 0, resumable=True),
+    "compute.steps_per_dispatch": number(
+        0, "training steps in one compiled call; 0: the backend's choice", 0, resumable=True
+    ),
+    "evaluation.every_epochs": number(3, "epochs between evaluations on validation", 1),
+    "evaluation.batch_size": number(180, "images a step in evaluation", 1, resumable=True),
+    "evaluation.select": one_of(
+        "last", "which checkpoint the results quote: last, or best on validation", "last", "best"
+    ),
+    "checkpoint.every_epochs": number(5, "epochs between checkpoints", 1, resumable=True),
+    "checkpoint.keep": number(2, "how many of the latest checkpoints to keep", 1, resumable=True),
+    "log.every_steps": number(50, "steps a line of metrics.jsonl averages over", 1, resumable=True),
+    "log.tensorboard": Field(True, "write TensorBoard events", resumable=True),
+    "log.progress": Field(True, "show a progress bar on a terminal", resumable=True),
+}

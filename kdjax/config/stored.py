@@ -1,0 +1,66 @@
+"""Configurations on disk: JSON, and what a resumed run may change."""
+
+import json
+
+import ml_collections
+
+from kdjax.config.checks import validate
+from kdjax.config.fields import ConfigError
+from kdjax.config.kinds import default, fields_of, flatten, kind, search_default, unknown_field
+
+
+def to_json(config: ml_collections.ConfigDict) -> str:
+    """Indented JSON, fields sorted by name."""
+    return json.dumps(config.to_dict(), indent=2) + "\n"
+
+
+def from_json(text: str) -> ml_collections.ConfigDict:
+    """The configuration written by :func:`to_json`, validated; its kind is seen from the text.
+
+    Raises:
+      ConfigError: if the text is not a configuration.
+    """
+    try:
+        content = json.loads(text)
+        stored = dict(flatten(content))
+    except (json.JSONDecodeError, AttributeError) as error:
+        raise ConfigError(f"not a configuration in JSON: {error}") from None
+    config = search_default() if kind(content) == "search" else default()
+    fields = fields_of(kind(config))
+    for name, value in stored.items():
+        if name not in fields:
+            raise unknown_field(name, fields)
+        try:
+            config.update_from_flattened_dict({name: value})
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"config.{name} is {value!r}: {error}") from None
+    validate(config)
+    return config
+
+
+def forbidden_changes(
+    stored: ml_collections.ConfigDict, wanted: ml_collections.ConfigDict
+) -> list[str]:
+    """What keeps a run started with ``stored`` from being continued with ``wanted``.
+
+    Returns:
+      One line per field that differs and may not; a single line if the two are configurations of
+      different commands; empty if the run may go on.
+    """
+    if kind(stored) != kind(wanted):
+        return [
+            f"the stored one is a configuration of `kdjax {kind(stored)}`, the wanted of "
+            f"`kdjax {kind(wanted)}`"
+        ]
+    fields = fields_of(kind(wanted))
+    before, after = dict(flatten(stored)), dict(flatten(wanted))
+    lines = [
+        f"config.{name} was {before.get(name)!r}, is {after[name]!r}"
+        for name in after
+        if before.get(name) != after[name] and not fields[name].resumable
+    ]
+    if kind(wanted) == "train" and after["epochs"] < before["epochs"]:
+        lines.append(
+            f"config.epochs was {before['epochs']!r}, is {after['epochs']!r}: it may only grow"
+        )
+    return lines

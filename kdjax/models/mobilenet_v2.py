@@ -1,0 +1,238 @@
+"""MobileNetV2: inverted residual blocks, wide inside and narrow between, with linear projections.
+
+Channel groups: ``stem``; ``stage1..7`` (what the projections of a stage write; its residual sums
+tie them); ``stageK.blockN.expand`` (inside a block: written by the expansion and again by the
+depthwise convolution, which cannot change it); ``head``. The one block of stage 1 does not expand:
+its depthwise convolution reads and writes ``stem``.
+
+Two variants: for images of about 32 pixels the stem and stage 2 keep the size, so that 32 pixels
+end as 4; for ImageNet both halve it, and 224 pixels end as 7. No dropout before the classifier.
+
+References:
+  Sandler, Howard, Zhu, Zhmoginov, Chen, *MobileNetV2: Inverted Residuals and Linear Bottlenecks*,
+  CVPR 2018, tables 1 and 2.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import chex
+import flax.linen as nn
+import jax.numpy as jnp
+
+from kdjax.costs import Layer
+from kdjax.models.architecture import Architecture, Outputs
+from kdjax.models.layers import ConvNorm
+from kdjax.widths import WidthVector, check
+
+# Of each network: the stride of its stem and of its second stage.
+EARLY_STRIDES: Mapping[str, int] = {"mobilenet_v2": 1, "mobilenet_v2_imagenet": 2}
+_STAGES = (  # name, expansion, full width, blocks, stride; None where the variants differ
+    ("stage1", 1, 16, 1, 1),
+    ("stage2", 6, 24, 2, None),
+    ("stage3", 6, 32, 3, 2),
+    ("stage4", 6, 64, 4, 2),
+    ("stage5", 6, 96, 3, 1),
+    ("stage6", 6, 160, 3, 2),
+    ("stage7", 6, 320, 1, 1),
+)
+_LAST_STAGE = _STAGES[-1][0]
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockPlan:
+    """The shape of one block; ``group`` is its stage, ``hidden`` its channels inside."""
+
+    name: str
+    group: str
+    in_group: str
+    hidden_group: str
+    in_channels: int
+    hidden: int
+    channels: int
+    stride: int
+
+    @property
+    def expand(self) -> bool:
+        return self.hidden_group != self.in_group
+
+    @property
+    def residual(self) -> bool:
+        return self.in_group == self.group
+
+
+@dataclasses.dataclass(frozen=True)
+class MobileNetV2(Architecture):
+    """MobileNetV2; ``early_stride`` is the stride of the stem and of stage 2."""
+
+    early_stride: int = 1
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        return tuple(name for name, *_ in _STAGES)
+
+    def stem(self, widths: Mapping[str, int], **module_fields: Any) -> "Stem":
+        return Stem(widths["stem"], self.early_stride, **module_fields)
+
+    def branch(self, widths: Mapping[str, int], **module_fields: Any) -> "Branch":
+        plan = tuple(self.plan(widths))
+        return Branch(plan, widths["head"], self.num_classes, **module_fields)
+
+    def plan(self, widths: Mapping[str, int]) -> Iterator[BlockPlan]:
+        """The blocks in order."""
+        in_group = "stem"
+        for stage, expansion, _, blocks, stage_stride in _STAGES:
+            first_stride = self.early_stride if stage_stride is None else stage_stride
+            for number in range(1, blocks + 1):
+                hidden_group = f"{stage}.block{number}.expand" if expansion > 1 else in_group
+                yield BlockPlan(
+                    name=f"{stage}_block{number}",
+                    group=stage,
+                    in_group=in_group,
+                    hidden_group=hidden_group,
+                    in_channels=widths[in_group],
+                    hidden=widths[hidden_group],
+                    channels=widths[stage],
+                    stride=first_stride if number == 1 else 1,
+                )
+                in_group = stage
+
+    def layers(
+        self, widths: Mapping[str, int], image_shape: tuple[int, int, int]
+    ) -> tuple[Layer, ...]:
+        widths = check(widths, self.widths)
+        size = _strided((image_shape[0], image_shape[1]), self.early_stride)
+        table = [
+            Layer(
+                ("stem", "conv"),
+                None,
+                "stem",
+                image_shape[2],
+                widths["stem"],
+                (3, 3),
+                size,
+                norm=True,
+            )
+        ]
+        for block in self.plan(widths):
+            path = ("branch", block.name)
+            outer = (block.in_group, block.in_channels)
+            inner = (block.hidden_group, block.hidden)
+            trunk = (block.group, block.channels)
+            if block.expand:
+                table.append(_pointwise((*path, "expand"), outer, inner, size))
+            size = _strided(size, block.stride)
+            table.append(
+                Layer(
+                    (*path, "depthwise"),
+                    block.hidden_group,
+                    block.hidden_group,
+                    block.hidden,
+                    block.hidden,
+                    (3, 3),
+                    size,
+                    groups=block.hidden,
+                    norm=True,
+                )
+            )
+            table.append(_pointwise((*path, "project"), inner, trunk, size))
+        last, head = (_LAST_STAGE, widths[_LAST_STAGE]), ("head", widths["head"])
+        table.append(_pointwise(("branch", "head"), last, head, size))
+        table.append(
+            Layer(
+                ("branch", "classifier"),
+                "head",
+                None,
+                widths["head"],
+                self.num_classes,
+                bias=True,
+            )
+        )
+        return tuple(table)
+
+
+def create(name: str, num_classes: int) -> MobileNetV2:
+    """The full network of a name in :data:`EARLY_STRIDES`."""
+    groups = {"stem": 32}
+    in_channels = groups["stem"]
+    for stage, expansion, channels, blocks, _ in _STAGES:
+        groups[stage] = channels
+        for number in range(1, blocks + 1):
+            if expansion > 1:
+                groups[f"{stage}.block{number}.expand"] = expansion * in_channels
+            in_channels = channels
+    groups["head"] = 1280
+    return MobileNetV2(name, num_classes, WidthVector(groups), EARLY_STRIDES[name])
+
+
+def _strided(size: tuple[int, int], stride: int) -> tuple[int, int]:
+    return (-(-size[0] // stride), -(-size[1] // stride))
+
+
+def _pointwise(
+    path: tuple[str, ...],
+    source: tuple[str, int],
+    target: tuple[str, int],
+    size: tuple[int, int],
+) -> Layer:
+    (in_group, in_channels), (out_group, out_channels) = source, target
+    return Layer(path, in_group, out_group, in_channels, out_channels, out_size=size, norm=True)
+
+
+class Stem(nn.Module):
+    """3x3 convolution, BatchNorm, ReLU6."""
+
+    channels: int
+    stride: int = 1
+    dtype: chex.ArrayDType = jnp.float32
+    bn_axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: chex.Array, train: bool, mask: chex.Array | None) -> chex.Array:
+        fields = {"dtype": self.dtype, "bn_axis_name": self.bn_axis_name}
+        x = ConvNorm(self.channels, 3, self.stride, name="conv", **fields)(x, train, mask)
+        return nn.relu6(x)
+
+
+class InvertedResidual(nn.Module):
+    """1x1 expansion, 3x3 depthwise convolution, linear 1x1 projection, and a shortcut."""
+
+    plan: BlockPlan
+    dtype: chex.ArrayDType = jnp.float32
+    bn_axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: chex.Array, train: bool, mask: chex.Array | None) -> chex.Array:
+        plan, fields = self.plan, {"dtype": self.dtype, "bn_axis_name": self.bn_axis_name}
+        y = x
+        if plan.expand:
+            y = nn.relu6(ConvNorm(plan.hidden, 1, name="expand", **fields)(y, train, mask))
+        depthwise = ConvNorm(
+            plan.hidden, 3, plan.stride, groups=plan.hidden, name="depthwise", **fields
+        )
+        y = nn.relu6(depthwise(y, train, mask))
+        y = ConvNorm(plan.channels, 1, name="project", **fields)(y, train, mask)
+        return x + y if plan.residual else y
+
+
+class Branch(nn.Module):
+    """Everything after the stem: the blocks, the head, global average pooling, the classifier."""
+
+    plan: tuple[BlockPlan, ...]
+    head: int
+    num_classes: int
+    dtype: chex.ArrayDType = jnp.float32
+    bn_axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: chex.Array, train: bool, mask: chex.Array | None) -> Outputs:
+        fields = {"dtype": self.dtype, "bn_axis_name": self.bn_axis_name}
+        features = {}
+        for block in self.plan:
+            x = InvertedResidual(block, name=block.name, **fields)(x, train, mask)
+            features[block.group] = x
+        x = nn.relu6(ConvNorm(self.head, 1, name="head", **fields)(x, train, mask))
+        pooled = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+        logits = nn.Dense(self.num_classes, dtype=self.dtype, name="classifier")(pooled)
+        return Outputs(logits.astype(jnp.float32), tuple(features.values()))

@@ -1,0 +1,282 @@
+"""The structure search from end to end: teacher, search, structure, distillation, comparison.
+
+Each stage is a :class:`kdjax.train.run.Run` with checkpoints of its own, so that the whole goes on
+wherever it stopped; what lies between two stages is computed anew from the finished one.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from kdjax import config as configuration
+from kdjax import widths
+from kdjax.search import Budget
+from kdjax.train import methods, workdir
+from kdjax.train.checkpoint import Checkpoints
+from kdjax.train.experiment import Experiment, resolve
+from kdjax.train.interrupt import Interrupts
+from kdjax.train.loop import measure, run_name
+from kdjax.train.metrics import MetricsWriter
+from kdjax.train.progress import ProgressReport
+from kdjax.train.results import Measured
+from kdjax.train.run import Run
+from kdjax.train.runner import Runner
+from kdjax.train.search_results import summarize
+from kdjax.train.search_stage import Watch, resolve_budget, search_method, search_optimizer
+from kdjax.train.state import TrainState
+from kdjax.train.structure import CANDIDATES, Structure, candidate_start, find_structure
+from kdjax.train.teacher import digest, load_teacher
+from kdjax.widths import WidthVector
+
+
+def search(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any]:
+    """Finds a structure under a budget and distils it, in the directory ``path``.
+
+    Teacher and search use the first seed; the compact network and its rivals are trained once per
+    seed, all in one compiled step.
+
+    Args:
+      config: every field as in :data:`kdjax.config.SEARCH_FIELDS`.
+      path: the workdir. Missing or empty: a new search. One of the same configuration: it is
+        continued at the stage it is in, or read if it is finished. Anything else is refused.
+
+    Returns:
+      The content of ``results.json``.
+
+    Raises:
+      kdjax.config.ConfigError, kdjax.data.DataError, kdjax.train.workdir.WorkdirError: for bad
+        input, before anything is written.
+      kdjax.train.structure.StructureError: if the search ends above a target.
+      kdjax.train.interrupt.Interrupted: after SIGINT or SIGTERM; all is saved.
+      kdjax.train.metrics.NonFiniteError: if a loss is not finite.
+    """
+    path = Path(path)
+    configuration.validate(config)
+    workdir.check(path, config)
+    experiment = resolve(config)
+    budget = resolve_budget(experiment)
+    teacher = load_teacher(config.teacher, experiment) if config.teacher.workdir else None
+    with workdir.locked(path):
+        workdir.check(path, config)
+        if teacher is not None:
+            _check_teacher(path, teacher)
+        workdir.create(path, config)
+        with contextlib.ExitStack() as stack:
+            stages = _Stages(experiment, path, stack)
+            return _search(stages, budget, teacher)
+
+
+class _Stages:
+    """What all stages share, and how one is run."""
+
+    def __init__(self, experiment: Experiment, path: Path, stack: contextlib.ExitStack):
+        self.experiment, self.config, self.path = experiment, experiment.config, path
+        self.batches, self.data, self.bounds = experiment.prepare()
+        config = self.config
+        epochs = config.search.epochs + len(config.seeds) * config.distil.epochs
+        epochs += 0 if config.teacher.workdir else config.teacher.epochs
+        self._stack = stack
+        self._writer = MetricsWriter(path, tensorboard=config.log.tensorboard)
+        stack.callback(self._writer.close)
+        self._interrupts = stack.enter_context(Interrupts())
+        self.progress = ProgressReport(epochs * self.batches.train_size, bar=config.log.progress)
+        stack.enter_context(self.progress)
+
+    def runner(self, method: methods.Method, config: ml_collections.ConfigDict, **more: Any):
+        """The compiled functions of a stage with the configuration of :func:`_stage_config`."""
+        parallel = self.experiment.parallel
+        return Runner(method, config, self.batches, self.data, parallel, **more)
+
+    def run(
+        self,
+        stage: str,
+        runner: Runner,
+        config: ml_collections.ConfigDict,
+        student_widths: tuple[WidthVector, ...],
+        seed: int,
+        **more: Any,
+    ) -> tuple[Run, TrainState]:
+        """Runs a stage from where it is to its end."""
+        name = run_name(stage, seed)
+        checkpoints = Checkpoints(self.path / "checkpoints" / name, config.checkpoint.keep)
+        self._stack.callback(checkpoints.close)
+        stage_experiment = dataclasses.replace(self.experiment, student_widths=student_widths)
+        run = Run(
+            name=name,
+            seed=seed,
+            runner=runner,
+            config=config,
+            checkpoints=checkpoints,
+            record={**stage_experiment.record, "method": stage, "seed": seed},
+            validation=self.bounds["validation"],
+            writer=self._writer,
+            progress=self.progress,
+            interrupts=self._interrupts,
+            **more,
+        )
+        return run, run.finish()
+
+
+def _search(stages: _Stages, budget: Budget, teacher: Mapping[str, Any] | None) -> dict[str, Any]:
+    experiment, config = stages.experiment, stages.config
+    stages.progress.say(_describe(experiment, budget))
+    teacher_run, teacher_state = None, None
+    if teacher is None:
+        teacher_run, teacher_state = _train_teacher(stages)
+        teacher = _alone(teacher_state)
+    search_run, found_state = _find(stages, budget, teacher)
+    structure = find_structure(experiment, budget, found_state)
+    workdir.write_json(stages.path / "structure.json", structure.to_json())
+    widths.save(structure.compact, stages.path / "widths.json")
+    widths.save(structure.uniform, stages.path / "uniform.json")
+    widths.save(experiment.architecture.widths, stages.path / "full.json")
+    stages.progress.say(structure.describe())
+    candidates = _distil(stages, structure, teacher, found_state)
+    # Only now, with nothing left to train, is the test set looked at.
+    if teacher_run is not None and teacher_state is not None:
+        teacher_scores = measure("teacher", teacher_run, teacher_state, stages.bounds)
+    else:
+        teacher_scores = _measure_given(stages, teacher)
+    measured = [measure("distil", run, state, stages.bounds) for run, state in candidates]
+    summary = summarize(experiment, budget, structure, teacher_scores, measured)
+    # A stage that was already finished was not timed again: its rate stays as it was measured.
+    rates = {"teacher": teacher_run, "search": search_run, "distil": candidates[-1][0]}
+    timed = {
+        name: {"images_per_second": run.images_per_second}
+        for name, run in rates.items()
+        if run is not None and run.images_per_second
+    }
+    earlier = workdir.read_json(stages.path / "results.json").get("throughput", {})
+    summary["throughput"] = earlier | timed
+    workdir.write_json(stages.path / "results.json", summary)
+    return summary
+
+
+def _train_teacher(stages: _Stages) -> tuple[Run, TrainState]:
+    config = _stage_config(stages.config, stages.config.teacher.epochs)
+    runner = stages.experiment.runner("independent", stages.batches, stages.data, config)
+    full = (stages.experiment.architecture.widths,)
+    return stages.run("teacher", runner, config, full, stages.config.seeds[0])
+
+
+def _find(stages: _Stages, budget: Budget, teacher: Mapping[str, Any]) -> tuple[Run, TrainState]:
+    experiment, wanted = stages.experiment, stages.config.search
+    config = _stage_config(stages.config, wanted.epochs, constant_rate=wanted.learning_rate)
+    steps = wanted.epochs * stages.batches.steps_per_epoch
+    runner = stages.runner(
+        search_method(experiment, budget),
+        config,
+        teacher=teacher,
+        wrap=search_optimizer(experiment, budget, steps),
+    )
+
+    def begin(state: TrainState) -> TrainState:
+        if wanted.start == "fresh":
+            return state
+        start = {kind: {"student_1": tree} for kind, tree in teacher.items()}
+        return state.replace(params=start["params"], batch_stats=start["batch_stats"])
+
+    watch = Watch(budget, steps, wanted.descent, stages.progress.say)
+    full = (experiment.architecture.widths,)
+    return stages.run(
+        "search", runner, config, full, stages.config.seeds[0], begin=begin, watch=watch
+    )
+
+
+def _distil(
+    stages: _Stages, structure: Structure, teacher: Mapping[str, Any], found: TrainState
+) -> list[tuple[Run, TrainState]]:
+    experiment = stages.experiment
+    config = _stage_config(stages.config, stages.config.distil.epochs)
+    students = tuple(structure.widths_of(candidate) for candidate in CANDIDATES)
+    method = methods.taught(
+        experiment.config,
+        experiment.architecture,
+        students,
+        tuple(candidate.distilled for candidate in CANDIDATES),
+        experiment.parallel.axis_name,
+    )
+    runner = stages.runner(method, config, teacher=teacher)
+    begin: Callable[[TrainState], TrainState] = lambda state: state  # noqa: E731
+    if stages.config.distil.start == "slim":
+        begin = candidate_start(experiment, structure, teacher, _alone(found))
+    return [
+        stages.run("distil", runner, config, students, seed, begin=begin)
+        for seed in stages.config.seeds
+    ]
+
+
+def _stage_config(
+    config: ml_collections.ConfigDict, epochs: int, constant_rate: float = 0.0
+) -> ml_collections.ConfigDict:
+    """What :class:`Run` and :class:`Runner` need, for a stage of so many epochs."""
+    stage = ml_collections.ConfigDict(config.to_dict())
+    stage.epochs = epochs
+    if constant_rate:
+        stage.schedule.update(name="constant", learning_rate=constant_rate, warmup_epochs=0.0)
+    return stage
+
+
+def _alone(state: TrainState) -> dict[str, Any]:
+    """The variables of a stage with one network, as those of the network itself."""
+    return {kind: tree["student_1"] for kind, tree in state.variables.items()}
+
+
+def _measure_given(stages: _Stages, teacher: Mapping[str, Any]) -> Measured:
+    """Scores of a teacher that was not trained here."""
+    config = _stage_config(stages.config, 1)
+    runner = stages.experiment.runner("independent", stages.batches, stages.data, config)
+    variables = runner.place_variables(
+        {kind: {"student_1": tree} for kind, tree in teacher.items()}
+    )
+    scores: dict[str, Any] = {"step": 0} | {
+        split: runner.evaluate(variables, stages.bounds[split])
+        for split in ("validation", "test")
+        if stages.bounds[split][0] < stages.bounds[split][1]
+    }
+    return Measured("teacher", -1, {"last": scores, "best": scores}, 0.0)
+
+
+def _check_teacher(path: Path, teacher: Mapping[str, Any]) -> None:
+    """A search goes on with the teacher it began with.
+
+    Raises:
+      WorkdirError: if the one that was given has changed since.
+    """
+    marker = path / "teacher.json"
+    found = {"digest": digest(teacher)}
+    stored = workdir.read_json(marker)
+    if stored and stored != found:
+        raise workdir.WorkdirError(
+            f"workdir {path} holds a search with another teacher: config.teacher names one whose "
+            "weights have changed since; choose another --workdir"
+        )
+    workdir.write_json(marker, found)
+
+
+def _describe(experiment: Experiment, budget: Budget) -> str:
+    """One paragraph: what is about to be searched."""
+    config, dataset = experiment.config, experiment.dataset
+    height, width, channels = dataset.image_shape
+    targets = ", ".join(
+        f"{c.name} {c.target * c.model.full:,.0f} ({c.target:.1%} of {c.model.full:,})"
+        for c in budget.constraints
+    )
+    teacher = (
+        f"from {config.teacher.workdir}"
+        if config.teacher.workdir
+        else f"{config.teacher.epochs} epochs"
+    )
+    return (
+        f"{experiment.architecture.name} on {dataset.name}: {len(dataset.train):,} train, "
+        f"{len(dataset.validation):,} validation, {len(dataset.test):,} test images of {height} x "
+        f"{width} x {channels}, {dataset.num_classes} classes\n"
+        f"Budget: {targets}; {config.search.schedule} over "
+        f"{', '.join(budget.slot_blocks)}\n"
+        f"Teacher {teacher}, search {config.search.epochs} epochs, then {len(CANDIDATES)} networks "
+        f"{config.distil.epochs} epochs for each of the seeds {', '.join(map(str, config.seeds))}"
+    )

@@ -1,0 +1,86 @@
+"""From a finished search to its ``results.json``."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from kdjax import costs
+from kdjax.search import Budget
+from kdjax.train.experiment import Experiment
+from kdjax.train.results import Measured, deviation, made_with
+from kdjax.train.structure import CANDIDATES, Structure
+
+
+def summarize(
+    experiment: Experiment,
+    budget: Budget,
+    structure: Structure,
+    teacher: Measured,
+    measured: Sequence[Measured],
+) -> dict[str, Any]:
+    """The content of a search's ``results.json``.
+
+    ``teacher`` and each of ``candidates`` have ``widths``, ``params``, ``macs``, ``flops`` and
+    accuracies as fractions; those of the candidates are means and sample deviations over seeds.
+    ``structure`` is as in ``structure.json``. ``compact_minus_uniform_points`` and
+    ``distilled_minus_alone_points`` are paired differences of test accuracy in percentage points.
+    """
+    select = experiment.config.evaluation.select
+    candidates = [
+        {
+            "name": candidate.name,
+            "structure": candidate.structure,
+            "distilled": candidate.distilled,
+            **_cost(experiment, structure.widths_of(candidate)),
+            **_accuracies([m.scores[select] for m in measured], index),
+        }
+        for index, candidate in enumerate(CANDIDATES)
+    ]
+    per_seed = [candidate["per_seed"] for candidate in candidates]
+    return {
+        "teacher": {
+            "seed": teacher.seed,
+            **_cost(experiment, structure.full),
+            **_accuracies([teacher.scores[select]], 0),
+        },
+        "candidates": candidates,
+        "structure": structure.to_json(),
+        "blocks": [
+            {"name": block.name, "groups": list(block.groups), "frozen": block.frozen}
+            for block in budget.blocks
+        ],
+        "compact_minus_uniform_points": _difference(per_seed[0], per_seed[2]),
+        "distilled_minus_alone_points": _difference(per_seed[0], per_seed[1]),
+        "start": experiment.config.distil.start,
+        "seeds": list(experiment.config.seeds),
+        "last_or_best": select,
+        "made_with": made_with(experiment),
+    }
+
+
+def _cost(experiment: Experiment, widths: Any) -> dict[str, Any]:
+    cost = costs.count(experiment.architecture, widths, experiment.dataset.image_shape)
+    return {
+        "widths": dict(widths),
+        "params": cost.params,
+        "macs": cost.macs,
+        "flops": cost.flops,
+    }
+
+
+def _accuracies(scores: Sequence[dict[str, Any]], index: int) -> dict[str, Any]:
+    entry: dict[str, Any] = {}
+    for split, short in (("test", "test"), ("validation", "val")):
+        values = [float(score[split]["accuracy"][index]) for score in scores if split in score]
+        if values:
+            entry[short] = float(np.mean(values))
+            entry[f"{short}_std"] = deviation(values)
+            if split == "test":
+                entry["per_seed"] = values
+    return entry
+
+
+def _difference(first: Sequence[float], second: Sequence[float]) -> dict[str, float]:
+    points = 100 * np.subtract(first, second)
+    return {"mean": float(np.mean(points)), "std": deviation(points)}

@@ -1,0 +1,128 @@
+"""The search as a training method: the network, its teacher, its controller, and what it reports."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from kdjax.config import ConfigError
+from kdjax.search import Budget, Channels, ControllerState, Plan, controlled, make_budget, partition
+from kdjax.train import methods
+from kdjax.train.experiment import Experiment
+from kdjax.train.methods import Method
+from kdjax.train.state import TrainState
+
+
+def resolve_budget(experiment: Experiment) -> Budget:
+    """The targets and blocks of ``config.search``, checked against the network.
+
+    Raises:
+      ConfigError: if a target cannot be reached, or a name or a length does not fit.
+    """
+    config, architecture = experiment.config.search, experiment.architecture
+    shape = experiment.dataset.image_shape
+    try:
+        channels = Channels.of(architecture, architecture.widths, shape, root=("student_1",))
+        blocks = partition(
+            architecture,
+            channels,
+            names=config.blocks.names,
+            patterns=config.blocks.groups,
+            strengths=config.blocks.strengths,
+            resources=config.blocks.resources,
+            targets=config.blocks.targets,
+            frozen=config.blocks.frozen,
+        )
+        return make_budget(
+            architecture,
+            architecture.widths,
+            channels,
+            blocks,
+            shape,
+            flops=config.target.flops,
+            params=config.target.params,
+            schedule=config.schedule,
+            order=config.order,
+            min_width=config.min_width,
+        )
+    except ValueError as error:
+        raise ConfigError(f"config: {error}") from None
+
+
+def search_method(experiment: Experiment, budget: Budget) -> Method:
+    """The full network, distilled from its teacher, reporting cost, widths and penalty."""
+    method = methods.taught(
+        experiment.config,
+        experiment.architecture,
+        (experiment.architecture.widths,),
+        (True,),
+        experiment.parallel.axis_name,
+    )
+
+    def observe(state: TrainState, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        controller: ControllerState = state.optimizer_state.controller
+        loss, count = metrics["loss"]
+        counts = budget.channels.counts(~controller.dead)
+        values = {
+            "penalty": controller.penalty,
+            "penalty_to_loss": controller.penalty / jnp.maximum(loss / count, 1e-12),
+        }
+        for number, constraint in enumerate(budget.constraints):
+            values[f"cost/{constraint.name}"] = controller.share[number]
+            values[f"strength/{constraint.name}"] = controller.strength[number]
+        for number, group in enumerate(budget.channels.groups):
+            values[f"alive/{group.name}"] = counts[number]
+        return {name: (value, jnp.float32(1.0)) for name, value in values.items()}
+
+    return dataclasses.replace(method, observe=observe)
+
+
+def search_optimizer(
+    experiment: Experiment, budget: Budget, steps: int
+) -> Callable[[optax.GradientTransformation, optax.Schedule], optax.GradientTransformation]:
+    """What puts the controller around the configured optimiser, for a search of so many steps."""
+    config = experiment.config.search
+    plan = Plan(steps, max(1, round(config.descent * steps)))
+
+    def wrap(optimizer: optax.GradientTransformation, schedule: optax.Schedule):
+        return controlled(optimizer, budget, plan, schedule, config.threshold)
+
+    return wrap
+
+
+class Watch:
+    """Looks at the records of a search and warns, once, if nothing dies although it should."""
+
+    def __init__(self, budget: Budget, steps: int, descent: float, say: Callable[[str], None]):
+        self._budget, self._say = budget, say
+        # By now the plan is well below the full cost.
+        self._from = 0.35 * descent * steps / len(budget.slots)
+        self._full = {f"alive/{g.name}": g.channels for g in budget.channels.groups}
+        self._warned = False
+
+    def __call__(self, step: int, values: Mapping[str, Any]) -> None:
+        if self._warned or step < self._from:
+            return
+        self._warned = True
+        if all(values[name] >= channels - 1e-3 for name, channels in self._full.items()):
+            strengths = ", ".join(
+                f"{c.name} {values[f'strength/{c.name}']:.3g}" for c in self._budget.constraints
+            )
+            self._say(
+                f"search: no channel has died by step {step}. The penalty is "
+                f"{values['penalty_to_loss']:.2g} of the loss (strength: {strengths}) and still "
+                "growing; a longer search (config.search.epochs) or a higher "
+                "config.search.learning_rate gives it more time to act"
+            )
+
+
+def final_structure(budget: Budget, state: TrainState) -> tuple[np.ndarray, np.ndarray]:
+    """``(magnitudes, dead)`` of the units of a finished search, on the host."""
+    cpu = jax.devices("cpu")[0]
+    with jax.default_device(cpu):
+        magnitudes = np.asarray(budget.channels.magnitudes(state.params))
+    return magnitudes, np.asarray(state.optimizer_state.controller.dead)

@@ -1,0 +1,242 @@
+"""What a search found: the compact widths, its uniform rival, and the weights to go on with."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kdjax import costs, widths
+from kdjax.search import (
+    TOLERANCE,
+    Budget,
+    Channels,
+    alive_widths,
+    expand,
+    kept_channels,
+    masked,
+    slim,
+    top_up,
+)
+from kdjax.train.experiment import Experiment
+from kdjax.train.search_stage import final_structure
+from kdjax.train.state import TrainState
+from kdjax.widths import WidthVector
+
+
+class StructureError(ValueError):
+    """A search that did not end within its budget; the message says where and why."""
+
+
+class Candidate(NamedTuple):
+    """A network that the comparison trains.
+
+    Attributes:
+      name: in tables and results.
+      structure: ``compact`` or ``uniform``.
+      distilled: whether the teacher teaches it.
+    """
+
+    name: str
+    structure: str
+    distilled: bool
+
+
+CANDIDATES = (
+    Candidate("compact, distilled", "compact", True),
+    Candidate("compact, alone", "compact", False),
+    Candidate("uniform, distilled", "uniform", True),
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Structure:
+    """The outcome of a search.
+
+    Attributes:
+      full, found, compact, uniform: widths of the seed network; of what was alive; of that after
+        rounding and widening; of the uniform multiplier at equal budget.
+      kept: group -> indices of the channels that stay in ``compact``.
+      targets: constraint -> share of the full cost to reach.
+      shares: constraint -> share that ``compact`` has.
+      full_costs, compact_costs: resource -> cost.
+      note: what a person should know, such as why a target is undercut; or empty.
+    """
+
+    full: WidthVector
+    found: WidthVector
+    compact: WidthVector
+    uniform: WidthVector
+    kept: Mapping[str, np.ndarray]
+    targets: Mapping[str, float]
+    shares: Mapping[str, float]
+    full_costs: Mapping[str, int]
+    compact_costs: Mapping[str, int]
+    note: str
+
+    def widths_of(self, candidate: Candidate) -> WidthVector:
+        """The widths of a candidate."""
+        return {"compact": self.compact, "uniform": self.uniform}[candidate.structure]
+
+    def to_json(self) -> dict[str, Any]:
+        """``structure.json``: widths and costs before and after, targets and shares reached."""
+        return {
+            "widths": dict(sorted(self.compact.items())),
+            "cost": {"before": dict(self.full_costs), "after": dict(self.compact_costs)},
+            "targets": dict(self.targets),
+            "shares": dict(self.shares),
+            "widths_before": dict(sorted(self.full.items())),
+            "widths_alive": dict(sorted(self.found.items())),
+            "widths_uniform": dict(sorted(self.uniform.items())),
+            "note": self.note,
+        }
+
+    def describe(self) -> str:
+        """Lines for people: the widths before and after, and the budget."""
+        changed = ", ".join(
+            f"{group} {width} > {self.compact[group]}" for group, width in self.full.items()
+        )
+        reached = ", ".join(
+            f"{name} {share:.4f} (target {self.targets[name]:.4f})"
+            for name, share in self.shares.items()
+        )
+        return f"Found: {reached}\n{changed}" + (f"\n{self.note}" if self.note else "")
+
+
+def find_structure(experiment: Experiment, budget: Budget, state: TrainState) -> Structure:
+    """Counts what is alive, rounds and widens as configured, and finds the uniform rival.
+
+    Raises:
+      StructureError: if the living channels exceed a target.
+    """
+    config, architecture = experiment.config.search, experiment.architecture
+    full, channels = architecture.widths, budget.channels
+    magnitudes, dead = final_structure(budget, state)
+    found = alive_widths(channels, full, dead)
+    if not budget.allows(found):
+        raise StructureError(_why_not(budget, found))
+    compact = top_up(found, budget)
+    added = sum(compact[g.name] - found[g.name] for g in channels.groups)
+    if config.multiple > 1:
+        rounded = widths.round_to_multiple(compact, config.multiple)
+        compact = WidthVector(
+            {g: full[g] if g in channels.fixed else min(w, full[g]) for g, w in rounded.items()}
+        )
+    if config.expand or not budget.allows(compact):
+        compact = expand(found, channels, budget.allows, limit=full, multiple=config.multiple)
+    costs_of = _cost_counter(experiment)
+    rival = _rival_allows(budget, costs_of(full), costs_of(compact), costs_of)
+    shares = budget.shares(compact)
+    targets = {constraint.name: constraint.target for constraint in budget.constraints}
+    return Structure(
+        full=full,
+        found=found,
+        compact=compact,
+        uniform=expand(full, channels, rival, limit=full),
+        kept=kept_channels(channels, magnitudes, dead, compact),
+        targets=targets,
+        shares=shares,
+        full_costs=costs_of(full),
+        compact_costs=costs_of(compact),
+        note=_note(targets, shares, added, config.multiple),
+    )
+
+
+def candidate_start(
+    experiment: Experiment,
+    structure: Structure,
+    teacher: Mapping[str, Any],
+    searched: Mapping[str, Any],
+) -> Callable[[TrainState], TrainState]:
+    """Initial state -> the one in which candidates start from weights that were trained before.
+
+    The compact ones take what survived the search; the uniform one the teacher's channels with the
+    largest scales, as many as it has.
+    """
+    architecture, shape = experiment.architecture, experiment.dataset.image_shape
+    layers = architecture.layers(architecture.widths, shape)
+    net = architecture.build()
+    compact = slim(masked(net, searched, layers, structure.kept, shape), layers, structure.kept)
+    channels = _channels_of(experiment)
+    strengths = np.asarray(channels.magnitudes(teacher["params"]))
+    kept = kept_channels(channels, strengths, np.zeros(len(strengths), bool), structure.uniform)
+    sliced = {"compact": compact, "uniform": slim(teacher, layers, kept)}
+
+    def begin(state: TrainState) -> TrainState:
+        params, batch_stats = dict(state.params), dict(state.batch_stats)
+        for number, candidate in enumerate(CANDIDATES, start=1):
+            start = sliced[candidate.structure]
+            params[f"student_{number}"] = start["params"]
+            batch_stats[f"student_{number}"] = start["batch_stats"]
+        return state.replace(params=params, batch_stats=batch_stats)
+
+    return begin
+
+
+def _channels_of(experiment: Experiment) -> Channels:
+    """The layout of the full network alone, not of a stage's parameters."""
+    architecture = experiment.architecture
+    return Channels.of(architecture, architecture.widths, experiment.dataset.image_shape)
+
+
+def _cost_counter(experiment: Experiment) -> Callable[[Mapping[str, int]], dict[str, int]]:
+    def count(vector: Mapping[str, int]) -> dict[str, int]:
+        cost = costs.count(experiment.architecture, vector, experiment.dataset.image_shape)
+        return {"flops": cost.flops, "macs": cost.macs, "params": cost.params}
+
+    return count
+
+
+def _rival_allows(
+    budget: Budget,
+    full: Mapping[str, int],
+    compact: Mapping[str, int],
+    costs_of: Callable[[Mapping[str, int]], dict[str, int]],
+) -> Callable[[Mapping[str, int]], bool]:
+    """The budget of the uniform rival: whatever has a target, as much of it as the compact one may.
+
+    Where only blocks have targets, that is what the compact network has.
+    """
+    limits: dict[str, float] = {}
+    for constraint in budget.constraints:
+        resource = constraint.model.resource
+        if constraint.name == resource:
+            limits[resource] = constraint.target * full[resource] * (1 + 1e-6)
+        else:
+            limits.setdefault(resource, compact[resource])
+
+    def allows(vector: Mapping[str, int]) -> bool:
+        found = costs_of(vector)
+        return all(found[resource] <= most for resource, most in limits.items())
+
+    return allows
+
+
+def _why_not(budget: Budget, found: Mapping[str, int]) -> str:
+    shares = budget.shares(found)
+    over = ", ".join(
+        f"{c.name} {shares[c.name]:.4f} for {c.target:.4f}"
+        for c in budget.constraints
+        if shares[c.name] > c.target
+    )
+    floor = [g.name for g in budget.channels.groups if found[g.name] <= budget.min_width]
+    ties = [" = ".join(g.members) for g in budget.channels.groups if len(g.members) > 1]
+    reasons = [f"at their least width are {', '.join(floor) or 'no groups'}"]
+    if ties:
+        reasons.append(f"tied are {', '.join(ties)}")
+    if budget.schedule == "sequential":
+        reasons.append("a block that had its turn does not change again")
+    return f"the search ended above its target: {over}; {'; '.join(reasons)}"
+
+
+def _note(
+    targets: Mapping[str, float], shares: Mapping[str, float], added: int, multiple: int
+) -> str:
+    parts = []
+    if added:
+        parts.append(f"{added} channels were given back, since a target was undercut")
+    low = [name for name, share in shares.items() if share < (1 - TOLERANCE) * targets[name]]
+    if low:
+        why = f"multiples of {multiple}" if multiple > 1 else "single channels, or other targets,"
+        parts.append(f"{', '.join(low)} ended more than 2 % below: {why} leave nothing between")
+    return "; ".join(parts)

@@ -1,0 +1,86 @@
+"""A teacher taken from another workdir, checked against the experiment that wants it."""
+
+import contextlib
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.traverse_util
+import ml_collections
+import numpy as np
+
+from kdjax import models
+from kdjax.config import ConfigError
+from kdjax.train import workdir
+from kdjax.train.checkpoint import Checkpoints
+from kdjax.train.experiment import Experiment
+
+# Where a workdir has several runs, the first of these kinds is taken.
+_KINDS = ("teacher", "independent", "ensemble")
+
+
+def load_teacher(config: ml_collections.ConfigDict, experiment: Experiment) -> dict[str, Any]:
+    """The variables of the full network that ``config.teacher`` names, on the host.
+
+    Args:
+      config: its ``workdir`` is one of `kdjax search` or `kdjax train`, whose first student is
+        taken; ``run`` one of its runs, and ``checkpoint`` ``last`` or ``best``.
+      experiment: whose architecture, at full widths, the teacher must have.
+
+    Raises:
+      ConfigError: if there is no such run, or it is another network or has other classes.
+    """
+    path = Path(config.workdir)
+    try:
+        workdir.read_config(path)
+    except workdir.WorkdirError as error:
+        raise ConfigError(f"config.teacher.workdir is {config.workdir!r}: {error}") from None
+    name = _find_run(path, config.run)
+    with contextlib.closing(
+        Checkpoints(path / "checkpoints" / name, read_only=True)
+    ) as checkpoints:
+        if checkpoints.latest_step(config.checkpoint) is None:
+            raise ConfigError(
+                f"config.teacher.checkpoint is {config.checkpoint!r}: {name} in {path} has none yet"
+            )
+        record = checkpoints.record(config.checkpoint)
+        _check(record, experiment, f"the teacher {name} in {path}")
+        variables = checkpoints.variables(config.checkpoint)
+    return models.extract_student(variables, 1)
+
+
+def digest(variables: Mapping[str, Any]) -> str:
+    """A name for the exact numbers in a tree of arrays."""
+    total = hashlib.sha256()
+    for path, leaf in sorted(flax.traverse_util.flatten_dict(variables, sep="/").items()):
+        total.update(path.encode())
+        total.update(np.ascontiguousarray(leaf).tobytes())
+    return total.hexdigest()[:16]
+
+
+def _find_run(path: Path, wanted: str) -> str:
+    folder = path / "checkpoints"
+    runs = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    if wanted and wanted not in runs:
+        raise ConfigError(
+            f"config.teacher.run is {wanted!r}: the runs in {path} are {', '.join(runs) or 'none'}"
+        )
+    for kind in _KINDS:
+        for run in [wanted] if wanted else runs:
+            if run.startswith(f"{kind}-seed"):
+                return run
+    raise ConfigError(f"config.teacher.workdir is {str(path)!r}: it holds no trained full network")
+
+
+def _check(record: Mapping[str, Any], experiment: Experiment, name: str) -> None:
+    architecture = experiment.architecture
+    shape = experiment.dataset.image_shape
+    for field, found, expected in (
+        ("network", record["network"], architecture.name),
+        ("number of classes", record["num_classes"], architecture.num_classes),
+        ("widths", record["student_widths"][0], dict(architecture.widths)),
+        ("image shape", tuple(record["image_shape"]), tuple(shape)),
+    ):
+        if found != expected:
+            raise ConfigError(f"{name} does not fit: its {field} is {found}, expected {expected}")

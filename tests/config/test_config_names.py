@@ -1,0 +1,118 @@
+"""Fields that should not be there, fields that are missing, and whose a field is."""
+
+import pytest
+
+from kdjax import config as configuration
+from kdjax.config import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("temprature", "temperature"),
+        ("optimizer__momentun", "optimizer.momentum"),
+        ("schedule__learning_rates", "schedule.learning_rate"),
+        ("learning_rate", "schedule.learning_rate"),
+    ],
+)
+def test_an_unknown_field_is_named_with_the_nearest(changed, name, nearest):
+    message = rf"unknown field config\.{name.replace('__', '.')}: did you mean config\.{nearest}\?"
+    with pytest.raises(ConfigError, match=message):
+        configuration.validate(changed(**{name: 1}))
+
+
+def test_a_missing_field_is_named():
+    config = configuration.default()
+    with config.unlocked():
+        del config.schedule["factor"]
+    with pytest.raises(ConfigError, match=r"config\.schedule\.factor is missing"):
+        configuration.validate(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("search__threshhold", "search.threshold"),
+        ("search__blocks__strength", "search.blocks.strengths"),
+        ("teacher__workdirs", "teacher.workdir"),
+        ("threshold", "search.threshold"),
+        ("temprature", "temperature"),
+    ],
+)
+def test_an_unknown_field_of_a_search_is_named_with_the_nearest(changed_search, name, nearest):
+    message = rf"unknown field config\.{name.replace('__', '.')}: did you mean config\.{nearest}\?"
+    with pytest.raises(ConfigError, match=message):
+        configuration.validate(changed_search(**{name: 1}))
+
+
+def test_a_missing_field_of_a_search_is_named():
+    config = configuration.search_default()
+    with config.unlocked():
+        del config.search.target["params"]
+    with pytest.raises(
+        ConfigError, match=r"^config\.search\.target\.params is missing: parameters"
+    ):
+        configuration.validate(config)
+
+
+# Whose a field is
+
+
+def test_the_kind_is_told_by_the_search_section():
+    train, search = configuration.default(), configuration.search_default()
+    assert (configuration.kind(train), configuration.kind(search)) == ("train", "search")
+    assert configuration.kind(search.to_dict()) == "search"
+    assert configuration.kind({"search": 3}) == "train"
+    assert configuration.fields_of("train") is configuration.FIELDS
+    assert configuration.fields_of("search") is configuration.SEARCH_FIELDS
+    for config in (train, search):
+        names = {name for name, _ in configuration.flatten(config)}
+        assert names == set(configuration.fields_of(configuration.kind(config)))
+
+
+def test_shared_fields_are_the_same_and_the_rest_is_known():
+    train, search = configuration.FIELDS, configuration.SEARCH_FIELDS
+    own = {"weights.hard", "weights.feature", "weights.soft", "temperature"}
+    both = set(train) & set(search)
+    assert {name for name in both if train[name] is not search[name]} == own
+    assert {name.split(".")[0] for name in set(train) - both} == {
+        "method", "student_scales", "student_widths", "weight_ramp", "teacher_weights",
+        "feature_gradient_to_stem", "epochs",
+    }  # fmt: skip
+    assert {name.split(".")[0] for name in set(search) - both} == {"teacher", "search", "distil"}
+
+
+@pytest.mark.parametrize(
+    "name", sorted(set(configuration.FIELDS) - set(configuration.SEARCH_FIELDS))
+)
+def test_a_field_of_train_in_a_search_is_named_as_such(changed_search, name):
+    error = configuration.unknown_field(name, configuration.SEARCH_FIELDS)
+    assert str(error) == f"unknown field config.{name}: it belongs to `kdjax train`"
+    if "." not in name:
+        with pytest.raises(ConfigError) as caught:
+            configuration.validate(changed_search(**{name: configuration.FIELDS[name].default}))
+        assert str(caught.value) == str(error)
+
+
+@pytest.mark.parametrize(
+    "name", sorted(set(configuration.SEARCH_FIELDS) - set(configuration.FIELDS))
+)
+def test_a_field_of_a_search_in_train_is_named_as_such(name):
+    error = configuration.unknown_field(name)
+    assert str(error) == f"unknown field config.{name}: it belongs to `kdjax search`"
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "hint"),
+    [
+        ("search", configuration.FIELDS, "it belongs to `kdjax search`"),
+        ("search.epocs", configuration.FIELDS, "it belongs to `kdjax search`"),
+        ("weight_ramp", configuration.SEARCH_FIELDS, "it belongs to `kdjax train`"),
+        # Known to both: a leaf that stands in the wrong place.
+        ("temperature", configuration.FIELDS, "did you mean config.temperature?"),
+        ("batch_size", configuration.SEARCH_FIELDS, "did you mean config.batch_size?"),
+    ],
+)
+def test_a_section_of_the_other_command_is_named_as_such(name, fields, hint):
+    error = configuration.unknown_field(name, fields)
+    assert str(error) == f"unknown field config.{name}: {hint}"

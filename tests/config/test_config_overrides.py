@@ -1,0 +1,149 @@
+"""Overrides on the command line, and configuration files."""
+
+import sys
+from pathlib import Path
+
+import ml_collections
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from kdjax import config as configuration
+from kdjax.cli import read_config
+from kdjax.config import ConfigError
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
+
+
+def get(config, name):
+    return dict(configuration.flatten(config))[name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "expected"),
+    [
+        (["--config.epochs=7"], "epochs", 7),
+        (["--config.epochs", "7"], "epochs", 7),
+        (["--config.weights.soft=0.3"], "weights.soft", 0.3),
+        (["--config.temperature=3"], "temperature", 3.0),
+        (["--config.schedule.learning_rate=1e-3"], "schedule.learning_rate", 1e-3),
+        (["--config.data.flip=true"], "data.flip", True),
+        (["--config.data.flip"], "data.flip", True),
+        (["--config.optimizer.nesterov=False"], "optimizer.nesterov", False),
+        (["--config.data.name=folder:a=b"], "data.name", "folder:a=b"),
+        (["--config.seeds=(4,)"], "seeds", (4,)),
+        (["--config.student_scales=(1.0, 0.5)"], "student_scales", (1.0, 0.5)),
+        (["--config.student_widths=('a.json', 'b.json')"], "student_widths", ("a.json", "b.json")),
+        (["--config.epochs=7", "--config.epochs=9"], "epochs", 9),
+    ],
+)
+def test_an_override_sets_its_field_alone(arguments, name, expected):
+    config = read_config("", arguments)
+    assert isinstance(config, ml_collections.ConfigDict)
+    assert get(config, name) == expected
+    assert type(get(config, name)) is type(expected)
+    others = {**dict(configuration.flatten(config)), name: configuration.FIELDS[name].default}
+    assert others == dict(configuration.flatten(configuration.default()))
+
+
+def test_an_override_leaves_the_next_configuration_alone():
+    read_config("", ["--config.epochs=7"])
+    assert read_config("", ()).to_dict() == configuration.default().to_dict()
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--config.epocs=3", r"unknown field config\.epocs: did you mean config\.epochs\?"),
+        ("--config.learning_rate=3", r"did you mean config\.schedule\.learning_rate\?"),
+        ("--config.data=3", r"unknown field config\.data"),
+        ("--config.epochs=1e3", r"--config\.epochs=1e3: .*'1e3'"),
+        ("--config.epochs=2.5", r"--config\.epochs=2\.5: .*'2\.5'"),
+        ("--config.epochs=", r"--config\.epochs="),
+        ("--config.temperature=warm", r"--config\.temperature=warm: .*'warm'"),
+        ("--config.data.flip=maybe", r"--config\.data\.flip=maybe: .*'maybe'"),
+        ("--config.seeds=(0,", r"--config\.seeds=\(0,"),
+        ("--epochs=3", r"--epochs=3: Unknown command line flag 'epochs'"),
+        ("epochs=3", r"unknown argument 'epochs=3'; overrides look like --config\.weights\.soft"),
+    ],
+)
+def test_an_override_that_is_wrong_is_one_clear_line(argument, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_config("", [argument])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def config_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from kdjax import config as configuration\n\n\n"
+        "def get_config(epochs='5'):\n"
+        "    config = configuration.default()\n"
+        "    config.epochs = int(epochs)\n"
+        "    config.batch_size = 16\n"
+        "    return config\n"
+    )
+    return path
+
+
+def test_a_file_is_read_and_overridden(config_file):
+    config = read_config(str(config_file), ["--config.batch_size=8"])
+    assert (config.epochs, config.batch_size) == (5, 8)
+
+
+def test_a_file_takes_an_argument(config_file):
+    assert read_config(f"{config_file}:9", ()).epochs == 9
+
+
+def test_a_file_that_is_missing_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"none\.py: there is no such file"):
+        read_config(str(tmp_path / "none.py"), ())
+
+
+def test_a_value_that_a_file_cannot_take_is_one_clear_line(config_file):
+    with pytest.raises(ConfigError, match=r"--config\.epochs=1e3: .*'1e3'"):
+        read_config(str(config_file), ["--config.epochs=1e3"])
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_config_file_is_valid(path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert configuration.validate(read_config(str(path), ())) is None
+
+
+# A search
+
+
+@pytest.mark.parametrize(
+    ("argument", "name", "expected"),
+    [
+        ("teacher.epochs=7", "teacher.epochs", 7),
+        ("teacher.workdir=runs/a=b", "teacher.workdir", "runs/a=b"),
+        ("search.target.flops=0", "search.target.flops", 0.0),
+        ("search.target.params=150000", "search.target.params", 150000.0),
+        ("search.threshold=1e-4", "search.threshold", 1e-4),
+        ("search.multiple=8", "search.multiple", 8),
+        ("search.expand=true", "search.expand", True),
+        ("search.expand", "search.expand", True),
+        ("search.order=('stage2', 'stage1')", "search.order", ("stage2", "stage1")),
+        ("search.order=()", "search.order", ()),
+        ("search.blocks.groups=('a b*',)", "search.blocks.groups", ("a b*",)),
+        ("search.blocks.strengths=(1, 0.5)", "search.blocks.strengths", (1, 0.5)),
+        ("distil.start=slim", "distil.start", "slim"),
+        ("weights.feature=0.1", "weights.feature", 0.1),
+    ],
+)
+def test_an_override_of_a_search_sets_its_field_alone(argument, name, expected):
+    values = flags.FlagValues()
+    arguments = ["kdjax", f"--config.{argument}"]
+    config_flags.DEFINE_config_dict(
+        "config", configuration.search_default(), flag_values=values, sys_argv=arguments
+    )
+    assert values(arguments) == ["kdjax"]
+    found = dict(configuration.flatten(values["config"].value))
+    assert found[name] == expected
+    assert type(found[name]) is type(expected)
+    default = dict(configuration.flatten(configuration.search_default()))
+    assert {**found, name: default[name]} == default

@@ -1,0 +1,85 @@
+"""What a resumed run may change."""
+
+import pytest
+
+from kdjax import config as configuration
+
+BEFORE = {"epochs": 60, "batch_size": 64, "seeds": (0, 1, 2)}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"epochs": 61},
+        {"log__every_steps": 1, "log__tensorboard": False, "log__progress": False},
+        {"checkpoint__every_epochs": 5, "checkpoint__keep": 9},
+        {"compute__devices": 4, "compute__steps_per_dispatch": 8, "evaluation__batch_size": 9},
+    ],
+)
+def test_a_run_may_be_continued(changed, changes):
+    before, after = changed(**BEFORE), changed(**{**BEFORE, **changes})
+    assert configuration.forbidden_changes(before, after) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"epochs": 59}, ["config.epochs was 60, is 59: it may only grow"]),
+        ({"batch_size": 32}, ["config.batch_size was 64, is 32"]),
+        ({"seeds": (0,)}, ["config.seeds was (0, 1, 2), is (0,)"]),
+        (
+            {"temperature": 4.0, "weights__soft": 0.3, "log__every_steps": 1},
+            ["config.temperature was 2.0, is 4.0", "config.weights.soft was 0.15, is 0.3"],
+        ),
+    ],
+)
+def test_a_run_may_not_be_continued(changed, changes, expected):
+    before, after = changed(**BEFORE), changed(**{**BEFORE, **changes})
+    assert sorted(configuration.forbidden_changes(before, after)) == expected
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"log__every_steps": 1, "checkpoint__keep": 9},
+        {"compute__devices": 4, "evaluation__batch_size": 9},
+    ],
+)
+def test_a_search_may_be_continued(changes, changed_search):
+    assert configuration.forbidden_changes(changed_search(), changed_search(**changes)) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"teacher__epochs": 21}, ["config.teacher.epochs was 20, is 21"]),
+        ({"search__epochs": 21}, ["config.search.epochs was 20, is 21"]),
+        ({"distil__epochs": 19}, ["config.distil.epochs was 20, is 19"]),
+        (
+            {
+                "search__target__flops": 0.3,
+                "search__blocks__frozen": ("a",),
+                "log__progress": False,
+            },
+            [
+                "config.search.blocks.frozen was (), is ('a',)",
+                "config.search.target.flops was 0.5, is 0.3",
+            ],
+        ),
+    ],
+)
+def test_a_search_may_not_be_continued(changes, expected, changed_search):
+    lines = configuration.forbidden_changes(changed_search(), changed_search(**changes))
+    assert sorted(lines) == expected
+
+
+def test_a_run_of_one_command_is_not_continued_by_the_other():
+    train, search = configuration.default(), configuration.search_default()
+    assert configuration.forbidden_changes(train, search) == [
+        "the stored one is a configuration of `kdjax train`, the wanted of `kdjax search`"
+    ]
+    assert configuration.forbidden_changes(search, train) == [
+        "the stored one is a configuration of `kdjax search`, the wanted of `kdjax train`"
+    ]
