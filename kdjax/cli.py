@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 
@@ -40,18 +41,49 @@ def _train(known: argparse.Namespace, overrides: Sequence[str]) -> int:
     path = Path(known.workdir or default_workdir(config))
     from kdjax import report
     from kdjax.train import train
+
+    summary, status = _until_interrupted(train, config, path)
+    if summary is not None:
+        written = report.write(summary, path)
+        report.print_table(summary)
+        _say_where(path, written)
+    return status
+
+
+def _search(known: argparse.Namespace, overrides: Sequence[str]) -> int:
+    config = read_config(known.config, overrides, "search")
+    configuration.validate(config)
+    path = Path(known.workdir or default_workdir(config))
+    from kdjax import report
+    from kdjax.train import search
+
+    summary, status = _until_interrupted(search, config, path)
+    if summary is not None:
+        written = report.write_search(summary, path)
+        report.print_search(summary)
+        _say_where(path, written)
+        print(f"Widths: {path / 'widths.json'} (as a student: --config.student_widths, see --help)")
+    return status
+
+
+def _until_interrupted(
+    run: Callable[[ml_collections.ConfigDict, Path], dict[str, Any]],
+    config: ml_collections.ConfigDict,
+    path: Path,
+) -> tuple[dict[str, Any] | None, int]:
+    """What a run returns and exit status 0; None and another status if a signal stopped it."""
     from kdjax.train.interrupt import Interrupted
 
     try:
-        summary = train(config, path)
+        return run(config, path), 0
     except Interrupted as interrupted:
         print(f"{interrupted}. The same command goes on from there.", file=sys.stderr)
-        return 0 if interrupted.signal_name == "SIGTERM" else _STOPPED
-    written = report.write(summary, path)
-    report.print_table(summary)
+        return None, 0 if interrupted.signal_name == "SIGTERM" else _STOPPED
+
+
+def _say_where(path: Path, written: Sequence[Path]) -> None:
     names = ", ".join(file.name for file in written)
     print(f"Results: {path / 'results.json'}  Report: {written[0].parent} ({names})")
-    return 0
 
 
 def _evaluate(known: argparse.Namespace, overrides: Sequence[str]) -> int:
@@ -74,25 +106,30 @@ def _prepare(known: argparse.Namespace, overrides: Sequence[str]) -> int:
     return 0
 
 
-def read_config(path: str, overrides: Sequence[str]) -> ml_collections.ConfigDict:
+def read_config(
+    path: str, overrides: Sequence[str], kind: configuration.Kind = "train"
+) -> ml_collections.ConfigDict:
     """The configuration of a file with overrides applied.
 
     Args:
       path: ``file.py`` or ``file.py:argument`` with a ``get_config``; empty means the default.
         A config file is Python and is run.
       overrides: ``--config.a.b=value`` (or the value as the next argument).
+      kind: ``train`` or ``search``.
 
     Raises:
-      ConfigError: if the file cannot be used, an argument is not an override, or a field does not
-        exist or has another type.
+      ConfigError: if the file cannot be used or is of the other kind, an argument is not an
+        override, or a field does not exist or has another type.
     """
     from absl import flags
     from ml_collections import config_flags
 
+    fields = configuration.fields_of(kind)
+    default = {"train": configuration.default, "search": configuration.search_default}[kind]
     for name in (text.split("=")[0] for text in overrides if text.startswith("--config.")):
         field = name.removeprefix("--config.")
-        if field not in configuration.FIELDS:
-            raise configuration.unknown_field(field)
+        if field not in fields:
+            raise configuration.unknown_field(field, fields)
     values = flags.FlagValues()
     arguments = ["kdjax", *([f"--config={path}"] if path else []), *overrides]
     # Without sys_argv the flags would look at the arguments of whatever process this is.
@@ -104,21 +141,27 @@ def read_config(path: str, overrides: Sequence[str]) -> ml_collections.ConfigDic
         sys.path.insert(0, str(Path(path.partition(":")[0]).resolve().parent))
         config_flags.DEFINE_config_file("config", **settings)
     else:
-        config_flags.DEFINE_config_dict("config", configuration.default(), **settings)
+        config_flags.DEFINE_config_dict("config", default(), **settings)
     try:
         left = values(arguments)
     except (flags.Error, AttributeError, TypeError, ValueError) as error:
         if unknown := re.search(r'Key "(\w+)" does not exist', str(error)):
-            raise configuration.unknown_field(unknown[1]) from None
+            raise configuration.unknown_field(unknown[1], fields) from None
         raise configuration.ConfigError(f"{' '.join(arguments[1:])}: {error}") from None
     _no_more(left[1:])
-    return values["config"].value
+    config = values["config"].value
+    if (found := configuration.kind(config)) != kind:
+        raise configuration.ConfigError(
+            f"--config={path} is a configuration of `kdjax {found}`, not of `kdjax {kind}`"
+        )
+    return config
 
 
 def default_workdir(config: ml_collections.ConfigDict) -> Path:
     """Where an experiment goes if nothing is said."""
     name = f"{config.data.name}-{config.network}".replace("/", "-").replace(":", "-")
-    return Path("kdjax-runs") / name
+    prefix = "search-" if configuration.kind(config) == "search" else ""
+    return Path("kdjax-runs") / f"{prefix}{name}"
 
 
 def _no_more(arguments: Sequence[str]) -> None:
@@ -165,20 +208,28 @@ def _parser() -> argparse.ArgumentParser:
         "  kdjax train --config=configs/cifar10_resnet20.py --workdir=runs/c10\n"
         "  kdjax train --config.weights.soft=0.3 --config.seeds='(0,)' --workdir=runs/soft3\n\n"
         "The same command again continues an unfinished run, and shows a finished one.",
-        "fields (--config.NAME=VALUE), with the default:\n" + _describe_fields(),
+        _describe_fields("train"),
     )
-    train.add_argument(
-        "--config",
-        default="",
-        metavar="FILE.py[:ARG]",
-        help="a Python file with get_config(); default: the embedded digits",
+    _add_config_and_workdir(train, "kdjax-runs/<dataset>-<network>")
+
+    search = command(
+        "search",
+        _search,
+        "find a compact structure under a budget, distil it, and compare",
+        "Trains a teacher, learns which of its channels are worth their cost until the network\n"
+        "meets a budget, builds the smaller network, distils it from the teacher, and compares it\n"
+        "with the same structure trained alone and with uniform thinning at equal budget.\n\n"
+        "  kdjax search\n"
+        "  kdjax search --config.search.target.flops=0.3 --workdir=runs/third\n"
+        "  kdjax search --config=configs/search_cifar10_resnet56.py --workdir=runs/r56 \\\n"
+        "    --config.search.target.flops=0.5 --config.search.target.params=0.4\n\n"
+        "The same command again continues at whatever stage it was in. The structure it finds can\n"
+        "be a student of an online ensemble:\n\n"
+        '  kdjax train --config.student_widths=\'("W/full.json", "W/widths.json")\'\n\n'
+        "with W the workdir of the search.",
+        _describe_fields("search"),
     )
-    train.add_argument(
-        "--workdir",
-        default="",
-        metavar="DIR",
-        help="where everything is written; default: kdjax-runs/<dataset>-<network>",
-    )
+    _add_config_and_workdir(search, "kdjax-runs/search-<dataset>-<network>")
 
     evaluate = command(
         "evaluate",
@@ -225,9 +276,24 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _describe_fields() -> str:
-    lines = []
-    for name, field in configuration.FIELDS.items():
+def _add_config_and_workdir(command: argparse.ArgumentParser, default: str) -> None:
+    command.add_argument(
+        "--config",
+        default="",
+        metavar="FILE.py[:ARG]",
+        help="a Python file with get_config(); default: the embedded digits",
+    )
+    command.add_argument(
+        "--workdir",
+        default="",
+        metavar="DIR",
+        help=f"where everything is written; default: {default}",
+    )
+
+
+def _describe_fields(kind: configuration.Kind) -> str:
+    lines = ["fields (--config.NAME=VALUE), with the default:"]
+    for name, field in configuration.fields_of(kind).items():
         lines.append(f"  {name} = {field.default!r}".replace("%", "%%"))
         lines.append(f"      {field.meaning}".replace("%", "%%"))
     return "\n".join(lines)

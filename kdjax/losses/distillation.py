@@ -54,7 +54,7 @@ def distillation_loss(
 
     References:
       Hinton, Vinyals, Dean, *Distilling the Knowledge in a Neural Network*, 2015, section 2.
-      Ahmed, Zunino, Morerio, Murino, ICPR 2020 (teacher and sparsity penalty together; our reading).
+      Ahmed, Zunino, Morerio, Murino, ICPR 2020 (our reading).
     """
     if set(weights.keys()) != set(TERMS):
         raise ValueError(f"weights names {sorted(weights.keys())}: expected {sorted(TERMS)}")

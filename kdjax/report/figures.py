@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from kdjax.report.drawing import new_figure, save_figure
+
 _COLOURS = {"baseline": "#888888", "distilled": "#1f6fb4"}
 
 
@@ -33,7 +35,7 @@ def read_curves(path: Path) -> dict[str, tuple[list[float], list[list[float]]]]:
 
 
 def _draw_accuracy(summary: dict[str, Any], path: Path) -> Path:
-    figure, axes = _figure(1)
+    figure, axes = new_figure(1)
     students = summary["students"]
     for role, colour in _COLOURS.items():
         if role not in students[0]:
@@ -62,12 +64,12 @@ def _draw_accuracy(summary: dict[str, Any], path: Path) -> Path:
         f"{made['network']} on {made['dataset']}, {len(summary['seeds'])} seeds (bars: 1 deviation)"
     )
     axes[0].legend()
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _draw_curves(curves: dict[str, tuple[list[float], list[list[float]]]], path: Path) -> Path:
     methods = sorted({run.split("-seed")[0] for run in curves})
-    figure, axes = _figure(len(methods))
+    figure, axes = new_figure(len(methods))
     for axis, method in zip(axes, methods, strict=True):
         runs = [curve for run, curve in curves.items() if run.startswith(f"{method}-seed")]
         shortest = min(len(epochs) for epochs, _ in runs)
@@ -79,22 +81,4 @@ def _draw_curves(curves: dict[str, tuple[list[float], list[list[float]]]], path:
         axis.set_xlabel("epoch")
         axis.legend()
     axes[0].set_ylabel("validation accuracy, %")
-    return _save(figure, path)
-
-
-def _figure(columns: int) -> tuple[Any, list[Any]]:
-    # The object interface needs no display and leaves the user's pyplot alone.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6 * columns, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = list(figure.subplots(1, columns, sharey=True, squeeze=False)[0])
-    for axis in axes:
-        axis.grid(alpha=0.3)
-    return figure, axes
-
-
-def _save(figure: Any, path: Path) -> Path:
-    figure.savefig(path, dpi=120)
-    return path
+    return save_figure(figure, path)

@@ -31,22 +31,21 @@ def results_rows(summary: dict[str, Any]) -> tuple[str, list[str], list[list[str
             f"{_relative_width(student['widths'], pivot['widths']):.2f}",
             f"{student['params']:,}",
             f"{student['macs'] / 1e6:.2f} M",
-            *(_percent(student[role]["test"], student[role]["test_std"]) for role in roles),
+            *(percent(student[role]["test"], student[role]["test_std"]) for role in roles),
         ]
         if both:
             relative, deviation = student["relative_gain"], student["relative_gain_std"]
-            row.append(_signed(student["gain_points"], student["gain_points_std"]))
-            row.append(_signed(100 * relative, 100 * deviation))
+            row.append(signed(student["gain_points"], student["gain_points_std"]))
+            row.append(signed(100 * relative, 100 * deviation))
         rows.append(row)
     keys = {"baseline": "baseline_ensemble", "distilled": "ensemble"}
-    accuracies = [_percent(summary[keys[r]]["test"], summary[keys[r]]["test_std"]) for r in roles]
+    accuracies = [percent(summary[keys[r]]["test"], summary[keys[r]]["test_std"]) for r in roles]
     rows.append(["average of all", "", "", "", *accuracies, *([""] * (2 * both))])
     return title, columns, rows
 
 
-def results_table(summary: dict[str, Any]) -> Table:
-    """:func:`results_rows` for a terminal."""
-    title, columns, rows = results_rows(summary)
+def terminal_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table for a terminal; every column is set to the right."""
     table = Table(title=title)
     for column in columns:
         table.add_column(column, justify="right")
@@ -55,9 +54,8 @@ def results_table(summary: dict[str, Any]) -> Table:
     return table
 
 
-def results_markdown(summary: dict[str, Any]) -> str:
-    """:func:`results_rows` as a Markdown table under its title."""
-    title, columns, rows = results_rows(summary)
+def markdown_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The same as Markdown under its title."""
     lines = [title, "", _markdown_row(columns), _markdown_row(["---:"] * len(columns))]
     return "\n".join([*lines, *map(_markdown_row, rows)]) + "\n"
 
@@ -67,8 +65,8 @@ def _markdown_row(cells: Sequence[str]) -> str:
 
 
 def print_table(summary: dict[str, Any], console: Console | None = None) -> None:
-    """Prints :func:`results_table`, wide enough for its columns."""
-    _print(results_table(summary), console)
+    """Prints :func:`results_rows`, wide enough for its columns."""
+    print_tables([terminal_table(*results_rows(summary))], console)
 
 
 def print_evaluation(
@@ -88,21 +86,26 @@ def print_evaluation(
             *([row["ensemble_accuracy"]] if "ensemble_accuracy" in row else []),
         ]
         table.add_row(row["run"], str(row["step"]), *(f"{100 * value:.2f}" for value in values))
-    _print(table, console)
+    print_tables([table], console)
 
 
-def _print(table: Table, console: Console | None) -> None:
+def print_tables(tables: Sequence[Table], console: Console | None = None) -> None:
+    """Prints tables one under another."""
     # Where the output is no terminal, rich assumes 80 columns and would break numbers.
-    (console or Console(width=None if sys.stdout.isatty() else 120)).print(table)
+    console = console or Console(width=None if sys.stdout.isatty() else 120)
+    for table in tables:
+        console.print(table)
 
 
 def _relative_width(widths: dict[str, int], pivot: dict[str, int]) -> float:
     return sum(widths.values()) / sum(pivot.values())
 
 
-def _percent(mean: float, deviation: float) -> str:
+def percent(mean: float, deviation: float) -> str:
+    """A mean of fractions and its deviation, in %."""
     return f"{100 * mean:.2f} ± {100 * deviation:.2f}"
 
 
-def _signed(mean: float, deviation: float) -> str:
+def signed(mean: float, deviation: float) -> str:
+    """A difference with its sign, and its deviation."""
     return f"{mean:+.2f} ± {deviation:.2f}"

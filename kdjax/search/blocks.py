@@ -53,7 +53,9 @@ def partition(
       channels: the groups that can be thinned.
       names: of the blocks.
       patterns: for each block, glob patterns of its groups, separated by spaces.
-      strengths, resources, targets: one per block, or empty for the defaults of :class:`Block`.
+      strengths: one per block, or empty for the default of :class:`Block`.
+      resources: likewise.
+      targets: likewise.
       frozen: names of blocks whose widths stay.
 
     Raises:
@@ -128,9 +130,7 @@ def _by_position(channels: Channels, names: Sequence[str]) -> Mapping[str, tuple
     return {name: tuple(groups) for name, groups in members.items()}
 
 
-def _by_patterns(
-    channels: Channels, patterns: Mapping[str, str]
-) -> Mapping[str, tuple[str, ...]]:
+def _by_patterns(channels: Channels, patterns: Mapping[str, str]) -> Mapping[str, tuple[str, ...]]:
     known = [member for group in channels.groups for member in group.members]
     taken: dict[str, str] = {}
     members: dict[str, list[str]] = {name: [] for name in patterns}

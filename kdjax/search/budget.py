@@ -120,9 +120,13 @@ def make_budget(
     """Resolves targets and schedule.
 
     Args:
-      architecture, widths, image_shape: the network to thin and its input.
-      channels, blocks: its groups and their partition.
-      flops, params: targets for the whole network: a share in (0, 1], an absolute number, or 0.
+      architecture: of the network to thin.
+      widths: its widths.
+      channels: its groups that can be thinned.
+      blocks: their partition.
+      image_shape: (height, width, channels) of the input.
+      flops: target for the whole network: a share in (0, 1], an absolute number, or 0 for none.
+      params: likewise.
       schedule: ``joint`` or ``sequential``.
       order: of the blocks in a sequential schedule; empty: all that are not frozen, in order.
       min_width: channels that every group keeps.
@@ -161,12 +165,10 @@ def make_budget(
                 f"search.blocks.targets is {block.target:g} for {block.name!r}, which is frozen"
             )
         for resource in _penalised(block, overall):
-            model = CostModel.of(
-                resource,
-                channels,
-                layers,
-                lambda layer, name=block.name: block_of_layer(layer, blocks, channels) == name,
-            )
+            own = [
+                layer for layer in layers if block_of_layer(layer, blocks, channels) == block.name
+            ]
+            model = CostModel.of(resource, channels, own)
             pressure = _pressure(channels, [block], [resource], overall)
             constraints.append(
                 Constraint(f"{block.name}.{resource}", model, block.target, pressure)
@@ -242,20 +244,21 @@ def _schedule(
         known_block(name, [block.name for block in blocks], "search.order")
         if name not in free:
             raise ValueError(f"search.order names {name!r}, which is frozen")
-    if left := [
-        name for name, block in free.items() if block.target and name not in names
-    ]:
+    if left := [name for name, block in free.items() if block.target and name not in names]:
         raise ValueError(f"search.order leaves out {left[0]!r}, which has a target of its own")
     # Each block's slot takes the cost down by the block's part of the way, as measured by the full
     # network; a block with a target of its own goes all that way within its slot.
     waypoints = np.ones((len(names), len(constraints)))
-    owners = [block_of_layer(layer, blocks, channels) for layer in layers]
     for number, constraint in enumerate(constraints):
         scope = constraint.name.rpartition(".")[0]
         counted = "macs" if constraint.model.resource == "flops" else "params"
         way = np.array(
             [
-                sum(l.cost(counted) for l, owner in zip(layers, owners, strict=True) if owner == n)
+                sum(
+                    layer.cost(counted)
+                    for layer in layers
+                    if block_of_layer(layer, blocks, channels) == n
+                )
                 if not scope
                 else float(n == scope)
                 for n in names
@@ -269,20 +272,19 @@ def _schedule(
 def _check_reachable(budget: Budget) -> None:
     """Compares each target with what is left when all that may change is at its minimum."""
     groups = budget.channels.groups
-    free = budget.slots.any(axis=0)
+    free = np.asarray(budget.slots).any(axis=0).tolist()
     for constraint in budget.constraints:
-        pressed = constraint.pressure.any(axis=0) & free
-        if not pressed.any():
+        if not (constraint.pressure.any(axis=0) & free).any():
             raise ValueError(
-                f"the target {constraint.target:.4g} for {constraint.name} cannot be reached: every "
-                "block is frozen or has a target of its own"
+                f"the target {constraint.target:.4g} for {constraint.name} cannot be reached: "
+                "every block is frozen or has a target of its own"
             )
         smallest = np.array(
             [
                 minimum_width(group, budget.min_width) if may else group.channels
                 for group, may in zip(groups, free, strict=True)
             ],
-            float,
+            np.float64,
         )
         least = float(constraint.model.cost(smallest))
         if least > constraint.target:

@@ -147,11 +147,9 @@ class Channels:
         for group in self.groups:
             size = len(group.writers) * group.channels
             # [writers, units, unit] -> [writers * unit, units]
-            block = np.arange(start, start + size).reshape(-1, group.units, group.unit)
-            block = block.transpose(0, 2, 1).reshape(-1, group.units)
-            columns.append(
-                np.pad(block, ((0, depth - len(block)), (0, 0)), constant_values=total)
-            )
+            scales = np.arange(start, start + size).reshape(-1, group.units, group.unit)
+            block = scales.transpose(0, 2, 1).reshape(-1, group.units)
+            columns.append(np.pad(block, ((0, depth - len(block)), (0, 0)), constant_values=total))
             start += size
         return np.concatenate(columns, axis=1)
 

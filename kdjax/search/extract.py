@@ -183,7 +183,10 @@ def expand(
         middle = (low + high) / 2
         low, high = (middle, high) if allows(vector(floored(middle))) else (low, middle)
     chosen = floored(low)
-    lost = [low * width / step - have / step for width, step, have in zip(wanted, steps, chosen, strict=True)]
+    lost = [
+        low * width / step - have / step
+        for width, step, have in zip(wanted, steps, chosen, strict=True)
+    ]
     for number in sorted(range(len(groups)), key=lambda number: -lost[number]):
         more = list(chosen)
         more[number] = min(limits[number], more[number] + steps[number])

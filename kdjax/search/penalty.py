@@ -18,7 +18,7 @@ References:
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import chex
 import jax.numpy as jnp
@@ -55,26 +55,21 @@ class CostModel:
     groups: int
 
     @classmethod
-    def of(
-        cls,
-        resource: str,
-        channels: Channels,
-        layers: Sequence[Layer],
-        include: Callable[[Layer], bool] = lambda layer: True,
-    ) -> "CostModel":
-        """The model of the layers that ``include`` accepts."""
+    def of(cls, resource: str, channels: Channels, layers: Sequence[Layer]) -> "CostModel":
+        """The model of some layers of the network that ``channels`` describes."""
         index = {
-            member: number for number, group in enumerate(channels.groups) for member in group.members
+            member: number
+            for number, group in enumerate(channels.groups)
+            for member in group.members
         }
         constant = len(channels.groups)
         counted = _COUNTED_AS[resource]
         factor = 2 if resource == "flops" else 1
-        chosen = [layer for layer in layers if include(layer)]
-        full = factor * sum(layer.cost(counted) for layer in chosen)
-        source = np.array([index.get(str(layer.in_group), constant) for layer in chosen], np.int32)
-        target = np.array([index.get(str(layer.out_group), constant) for layer in chosen], np.int32)
+        full = factor * sum(layer.cost(counted) for layer in layers)
+        source = np.array([index.get(str(layer.in_group), constant) for layer in layers], np.int32)
+        target = np.array([index.get(str(layer.out_group), constant) for layer in layers], np.int32)
         connection, output = [], []
-        for layer, read, written in zip(chosen, source, target, strict=True):
+        for layer, read, written in zip(layers, source, target, strict=True):
             if layer.groups > 1:
                 inputs = layer.in_channels // layer.groups
             else:
@@ -89,7 +84,7 @@ class CostModel:
             np.array(output),
             source,
             target,
-            np.array([layer.groups > 1 for layer in chosen]),
+            np.array([layer.groups > 1 for layer in layers]),
             constant,
         )
 

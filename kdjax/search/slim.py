@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdjax.costs import Layer
-from kdjax.search.channels import Channels
 from kdjax.search.extract import Kept
 
 Path = tuple[str, ...]
@@ -33,7 +32,7 @@ def slim(tree: Any, layers: Sequence[Layer], kept: Kept) -> Any:
     slices = dict(_slices(layers, kept))
 
     def cut(path: tuple[Any, ...], leaf: Any) -> Any:
-        names = tuple(getattr(key, "key", getattr(key, "name", None)) for key in path)
+        names = tuple(str(getattr(key, "key", getattr(key, "name", ""))) for key in path)
         for start in range(len(names)):
             if names[start:] in slices:
                 return _take(np.asarray(leaf), *slices[names[start:]])
@@ -59,7 +58,8 @@ def masked(
       net: the full network.
       variables: its variables; the scales of the channels that go are 0 (else what they would
         have contributed beyond a constant is lost).
-      layers, kept: as for :func:`slim`.
+      layers: as for :func:`slim`.
+      kept: as for :func:`slim`.
       image_shape: (height, width, channels) of the input.
 
     References:
@@ -152,7 +152,9 @@ def _layer_inputs(
     kernels = {layer.path: (*layer.kernel, layer.in_channels) for layer in layers}
     seen: dict[Path, np.ndarray] = {}
 
-    def look(call: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext) -> Any:
+    def look(
+        call: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext
+    ) -> Any:
         module, path = context.module, tuple(context.module.path)
         if context.method_name == "__call__" and isinstance(module, nn.Conv):
             _, height, width, _ = arguments[0].shape
@@ -164,4 +166,3 @@ def _layer_inputs(
     with nn.intercept_methods(look):
         net.apply(variables, jnp.zeros((1, *image_shape)), train=False)
     return seen
-

@@ -1,5 +1,6 @@
-"""Training: state, optimiser, the step, devices, checkpoints and the loop around them."""
+"""Training: state, optimiser, the step, devices, checkpoints and the loops around them."""
 
 from kdjax.train.loop import train
+from kdjax.train.pipeline import search
 
-__all__ = ["train"]
+__all__ = ["search", "train"]

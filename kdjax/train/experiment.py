@@ -6,8 +6,8 @@ from typing import Any
 
 import ml_collections
 
-from kdjax import data, models, widths
 from kdjax import config as configuration
+from kdjax import data, models, widths
 from kdjax.config import ConfigError
 from kdjax.data.batches import Batches, DeviceData, device_data
 from kdjax.models.ensemble import student_vectors

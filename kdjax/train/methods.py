@@ -27,8 +27,8 @@ class Method:
 
     Attributes:
       model: the module whose variables are trained.
-      forward: ``(variables, teacher, images, mask) -> (outputs, new batch_stats)`` in training mode;
-        ``outputs.logits`` is ``[students, batch, classes]``.
+      forward: ``(variables, teacher, images, mask) -> (outputs, new batch_stats)``, in training
+        mode; ``outputs.logits`` is ``[students, batch, classes]``.
       loss: ``(outputs, labels, weights) -> (total [batch], {term: [students, batch]})``.
       weights: step -> weight of each loss term.
       separate: whether the students must not influence each other.
@@ -149,7 +149,7 @@ def taught(
 
     def forward(variables, teacher, images, mask):
         outputs, stats = _forward(model, variables, images, mask)
-        teaching = teacher_net.apply(teacher, images, train=False)
+        teaching: Any = teacher_net.apply(teacher, images, train=False)
         return Taught(outputs.logits, outputs.adapted, teaching), stats
 
     def loss(outputs: Taught, labels: chex.Array, weights: Weights):

@@ -122,7 +122,7 @@ class _Stages:
 
 
 def _search(stages: _Stages, budget: Budget, teacher: Mapping[str, Any] | None) -> dict[str, Any]:
-    experiment, config = stages.experiment, stages.config
+    experiment = stages.experiment
     stages.progress.say(_describe(experiment, budget))
     teacher_run, teacher_state = None, None
     if teacher is None:

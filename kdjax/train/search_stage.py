@@ -1,4 +1,4 @@
-"""The search as a training method: the network, its teacher, its controller, and what it reports."""
+"""The search as a training method: the network, its teacher and controller, what it reports."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
