@@ -162,6 +162,17 @@ def check_students(
     return vectors
 
 
+def with_shared(
+    widths: Mapping[str, int], pivot: Mapping[str, int], shared: Iterable[str]
+) -> WidthVector:
+    """``widths`` as a student of an ensemble whose pivot decides on the shared groups.
+
+    >>> dict(with_shared({"stem": 7, "stage1": 7}, {"stem": 16, "stage1": 16}, ("stem",)))
+    {'stem': 16, 'stage1': 7}
+    """
+    return WidthVector({**widths, **{group: pivot[group] for group in shared}})
+
+
 def save(widths: Mapping[str, int], path: str | os.PathLike[str]) -> None:
     """Writes a width vector as sorted JSON, whole or not at all."""
     path = Path(path)

@@ -24,7 +24,8 @@ FIELDS: dict[str, Field] = {
     ),
     "student_widths": tuple_of(
         (),
-        "JSON files with width vectors, the pivot's first; replaces student_scales",
+        "JSON files with width vectors, the pivot's first, whose stem all share; replaces "
+        "student_scales",
         "paths",
         is_text,
     ),

@@ -9,8 +9,8 @@ from kdjax.search.budget import Budget, Constraint, make_budget
 from kdjax.search.channels import Channels, Group, find_groups
 from kdjax.search.controller import ControllerState, Plan, SearchState, controlled, proximal
 from kdjax.search.extract import TOLERANCE, alive_widths, expand, kept_channels, top_up
-from kdjax.search.penalty import CostModel, penalty
-from kdjax.search.slim import masked, slim
+from kdjax.search.penalty import CostModel
+from kdjax.search.slicing import masked, slim
 
 __all__ = [
     "TOLERANCE",
@@ -31,7 +31,6 @@ __all__ = [
     "make_budget",
     "masked",
     "partition",
-    "penalty",
     "proximal",
     "slim",
     "top_up",

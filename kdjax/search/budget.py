@@ -13,7 +13,7 @@ from kdjax.costs import Layer
 from kdjax.models import Architecture
 from kdjax.search.blocks import Block, block_of_layer, known_block
 from kdjax.search.channels import Channels, Group
-from kdjax.search.penalty import RESOURCES, CostModel
+from kdjax.search.penalty import COUNTED_AS, RESOURCES, CostModel
 
 SCHEDULES = ("joint", "sequential")
 
@@ -246,35 +246,42 @@ def _schedule(
             raise ValueError(f"search.order names {name!r}, which is frozen")
     if left := [name for name, block in free.items() if block.target and name not in names]:
         raise ValueError(f"search.order leaves out {left[0]!r}, which has a target of its own")
-    # Each block's slot takes the cost down by the block's part of the way, as measured by the full
-    # network; a block with a target of its own goes all that way within its slot.
-    waypoints = np.ones((len(names), len(constraints)))
-    for number, constraint in enumerate(constraints):
-        scope = constraint.name.rpartition(".")[0]
-        counted = "macs" if constraint.model.resource == "flops" else "params"
-        way = np.array(
-            [
-                sum(
-                    layer.cost(counted)
-                    for layer in layers
-                    if block_of_layer(layer, blocks, channels) == n
-                )
-                if not scope
-                else float(n == scope)
-                for n in names
-            ],
-            float,
-        )
-        waypoints[:, number] = 1 - (1 - targets[number]) * np.cumsum(way) / way.sum()
-    return np.stack([active[name] for name in names]), waypoints
+    waypoints = [
+        _waypoints(constraint, names, channels, blocks, layers) for constraint in constraints
+    ]
+    return np.stack([active[name] for name in names]), np.stack(waypoints, axis=1)
+
+
+def _waypoints(
+    constraint: Constraint,
+    names: Sequence[str],
+    channels: Channels,
+    blocks: Sequence[Block],
+    layers: Sequence[Layer],
+) -> np.ndarray:
+    """``[slots]``: where a cost should be after each block's slot.
+
+    Each slot goes the block's part of the way, by its share of the full network's cost. A block's
+    own target is met within its slot.
+    """
+    scope = constraint.name.rpartition(".")[0]
+    counted = COUNTED_AS[constraint.model.resource]
+    owned = dict.fromkeys(names, 0.0)
+    for layer in layers:
+        owner = block_of_layer(layer, blocks, channels)
+        if owner in owned and scope in ("", owner):
+            owned[owner] += layer.cost(counted)
+    way = np.cumsum(list(owned.values()))
+    return 1 - (1 - constraint.target) * way / way[-1]
 
 
 def _check_reachable(budget: Budget) -> None:
     """Compares each target with what is left when all that may change is at its minimum."""
     groups = budget.channels.groups
-    free = np.asarray(budget.slots).any(axis=0).tolist()
+    free = [any(slot[number] for slot in budget.slots) for number in range(len(groups))]
     for constraint in budget.constraints:
-        if not (constraint.pressure.any(axis=0) & free).any():
+        felt = constraint.pressure.sum(axis=0)
+        if not any(may and felt[number] > 0 for number, may in enumerate(free)):
             raise ValueError(
                 f"the target {constraint.target:.4g} for {constraint.name} cannot be reached: "
                 "every block is frozen or has a target of its own"

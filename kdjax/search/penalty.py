@@ -28,7 +28,7 @@ from kdjax.costs import Layer
 from kdjax.search.channels import Channels
 
 RESOURCES = ("flops", "params")
-_COUNTED_AS = {"flops": "macs", "params": "params"}
+COUNTED_AS = {"flops": "macs", "params": "params"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,7 +63,7 @@ class CostModel:
             for member in group.members
         }
         constant = len(channels.groups)
-        counted = _COUNTED_AS[resource]
+        counted = COUNTED_AS[resource]
         factor = 2 if resource == "flops" else 1
         full = factor * sum(layer.cost(counted) for layer in layers)
         source = np.array([index.get(str(layer.in_group), constant) for layer in layers], np.int32)

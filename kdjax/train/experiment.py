@@ -25,7 +25,7 @@ class Experiment:
       config: validated.
       dataset: read.
       architecture: with all classes of the dataset.
-      student_widths: the pivot's first; of a search the network to thin.
+      student_widths: the pivot's first, all with its stem; of a search the network to thin.
       parallel: the devices.
     """
 
@@ -157,6 +157,11 @@ def _students(
         vectors = tuple(widths.check(vector, architecture.widths) for vector in given)
     elif config.student_widths:
         vectors = tuple(widths.load(path, architecture.widths) for path in config.student_widths)
+        if config.method != "independent":
+            # A structure that was searched alone has a stem of its own width; here all share one.
+            vectors = tuple(
+                widths.with_shared(vector, vectors[0], architecture.shared) for vector in vectors
+            )
     else:
         vectors = student_vectors(architecture, tuple(config.student_scales))
     if config.method == "independent":

@@ -115,11 +115,16 @@ def describe(experiment: Experiment) -> str:
     config, dataset = experiment.config, experiment.dataset
     height, width, channels = dataset.image_shape
     devices = experiment.parallel.devices
+    stem = ", ".join(
+        f"{experiment.student_widths[0][group]} channels of {group}"
+        for group in experiment.architecture.shared
+    )
+    shared = f"; the ensemble shares {stem}" if config.method != "independent" else ""
     return (
         f"{experiment.architecture.name} x {len(experiment.student_widths)} students on "
         f"{dataset.name}: {len(dataset.train):,} train, {len(dataset.validation):,} validation, "
         f"{len(dataset.test):,} test images of {height} x {width} x {channels}, "
-        f"{dataset.num_classes} classes\n"
+        f"{dataset.num_classes} classes{shared}\n"
         f"{' and '.join(experiment.methods)}, seeds {', '.join(map(str, config.seeds))}, "
         f"{config.epochs} epochs, batch {config.batch_size}, {config.compute.dtype}, on "
         f"{len(devices)} {devices[0].device_kind} device{'s' * (len(devices) > 1)}"
