@@ -239,13 +239,16 @@ def _parser() -> argparse.ArgumentParser:
         "statistics on a whole split.\n\n"
         "  kdjax evaluate --workdir=kdjax-runs/digits-resnet8 --student=3",
     )
-    evaluate.add_argument("--workdir", required=True, metavar="DIR", help="of `kdjax train`")
+    evaluate.add_argument(
+        "--workdir", required=True, metavar="DIR", help="of `kdjax train` or `kdjax search`"
+    )
     evaluate.add_argument(
         "--student",
         type=int,
         default=0,
         metavar="N",
-        help="one student, as its own deployable network; default: all and the ensemble",
+        help="one student, as its own deployable network; of a search 1 compact and distilled, "
+        "2 compact, 3 uniform and distilled; default: all, and the ensemble where there is one",
     )
     evaluate.add_argument(
         "--split", choices=("train", "validation", "test"), default="test", help="default: test"

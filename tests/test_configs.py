@@ -10,6 +10,9 @@ from kdjax import config as configuration
 from kdjax import models
 from kdjax.cli import read_config
 from kdjax.train.experiment import resolve
+from kdjax.train.pipeline import stage_config
+from kdjax.train.runner import Runner
+from kdjax.train.search_stage import resolve_budget, search_method, search_optimizer
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 
@@ -22,16 +25,29 @@ def test_all_are_there():
         "cifar10_resnet20",
         "custom_folder",
         "digits",
+        "search_cifar10_mobilenet_v2",
+        "search_cifar10_resnet56",
+        "search_cifar10_vgg16",
+        "search_digits",
+        "search_tin100a_mobilenet_v2",
         "tin100a_resnet110",
         "tin100a_resnet20",
     }
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_config_states_its_result_and_trains_two_steps(path, small_npz):
+def test_config_states_its_command_cost_and_result(path):
     docstring = path.read_text().split('"""')[1]
     for part in ("Command:", "Cost:", "Expected:", f"configs/{path.name}"):
         assert part in docstring
+
+
+TRAINED = [path for path in CONFIGS if not path.stem.startswith("search_")]
+SEARCHED = [path for path in CONFIGS if path.stem.startswith("search_")]
+
+
+@pytest.mark.parametrize("path", TRAINED, ids=lambda path: path.stem)
+def test_training_configs_train_two_steps(path, small_npz):
     config = read_config(str(path), [])
     configuration.validate(config)
     architecture = models.create(config.network, 10, width=config.network_width)
@@ -49,6 +65,37 @@ def test_config_states_its_result_and_trains_two_steps(path, small_npz):
     experiment = resolve(config)
     batches, device, _ = experiment.prepare()
     runner = experiment.runner("ensemble", batches, device)
+    state = runner.place(runner.initial_state(0))
+    for step in range(2):
+        state, metrics, _ = runner.steps(state, runner.epoch_order(state, 0), step, 2)
+    assert int(runner.fetch(state).step) == 2
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(runner.to_host(metrics)))
+
+
+@pytest.mark.parametrize("path", SEARCHED, ids=lambda path: path.stem)
+def test_search_configs_have_a_reachable_budget_and_search_two_steps(path, small_npz):
+    config = read_config(str(path), [], "search")
+    configuration.validate(config)
+    wanted = config.search.target.to_dict()
+    config.update_from_flattened_dict({"data.name": f"npz:{small_npz}", "compute.devices": 1})
+    config.update_from_flattened_dict({"batch_size": 16, "data.crop_padding": 1})
+    full = resolve_budget(resolve(config))
+    assert {c.name: c.target for c in full.constraints} == {
+        name: share for name, share in wanted.items() if share
+    }
+    config.update_from_flattened_dict({"network": "resnet8", "network_width": 0.25})
+    experiment = resolve(config)
+    batches, device, _ = experiment.prepare()
+    budget = resolve_budget(experiment)
+    runner = Runner(
+        search_method(experiment, budget),
+        stage_config(config, 1, constant_rate=config.search.learning_rate),
+        batches,
+        device,
+        experiment.parallel,
+        teacher=models.initialize(experiment.architecture.build(), 0, (8, 8, 1)),
+        wrap=search_optimizer(experiment, budget, batches.steps_per_epoch),
+    )
     state = runner.place(runner.initial_state(0))
     for step in range(2):
         state, metrics, _ = runner.steps(state, runner.epoch_order(state, 0), step, 2)

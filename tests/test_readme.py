@@ -37,13 +37,12 @@ def test_python_examples_run(number):
 
 def test_commands_exist_and_their_overrides_are_valid(monkeypatch):
     monkeypatch.chdir(ROOT)
-    trains = [line[1:] for line in commands() if line[:2] == ["kdjax", "train"]]
-    assert len(trains) == 4
-    for arguments in trains:
-        parser = cli._parser()
-        known, overrides = parser.parse_known_args(arguments)
-        config = cli.read_config(known.config, overrides)
-        configuration.validate(config)
+    for kind, count in (("train", 5), ("search", 3)):
+        found = [line[1:] for line in commands() if line[:2] == ["kdjax", kind]]
+        assert len(found) == count
+        for arguments in found:
+            known, overrides = cli._parser().parse_known_args(arguments)
+            configuration.validate(cli.read_config(known.config, overrides, kind))
     evaluates = [line[1:] for line in commands() if line[:2] == ["kdjax", "evaluate"]]
     assert [cli._parser().parse_known_args(line)[1] for line in evaluates] == [[]]
 

@@ -5,12 +5,18 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import ml_collections
+
+from kdjax import config as configuration
 from kdjax import models
 from kdjax.train import workdir
 from kdjax.train.checkpoint import CheckpointError, Checkpoints
 from kdjax.train.experiment import Experiment, resolve
 from kdjax.train.loop import run_name
+from kdjax.train.pipeline import stage_config
 from kdjax.train.state import TrainState
+from kdjax.train.structure import CANDIDATES
+from kdjax.widths import WidthVector
 
 
 def evaluate(
@@ -19,7 +25,8 @@ def evaluate(
     """Evaluates what was trained in a workdir.
 
     Args:
-      path: the workdir.
+      path: the workdir. Of a search the students are the compared networks, in the order of
+        :data:`kdjax.train.structure.CANDIDATES`.
       student: 1 to the number of students: that one, extracted as its own network; 0: all.
       split: ``train``, ``validation`` or ``test``.
       checkpoint: ``last`` or ``best``.
@@ -35,6 +42,8 @@ def evaluate(
     config = workdir.read_config(path)
     # What was trained on many devices can be evaluated on one, wherever its width files have gone.
     config.compute.devices = 1
+    if configuration.kind(config) == "search":
+        return _evaluate_search(path, config, student, split, checkpoint)
     experiment = resolve(config, workdir.read_student_widths(path))
     students = len(experiment.student_widths)
     if not 0 <= student <= students:
@@ -67,6 +76,47 @@ def evaluate(
             rows.append(row | {"accuracy": scores["accuracy"].tolist()})
     if not rows:
         raise CheckpointError(f"{path} has no {checkpoint!r} checkpoint yet")
+    return rows
+
+
+def _evaluate_search(
+    path: Path, config: ml_collections.ConfigDict, student: int, split: str, checkpoint: str
+) -> list[dict[str, Any]]:
+    if not 0 <= student <= len(CANDIDATES):
+        raise ValueError(f"--student is {student}: this search compares 1 to {len(CANDIDATES)}")
+    experiment = resolve(config)
+    batches, device, bounds = experiment.prepare()
+    if bounds[split][0] == bounds[split][1]:
+        raise ValueError(f"--split is {split}: it is empty in this experiment")
+    numbers = [student] if student else list(range(1, len(CANDIDATES) + 1))
+    runner, rows = None, []
+    for seed in config.seeds:
+        name = run_name("distil", seed)
+        folder = path / "checkpoints" / name
+        if not folder.is_dir():
+            continue
+        with contextlib.closing(Checkpoints(folder, read_only=True)) as checkpoints:
+            step = checkpoints.latest_step(checkpoint)
+            if step is None:
+                continue
+            variables = checkpoints.variables(checkpoint)
+            widths = checkpoints.record(checkpoint)["student_widths"]
+        if runner is None:  # All seeds train the same networks.
+            vectors = tuple(WidthVector(widths[number - 1]) for number in numbers)
+            chosen = dataclasses.replace(experiment, student_widths=vectors)
+            runner = chosen.runner("independent", batches, device, stage_config(config, 1))
+        trees = {
+            kind: {
+                f"student_{place}": tree[f"student_{number}"]
+                for place, number in enumerate(numbers, start=1)
+            }
+            for kind, tree in variables.items()
+        }
+        scores = runner.evaluate(runner.place_variables(trees), bounds[split])
+        accuracy = scores["accuracy"].tolist()
+        rows.append({"run": name, "step": step, "students": numbers, "accuracy": accuracy})
+    if not rows:
+        raise CheckpointError(f"{path} has no {checkpoint!r} checkpoint of its networks yet")
     return rows
 
 

@@ -87,7 +87,7 @@ class _Stages:
         stack.enter_context(self.progress)
 
     def runner(self, method: methods.Method, config: ml_collections.ConfigDict, **more: Any):
-        """The compiled functions of a stage with the configuration of :func:`_stage_config`."""
+        """The compiled functions of a stage with the configuration of :func:`stage_config`."""
         parallel = self.experiment.parallel
         return Runner(method, config, self.batches, self.data, parallel, **more)
 
@@ -157,7 +157,7 @@ def _search(stages: _Stages, budget: Budget, teacher: Mapping[str, Any] | None) 
 
 
 def _train_teacher(stages: _Stages) -> tuple[Run, TrainState]:
-    config = _stage_config(stages.config, stages.config.teacher.epochs)
+    config = stage_config(stages.config, stages.config.teacher.epochs)
     runner = stages.experiment.runner("independent", stages.batches, stages.data, config)
     full = (stages.experiment.architecture.widths,)
     return stages.run("teacher", runner, config, full, stages.config.seeds[0])
@@ -165,7 +165,7 @@ def _train_teacher(stages: _Stages) -> tuple[Run, TrainState]:
 
 def _find(stages: _Stages, budget: Budget, teacher: Mapping[str, Any]) -> tuple[Run, TrainState]:
     experiment, wanted = stages.experiment, stages.config.search
-    config = _stage_config(stages.config, wanted.epochs, constant_rate=wanted.learning_rate)
+    config = stage_config(stages.config, wanted.epochs, constant_rate=wanted.learning_rate)
     steps = wanted.epochs * stages.batches.steps_per_epoch
     runner = stages.runner(
         search_method(experiment, budget),
@@ -191,7 +191,7 @@ def _distil(
     stages: _Stages, structure: Structure, teacher: Mapping[str, Any], found: TrainState
 ) -> list[tuple[Run, TrainState]]:
     experiment = stages.experiment
-    config = _stage_config(stages.config, stages.config.distil.epochs)
+    config = stage_config(stages.config, stages.config.distil.epochs)
     students = tuple(structure.widths_of(candidate) for candidate in CANDIDATES)
     method = methods.taught(
         experiment.config,
@@ -210,7 +210,7 @@ def _distil(
     ]
 
 
-def _stage_config(
+def stage_config(
     config: ml_collections.ConfigDict, epochs: int, constant_rate: float = 0.0
 ) -> ml_collections.ConfigDict:
     """What :class:`Run` and :class:`Runner` need, for a stage of so many epochs."""
@@ -228,7 +228,7 @@ def _alone(state: TrainState) -> dict[str, Any]:
 
 def _measure_given(stages: _Stages, teacher: Mapping[str, Any]) -> Measured:
     """Scores of a teacher that was not trained here."""
-    config = _stage_config(stages.config, 1)
+    config = stage_config(stages.config, 1)
     runner = stages.experiment.runner("independent", stages.batches, stages.data, config)
     variables = runner.place_variables(
         {kind: {"student_1": tree} for kind, tree in teacher.items()}

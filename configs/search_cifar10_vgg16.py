@@ -1,0 +1,19 @@
+"""CIFAR-10, VGG16 with batch normalisation at half the FLOPs and a tenth of the parameters.
+
+Command:  kdjax search --config=configs/search_cifar10_vgg16.py --workdir=<dir>
+Data:     kdjax prepare cifar10, once
+Cost:     200 + 100 epochs, then three compact networks for 200 epochs, three times; meant for a GPU
+          or TPU
+Expected: not run at full length yet. Network Slimming reports 93.78 % for a VGG19 with 2.25 of 20.0
+          million parameters, baseline 93.77 % (ICCV 2017; another depth and recipe).
+"""
+
+import search_cifar10_resnet56
+
+
+def get_config():
+    config = search_cifar10_resnet56.get_config()
+    config.network = "vgg16_bn"
+    config.search.target.flops = 0.5
+    config.search.target.params = 0.1
+    return config

@@ -1,0 +1,17 @@
+"""tin100a (100 Tiny-ImageNet classes at 32 x 32), MobileNetV2: half the FLOPs, 5.2x fewer parameters.
+
+Command:  kdjax search --config=configs/search_tin100a_mobilenet_v2.py --workdir=<dir>
+Data:     a prepared TFDS directory named tin100a under $TFDS_DATA_DIR (50,000 train and 5,000
+          test images); it is not in the TFDS catalogue, so `kdjax prepare` cannot make it
+Cost:     200 + 100 epochs, then three compact networks for 200 epochs, three times; meant for a GPU
+          or TPU
+Expected: not run at full length yet.
+"""
+
+import search_cifar10_mobilenet_v2
+
+
+def get_config():
+    config = search_cifar10_mobilenet_v2.get_config()
+    config.data.name = "tin100a"
+    return config

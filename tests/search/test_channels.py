@@ -1,0 +1,191 @@
+"""Which channels live and die together in each family, and the matrix their scales form."""
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdjax import models
+from kdjax.costs import Layer
+from kdjax.models.initialize import variable_shapes
+from kdjax.search import Channels, find_groups
+
+SHAPE = (16, 16, 3)
+NETWORKS = [("resnet8", 0.25), ("mobilenet_v2", 0.1), ("vgg16_bn", 0.05), ("vgg16_bn_imagenet", 0.01)]
+
+
+def channels_of(name, width, root=(), **changed):
+    architecture = models.create(name, 4, width=width)
+    return Channels.of(architecture, dict(architecture.widths) | changed, SHAPE, root)
+
+
+def by_name(channels):
+    return {group.name: group for group in channels.groups}
+
+
+def branch(*names):
+    return tuple(("branch", *name.split("/")) for name in names)
+
+
+def test_resnet_ties_stem_and_first_stage():
+    groups = by_name(channels_of("resnet8", 1.0))
+    assert list(groups) == [
+        "stem", "stage1.block1.conv1", "stage2.block1.conv1", "stage2", "stage3.block1.conv1",
+        "stage3",
+    ]  # fmt: skip
+    assert groups["stem"].members == ("stem", "stage1")
+    assert groups["stem"].channels == 16
+    assert groups["stem"].writers == (("stem", "conv"), *branch("stage1_block1/conv2"))
+    assert groups["stage3"].writers == branch("stage3_block1/conv2", "stage3_block1/projection")
+    assert groups["stage3.block1.conv1"].writers == branch("stage3_block1/conv1")
+    assert {group.unit for group in groups.values()} == {1}
+
+
+def test_resnet_ties_nothing_where_a_projection_stands():
+    groups = by_name(channels_of("resnet8", 1.0, stage1=12))
+    assert groups["stem"].members == ("stem",)
+    assert groups["stem"].writers == (("stem", "conv"),)
+    assert groups["stage1"].writers == branch("stage1_block1/conv2", "stage1_block1/projection")
+    assert (groups["stem"].channels, groups["stage1"].channels) == (16, 12)
+
+
+def test_every_block_of_a_stage_writes_its_trunk():
+    groups = by_name(channels_of("resnet20", 1.0))
+    assert groups["stage2"].writers == branch(
+        "stage2_block1/conv2", "stage2_block1/projection", "stage2_block2/conv2",
+        "stage2_block3/conv2",
+    )  # fmt: skip
+    assert len(groups) == 3 + 9
+
+
+def test_mobilenet_depthwise_convolutions_write_what_they_read():
+    channels = channels_of("mobilenet_v2", 1.0)
+    groups = by_name(channels)
+    assert groups["stem"].writers == (("stem", "conv"), *branch("stage1_block1/depthwise"))
+    inner = groups["stage2.block2.expand"]
+    assert inner.writers == branch("stage2_block2/expand", "stage2_block2/depthwise")
+    assert (inner.channels, inner.unit, inner.units) == (144, 1, 144)
+    assert groups["stage4"].writers == branch(
+        *(f"stage4_block{number}/project" for number in (1, 2, 3, 4))
+    )
+    assert groups["head"].writers == branch("head")
+    assert all(group.members == (group.name,) for group in channels.groups)
+    assert channels.fixed == ()
+
+
+def test_dense_layers_without_normalisation_stay():
+    channels = channels_of("vgg16_bn_imagenet", 1.0)
+    assert channels.fixed == ("dense1", "dense2")
+    assert len(channels.groups) == 13
+    assert channels_of("vgg16_bn", 1.0).fixed == ()
+
+
+@pytest.mark.parametrize(("name", "width"), NETWORKS)
+def test_every_group_of_the_widths_is_thinned_or_fixed(name, width):
+    channels = channels_of(name, width)
+    members = [member for group in channels.groups for member in group.members]
+    assert sorted([*members, *channels.fixed]) == sorted(models.create(name, 4).widths)
+
+
+def random_params(name, width, root=()):
+    architecture = models.create(name, 4, width=width)
+    generator = np.random.default_rng(0)
+    params = variable_shapes(architecture.build(), SHAPE)["params"]
+    params = jax.tree.map(lambda leaf: generator.normal(size=leaf.shape).astype(np.float32), params)
+    for key in reversed(root):
+        params = {key: params}
+    return params
+
+
+@pytest.mark.parametrize("root", [(), ("student_1",)])
+@pytest.mark.parametrize(("name", "width"), NETWORKS)
+def test_scales_and_with_scales_are_inverse(name, width, root):
+    channels, params = channels_of(name, width, root), random_params(name, width, root)
+    matrix = channels.scales(params)
+    assert matrix.shape == (
+        max(len(group.writers) for group in channels.groups),
+        sum(group.channels for group in channels.groups),
+    )
+    zeroed = channels.with_scales(params, jnp.zeros_like(matrix))
+    before, after = (flax.traverse_util.flatten_dict(tree) for tree in (params, zeroed))
+    for path, leaf in before.items():
+        expected = 0 * leaf if path in channels.scale_paths else leaf
+        np.testing.assert_array_equal(after[path], expected, err_msg=str(path))
+    # Each normalised layer of the network takes part, and no other.
+    assert set(channels.scale_paths) == {path for path in before if path[-2:] == ("norm", "scale")}
+    back = flax.traverse_util.flatten_dict(channels.with_scales(zeroed, matrix))
+    for path, leaf in before.items():
+        np.testing.assert_array_equal(back[path], leaf, err_msg=str(path))
+
+
+@pytest.mark.parametrize(("name", "width"), NETWORKS)
+def test_magnitude_is_the_largest_of_all_writers(name, width):
+    channels, params = channels_of(name, width), random_params(name, width)
+    flat = flax.traverse_util.flatten_dict(params)
+    magnitudes = channels.by_group(channels.magnitudes(params))
+    for group in channels.groups:
+        writers = np.stack([np.abs(flat[(*path, "norm", "scale")]) for path in group.writers])
+        np.testing.assert_array_equal(magnitudes[group.name], writers.max(0), err_msg=group.name)
+
+
+GROUPED = (
+    Layer(("first",), None, "a", 3, 4, (3, 3), (8, 8), norm=True),
+    Layer(("second",), "a", "b", 4, 6, (1, 1), (8, 8), norm=True),
+    Layer(("third",), "b", "b", 6, 6, (3, 3), (8, 8), groups=3, norm=True),
+    Layer(("last",), "b", None, 6, 5, bias=True),
+)
+
+
+def test_units_of_a_grouped_convolution():
+    channels = Channels(*find_groups(GROUPED))
+    assert [(g.name, g.unit, g.units) for g in channels.groups] == [("a", 1, 4), ("b", 2, 3)]
+    np.testing.assert_array_equal(channels.group_of, [0, 0, 0, 0, 1, 1, 1])
+    params = flax.traverse_util.unflatten_dict(
+        {
+            ("first", "norm", "scale"): jnp.array([1.0, -2, 3, -4]),
+            ("second", "norm", "scale"): jnp.array([1.0, 2, 3, 4, 5, 6]),
+            ("third", "norm", "scale"): jnp.array([-7.0, 1, 1, -8, 1, 1]),
+        }
+    )
+    # Two writers of units of two channels: four contributors; a has one.
+    expected = np.zeros((4, 7))
+    expected[0, :4] = [1, -2, 3, -4]
+    expected[:, 4:] = np.transpose([[1, 2, -7, 1], [3, 4, 1, -8], [5, 6, 1, 1]])
+    np.testing.assert_array_equal(channels.scales(params), expected)
+    np.testing.assert_array_equal(channels.magnitudes(params), [1, 2, 3, 4, 7, 8, 6])
+    alive = jnp.array([True, False, True, True, True, False, False])
+    np.testing.assert_array_equal(channels.counts(alive), [3, 2])
+    back = channels.with_scales(jax.tree.map(jnp.zeros_like, params), channels.scales(params))
+    jax.tree.map(np.testing.assert_array_equal, back, params)
+
+
+def test_by_group_splits_in_order():
+    channels = Channels(*find_groups(GROUPED))
+    parts = channels.by_group(np.arange(7))
+    assert {name: part.tolist() for name, part in parts.items()} == {
+        "a": [0, 1, 2, 3],
+        "b": [4, 5, 6],
+    }
+
+
+def test_a_grouped_convolution_between_two_groups_is_refused():
+    layers = (
+        GROUPED[0],
+        Layer(("second",), "a", "b", 4, 6, (3, 3), (8, 8), groups=2, norm=True),
+        GROUPED[3],
+    )
+    message = "second is a grouped convolution from a to b: both must be one group"
+    with pytest.raises(ValueError, match=message):
+        find_groups(layers)
+    # Tied they are one group, as an addition around it would make them.
+    layers = (layers[0], Layer(("s",), "a", "b", 4, 4, (3, 3), (8, 8), groups=2, norm=True))
+    groups, _ = find_groups(layers, (("a", "b"),))
+    assert [(group.members, group.unit) for group in groups] == [(("a", "b"), 2)]
+
+
+def test_a_group_with_one_writer_without_normalisation_is_fixed():
+    layers = (*GROUPED[:3], Layer(("bare",), "a", "b", 4, 6, (1, 1), (8, 8), bias=True))
+    groups, fixed = find_groups(layers)
+    assert [group.name for group in groups] == ["a"]
+    assert fixed == ("b",)
