@@ -29,7 +29,7 @@ FIELDS: dict[str, Field] = {
         "last", "which checkpoint of teacher.run: last, or best on validation", "last", "best"
     ),
     "search.epochs": number(20, "passes in which the structure is learnt", 1),
-    "search.learning_rate": number(0.02, "constant while the structure is learnt", 0, above=True),
+    "search.learning_rate": number(0.05, "constant while the structure is learnt", 0, above=True),
     "search.start": one_of("teacher", "weights the search starts from", "teacher", "fresh"),
     "search.target.flops": _target(0.5, "FLOPs of one image"),
     "search.target.params": _target(0.0, "parameters"),
@@ -51,6 +51,14 @@ FIELDS: dict[str, Field] = {
     ),
     "search.threshold": number(
         1e-3, "a channel whose scale is not above it is dead", 0, above=True
+    ),
+    "search.cost_exponent": number(
+        0.5,
+        "1: channels are pushed in proportion to their cost; below 1 their cost counts less and "
+        "the loss more",
+        0,
+        1,
+        above=True,
     ),
     "search.min_width": number(1, "fewest channels a group keeps", 1),
     "search.multiple": number(1, "round found widths to a multiple of this", 1),

@@ -26,6 +26,8 @@ from kdjax.search.budget import Budget, minimum_width
 # How a constraint's strength answers to a cost above plan, in shares of the full cost: at once,
 # and for as long as it lasts (per length of the descent).
 _PROPORTIONAL, _INTEGRAL, _LARGEST_LOG = 15.0, 100.0, 8.0
+_LEAD = 0.02  # How far ahead of plan a cost may be before its pressure ends,
+_SHIELD = 5.0  # and how strong it may become in the opposite direction.
 
 
 class ControllerState(NamedTuple):
@@ -87,6 +89,7 @@ def controlled(
     plan: Plan,
     learning_rate: optax.Schedule,
     threshold: float,
+    cost_exponent: float = 1.0,
 ) -> optax.GradientTransformation:
     """``optimizer`` followed by the proximal step that leads the network to its budget.
 
@@ -96,19 +99,25 @@ def controlled(
       plan: when the cost should be where.
       learning_rate: step -> the optimiser's, which scales the proximal step too.
       threshold: a channel is dead where none of its |scale| is above it.
+      cost_exponent: in (0, 1]. 1 pushes channels in proportion to what they cost, as the penalty
+        says. In a short search that is the order in which they die, whatever they are worth, and
+        a trunk that many layers share dies first; a smaller exponent leaves more to the loss.
 
     Returns:
       A transformation whose state is a :class:`SearchState`, all zeros but for the optimiser's
       own. Dead channels have scales of exactly 0.
 
     Raises:
-      ValueError: if the threshold is not above 0 or the plan has no steps.
+      ValueError: if the threshold is not above 0, the exponent not in (0, 1], or the plan has no
+        steps.
     """
     if not threshold > 0:
         raise ValueError(f"search.threshold is {threshold}: it must be above 0")
     if not 0 < plan.descent <= plan.steps:
         raise ValueError(f"a search of {plan.steps} steps cannot descend over {plan.descent}")
-    move = _mover(budget, plan, learning_rate, threshold)
+    if not 0 < cost_exponent <= 1:
+        raise ValueError(f"search.cost_exponent is {cost_exponent}: it must be in (0, 1]")
+    move = _mover(budget, plan, learning_rate, threshold, cost_exponent)
     channels = budget.channels
 
     def init(params: Any) -> SearchState:
@@ -153,7 +162,11 @@ def proximal(scales: chex.Array, amount: chex.Array) -> chex.Array:
 
 
 def _mover(
-    budget: Budget, plan: Plan, learning_rate: optax.Schedule, threshold: float
+    budget: Budget,
+    plan: Plan,
+    learning_rate: optax.Schedule,
+    threshold: float,
+    cost_exponent: float,
 ) -> Callable[[ControllerState, chex.Array], tuple[chex.Array, ControllerState]]:
     channels, slots = budget.channels, len(budget.slots)
     group_of = channels.group_of
@@ -165,8 +178,14 @@ def _mover(
     starts = np.cumsum([0] + [group.units for group in channels.groups[:-1]])
     full = np.array([group.channels for group in channels.groups], np.float32)
     pressure = np.stack([constraint.pressure for constraint in budget.constraints])
+    shares_of_units = np.bincount(group_of) / len(group_of)
     base = _base_strengths(budget, pressure, full, plan.descent / slots)
     base = base / float(learning_rate(0))
+
+    def tempered(coefficients: chex.Array) -> chex.Array:
+        """``[groups]``: costs to the power of the exponent, around their mean over units."""
+        mean = jnp.sum(coefficients * shares_of_units)
+        return mean * (coefficients / mean) ** cost_exponent
 
     def shares(alive: chex.Array) -> chex.Array:
         counts = channels.counts(alive)
@@ -186,17 +205,24 @@ def _mover(
         log_strength = jnp.clip(log_strength, -_LARGEST_LOG, _LARGEST_LOG)
         answer = jnp.clip(log_strength + _PROPORTIONAL * behind, -_LARGEST_LOG, _LARGEST_LOG)
         rate = learning_rate(state.step)
-        strength = base * jnp.exp(answer) * open_
+        # A cost that is ahead of plan ends its own pressure, and further ahead it shields the
+        # channels that it is made of from the pressure of the others: several targets are met
+        # together, not each at the expense of the next.
+        lead = jnp.clip(1.0 + behind / _LEAD, -_SHIELD, 1.0)
+        push = jnp.exp(answer) * jnp.maximum(lead, 0.0) * open_
+        strength = base * (push + jnp.max(push) * jnp.minimum(lead, 0.0))
 
         counts = channels.counts(~state.dead)
-        coefficients = jnp.stack([m.coefficients(counts) for m in budget.resources])
+        coefficients = jnp.stack([tempered(m.coefficients(counts)) for m in budget.resources])
         force = jnp.einsum("k,krg,rg->g", strength, pressure, coefficients)
+        force = jnp.maximum(force, 0.0)
         active = jnp.asarray(budget.slots)[slot] & (state.settled <= slot)
         # A unit is pushed for all the channels in it.
+        # What the optimiser made of a dead channel's scale does not count: it stays dead.
+        magnitudes = jnp.where(state.dead, 0.0, jnp.max(jnp.abs(scales), axis=0))
         amount = rate * (force * active * channels.unit_sizes)[group_of]
 
-        magnitudes = jnp.max(jnp.abs(scales), axis=0)
-        order = jnp.lexsort((-magnitudes, group_of))
+        order = jnp.lexsort((-magnitudes, state.dead, group_of))
         rank = jnp.zeros_like(order).at[order].set(jnp.arange(len(group_of)) - starts[group_of])
         amount = jnp.where(rank < keep[group_of], 0.0, amount)
         # The share of this step's amount at which a unit dies; where nothing may change, it is as
@@ -205,7 +231,8 @@ def _mover(
         deadly = jnp.where(amount > 0, excess / jnp.where(amount > 0, amount, 1.0), jnp.inf)
         deadly = jnp.where((excess <= 0) & (rank >= keep[group_of]), 0.0, deadly)
         held = jnp.where(state.dead, -1.0, jnp.inf)
-        deadly = jnp.where(active[group_of], deadly, held)
+        # Who is dead stays dead; where nothing may change, who is alive stays alive.
+        deadly = jnp.where(active[group_of] & ~state.dead, deadly, held)
 
         forced = state.step >= jnp.asarray(deadlines)[slot]
         portion, settled = _land(deadly, goal, forced, shares)

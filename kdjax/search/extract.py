@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from kdjax.search.budget import Budget
+from kdjax.search.budget import Budget, minimum_width
 from kdjax.search.channels import Channels, Group
 from kdjax.widths import WidthVector
 
@@ -86,41 +86,68 @@ def top_up(widths: Mapping[str, int], budget: Budget) -> WidthVector:
     """Gives channels back while a target is undercut by more than :data:`TOLERANCE`.
 
     With several targets the last to be met may leave another behind; with few channels one may be
-    worth more than the tolerance. Each time the channel is chosen that brings most of what is
-    undercut for what it takes of the room under the other targets.
+    worth more than the tolerance. The channel that comes back is the one that brings most of what
+    is undercut for what it takes of the room under the other targets. Where there is no room left,
+    a channel of the opposite kind goes for it.
 
     Args:
       widths: within the budget.
       budget: whose blocks say which groups may change.
 
     Returns:
-      Widths within the budget, none below ``widths``.
+      Widths within the budget, whose undercut targets are met at least as closely.
     """
     constraints, groups = budget.constraints, budget.channels.groups
     targets = np.array([constraint.target for constraint in constraints])
-    free = np.flatnonzero(budget.slots.any(axis=0))
-    counts = np.array([group_width(group, widths) for group in groups], float)
+    free = [number for number in range(len(groups)) if budget.slots[:, number].any()]
+    least = [minimum_width(group, budget.min_width) for group in groups]
 
     def shares(counts: np.ndarray) -> np.ndarray:
-        return np.array([constraint.model.cost(counts) for constraint in constraints])
+        """``[constraints]``: shares relative to their targets."""
+        return np.array([c.model.cost(counts) for c in constraints]) / targets
 
-    while (low := (now := shares(counts)) < (1 - TOLERANCE) * targets).any():
+    def changed(counts: np.ndarray, number: int, sign: int) -> np.ndarray | None:
+        more = counts.copy()
+        more[number] += sign * groups[number].unit
+        return more if least[number] <= more[number] <= groups[number].channels else None
+
+    def fill(counts: np.ndarray) -> np.ndarray:
+        """Adds single channels while one helps and fits."""
+        while (low := (now := shares(counts)) < 1 - TOLERANCE).any():
+            best, best_value = None, 0.0
+            for more in (changed(counts, number, 1) for number in free):
+                if more is None or ((then := shares(more)) > 1).any():
+                    continue
+                gain, price = (then - now)[low].max(), ((then - now) / (1 - now + 1e-12)).max()
+                if gain > 0 and gain / price > best_value:
+                    best, best_value = more, gain / price
+            if best is None:
+                break
+            counts = best
+        return counts
+
+    counts = fill(np.array([group_width(group, widths) for group in groups], float))
+    while (low := (now := shares(counts)) < 1 - TOLERANCE).any() and not low.all():
         best, best_value = None, 0.0
-        for number in free:
-            more = counts.copy()
-            more[number] += groups[number].unit
-            if more[number] > groups[number].channels or ((then := shares(more)) > targets).any():
-                continue
-            gain = ((then - now) / targets)[low].max()
-            price = ((then - now) / np.maximum(targets - now, 1e-12)).max()
-            if gain > 0 and gain / price > best_value:
-                best, best_value = more, gain / price
-        if best is None:
+        for less in (changed(counts, number, -1) for number in free):
+            if less is not None:
+                lost = now - shares(less)
+                value = lost[~low].min() / (lost[low].max() + 1e-12)
+                if value > best_value:
+                    best, best_value = less, value
+        if best is None or shares(filled := fill(best))[low].min() <= now[low].min():
             break
-        counts = best
+        counts = filled
+    return _with_counts(widths, budget.channels, counts)
+
+
+def _with_counts(
+    widths: Mapping[str, int], channels: Channels, counts: np.ndarray | list[int]
+) -> WidthVector:
+    """``widths`` with the groups of ``channels`` at ``counts``."""
     changed = {
         member: int(count)
-        for group, count in zip(groups, counts, strict=True)
+        for group, count in zip(channels.groups, counts, strict=True)
         for member in group.members
     }
     return WidthVector({name: changed.get(name, width) for name, width in widths.items()})
@@ -164,12 +191,7 @@ def expand(
         ]
 
     def vector(chosen: list[int]) -> WidthVector:
-        changed = {
-            member: width
-            for group, width in zip(groups, chosen, strict=True)
-            for member in group.members
-        }
-        return WidthVector({name: changed.get(name, width) for name, width in limit.items()})
+        return _with_counts(limit, channels, chosen)
 
     low, high = 0.0, max(most / width for most, width in zip(limits, wanted, strict=True))
     if not allows(vector(floored(low))):

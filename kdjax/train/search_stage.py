@@ -89,7 +89,7 @@ def search_optimizer(
     plan = Plan(steps, max(1, round(config.descent * steps)))
 
     def wrap(optimizer: optax.GradientTransformation, schedule: optax.Schedule):
-        return controlled(optimizer, budget, plan, schedule, config.threshold)
+        return controlled(optimizer, budget, plan, schedule, config.threshold, config.cost_exponent)
 
     return wrap
 

@@ -116,7 +116,7 @@ def find_structure(experiment: Experiment, budget: Budget, state: TrainState) ->
     if not budget.allows(found):
         raise StructureError(_why_not(budget, found))
     compact = top_up(found, budget)
-    added = sum(compact[g.name] - found[g.name] for g in channels.groups)
+    added = sum(abs(compact[g.name] - found[g.name]) for g in channels.groups)
     if config.multiple > 1:
         rounded = widths.round_to_multiple(compact, config.multiple)
         compact = WidthVector(
@@ -234,7 +234,7 @@ def _note(
 ) -> str:
     parts = []
     if added:
-        parts.append(f"{added} channels were given back, since a target was undercut")
+        parts.append(f"{added} channels were exchanged, since a target was undercut")
     low = [name for name, share in shares.items() if share < (1 - TOLERANCE) * targets[name]]
     if low:
         why = f"multiples of {multiple}" if multiple > 1 else "single channels, or other targets,"
