@@ -1,4 +1,4 @@
-"""tin100a (100 Tiny-ImageNet classes at 32 x 32), MobileNetV2: half the FLOPs, 5.2x fewer parameters.
+"""tin100a (100 Tiny-ImageNet classes at 32 x 32), MobileNetV2 at half FLOPs and 1/5.2 parameters.
 
 Command:  kdjax search --config=configs/search_tin100a_mobilenet_v2.py --workdir=<dir>
 Data:     a prepared TFDS directory named tin100a under $TFDS_DATA_DIR (50,000 train and 5,000

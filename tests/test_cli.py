@@ -70,15 +70,15 @@ def test_unknown_field_in_a_config_file_is_one_line(tmp_path, capsys):
     assert shown == "kdjax train: unknown field config.epoch: did you mean config.epochs?"
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "prepare"])
+@pytest.mark.parametrize("command", ["train", "search", "evaluate", "prepare"])
 def test_help_is_worth_reading(command, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main([command, "--help"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
     assert f"kdjax {command}" in shown
-    if command == "train":
-        for name, field in configuration.FIELDS.items():
+    if command in ("train", "search"):
+        for name, field in configuration.fields_of(command).items():
             assert name in shown
             assert field.meaning in shown
     assert cli.main.__doc__

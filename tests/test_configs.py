@@ -94,7 +94,7 @@ def test_search_configs_have_a_reachable_budget_and_search_two_steps(path, small
         device,
         experiment.parallel,
         teacher=models.initialize(experiment.architecture.build(), 0, (8, 8, 1)),
-        wrap=search_optimizer(experiment, budget, batches.steps_per_epoch),
+        wrap=search_optimizer(experiment, budget),
     )
     state = runner.place(runner.initial_state(0))
     for step in range(2):

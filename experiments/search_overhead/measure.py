@@ -101,7 +101,7 @@ def make_runners(options: argparse.Namespace) -> dict[str, Runner]:
             data,
             parallel,
             teacher=teacher,
-            wrap=search_optimizer(experiment, budget, 20 * batches.steps_per_epoch),
+            wrap=search_optimizer(experiment, budget),
         ),
     }
 

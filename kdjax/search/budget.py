@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from kdjax.costs import Layer
 from kdjax.models import Architecture
 from kdjax.search.blocks import Block, block_of_layer, known_block
 from kdjax.search.channels import Channels, Group
-from kdjax.search.penalty import COUNTED_AS, RESOURCES, CostModel
+from kdjax.search.penalty import RESOURCES, CostModel
 
 SCHEDULES = ("joint", "sequential")
+EXACTNESS = 1e-6  # Relative: what separates a cost from an equal target by rounding alone.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,8 +84,7 @@ class Budget:
     def allows(self, widths: Mapping[str, int]) -> bool:
         """Whether these widths meet every target."""
         shares = self.shares(widths)
-        # Shares are sums of quotients: exact to rounding, and a cost of exactly the target is met.
-        return all(shares[c.name] <= c.target * (1 + 1e-9) for c in self.constraints)
+        return all(shares[c.name] <= c.target * (1 + EXACTNESS) for c in self.constraints)
 
 
 def share_of(value: float, full: int, name: str, unit: str) -> float:
@@ -175,7 +174,7 @@ def make_budget(
             )
     if not constraints:
         raise ValueError("search.target has no target: give flops, params, or a target to a block")
-    slots, waypoints = _schedule(channels, blocks, constraints, layers, schedule, order)
+    slots, waypoints = _schedule(channels, blocks, constraints, schedule, order, min_width)
     budget = Budget(
         channels=channels,
         blocks=tuple(blocks),
@@ -223,9 +222,9 @@ def _schedule(
     channels: Channels,
     blocks: Sequence[Block],
     constraints: Sequence[Constraint],
-    layers: Sequence[Layer],
     schedule: str,
     order: Sequence[str],
+    min_width: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     if schedule not in SCHEDULES:
         raise ValueError(f"search.schedule is {schedule!r}: one of {', '.join(SCHEDULES)}")
@@ -244,35 +243,46 @@ def _schedule(
         known_block(name, [block.name for block in blocks], "search.order")
         if name not in free:
             raise ValueError(f"search.order names {name!r}, which is frozen")
+        if not active[name].any():
+            raise ValueError(f"search.order names {name!r}, which has no groups to thin")
     if left := [name for name, block in free.items() if block.target and name not in names]:
         raise ValueError(f"search.order leaves out {left[0]!r}, which has a target of its own")
-    waypoints = [
-        _waypoints(constraint, names, channels, blocks, layers) for constraint in constraints
-    ]
-    return np.stack([active[name] for name in names]), np.stack(waypoints, axis=1)
+    slots = np.stack([active[name] for name in names])
+    waypoints = [_waypoints(c, slots, names, channels, min_width) for c in constraints]
+    return slots, np.stack(waypoints, axis=1)
 
 
 def _waypoints(
     constraint: Constraint,
+    slots: np.ndarray,
     names: Sequence[str],
     channels: Channels,
-    blocks: Sequence[Block],
-    layers: Sequence[Layer],
+    min_width: int,
 ) -> np.ndarray:
     """``[slots]``: where a cost should be after each block's slot.
 
-    Each slot goes the block's part of the way, by its share of the full network's cost. A block's
-    own target is met within its slot.
+    Each block goes to the multiplier at which, with all of them there, the target is met: what is
+    asked of a block never exceeds what it can give. A block's own target is met within its slot.
     """
     scope = constraint.name.rpartition(".")[0]
-    counted = COUNTED_AS[constraint.model.resource]
-    owned = dict.fromkeys(names, 0.0)
-    for layer in layers:
-        owner = block_of_layer(layer, blocks, channels)
-        if owner in owned and scope in ("", owner):
-            owned[owner] += layer.cost(counted)
-    way = np.cumsum(list(owned.values()))
-    return 1 - (1 - constraint.target) * way / way[-1]
+    if scope:
+        return np.where(np.arange(len(names)) >= names.index(scope), constraint.target, 1.0)
+    full = np.array([group.channels for group in channels.groups], float)
+    least = np.array([minimum_width(group, min_width) for group in channels.groups], float)
+    pressed = constraint.pressure.any(axis=0)
+
+    def cost(factor: float, done: np.ndarray) -> float:
+        thinned = np.where(done & pressed, np.maximum(least, factor * full), full)
+        return float(constraint.model.cost(thinned))
+
+    low, high = 0.0, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        reached = cost(middle, np.logical_or.reduce(slots)) <= constraint.target
+        low, high = (middle, high) if reached else (low, middle)
+    way = [cost(low, np.logical_or.reduce(slots[: number + 1])) for number in range(len(names))]
+    # Where blocks with targets of their own have to help, the last slot says what is left to reach.
+    return np.array([*way[:-1], constraint.target])
 
 
 def _check_reachable(budget: Budget) -> None:

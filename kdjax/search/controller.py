@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from kdjax.search.budget import Budget, minimum_width
+from kdjax.search.budget import EXACTNESS, Budget, minimum_width
 
 # How a constraint's strength answers to a cost above plan, in shares of the full cost: at once,
 # and for as long as it lasts (per length of the descent).
@@ -117,7 +117,7 @@ def controlled(
         raise ValueError(f"a search of {plan.steps} steps cannot descend over {plan.descent}")
     if not 0 < cost_exponent <= 1:
         raise ValueError(f"search.cost_exponent is {cost_exponent}: it must be in (0, 1]")
-    move = _mover(budget, plan, learning_rate, threshold, cost_exponent)
+    move = _Mover(budget, plan, learning_rate, threshold, cost_exponent)
     channels = budget.channels
 
     def init(params: Any) -> SearchState:
@@ -161,81 +161,52 @@ def proximal(scales: chex.Array, amount: chex.Array) -> chex.Array:
     return jnp.sign(scales) * jnp.minimum(magnitudes, jnp.maximum(level, 0.0))
 
 
-def _mover(
-    budget: Budget,
-    plan: Plan,
-    learning_rate: optax.Schedule,
-    threshold: float,
-    cost_exponent: float,
-) -> Callable[[ControllerState, chex.Array], tuple[chex.Array, ControllerState]]:
-    channels, slots = budget.channels, len(budget.slots)
-    group_of = channels.group_of
-    slot_length, deadlines = plan.slot_length(slots), plan.deadlines(slots)
-    earlier = np.concatenate([np.ones((1, len(budget.constraints))), budget.waypoints[:-1]])
-    # Conservative by more than float32 rounds, so that the exact count meets the target too.
-    goals = budget.waypoints * (1 - 2e-6)
-    keep = np.array([minimum_width(g, budget.min_width) // g.unit for g in channels.groups])
-    starts = np.cumsum([0] + [group.units for group in channels.groups[:-1]])
-    full = np.array([group.channels for group in channels.groups], np.float32)
-    pressure = np.stack([constraint.pressure for constraint in budget.constraints])
-    shares_of_units = np.bincount(group_of) / len(group_of)
-    base = _base_strengths(budget, pressure, full, plan.descent / slots)
-    base = base / float(learning_rate(0))
+class _Mover:
+    """One step of the controller: ``(state, scales) -> (scales, state)``, traced."""
 
-    def tempered(coefficients: chex.Array) -> chex.Array:
-        """``[groups]``: costs to the power of the exponent, around their mean over units."""
-        mean = jnp.sum(coefficients * shares_of_units)
-        return mean * (coefficients / mean) ** cost_exponent
+    def __init__(
+        self,
+        budget: Budget,
+        plan: Plan,
+        learning_rate: optax.Schedule,
+        threshold: float,
+        cost_exponent: float,
+    ):
+        channels, slots = budget.channels, len(budget.slots)
+        self._budget, self._channels = budget, channels
+        self._learning_rate, self._threshold = learning_rate, threshold
+        self._cost_exponent = cost_exponent
+        self._slots, self._slot_length = slots, plan.slot_length(slots)
+        self._deadlines = jnp.asarray(plan.deadlines(slots))
+        self._active = jnp.asarray(budget.slots)
+        self._ends = jnp.asarray(budget.waypoints, jnp.float32)
+        self._starts = jnp.concatenate([jnp.ones_like(self._ends[:1]), self._ends[:-1]])
+        # A cost of exactly the target meets it, however float32 rounds its sum.
+        self._goals = jnp.asarray(budget.waypoints * (1 + 0.5 * EXACTNESS), jnp.float32)
+        keep = [minimum_width(group, budget.min_width) // group.unit for group in channels.groups]
+        self._keep = np.array(keep)[channels.group_of]
+        first = np.cumsum([0] + [group.units for group in channels.groups[:-1]])
+        self._first = first[channels.group_of]
+        self._pressure = np.stack([constraint.pressure for constraint in budget.constraints])
+        self._unit_share = np.bincount(channels.group_of) / len(channels.group_of)
+        self._base = _base_strengths(budget, self._slot_length) / float(learning_rate(0))
 
-    def shares(alive: chex.Array) -> chex.Array:
-        counts = channels.counts(alive)
-        return jnp.stack([c.model.cost(counts) for c in budget.constraints]).astype(jnp.float32)
-
-    def move(state: ControllerState, scales: chex.Array) -> tuple[chex.Array, ControllerState]:
-        slot = jnp.minimum((state.step / slot_length).astype(jnp.int32), slots - 1)
-        goal = jnp.asarray(goals, jnp.float32)[slot]
-        fraction = jnp.clip(state.step / slot_length - slot, 0.0, 1.0)
-        start = jnp.asarray(earlier, jnp.float32)[slot]
-        planned = start + (goal - start) * fraction
-        share = shares(~state.dead)
-        open_ = (state.settled <= slot) & (share > goal)
-
-        behind = share - planned
-        log_strength = state.log_strength + behind * open_ * (_INTEGRAL / slot_length)
-        log_strength = jnp.clip(log_strength, -_LARGEST_LOG, _LARGEST_LOG)
-        answer = jnp.clip(log_strength + _PROPORTIONAL * behind, -_LARGEST_LOG, _LARGEST_LOG)
-        rate = learning_rate(state.step)
-        # A cost that is ahead of plan ends its own pressure, and further ahead it shields the
-        # channels that it is made of from the pressure of the others: several targets are met
-        # together, not each at the expense of the next.
-        lead = jnp.clip(1.0 + behind / _LEAD, -_SHIELD, 1.0)
-        push = jnp.exp(answer) * jnp.maximum(lead, 0.0) * open_
-        strength = base * (push + jnp.max(push) * jnp.minimum(lead, 0.0))
-
-        counts = channels.counts(~state.dead)
-        coefficients = jnp.stack([tempered(m.coefficients(counts)) for m in budget.resources])
-        force = jnp.einsum("k,krg,rg->g", strength, pressure, coefficients)
-        force = jnp.maximum(force, 0.0)
-        active = jnp.asarray(budget.slots)[slot] & (state.settled <= slot)
+    def __call__(
+        self, state: ControllerState, scales: chex.Array
+    ) -> tuple[chex.Array, ControllerState]:
+        slot = jnp.minimum((state.step / self._slot_length).astype(jnp.int32), self._slots - 1)
+        unsettled = state.settled <= slot
+        forced = state.step >= self._deadlines[slot]
+        strength, log_strength = self._strengths(state, slot, unsettled, forced)
+        force = self._forces(state, strength)
+        active = self._active[slot] & unsettled
+        magnitudes = jnp.max(jnp.abs(scales), axis=0)
+        protected = self._protected(state, magnitudes)
         # A unit is pushed for all the channels in it.
-        # What the optimiser made of a dead channel's scale does not count: it stays dead.
-        magnitudes = jnp.where(state.dead, 0.0, jnp.max(jnp.abs(scales), axis=0))
-        amount = rate * (force * active * channels.unit_sizes)[group_of]
-
-        order = jnp.lexsort((-magnitudes, state.dead, group_of))
-        rank = jnp.zeros_like(order).at[order].set(jnp.arange(len(group_of)) - starts[group_of])
-        amount = jnp.where(rank < keep[group_of], 0.0, amount)
-        # The share of this step's amount at which a unit dies; where nothing may change, it is as
-        # dead or alive as it was.
-        excess = jnp.sum(jnp.maximum(jnp.abs(scales) - threshold, 0.0), axis=0)
-        deadly = jnp.where(amount > 0, excess / jnp.where(amount > 0, amount, 1.0), jnp.inf)
-        deadly = jnp.where((excess <= 0) & (rank >= keep[group_of]), 0.0, deadly)
-        held = jnp.where(state.dead, -1.0, jnp.inf)
-        # Who is dead stays dead; where nothing may change, who is alive stays alive.
-        deadly = jnp.where(active[group_of] & ~state.dead, deadly, held)
-
-        forced = state.step >= jnp.asarray(deadlines)[slot]
-        portion, settled = _land(deadly, goal, forced, shares)
+        amount = self._learning_rate(state.step) * force * active * self._channels.unit_sizes
+        amount = jnp.where(protected, 0.0, amount[self._channels.group_of])
+        deadly = self._deaths(state, scales, amount, active[self._channels.group_of], protected)
+        portion, settled = _land(deadly, self._goals[slot], forced, self._shares)
         alive = deadly > portion
         moved = proximal(scales, jnp.minimum(portion, 1.0) * amount)
         return jnp.where(alive, moved, 0.0), ControllerState(
@@ -244,24 +215,81 @@ def _mover(
             dead=~alive,
             log_strength=log_strength,
             strength=strength,
-            share=shares(alive),
-            penalty=jnp.sum(force * channels.counts(magnitudes)),
+            share=self._shares(alive),
+            penalty=jnp.sum(force * self._channels.counts(jnp.where(alive, magnitudes, 0.0))),
         )
 
-    return move
+    def _shares(self, alive: chex.Array) -> chex.Array:
+        """``[constraints]``: share of its full cost that each has with ``alive [units]``."""
+        counts = self._channels.counts(alive)
+        costs = [constraint.model.cost(counts) for constraint in self._budget.constraints]
+        return jnp.stack(costs).astype(jnp.float32)
+
+    def _strengths(
+        self, state: ControllerState, slot: chex.Array, unsettled: chex.Array, forced: chex.Array
+    ) -> tuple[chex.Array, chex.Array]:
+        """``[constraints]``: how strongly each is pressed, and the part of it that builds up."""
+        fraction = jnp.clip(state.step / self._slot_length - slot, 0.0, 1.0)
+        start, end = self._starts[slot], self._ends[slot]
+        share = self._shares(~state.dead)
+        behind = share - (start + (end - start) * fraction)
+        unmet = unsettled & (share > self._goals[slot])
+        log_strength = state.log_strength + behind * unmet * (_INTEGRAL / self._slot_length)
+        log_strength = jnp.clip(log_strength, -_LARGEST_LOG, _LARGEST_LOG)
+        answer = jnp.clip(log_strength + _PROPORTIONAL * behind, -_LARGEST_LOG, _LARGEST_LOG)
+        # A cost that is ahead of plan ends its own pressure, and further ahead it shields the
+        # channels that it is made of from the pressure of the others: several targets are met
+        # together, not each at the expense of the next. In the end what is unmet comes first.
+        lead = jnp.where(forced, 1.0, jnp.clip(1.0 + behind / _LEAD, -_SHIELD, 1.0))
+        push = jnp.exp(answer) * jnp.maximum(lead, 0.0) * unmet
+        return self._base * (push + jnp.max(push) * jnp.minimum(lead, 0.0)), log_strength
+
+    def _forces(self, state: ControllerState, strength: chex.Array) -> chex.Array:
+        """``[groups]``: what each channel's scale is pushed with, in units of the loss."""
+        counts = self._channels.counts(~state.dead)
+        coefficients = jnp.stack([m.coefficients(counts) for m in self._budget.resources])
+        mean = jnp.sum(coefficients * self._unit_share, axis=1, keepdims=True)
+        tempered = mean * (coefficients / mean) ** self._cost_exponent
+        return jnp.maximum(jnp.einsum("k,krg,rg->g", strength, self._pressure, tempered), 0.0)
+
+    def _protected(self, state: ControllerState, magnitudes: chex.Array) -> chex.Array:
+        """``[units]`` bool: the strongest living ones of each group, as many as it must keep."""
+        units = jnp.arange(len(self._keep))
+        order = jnp.lexsort((-magnitudes, state.dead, self._channels.group_of))
+        rank = jnp.zeros_like(order).at[order].set(units - self._first)
+        return rank < self._keep
+
+    def _deaths(
+        self,
+        state: ControllerState,
+        scales: chex.Array,
+        amount: chex.Array,
+        active: chex.Array,
+        protected: chex.Array,
+    ) -> chex.Array:
+        """``[units]``: the portion of this step's amount at which each dies.
+
+        Who is dead stays dead; where nothing may change, who is alive stays alive.
+        """
+        excess = jnp.sum(jnp.maximum(jnp.abs(scales) - self._threshold, 0.0), axis=0)
+        deadly = jnp.where(amount > 0, excess / jnp.where(amount > 0, amount, 1.0), jnp.inf)
+        deadly = jnp.where((excess <= 0) & ~protected, 0.0, deadly)
+        deadly = jnp.where(active, deadly, jnp.inf)
+        return jnp.where(state.dead, -1.0, deadly)
 
 
-def _base_strengths(
-    budget: Budget, pressure: np.ndarray, full: np.ndarray, steps: float
-) -> np.ndarray:
+def _base_strengths(budget: Budget, steps: float) -> np.ndarray:
     """``[constraints]``: strengths at which half of a scale of 1 is gone within a slot.
 
     At a learning rate of 1. The controller starts from the right order of magnitude whatever the
     network and the length of the search are.
     """
-    coefficients = np.stack([np.asarray(m.coefficients(full)) for m in budget.resources])
+    groups = budget.channels.groups
+    full = np.array([group.channels for group in groups], np.float32)
+    coefficients = np.stack([np.asarray(model.coefficients(full)) for model in budget.resources])
+    pressure = np.stack([constraint.pressure for constraint in budget.constraints])
     felt = np.einsum("krg,rg->kg", pressure, coefficients) * budget.channels.unit_sizes
-    weights = np.array([group.units for group in budget.channels.groups], float)
+    weights = np.array([group.units for group in groups], float)
     mean = (felt * weights).sum(1) / ((felt > 0) * weights).sum(1)
     return np.asarray(0.5 / (mean * steps), np.float32)
 

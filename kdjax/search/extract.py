@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from kdjax.search.budget import Budget, minimum_width
+from kdjax.search.budget import EXACTNESS, Budget, minimum_width
 from kdjax.search.channels import Channels, Group
 from kdjax.widths import WidthVector
 
@@ -116,9 +116,12 @@ def top_up(widths: Mapping[str, int], budget: Budget) -> WidthVector:
         while (low := (now := shares(counts)) < 1 - TOLERANCE).any():
             best, best_value = None, 0.0
             for more in (changed(counts, number, 1) for number in free):
-                if more is None or ((then := shares(more)) > 1).any():
+                if more is None or ((then := shares(more)) > 1 + EXACTNESS).any():
                     continue
-                gain, price = (then - now)[low].max(), ((then - now) / (1 - now + 1e-12)).max()
+                gain, price = (
+                    (then - now)[low].max(),
+                    ((then - now) / np.maximum(1 - now, 1e-12)).max(),
+                )
                 if gain > 0 and gain / price > best_value:
                     best, best_value = more, gain / price
             if best is None:

@@ -26,7 +26,13 @@ from kdjax.train.results import Measured
 from kdjax.train.run import Run
 from kdjax.train.runner import Runner
 from kdjax.train.search_results import summarize
-from kdjax.train.search_stage import Watch, resolve_budget, search_method, search_optimizer
+from kdjax.train.search_stage import (
+    Watch,
+    resolve_budget,
+    search_method,
+    search_optimizer,
+    search_steps,
+)
 from kdjax.train.state import TrainState
 from kdjax.train.structure import CANDIDATES, Structure, candidate_start, find_structure
 from kdjax.train.teacher import digest, load_teacher
@@ -166,12 +172,11 @@ def _train_teacher(stages: _Stages) -> tuple[Run, TrainState]:
 def _find(stages: _Stages, budget: Budget, teacher: Mapping[str, Any]) -> tuple[Run, TrainState]:
     experiment, wanted = stages.experiment, stages.config.search
     config = stage_config(stages.config, wanted.epochs, constant_rate=wanted.learning_rate)
-    steps = wanted.epochs * stages.batches.steps_per_epoch
     runner = stages.runner(
         search_method(experiment, budget),
         config,
         teacher=teacher,
-        wrap=search_optimizer(experiment, budget, steps),
+        wrap=search_optimizer(experiment, budget),
     )
 
     def begin(state: TrainState) -> TrainState:
@@ -180,7 +185,7 @@ def _find(stages: _Stages, budget: Budget, teacher: Mapping[str, Any]) -> tuple[
         start = {kind: {"student_1": tree} for kind, tree in teacher.items()}
         return state.replace(params=start["params"], batch_stats=start["batch_stats"])
 
-    watch = Watch(budget, steps, wanted.descent, stages.progress.say)
+    watch = Watch(budget, search_steps(experiment), wanted.descent, stages.progress.say)
     full = (experiment.architecture.widths,)
     return stages.run(
         "search", runner, config, full, stages.config.seeds[0], begin=begin, watch=watch

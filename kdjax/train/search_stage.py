@@ -10,7 +10,16 @@ import numpy as np
 import optax
 
 from kdjax.config import ConfigError
-from kdjax.search import Budget, Channels, ControllerState, Plan, controlled, make_budget, partition
+from kdjax.search import (
+    Budget,
+    Channels,
+    ControllerState,
+    Plan,
+    controlled,
+    expand,
+    make_budget,
+    partition,
+)
 from kdjax.train import methods
 from kdjax.train.experiment import Experiment
 from kdjax.train.methods import Method
@@ -37,7 +46,7 @@ def resolve_budget(experiment: Experiment) -> Budget:
             targets=config.blocks.targets,
             frozen=config.blocks.frozen,
         )
-        return make_budget(
+        budget = make_budget(
             architecture,
             architecture.widths,
             channels,
@@ -49,8 +58,24 @@ def resolve_budget(experiment: Experiment) -> Budget:
             order=config.order,
             min_width=config.min_width,
         )
+        full = architecture.widths
+        expand(full, channels, budget.allows, limit=full, multiple=config.multiple)
+        steps = search_steps(experiment)
+        if round(config.descent * steps) < len(budget.slots):
+            raise ValueError(
+                f"search.epochs is {config.epochs}: that is {steps} steps, of which "
+                f"search.descent {config.descent} leaves fewer than one for each of the "
+                f"{len(budget.slots)} blocks in turn"
+            )
+        return budget
     except ValueError as error:
         raise ConfigError(f"config: {error}") from None
+
+
+def search_steps(experiment: Experiment) -> int:
+    """Steps in the whole search."""
+    config = experiment.config
+    return config.search.epochs * -(-len(experiment.dataset.train) // config.batch_size)
 
 
 def search_method(experiment: Experiment, budget: Budget) -> Method:
@@ -82,10 +107,10 @@ def search_method(experiment: Experiment, budget: Budget) -> Method:
 
 
 def search_optimizer(
-    experiment: Experiment, budget: Budget, steps: int
+    experiment: Experiment, budget: Budget
 ) -> Callable[[optax.GradientTransformation, optax.Schedule], optax.GradientTransformation]:
-    """What puts the controller around the configured optimiser, for a search of so many steps."""
-    config = experiment.config.search
+    """What puts the controller around the configured optimiser."""
+    config, steps = experiment.config.search, search_steps(experiment)
     plan = Plan(steps, max(1, round(config.descent * steps)))
 
     def wrap(optimizer: optax.GradientTransformation, schedule: optax.Schedule):

@@ -12,7 +12,12 @@ from kdjax.models.initialize import variable_shapes
 from kdjax.search import Channels, find_groups
 
 SHAPE = (16, 16, 3)
-NETWORKS = [("resnet8", 0.25), ("mobilenet_v2", 0.1), ("vgg16_bn", 0.05), ("vgg16_bn_imagenet", 0.01)]
+NETWORKS = [
+    ("resnet8", 0.25),
+    ("mobilenet_v2", 0.1),
+    ("vgg16_bn", 0.05),
+    ("vgg16_bn_imagenet", 0.01),
+]
 
 
 def channels_of(name, width, root=(), **changed):

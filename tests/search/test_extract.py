@@ -150,35 +150,14 @@ def test_expanding(widths, share, multiple):
     assert all(1 <= width <= most for width, most in zip(chosen, MOST, strict=True))
     assert all(width % multiple == 0 for width in chosen)
     # No uniform multiplier on a fine grid would have been larger, group by group.
-    grid = [factor for factor in np.linspace(0.02, 40, 500) if flops(floored(widths, factor, multiple)) <= limit]
+    grid = [
+        factor
+        for factor in np.linspace(0.02, 40, 500)
+        if flops(floored(widths, factor, multiple)) <= limit
+    ]
     if grid:
         largest = floored(widths, max(grid), multiple)
         assert all(a >= b for a, b in zip(chosen, largest, strict=True))
-
-
-@settings(max_examples=30, deadline=None)
-@given(vectors, st.floats(0.05, 1.0))
-def test_expanding_leaves_no_group_room_that_lost_most(widths, share):
-    """What rounding left over is dealt out: no group can have one more without another's loss...
-
-    at least not the group that would have been first in line.
-    """
-    limit = share * flops(tuple(MOST))
-    assume(flops(floored(widths, 0, 1)) <= limit)
-    found = chosen_of(expand(vector(widths), CHANNELS, within(limit), limit=NETWORK.widths))
-    if found == tuple(MOST):
-        return
-    cheapest = min(
-        flops((*found[:n], found[n] + 1, *found[n + 1 :])) for n in range(6) if found[n] < MOST[n]
-    )
-    dearest = max(
-        flops((*found[:n], found[n] + 1, *found[n + 1 :])) - flops(found)
-        for n in range(6)
-        if found[n] < MOST[n]
-    )
-    # Less is left than every group's next channel together.
-    assert limit - flops(found) < 6 * dearest
-    assert cheapest > flops(found)
 
 
 def test_expanding_to_the_limit():
@@ -188,7 +167,7 @@ def test_expanding_to_the_limit():
 
 
 def test_expanding_by_hand():
-    """Widths 3 and 5 under a budget on their sum: 1.75 x gives 5 and 8, and one is left over."""
+    """Widths 3 and 5 under a budget on their sum."""
     layers = (
         Layer(("a",), None, "a", 3, 20, norm=True),
         Layer(("b",), "a", "b", 20, 20, norm=True),
@@ -220,11 +199,13 @@ def test_leftovers_go_to_the_group_that_lost_most():
         Layer(("b",), "a", "b", 20, 20, norm=True),
     )
     channels = Channels(*find_groups(layers))
-    # Under 15: 3.3 and 11.7 lose most where b is; the jump of both at once would be too much.
-    found = expand(
-        {"a": 10, "b": 10}, channels, lambda w: w["a"] + w["b"] <= 15, limit={"a": 20, "b": 20}
-    )
-    assert sorted(found.values()) == [7, 8]
+    full = {"a": 20, "b": 20}
+    # At 4/3 it would be 4 and 4, one too many: 3 and 3, and one is left over.
+    found = expand({"a": 3, "b": 3}, channels, lambda w: w["a"] + w["b"] <= 7, limit=full)
+    assert sorted(found.values()) == [3, 4]
+    # Just below 1.3 it is 12 and 3; a has lost more, but only b may have another one.
+    found = expand({"a": 10, "b": 3}, channels, lambda w: w["a"] <= 12, limit=full)
+    assert dict(found) == {"a": 12, "b": 4}
 
 
 def test_units_are_kept_together():
@@ -242,7 +223,7 @@ def budget_of(**targets):
 
 @settings(max_examples=40, deadline=None)
 @given(vectors, st.floats(0.2, 1.0), st.floats(0.2, 1.0), st.booleans())
-def test_giving_back_only_adds_and_stays_within_the_budget(widths, flops_target, params, freeze):
+def test_giving_back_stays_within_the_budget(widths, flops_target, params, freeze):
     frozen = ("stage2",) if freeze else ()
     try:
         budget = budget_of(flops=flops_target, params=params, frozen=frozen)
@@ -252,7 +233,14 @@ def test_giving_back_only_adds_and_stays_within_the_budget(widths, flops_target,
     assume(budget.allows(before))
     after = top_up(before, budget)
     assert budget.allows(after)
-    assert all(after[group] >= width for group, width in before.items())
+    earlier = budget.shares(before)
+    undercut = {c.name: c.target for c in budget.constraints}
+    undercut = {n: t for n, t in undercut.items() if earlier[n] < (1 - TOLERANCE) * t}
+    if len(undercut) == 1:
+        (name,) = undercut
+        assert budget.shares(after)[name] >= earlier[name]
+    if not undercut:
+        assert after == before
     assert all(after[group] <= full for group, full in NETWORK.widths.items())
     assert after["stem"] == after["stage1"]
     if freeze:
@@ -284,13 +272,13 @@ def test_the_target_left_behind_is_brought_up():
     before, after = budget.shares(vector(widths)), budget.shares(top_up(vector(widths), budget))
     target = {c.name: c.target for c in budget.constraints}
     assert before["params"] < 0.7 * target["params"]
-    assert after["params"] > before["params"]
+    assert 0.98 * target["params"] <= after["params"] <= target["params"]
     assert after["flops"] <= target["flops"]
 
 
-def test_every_small_case_by_brute_force():
-    """With one target, giving back ends where a full search says that it can go on no further."""
+def test_with_one_target_all_that_fits_is_given_back():
     for widths in itertools.product((1, 4), (2, 5), (3,), (4,), (5,), (6, 20)):
         limit = 1.3 * flops(widths)
         found = top_up(vector(widths), budget_of(flops=limit))
         assert flops(widths) < flops(chosen_of(found)) <= limit
+        assert all(after >= before for after, before in zip(chosen_of(found), widths, strict=True))

@@ -132,11 +132,9 @@ def test_penalty_of_scales(resource):
     coefficients = sum(vector(one) for _, _, one in EXPECTED[resource].values())
     assert float(found) * model.full == pytest.approx(coefficients @ vector(SUMS), rel=1e-5)
     # With a threshold below every scale, channel 5 of a is alive too.
-    layers = EXPECTED[resource]
     more = penalty(model, CHANNELS, tree(SCALES), threshold=0.005)
     reads_a = {"flops": 288 * SUMS["b"] + 32 * SUMS["d"], "params": 9 * SUMS["b"] + SUMS["d"]}
     assert float(more - found) * model.full == pytest.approx(reads_a[resource], rel=1e-3)
-    assert layers
 
 
 @pytest.mark.parametrize("resource", RESOURCES)
@@ -167,12 +165,19 @@ def test_strength_follows_the_living_not_the_sums():
     gradient = jax.grad(lambda params: penalty(model, CHANNELS, params, 0.02))
     doubled = tuple((name, 2 * np.array(values)) for name, values in SCALES)
     for leaf, other in zip(
-        jax.tree.leaves(gradient(tree(SCALES))), jax.tree.leaves(gradient(tree(doubled))), strict=True
+        jax.tree.leaves(gradient(tree(SCALES))),
+        jax.tree.leaves(gradient(tree(doubled))),
+        strict=True,
     ):
         np.testing.assert_allclose(leaf, other, rtol=1e-6)
 
 
-NETWORKS = [("resnet8", 0.5), ("mobilenet_v2", 0.1), ("vgg16_bn", 0.05), ("vgg16_bn_imagenet", 0.01)]
+NETWORKS = [
+    ("resnet8", 0.5),
+    ("mobilenet_v2", 0.1),
+    ("vgg16_bn", 0.05),
+    ("vgg16_bn_imagenet", 0.01),
+]
 
 
 def thinned(name, width, seed):

@@ -75,7 +75,9 @@ def test_rows_of_zeros_change_nothing(column, amount):
     scales = jnp.array(column)[:, None]
     padded = jnp.concatenate([scales, jnp.zeros((3, 1))])
     found = proximal(padded, jnp.array([amount]))
-    np.testing.assert_allclose(found[: len(column)], proximal(scales, jnp.array([amount])), atol=1e-6)
+    np.testing.assert_allclose(
+        found[: len(column)], proximal(scales, jnp.array([amount])), atol=1e-6
+    )
     np.testing.assert_array_equal(found[len(column) :], 0)
 
 

@@ -1,0 +1,244 @@
+"""The small network made of what survives, against the full one with the rest silent."""
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from kdjax import models
+from kdjax.models.initialize import variable_shapes
+from kdjax.search import Channels, alive_widths, kept_channels, masked, slim
+
+NETWORKS = {
+    "resnet8": (0.5, (8, 8, 3)),
+    "resnet20": (0.25, (9, 11, 1)),
+    "mobilenet_v2": (0.1, (16, 16, 3)),
+    "vgg16_bn": (0.05, (16, 16, 3)),
+    "vgg16_bn_imagenet": (0.05, (40, 40, 3)),  # Its last map is 2 x 2.
+}
+
+
+class Case:
+    """A network with random variables, and random channels of it dead."""
+
+    def __init__(self, name, seed=0, dead=0.4):
+        width, self.shape = NETWORKS[name]
+        architecture = models.create(name, 5, width=width)
+        if architecture.widths.get("dense1"):
+            small = dict(architecture.widths) | {"dense1": 7, "dense2": 6}
+            architecture = type(architecture)(
+                **{**vars(architecture), "widths": type(architecture.widths)(small)}
+            )
+        self.architecture, self.net = architecture, architecture.build()
+        self.layers = architecture.layers(architecture.widths, self.shape)
+        self.channels = Channels.of(architecture, architecture.widths, self.shape)
+        self.generator = np.random.default_rng(seed)
+        variables = jax.tree_util.tree_map_with_path(
+            self.draw, dict(variable_shapes(self.net, self.shape))
+        )
+        flags = self.generator.random(len(self.channels.group_of)) < dead
+        starts = np.cumsum([0] + [group.units for group in self.channels.groups[:-1]])
+        flags[starts] = False
+        self.dead = flags
+        scales = np.where(flags, 0, self.channels.scales(variables["params"]))
+        params = self.channels.with_scales(variables["params"], jnp.asarray(scales, jnp.float32))
+        self.variables = {**variables, "params": params}
+        self.widths = alive_widths(self.channels, architecture.widths, flags)
+        magnitudes = np.asarray(self.channels.magnitudes(params))
+        self.kept = kept_channels(self.channels, magnitudes, flags, self.widths)
+        # Images that differ in the mean: little else passes many narrow layers.
+        means = np.array([-3.0, 0.0, 3.0]).reshape(3, 1, 1, 1)
+        self.images = self.generator.normal(means, 1, (3, *self.shape)).astype(np.float32)
+
+    def draw(self, path, leaf):
+        """Numbers that keep maps and statistics of the order of 1, no two alike."""
+        noise = self.generator.normal(size=leaf.shape)
+        name = path[-1].key
+        if name == "kernel":
+            values = 1.6 * noise / np.sqrt(np.prod(leaf.shape[:-1]))
+        else:
+            values = {
+                "scale": 1 + 0.3 * noise,
+                "bias": 0.2 + 0.3 * noise,
+                "mean": 0.3 * noise,
+                "var": np.exp(0.5 * noise),
+            }[name]
+        return values.astype(np.float32)
+
+    def masked(self):
+        return masked(self.net, self.variables, self.layers, self.kept, self.shape)
+
+    def small(self, variables):
+        return slim(variables, self.layers, self.kept)
+
+
+def outputs(net, variables, images):
+    return jax.jit(net.apply)(variables, images)
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def case(request):
+    return Case(request.param)
+
+
+def test_the_small_network_is_the_masked_one(case):
+    silent = case.masked()
+    small = case.small(silent)
+    full = outputs(case.net, silent, case.images)
+    found = outputs(case.architecture.build(case.widths), small, case.images)
+    assert np.std(full.logits, axis=0).max() > 1e-2  # The images matter.
+    np.testing.assert_allclose(found.logits, full.logits, atol=1e-5, rtol=1e-5)
+    thinned = 0
+    for ours, theirs in zip(found.features, full.features, strict=True):
+        # What is left of a map are the living channels of the full one, in order.
+        assert ours.shape[:3] == theirs.shape[:3]
+        thinned += theirs.shape[-1] - ours.shape[-1]
+        silent_channels = np.abs(theirs).max(axis=(0, 1, 2)) == 0
+        living = np.asarray(theirs)[..., ~silent_channels]
+        some = np.asarray(ours)[..., np.abs(ours).max(axis=(0, 1, 2)) > 0]
+        np.testing.assert_allclose(some, living, atol=1e-4, rtol=1e-4)
+    assert thinned > 0
+
+
+def test_the_shapes_are_those_of_the_widths(case):
+    small = case.small(case.variables)
+    expected = variable_shapes(case.architecture.build(case.widths), case.shape)
+    found = flax.traverse_util.flatten_dict(small)
+    for path, leaf in flax.traverse_util.flatten_dict(dict(expected)).items():
+        assert found.pop(path).shape == leaf.shape, path
+    assert not found
+    assert any(case.widths[name] < full for name, full in case.architecture.widths.items())
+
+
+def test_masked_channels_emit_nothing(case):
+    silent = flax.traverse_util.flatten_dict(case.masked()["params"])
+    for layer in case.layers:
+        if layer.out_group in case.kept:
+            gone = np.setdiff1d(np.arange(layer.out_channels), case.kept[layer.out_group])
+            for name in ("scale", "bias"):
+                leaf = np.asarray(silent[(*layer.path, "norm", name)])
+                np.testing.assert_array_equal(leaf[gone], 0)
+                others = np.delete(leaf, gone)
+                before = flax.traverse_util.flatten_dict(case.variables["params"])
+                expected = np.delete(before[(*layer.path, "norm", name)], gone)
+                np.testing.assert_array_equal(others, expected)
+
+
+def one_by_one(case):
+    """The same case with every kernel zero but for its middle: padding plays no part."""
+
+    def middle(path, leaf):
+        if path[-1].key != "kernel" or leaf.ndim != 4:
+            return leaf
+        only = np.zeros_like(leaf)
+        row, column = leaf.shape[0] // 2, leaf.shape[1] // 2
+        only[row, column] = 3 * leaf[row, column]
+        return only
+
+    return jax.tree_util.tree_map_with_path(middle, case.variables)
+
+
+def test_masking_costs_nothing_where_padding_plays_no_part(case):
+    variables = one_by_one(case)
+    silent = masked(case.net, variables, case.layers, case.kept, case.shape)
+    before = outputs(case.net, variables, case.images).logits
+    after = outputs(case.net, silent, case.images).logits
+    # Constants were moved: without that it would show.
+    flat, statistics = flax.traverse_util.flatten_dict(silent["params"]), variables["batch_stats"]
+    unmoved = {**flax.traverse_util.flatten_dict(variables["params"])}
+    unmoved |= {path: leaf for path, leaf in flat.items() if path[-2:] == ("norm", "bias")}
+    naive = {"params": flax.traverse_util.unflatten_dict(unmoved), "batch_stats": statistics}
+    naive = outputs(case.net, naive, case.images).logits
+    np.testing.assert_allclose(after, before, atol=2e-5, rtol=2e-5)
+    assert np.abs(naive - before).max() > 1e-2
+
+
+def test_masking_is_exact_away_from_the_borders():
+    """One 3x3 convolution after the stem: only the outermost pixels differ."""
+    case = Case("resnet8", dead=0.0)
+    inner = "stage1.block1.conv1"
+    number = [group.name for group in case.channels.groups].index(inner)
+    dead = (case.channels.group_of == number) & (np.arange(len(case.dead)) % 2 == 1)
+    scales = np.where(dead, 0, case.channels.scales(case.variables["params"]))
+    params = case.channels.with_scales(case.variables["params"], jnp.asarray(scales, jnp.float32))
+    variables = {**case.variables, "params": params}
+    widths = alive_widths(case.channels, case.architecture.widths, dead)
+    kept = kept_channels(case.channels, np.ones(len(dead)), dead, widths)
+    assert widths[inner] < case.architecture.widths[inner]
+    silent = masked(case.net, variables, case.layers, kept, case.shape)
+    before = outputs(case.net, variables, case.images).features[0]
+    after = outputs(case.net, silent, case.images).features[0]
+    np.testing.assert_allclose(after[:, 1:-1, 1:-1], before[:, 1:-1, 1:-1], atol=1e-5, rtol=1e-5)
+    assert np.abs(after - before).max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    "optimizer", [optax.sgd(0.1, momentum=0.9), optax.adam(0.1)], ids=["sgd", "adam"]
+)
+def test_an_optimiser_is_sliced_like_its_parameters(optimizer):
+    case = Case("resnet8")
+    state = optimizer.init(case.variables["params"])
+    state = jax.tree.map(
+        lambda leaf: case.generator.normal(size=leaf.shape).astype(leaf.dtype), state
+    )
+    found = case.small(state)
+    small_params = case.small({"params": case.variables["params"]})["params"]
+    fresh = optimizer.init(small_params)
+    assert jax.tree.structure(found) == jax.tree.structure(fresh)
+    jax.tree.map(lambda a, b: np.testing.assert_equal(a.shape, b.shape), found, fresh)
+    moments = [state[0].trace] if hasattr(state[0], "trace") else [state[0].mu, state[0].nu]
+    sliced = [found[0].trace] if hasattr(found[0], "trace") else [found[0].mu, found[0].nu]
+    for full, small in zip(moments, sliced, strict=True):
+        expected = case.small({"params": full})["params"]
+        jax.tree.map(np.testing.assert_array_equal, small, expected)
+    if hasattr(state[0], "mu"):
+        np.testing.assert_array_equal(found[0].count, state[0].count)
+
+
+def test_slices_by_hand():
+    """A kernel loses inputs and outputs, in that order of its last axes."""
+    case = Case("resnet8")
+    path = ("branch", "stage2_block1", "conv1")
+    full = flax.traverse_util.flatten_dict(case.variables["params"])[(*path, "conv", "kernel")]
+    small = flax.traverse_util.flatten_dict(case.small(case.variables)["params"])
+    expected = full[:, :, case.kept["stage1"]][..., case.kept["stage2.block1.conv1"]]
+    np.testing.assert_array_equal(small[(*path, "conv", "kernel")], expected)
+    classifier = case.variables["params"]["branch"]["classifier"]
+    np.testing.assert_array_equal(
+        small[("branch", "classifier", "kernel")], classifier["kernel"][case.kept["stage3"]]
+    )
+    np.testing.assert_array_equal(small[("branch", "classifier", "bias")], classifier["bias"])
+
+
+def test_a_flattened_map_loses_its_channels():
+    case = Case("vgg16_bn_imagenet")
+    path = ("branch", "dense1", "kernel")
+    full = flax.traverse_util.flatten_dict(case.variables["params"])[path]
+    channels = case.architecture.widths["stage5.conv3"]
+    assert full.shape == (4 * channels, 7)
+    small = flax.traverse_util.flatten_dict(case.small(case.variables)["params"])[path]
+    kept = case.kept["stage5.conv3"]
+    assert len(kept) < channels
+    rows = np.concatenate([pixel * channels + kept for pixel in range(4)])
+    np.testing.assert_array_equal(small, full[rows])
+
+
+def test_nothing_dead_changes_nothing():
+    case = Case("resnet8", dead=0.0)
+    for tree in (case.masked(), case.small(case.variables)):
+        for path, leaf in flax.traverse_util.flatten_dict(dict(case.variables)).items():
+            found = flax.traverse_util.flatten_dict(tree)[path]
+            np.testing.assert_array_equal(found, leaf, err_msg=str(path))
+
+
+def test_widths_that_break_a_tie_are_refused():
+    case = Case("resnet8")
+    with pytest.raises(ValueError, match="widths differ in groups that an addition ties: stem"):
+        kept_channels(
+            case.channels,
+            np.ones(len(case.dead)),
+            case.dead,
+            dict(case.widths) | {"stage1": case.widths["stem"] + 1},
+        )

@@ -1,0 +1,178 @@
+"""What a person gets wrong in `kdjax search` is one line, before anything is trained or written."""
+
+import pytest
+
+from kdjax import cli
+from kdjax import config as configuration
+from kdjax.train import workdir
+from kdjax.train.checkpoint import Checkpoints
+from kdjax.train.experiment import resolve
+from kdjax.train.pipeline import stage_config
+from kdjax.train.search_stage import resolve_budget
+
+SMALL = (
+    "--config.network_width=0.25",
+    "--config.batch_size=16",
+    "--config.compute.devices=1",
+)
+# The narrow ResNet8 at 8 x 8: twice its multiply-accumulates.
+FULL = 2 * (64 * 9 * (4 + 16 + 16) + 16 * (9 * (32 + 64) + 32) + 4 * (9 * (128 + 256) + 128) + 64)
+
+
+def arguments(small_npz, tmp_path, *overrides):
+    settings = [f"--config.{override}" for override in overrides]
+    run = f"--workdir={tmp_path / 'run'}"
+    return ["search", run, f"--config.data.name=npz:{small_npz}", *SMALL, *settings]
+
+
+def refused(small_npz, tmp_path, capsys, *overrides):
+    """The one line of a search that does not start."""
+    assert cli.main(arguments(small_npz, tmp_path, *overrides)) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert not (tmp_path / "run").exists()
+    lines = shown.err.splitlines()
+    assert len(lines) == 1, shown.err
+    assert lines[0].startswith("kdjax search: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["search.target.flops=-1.0"], "config.search.target.flops is -1.0: allowed is 0, a share"),
+        (["search.target.params=-0.5"], "config.search.target.params is -0.5: allowed is"),
+        (["search.target.flops=inf"], "config.search.target.flops is inf: allowed is"),
+        (["search.target.flops=nan"], "config.search.target.flops is nan: allowed is"),
+        (["search.target.flops=0.0"], "config.search.target has no target"),
+        (
+            ["search.target.flops=1e9"],
+            f"config: search.target.flops is 1e+09: above the full network's {FULL:,} flops",
+        ),
+        (
+            ["search.target.params=1000000"],
+            "config: search.target.params is 1e+06: above the full network's 5,040 params",
+        ),
+        (
+            ["search.target.flops=1e-6"],
+            f"config: the target 1e-06 for flops (of {FULL:,}) cannot be reached: ",
+        ),
+        (
+            ["search.target.flops=0.5", "search.target.params=1e-3"],
+            "config: the target 0.001 for params (of 5,040) cannot be reached: ",
+        ),
+        (
+            ["search.target.flops=0.5", "search.min_width=16"],
+            "cannot be reached: 1 is the least, since every group keeps at least 16 channel(s)",
+        ),
+        (
+            ["search.blocks.names=('a',)", "search.blocks.groups=('stage9*',)"],
+            "search.blocks.groups for 'a' has 'stage9*', which fits no group: the groups are stem",
+        ),
+        (
+            ["search.blocks.names=('a',)", "search.blocks.groups=('stem *conv1',)"],
+            "search.blocks.groups leaves out stage2, stage3: add them to a block",
+        ),
+        (
+            ["search.blocks.frozen=('stage4',)"],
+            "search.blocks.frozen names 'stage4' (did you mean 'stage3'?)",
+        ),
+        (
+            ["search.schedule=sequential", "search.order=('stage1', 'trunk')"],
+            "search.order names 'trunk': the blocks are stage1, stage2, stage3",
+        ),
+        (
+            ["search.blocks.targets=(0.5,)"],
+            "search.blocks.targets has 1 entries: expected one for each of the 3 blocks",
+        ),
+        (["search.blocks.resources=('macs',)"], "config.search.blocks.resources is ('macs',)"),
+        (["search.threshold=0.0"], "config.search.threshold is 0.0: allowed is"),
+        (["search.descent=1.5"], "config.search.descent is 1.5: allowed is"),
+        (["search.schedule=serial"], "config.search.schedule is 'serial': allowed is"),
+        (["search.taget.flops=0.5"], "did you mean config.search.target.flops?"),
+        (["student_scales=(1.0, 0.5)"], "unknown field config.student_scales"),
+        (["batch_size=100"], "config.batch_size is 100: at most the 81 training images"),
+        (
+            ["teacher.workdir=nothing"],
+            "config.teacher.workdir is 'nothing': workdir nothing holds no kdjax run",
+        ),
+    ],
+)
+def test_bad_input_is_one_line(overrides, message, small_npz, tmp_path, capsys):
+    line = refused(small_npz, tmp_path, capsys, *overrides)
+    assert message in line
+
+
+def test_all_of_a_network_is_a_target(small_npz):
+    """1.0 is the share 1, and the full cost itself as a number is the same."""
+    config = configuration.search_default()
+    config.update_from_flattened_dict(
+        {"network_width": 0.25, "data.name": f"npz:{small_npz}", "batch_size": 16}
+    )
+    for value in (1.0, float(FULL)):
+        config.search.target.flops = value
+        configuration.validate(config)
+        (constraint,) = resolve_budget(resolve(config)).constraints
+        assert constraint.target == 1.0
+        assert constraint.model.full == FULL
+
+
+@pytest.fixture
+def teacher(small_npz, tmp_path):
+    """A workdir with a teacher that was initialised and saved, not trained: a narrow ResNet8."""
+    config = configuration.search_default()
+    config.update_from_flattened_dict(
+        {
+            "network_width": 0.25,
+            "data.name": f"npz:{small_npz}",
+            "batch_size": 16,
+            "compute.devices": 1,
+        }
+    )
+    experiment = resolve(config)
+    batches, device, _ = experiment.prepare()
+    runner = experiment.runner("independent", batches, device, stage_config(config, 1))
+    path = tmp_path / "teacher"
+    workdir.create(path, config)
+    checkpoints = Checkpoints(path / "checkpoints" / "teacher-seed0", 1)
+    checkpoints.save("last", runner.initial_state(0), {**experiment.record, "step": 0})
+    checkpoints.wait()
+    checkpoints.close()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("network=resnet20", "does not fit: its network is resnet8, expected resnet20"),
+        ("network_width=0.5", "does not fit: its widths is "),
+        ("teacher.run=teacher-seed3", "config.teacher.run is 'teacher-seed3': the runs in "),
+        ("teacher.checkpoint=best", "config.teacher.checkpoint is 'best': teacher-seed0 in "),
+    ],
+)
+def test_a_teacher_that_does_not_fit_is_one_line(
+    override, message, teacher, small_npz, tmp_path, capsys
+):
+    line = refused(small_npz, tmp_path, capsys, f"teacher.workdir={teacher}", override)
+    assert message in line
+
+
+def test_a_configuration_of_training_is_refused(tmp_path, capsys):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from kdjax import config as configuration\nget_config = configuration.default\n"
+    )
+    assert cli.main(["search", f"--config={file}", f"--workdir={tmp_path / 'run'}"]) == 2
+    shown = capsys.readouterr().err
+    assert shown.endswith("is a configuration of `kdjax train`, not of `kdjax search`\n")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_workdir_of_training_is_refused(small_npz, tmp_path, capsys):
+    workdir.create(tmp_path / "run", configuration.default())
+    before = sorted(entry.name for entry in (tmp_path / "run").iterdir())
+    assert cli.main(arguments(small_npz, tmp_path)) == 2
+    shown = capsys.readouterr().err
+    assert "Traceback" not in shown
+    assert shown.startswith("kdjax search: workdir ")
+    assert sorted(entry.name for entry in (tmp_path / "run").iterdir()) == before

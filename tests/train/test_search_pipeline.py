@@ -1,0 +1,551 @@
+"""The structure search from end to end: what it leaves, resuming, teachers, its structures."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import types
+
+import chex
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from kdjax import config as configuration
+from kdjax import costs, models, widths
+from kdjax.config import ConfigError
+from kdjax.models.initialize import variable_shapes
+from kdjax.search import Channels, masked
+from kdjax.train import methods, search, train, workdir
+from kdjax.train.checkpoint import Checkpoints
+from kdjax.train.experiment import resolve
+from kdjax.train.interrupt import Interrupted
+from kdjax.train.pipeline import stage_config
+from kdjax.train.run import Run
+from kdjax.train.runner import Runner
+from kdjax.train.search_stage import resolve_budget, search_method, search_optimizer
+from kdjax.train.structure import CANDIDATES, StructureError, candidate_start, find_structure
+from kdjax.train.teacher import load_teacher
+
+SHAPE = (8, 8, 1)
+STEPS_PER_EPOCH = 6  # 81 training images in batches of 16.
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled(tmp_path_factory):
+    """The same stages are compiled again and again here: once is enough."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield settings["jax_compilation_cache_dir"]
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+def search_config(small_npz, **changes):
+    """A search of a narrow ResNet8 on the small set; ``a__b`` stands for a.b."""
+    config = configuration.search_default()
+    config.update_from_flattened_dict(
+        {
+            "seeds": (0,),
+            "network_width": 0.25,
+            "data.name": f"npz:{small_npz}",
+            "teacher.epochs": 2,
+            "search.epochs": 3,
+            "distil.epochs": 2,
+            "evaluation.every_epochs": 1,
+            "batch_size": 16,
+            "evaluation.batch_size": 16,
+            "checkpoint.every_epochs": 1,
+            "log.every_steps": 2,
+            "log.tensorboard": False,
+            "compute.devices": 1,
+            **{name.replace("__", "."): value for name, value in changes.items()},
+        }
+    )
+    return config
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, small_npz):
+    """A whole search: (config, workdir, results)."""
+    config = search_config(small_npz)
+    path = tmp_path_factory.mktemp("search") / "run"
+    return config, path, search(config, path)
+
+
+def test_results_agree_with_the_files_and_the_counts(finished):
+    _, path, summary = finished
+    assert read(path / "results.json") == summary
+    assert summary["structure"] == read(path / "structure.json")
+    architecture = models.create("resnet8", 4, width=0.25)
+    files = {name: widths.load(path / f"{name}.json", architecture.widths) for name in (
+        "full", "widths", "uniform",
+    )}  # fmt: skip
+    assert files["full"] == architecture.widths
+    assert summary["structure"]["widths"] == files["widths"]
+    assert summary["structure"]["widths_uniform"] == files["uniform"]
+    assert summary["structure"]["widths_before"] == files["full"]
+    counted = {name: costs.count(architecture, vector, SHAPE) for name, vector in files.items()}
+    entries = [(summary["teacher"], "full")]
+    entries += [
+        (entry, {"compact": "widths", "uniform": "uniform"}[entry["structure"]])
+        for entry in summary["candidates"]
+    ]
+    assert len(entries) == 4
+    for entry, name in entries:
+        cost = counted[name]
+        assert entry["widths"] == files[name]
+        assert [entry[key] for key in ("params", "macs", "flops")] == [
+            cost.params, cost.macs, cost.flops,
+        ]  # fmt: skip
+    for when, name in (("before", "full"), ("after", "widths")):
+        cost = counted[name]
+        assert summary["structure"]["cost"][when] == {
+            "flops": cost.flops, "macs": cost.macs, "params": cost.params,
+        }  # fmt: skip
+    assert [(c["name"], c["distilled"]) for c in summary["candidates"]] == [
+        ("compact, distilled", True),
+        ("compact, alone", False),
+        ("uniform, distilled", True),
+    ]
+    assert (summary["seeds"], summary["teacher"]["seed"], summary["start"]) == ([0], 0, "fresh")
+
+
+def test_the_budget_is_met_by_both_structures(finished):
+    _, path, summary = finished
+    full, after = (summary["structure"]["cost"][when]["flops"] for when in ("before", "after"))
+    assert summary["structure"]["targets"] == {"flops": 0.5}
+    assert summary["structure"]["shares"]["flops"] == pytest.approx(after / full)
+    assert after <= 0.5 * full
+    assert summary["candidates"][2]["flops"] <= 0.5 * full
+    # The rival spends what it is allowed: one more channel everywhere would be too much.
+    architecture = models.create("resnet8", 4, width=0.25)
+    wider = {group: width + 1 for group, width in read(path / "uniform.json").items()}
+    assert costs.count(architecture, wider, SHAPE).flops > 0.5 * full
+
+
+def test_accuracies_are_fractions_and_differences_are_points(finished):
+    _, _, summary = finished
+    compact, alone, uniform = (entry["test"] for entry in summary["candidates"])
+    for entry in (summary["teacher"], *summary["candidates"]):
+        assert entry["test"] * 30 == pytest.approx(round(entry["test"] * 30))
+        assert entry["val"] * 9 == pytest.approx(round(entry["val"] * 9))
+        assert entry["per_seed"] == [entry["test"]]
+    for name, other in (("compact_minus_uniform", uniform), ("distilled_minus_alone", alone)):
+        found = summary[f"{name}_points"]
+        assert found["mean"] == pytest.approx(100 * (compact - other))
+
+
+def test_the_search_is_written_step_by_step(finished):
+    config, path, summary = finished
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    steps = {
+        run: [line["step"] for line in lines if line["run"] == run and line["kind"] == "train"]
+        for run in ("teacher-seed0", "search-seed0", "distil-seed0")
+    }
+    assert steps == {
+        "teacher-seed0": list(range(2, 13, 2)),
+        "search-seed0": list(range(2, 19, 2)),
+        "distil-seed0": list(range(2, 13, 2)),
+    }
+    found = [line for line in lines if line["run"] == "search-seed0" and line["kind"] == "train"]
+    assert found[0]["cost/flops"] == pytest.approx(1.0)
+    rate = config.search.learning_rate
+    assert all(line["learning_rate"] == pytest.approx(rate) for line in found)
+    last = found[-1]
+    alive = summary["structure"]["widths_alive"]
+    groups = [name for name in last if name.startswith("alive/")]
+    assert len(groups) == 6
+    for name in groups:
+        assert last[name] == alive[name.removeprefix("alive/")]
+    cost = costs.count(models.create("resnet8", 4, width=0.25), alive, SHAPE)
+    full = summary["structure"]["cost"]["before"]["flops"]
+    assert last["cost/flops"] == pytest.approx(cost.flops / full)
+
+
+def test_a_finished_search_is_read_not_trained(finished, monkeypatch):
+    config, path, summary = finished
+    monkeypatch.setattr(Run, "_train_epoch", None)  # Whoever trains fails.
+    assert search(config, path) == summary
+
+
+def outcome(path):
+    """What must not depend on how a search was run."""
+    summary = read(path / "results.json")
+    del summary["throughput"]
+    return summary, {
+        name: (path / f"{name}.json").read_bytes()
+        for name in ("structure", "widths", "uniform", "full")
+    }
+
+
+def host_state(path, run):
+    """The last checkpoint of a run, as it lies on disk."""
+    checkpoints = Checkpoints(path / "checkpoints" / run, read_only=True)
+    try:
+        return checkpoints.latest_step("last"), checkpoints.variables("last")
+    finally:
+        checkpoints.close()
+
+
+def assert_same_search(path, other):
+    assert outcome(path) == outcome(other)
+    for run in ("teacher-seed0", "search-seed0", "distil-seed0"):
+        (step, variables), (other_step, other_variables) = (
+            host_state(where, run) for where in (path, other)
+        )
+        assert step == other_step
+        chex.assert_trees_all_equal(variables, other_variables)
+
+
+def test_an_interrupted_search_ends_as_an_uninterrupted_one(finished, tmp_path, monkeypatch):
+    config, whole, _ = finished
+    original = Run._read
+    # In every stage; within an epoch and with the last step of one.
+    stops = [("teacher-seed0", 3), ("search-seed0", 11), ("distil-seed0", 8)]
+
+    def read_and_stop(self, window, pending, started):
+        now = original(self, window, pending, started)
+        if stops and (self.name, pending[1]) == stops[0]:
+            stops.pop(0)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return now
+
+    monkeypatch.setattr(Run, "_read", read_and_stop)
+    for run, _ in list(stops):
+        with pytest.raises(Interrupted, match=f"SIGTERM: {run} is saved at step"):
+            search(config, tmp_path / "parts")
+        assert not (tmp_path / "parts" / "results.json").exists()
+    search(config, tmp_path / "parts")
+    assert not stops
+    assert_same_search(tmp_path / "parts", whole)
+
+
+KILLED = """
+import os, signal, sys
+from kdjax import cli
+from kdjax.train.run import Run
+
+original = Run._read
+
+def read_and_die(self, window, pending, started):
+    now = original(self, window, pending, started)
+    if (self.name, pending[1]) == ("search-seed0", 14):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return now
+
+Run._read = read_and_die
+cli.main(sys.argv[1:])
+"""
+
+
+def test_a_killed_search_ends_as_an_uninterrupted_one(finished, tmp_path, _compiled):
+    config, whole, _ = finished
+    overrides = [
+        f"--config.{name}={value}"
+        for name, value in configuration.flatten(config)
+        if value != configuration.SEARCH_FIELDS[name].default
+    ]
+    path = tmp_path / "killed"
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, "search", f"--workdir={path}", *overrides],
+        env={**os.environ, "JAX_COMPILATION_CACHE_DIR": _compiled},
+        capture_output=True,
+        timeout=300,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    step, _ = host_state(path, "search-seed0")
+    assert step in (STEPS_PER_EPOCH, 2 * STEPS_PER_EPOCH)  # A save may have been under way.
+    assert not (path / "widths.json").exists()
+    search(config, path)
+    assert_same_search(path, whole)
+
+
+def searched_state(config, path):
+    """(experiment, budget, teacher, state at the end of the search), from the checkpoints."""
+    experiment = resolve(config)
+    budget = resolve_budget(experiment)
+    batches, device, _ = experiment.prepare()
+    stage = stage_config(config, config.search.epochs, constant_rate=config.search.learning_rate)
+    runner = Runner(
+        search_method(experiment, budget),
+        stage,
+        batches,
+        device,
+        experiment.parallel,
+        wrap=search_optimizer(experiment, budget),
+    )
+    checkpoints = Checkpoints(path / "checkpoints" / "search-seed0", read_only=True)
+    record = {**experiment.record, "student_widths": [dict(experiment.architecture.widths)]}
+    state, _ = checkpoints.restore("last", runner.initial_state(0), record)
+    checkpoints.close()
+    source = configuration.search_default().teacher
+    source.workdir = str(path)
+    return experiment, budget, load_teacher(source, experiment), state
+
+
+def test_a_slim_start_is_the_searched_network(finished):
+    """Before the first step the compact candidates answer as what the search left behind."""
+    config, path, summary = finished
+    experiment, budget, teacher, state = searched_state(config, path)
+    structure = find_structure(experiment, budget, state)
+    assert structure.to_json() == summary["structure"]
+    alone = {kind: tree["student_1"] for kind, tree in state.variables.items()}
+    students = tuple(structure.widths_of(candidate) for candidate in CANDIDATES)
+    method = methods.taught(
+        config, experiment.architecture, students, tuple(c.distilled for c in CANDIDATES), None
+    )
+    batches, device, _ = experiment.prepare()
+    runner = Runner(method, stage_config(config, 1), batches, device, experiment.parallel)
+    begin = candidate_start(experiment, structure, teacher, alone)
+    started = begin(runner.initial_state(0))
+    chex.assert_trees_all_equal_shapes(started.params, runner.initial_state(0).params)
+    images = np.random.default_rng(0).normal(size=(16, *SHAPE)).astype(np.float32)
+    found = jax.jit(method.model.apply)(started.variables, images).logits
+    # What survived the search, with all else silent.
+    layers = experiment.architecture.layers(experiment.architecture.widths, SHAPE)
+    net = experiment.architecture.build()
+    silent = masked(net, alone, layers, structure.kept, SHAPE)
+    expected = jax.jit(net.apply)(silent, images).logits
+    assert np.std(expected, axis=0).max() > 1e-3
+    np.testing.assert_allclose(found[0], expected, atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(found[0], found[1], atol=1e-6)
+    # The uniform rival has the teacher's strongest channels.
+    channels = Channels.of(experiment.architecture, experiment.architecture.widths, SHAPE)
+    strength = channels.by_group(channels.magnitudes(teacher["params"]))["stage3"]
+    chosen = np.sort(np.argsort(-strength, kind="stable")[: structure.uniform["stage3"]])
+    scale = teacher["params"]["branch"]["stage3_block1"]["conv2"]["norm"]["scale"]
+    rival = started.params["student_3"]["branch"]["stage3_block1"]["conv2"]["norm"]["scale"]
+    np.testing.assert_array_equal(rival, np.asarray(scale)[chosen])
+
+
+def made_up(config, alive):
+    """A finished search, made up: (experiment, budget, state) with ``alive`` channels a group."""
+    experiment = resolve(config)
+    budget = resolve_budget(experiment)
+    channels = budget.channels
+    flags, params = [], {}
+    for group in channels.groups:
+        flags.append(np.arange(group.units) >= alive.get(group.name, group.channels))
+        for path in group.writers:
+            node = params
+            for key in ("student_1", *path):
+                node = node.setdefault(key, {})
+            node["norm"] = {"scale": np.where(flags[-1], 0, 1).astype(np.float32)}
+    controller = types.SimpleNamespace(dead=np.concatenate(flags))
+    state = types.SimpleNamespace(
+        params=params, optimizer_state=types.SimpleNamespace(controller=controller)
+    )
+    return experiment, budget, state
+
+
+def test_a_search_above_its_target_says_where_and_why(small_npz):
+    config = search_config(small_npz)
+    with pytest.raises(StructureError) as refused:
+        find_structure(*made_up(config, {"stage3": 1}))
+    text = str(refused.value)
+    assert text.startswith("the search ended above its target: flops 0.")
+    assert "for 0.5000; at their least width are stage3; tied are stem = stage1" in text
+
+
+def test_found_widths_are_rounded_within_the_budget(small_npz):
+    config = search_config(small_npz, search__multiple=2)
+    alive = {"stem": 1, "stage1.block1.conv1": 3, "stage2": 5, "stage3": 7}
+    experiment, budget, state = made_up(config, alive)
+    structure = find_structure(experiment, budget, state)
+    assert structure.found["stage2"] == 5
+    assert budget.allows(structure.compact)
+    assert all(width % 2 == 0 for width in structure.compact.values())
+    assert {name: len(indices) for name, indices in structure.kept.items()} == structure.compact
+
+
+def test_a_found_structure_can_be_widened(small_npz):
+    config = search_config(small_npz, search__expand=True)
+    alive = {"stem": 1, "stage1.block1.conv1": 1, "stage2": 2, "stage2.block1.conv1": 3}
+    experiment, budget, state = made_up(config, alive)
+    structure = find_structure(experiment, budget, state)
+    assert budget.allows(structure.compact)
+    assert all(structure.compact[name] >= width for name, width in structure.found.items())
+    assert budget.shares(structure.compact)["flops"] > 0.45
+    assert structure.compact["stage2"] > 2
+
+
+def test_channels_are_given_back_where_a_target_is_undercut(small_npz):
+    alive = {"stem": 1, "stage1.block1.conv1": 1, "stage2": 1}
+    structure = find_structure(*made_up(search_config(small_npz), alive))
+    added = sum(structure.compact.values()) - sum(structure.found.values())
+    # The stem's channels are those of stage 1: one channel in two groups of the vector.
+    added -= structure.compact["stage1"] - structure.found["stage1"]
+    assert added > 0
+    assert f"{added} channels were" in structure.note
+
+
+def test_a_teacher_from_another_search(finished, small_npz, tmp_path):
+    """One block after another, by features too, from a teacher that was trained before."""
+    _, given, summary = finished
+    config = search_config(
+        small_npz,
+        teacher__workdir=str(given),
+        search__schedule="sequential",
+        search__target__flops=0.6,
+        distil__start="slim",
+        distil__epochs=1,
+        schedule__warmup_epochs=0.0,
+        weights__feature=0.1,
+    )
+    found = search(config, tmp_path / "run")
+    names = {entry.name for entry in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert names == {"search-seed0", "distil-seed0"}
+    teacher = dict(summary["teacher"])
+    assert found["teacher"] == {**teacher, "seed": found["teacher"]["seed"]}
+    assert found["structure"]["shares"]["flops"] <= 0.6
+    assert found["start"] == "slim"
+    # The teacher's weights change: the search does not go on with another one.
+    workdir.write_json(tmp_path / "run" / "teacher.json", {"digest": "another"})
+    with pytest.raises(workdir.WorkdirError, match="holds a search with another teacher"):
+        search(config, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def trained(finished, tmp_path_factory, small_npz):
+    """An ensemble of the full network and the structure that was found: (config, path, results)."""
+    _, given, _ = finished
+    config = configuration.default()
+    config.update_from_flattened_dict(
+        {
+            "seeds": (0,),
+            "method": "ensemble",
+            "network_width": 0.25,
+            "student_widths": (str(given / "full.json"), str(given / "widths.json")),
+            "data.name": f"npz:{small_npz}",
+            "epochs": 1,
+            "schedule.warmup_epochs": 0.0,
+            "batch_size": 16,
+            "evaluation.batch_size": 16,
+            "log.tensorboard": False,
+            "compute.devices": 1,
+        }
+    )
+    path = tmp_path_factory.mktemp("trained") / "run"
+    return config, path, train(config, path)
+
+
+def test_a_found_structure_is_a_student(finished, trained):
+    _, given, _ = finished
+    _, path, summary = trained
+    full, found = widths.load(given / "full.json"), widths.load(given / "widths.json")
+    first, second = (student["widths"] for student in summary["students"])
+    assert first == full
+    # All students share the pivot's stem; the rest is as it was found.
+    assert second == {**found, "stem": full["stem"]}
+    assert workdir.read_student_widths(path) == [first, second]
+
+
+def test_a_teacher_from_an_ensemble(trained, small_npz):
+    """It is the pivot, with the stem that all students share."""
+    _, path, _ = trained
+    experiment = resolve(search_config(small_npz))
+    source = configuration.search_default().teacher
+    source.workdir = str(path)
+    variables = load_teacher(source, experiment)
+    expected = variable_shapes(experiment.architecture.build(), SHAPE)
+    chex.assert_trees_all_equal_shapes(variables, dict(expected))
+    _, stored = host_state(path, "ensemble-seed0")
+    for kind in ("params", "batch_stats"):
+        chex.assert_trees_all_equal(variables[kind]["stem"], stored[kind]["stem"])
+        chex.assert_trees_all_equal(variables[kind]["branch"], stored[kind]["student_1"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"network": "resnet20"}, "does not fit: its network is resnet8, expected resnet20"),
+        ({"network_width": 0.5}, "does not fit: its widths is {'stem': 4"),
+        ({"teacher__run": "teacher-seed7"}, "config.teacher.run is 'teacher-seed7': the runs in"),
+        (
+            {"teacher__run": "search-seed0"},
+            "config.teacher.workdir is .*: it holds no trained full network",
+        ),
+    ],
+)
+def test_a_teacher_that_does_not_fit_is_refused(finished, small_npz, tmp_path, changes, message):
+    _, given, _ = finished
+    config = search_config(small_npz, teacher__workdir=str(given), **changes)
+    with pytest.raises(ConfigError, match=message):
+        search(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_of_other_classes_is_refused(finished, tmp_path):
+    generator = np.random.default_rng(0)
+    splits = {
+        f"{split}_{kind}": values
+        for split, size in (("train", 60), ("test", 20))
+        for kind, values in (
+            ("images", generator.integers(0, 255, (size, 8, 8), np.uint8)),
+            ("labels", np.arange(size) % 5),
+        )
+    }
+    np.savez(tmp_path / "five.npz", **splits)
+    _, given, _ = finished
+    config = search_config(tmp_path / "five.npz", teacher__workdir=str(given))
+    with pytest.raises(ConfigError, match="its number of classes is 4, expected 5"):
+        search(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_teacher_is_refused(small_npz, tmp_path):
+    config = search_config(small_npz, teacher__workdir=str(tmp_path / "nothing"))
+    with pytest.raises(ConfigError, match=r"config.teacher.workdir is .*nothing.*holds no kdjax"):
+        search(config, tmp_path / "run")
+    assert [entry.name for entry in tmp_path.iterdir()] == []
+
+
+def test_two_devices_search_as_one(small_npz):
+    """With batch statistics over all devices, the search is the same but for rounding."""
+    ends = []
+    for devices in (1, 2):
+        config = search_config(
+            small_npz, compute__devices=devices, compute__batch_norm="global", data__crop_padding=0
+        )
+        experiment = resolve(config)
+        budget = resolve_budget(experiment)
+        batches, device, _ = experiment.prepare()
+        runner = Runner(
+            search_method(experiment, budget),
+            stage_config(config, 1, constant_rate=0.02),
+            batches,
+            device,
+            experiment.parallel,
+            teacher=models.initialize(experiment.architecture.build(), 3, SHAPE),
+            # A plan of so few steps that channels die at once.
+            wrap=search_optimizer(experiment, budget),
+        )
+        state = runner.place(runner.initial_state(0))
+        order = runner.epoch_order(state, 0)
+        for step in range(STEPS_PER_EPOCH):
+            state, metrics, _ = runner.steps(state, order, step, STEPS_PER_EPOCH)
+        ends.append((runner.fetch(state), runner.to_host(metrics)))
+    (one, measured), (two, also_measured) = ends
+    assert one.optimizer_state.controller.dead.any()
+    np.testing.assert_array_equal(
+        one.optimizer_state.controller.dead, two.optimizer_state.controller.dead
+    )
+    chex.assert_trees_all_close(one.params, two.params, rtol=1e-3, atol=1e-4)
+    chex.assert_trees_all_close(one.batch_stats, two.batch_stats, rtol=1e-3, atol=1e-4)
+    for name in ("cost/flops", "alive/stage3"):
+        np.testing.assert_allclose(measured[name][0], also_measured[name][0], rtol=1e-5)
