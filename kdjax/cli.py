@@ -144,17 +144,34 @@ def read_config(
         config_flags.DEFINE_config_dict("config", default(), **settings)
     try:
         left = values(arguments)
-    except (flags.Error, AttributeError, TypeError, ValueError) as error:
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        _check_kind(path, kind)
         if unknown := re.search(r'Key "(\w+)" does not exist', str(error)):
             raise configuration.unknown_field(unknown[1], fields) from None
         raise configuration.ConfigError(f"{' '.join(arguments[1:])}: {error}") from None
     _no_more(left[1:])
-    config = values["config"].value
-    if (found := configuration.kind(config)) != kind:
+    _check_kind(path, kind)
+    return values["config"].value
+
+
+def _check_kind(path: str, kind: configuration.Kind) -> None:
+    """Raises ConfigError if a file, before any override, is a configuration of the other kind."""
+    if not path:
+        return
+    from absl import flags
+    from ml_collections import config_flags
+
+    values, arguments = flags.FlagValues(), ["kdjax", f"--config={path}"]
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=arguments)
+    try:
+        values(arguments)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError):
+        return  # What is wrong with the file itself is said where it is read.
+    found = configuration.kind(values["config"].value)
+    if found != kind:
         raise configuration.ConfigError(
             f"--config={path} is a configuration of `kdjax {found}`, not of `kdjax {kind}`"
         )
-    return config
 
 
 def default_workdir(config: ml_collections.ConfigDict) -> Path:

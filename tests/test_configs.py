@@ -9,8 +9,7 @@ import pytest
 from kdjax import config as configuration
 from kdjax import models
 from kdjax.cli import read_config
-from kdjax.train.experiment import resolve
-from kdjax.train.pipeline import stage_config
+from kdjax.train.experiment import resolve, stage_config
 from kdjax.train.runner import Runner
 from kdjax.train.search_stage import resolve_budget, search_method, search_optimizer
 

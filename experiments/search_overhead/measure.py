@@ -22,9 +22,8 @@ from kdjax.data import Dataset
 from kdjax.data.batches import Batches, device_data
 from kdjax.data.dataset import Split
 from kdjax.train import methods
-from kdjax.train.experiment import Experiment
+from kdjax.train.experiment import Experiment, stage_config
 from kdjax.train.parallel import choose
-from kdjax.train.pipeline import stage_config
 from kdjax.train.runner import Runner
 from kdjax.train.search_stage import resolve_budget, search_method, search_optimizer
 

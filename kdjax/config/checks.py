@@ -109,6 +109,14 @@ def _students(config: ml_collections.ConfigDict) -> None:
     )
 
 
+def _teacher(config: ml_collections.ConfigDict) -> None:
+    teacher = config.teacher
+    _require(
+        bool(teacher.workdir) or not teacher.run,
+        f"config.teacher.run is {teacher.run!r}: it needs config.teacher.workdir",
+    )
+
+
 def _targets(config: ml_collections.ConfigDict) -> None:
     blocks = config.search.blocks.targets
     _require(
@@ -179,6 +187,7 @@ _TOGETHER: dict[Kind, tuple[Callable[[ml_collections.ConfigDict], None], ...]] =
     ),
     "search": (
         _seeds,
+        _teacher,
         _targets,
         _blocks,
         _order,

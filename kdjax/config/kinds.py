@@ -54,6 +54,10 @@ def unknown_field(name: str, fields: Mapping[str, Field] = FIELDS) -> ConfigErro
         foreign = (set(others) - set(fields)) | (_sections(*others) - _sections(*fields))
         if {name, *_sections(name)} & foreign:
             return ConfigError(f"unknown field config.{name}: it belongs to `kdjax {command}`")
+    if inside := [known for known in fields if known.startswith(f"{name}.")]:
+        return ConfigError(
+            f"config.{name} is a section: set one of {', '.join(f'config.{i}' for i in inside)}"
+        )
     near = difflib.get_close_matches(name, fields, n=1, cutoff=0.5)
     if not near:  # Perhaps the right leaf in the wrong place.
         near = [known for known in fields if known.split(".")[-1] == name.split(".")[-1]][:1]

@@ -50,7 +50,7 @@ FIELDS: dict[str, Field] = {
         above=True,
     ),
     "search.threshold": number(
-        1e-3, "a channel whose scale is not above it is dead", 0, above=True
+        1e-3, "a channel whose scale is not above it is dead", 0, 1, above=True, below=True
     ),
     "search.cost_exponent": number(
         0.5,

@@ -29,7 +29,7 @@ def comparison_rows(summary: dict[str, Any]) -> Rows:
                 f"{entry['macs'] / 1e6:.3f} M",
                 f"{entry['macs'] / teacher['macs']:.1%}",
                 percent(entry["test"], entry["test_std"])
-                if entry["name"] != "teacher"
+                if len(entry["per_seed"]) > 1
                 else f"{100 * entry['test']:.2f}",
             ]
         )
@@ -59,7 +59,10 @@ def verdict(summary: dict[str, Any]) -> str:
         ("distilled_minus_alone_points", "compact, distilled minus alone"),
     ):
         difference = summary[key]
-        lines.append(f"{text}: {signed(difference['mean'], difference['std'])} points of accuracy")
+        value = signed(difference["mean"], difference["std"])
+        if len(summary["seeds"]) == 1:
+            value = value.split()[0]
+        lines.append(f"{text}: {value} points of accuracy")
     starts = {
         "fresh": "All candidates started from fresh weights.",
         "slim": "The compact candidates started from what survived the search, the uniform one "

@@ -9,8 +9,6 @@ from kdjax.costs import Layer
 from kdjax.models import Architecture
 from kdjax.search.channels import Channels
 
-BLOCK_RESOURCES = ("flops", "params", "both", "targets")
-
 
 @dataclasses.dataclass(frozen=True)
 class Block:

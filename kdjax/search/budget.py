@@ -147,7 +147,7 @@ def make_budget(
             resource,
             resources[RESOURCES.index(resource)],
             target,
-            _pressure(channels, [b for b in blocks if not b.target], [resource], overall),
+            _pressure(channels, blocks, [resource], overall),
         )
         for resource, target in overall.items()
     ]
@@ -290,12 +290,6 @@ def _check_reachable(budget: Budget) -> None:
     groups = budget.channels.groups
     free = [any(slot[number] for slot in budget.slots) for number in range(len(groups))]
     for constraint in budget.constraints:
-        felt = constraint.pressure.sum(axis=0)
-        if not any(may and felt[number] > 0 for number, may in enumerate(free)):
-            raise ValueError(
-                f"the target {constraint.target:.4g} for {constraint.name} cannot be reached: "
-                "every block is frozen or has a target of its own"
-            )
         smallest = np.array(
             [
                 minimum_width(group, budget.min_width) if may else group.channels
@@ -314,8 +308,9 @@ def _check_reachable(budget: Budget) -> None:
                 reasons.append(f"{', '.join(budget.channels.fixed)} have no scales")
             full = constraint.model.full
             raise ValueError(
-                f"the target {constraint.target:.4g} for {constraint.name} (of {full:,}) cannot be "
-                f"reached: {least:.4g} is the least, since {'; '.join(reasons)}"
+                f"the target {constraint.target:.4g} for {constraint.name} (a share of {full:,}; "
+                f"numbers above 1 are absolute) cannot be reached: {least:.4g} is the least, since "
+                f"{'; '.join(reasons)}"
             )
 
 

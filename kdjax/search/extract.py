@@ -1,7 +1,7 @@
 """From living channels to a width vector: counting, rounding, widening, and who stays."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from kdjax.widths import WidthVector
 
 Kept = Mapping[str, np.ndarray]
 
+_EXCHANGED = 1000  # Channels that may go for others at most, so that trying ends.
 TOLERANCE = 0.02  # How far below a target a structure may stay, relative to the target.
 
 
@@ -88,7 +89,7 @@ def top_up(widths: Mapping[str, int], budget: Budget) -> WidthVector:
     With several targets the last to be met may leave another behind; with few channels one may be
     worth more than the tolerance. The channel that comes back is the one that brings most of what
     is undercut for what it takes of the room under the other targets. Where there is no room left,
-    a channel of the opposite kind goes for it.
+    channels of the opposite kind go for it.
 
     Args:
       widths: within the budget.
@@ -129,18 +130,30 @@ def top_up(widths: Mapping[str, int], budget: Budget) -> WidthVector:
             counts = best
         return counts
 
-    counts = fill(np.array([group_width(group, widths) for group in groups], float))
-    while (low := (now := shares(counts)) < 1 - TOLERANCE).any() and not low.all():
-        best, best_value = None, 0.0
+    def drop(counts: np.ndarray, low: np.ndarray) -> np.ndarray | None:
+        """Takes the channel that frees most of what is scarce for what it costs of the rest."""
+        now, best, best_value = shares(counts), None, 0.0
         for less in (changed(counts, number, -1) for number in free):
             if less is not None:
                 lost = now - shares(less)
                 value = lost[~low].min() / (lost[low].max() + 1e-12)
                 if value > best_value:
                     best, best_value = less, value
-        if best is None or shares(filled := fill(best))[low].min() <= now[low].min():
+        return best
+
+    counts = fill(np.array([group_width(group, widths) for group in groups], float))
+    fewer: np.ndarray | None = counts
+    together, dropped = 1, 0
+    while fewer is not None and dropped < _EXCHANGED:
+        low = (now := shares(counts)) < 1 - TOLERANCE
+        if not low.any() or low.all():
             break
-        counts = filled
+        # One channel may not free enough for another: more and more go until a whole one fits.
+        for _ in range(together):
+            fewer = None if fewer is None else drop(fewer, low)
+        dropped, together = dropped + together, 2 * together
+        if fewer is not None and shares(filled := fill(fewer))[low].min() > now[low].min():
+            counts, fewer, together = filled, filled, 1
     return _with_counts(widths, budget.channels, counts)
 
 
@@ -163,6 +176,7 @@ def expand(
     *,
     limit: Mapping[str, int],
     multiple: int = 1,
+    fixed: Collection[str] = (),
 ) -> WidthVector:
     """The widths times the largest uniform multiplier that a budget allows.
 
@@ -175,6 +189,7 @@ def expand(
       allows: whether a width vector is within the budget; must hold for all narrower ones too.
       limit: widths not to exceed.
       multiple: every group that changes is a multiple of it (its limit, where that is smaller).
+      fixed: names of groups that stay at their limit.
 
     Raises:
       ValueError: if the budget does not even allow one multiple in every group.
@@ -185,12 +200,13 @@ def expand(
     groups = channels.groups
     steps = [math.lcm(multiple, group.unit) for group in groups]
     limits = [limit[group.name] for group in groups]
+    holds = [group.name in fixed for group in groups]
     wanted = [group_width(group, widths) for group in groups]
 
     def floored(factor: float) -> list[int]:
         return [
-            min(most, max(step, math.floor(factor * width / step + 1e-9) * step))
-            for width, step, most in zip(wanted, steps, limits, strict=True)
+            most if held else min(most, max(step, math.floor(factor * width / step + 1e-9) * step))
+            for width, step, most, held in zip(wanted, steps, limits, holds, strict=True)
         ]
 
     def vector(chosen: list[int]) -> WidthVector:

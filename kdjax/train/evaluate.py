@@ -11,9 +11,8 @@ from kdjax import config as configuration
 from kdjax import models
 from kdjax.train import workdir
 from kdjax.train.checkpoint import CheckpointError, Checkpoints
-from kdjax.train.experiment import Experiment, resolve
+from kdjax.train.experiment import Experiment, resolve, stage_config
 from kdjax.train.loop import run_name
-from kdjax.train.pipeline import stage_config
 from kdjax.train.state import TrainState
 from kdjax.train.structure import CANDIDATES
 from kdjax.widths import WidthVector

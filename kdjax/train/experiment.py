@@ -136,6 +136,17 @@ def resolve(
     return Experiment(config, dataset, architecture, students, parallel)
 
 
+def stage_config(
+    config: ml_collections.ConfigDict, epochs: int, constant_rate: float = 0.0
+) -> ml_collections.ConfigDict:
+    """What a run and its runner need, for a stage of so many epochs."""
+    stage = ml_collections.ConfigDict(config.to_dict())
+    stage.epochs = epochs
+    if constant_rate:
+        stage.schedule.update(name="constant", learning_rate=constant_rate, warmup_epochs=0.0)
+    return stage
+
+
 def _source_options(config: ml_collections.ConfigDict) -> data.SourceOptions:
     return data.SourceOptions(
         data_dir=config.data.data_dir,

@@ -17,7 +17,7 @@ from kdjax import widths
 from kdjax.search import Budget
 from kdjax.train import methods, workdir
 from kdjax.train.checkpoint import Checkpoints
-from kdjax.train.experiment import Experiment, resolve
+from kdjax.train.experiment import Experiment, resolve, stage_config
 from kdjax.train.interrupt import Interrupts
 from kdjax.train.loop import measure, run_name
 from kdjax.train.metrics import MetricsWriter
@@ -206,7 +206,7 @@ def _distil(
         experiment.parallel.axis_name,
     )
     runner = stages.runner(method, config, teacher=teacher)
-    begin: Callable[[TrainState], TrainState] = lambda state: state  # noqa: E731
+    begin: Callable[[TrainState], TrainState] = _unchanged
     if stages.config.distil.start == "slim":
         begin = candidate_start(experiment, structure, teacher, _alone(found))
     return [
@@ -215,15 +215,8 @@ def _distil(
     ]
 
 
-def stage_config(
-    config: ml_collections.ConfigDict, epochs: int, constant_rate: float = 0.0
-) -> ml_collections.ConfigDict:
-    """What :class:`Run` and :class:`Runner` need, for a stage of so many epochs."""
-    stage = ml_collections.ConfigDict(config.to_dict())
-    stage.epochs = epochs
-    if constant_rate:
-        stage.schedule.update(name="constant", learning_rate=constant_rate, warmup_epochs=0.0)
-    return stage
+def _unchanged(state: TrainState) -> TrainState:
+    return state
 
 
 def _alone(state: TrainState) -> dict[str, Any]:
@@ -283,5 +276,6 @@ def _describe(experiment: Experiment, budget: Budget) -> str:
         f"Budget: {targets}; {config.search.schedule} over "
         f"{', '.join(budget.slot_blocks)}\n"
         f"Teacher {teacher}, search {config.search.epochs} epochs, then {len(CANDIDATES)} networks "
-        f"{config.distil.epochs} epochs for each of the seeds {', '.join(map(str, config.seeds))}"
+        f"{config.distil.epochs} epochs for each of the seeds {', '.join(map(str, config.seeds))}: "
+        + "; ".join(f"{number} {c.name}" for number, c in enumerate(CANDIDATES, start=1))
     )

@@ -78,7 +78,8 @@ class ProgressReport:
         if time.monotonic() - self._printed >= spacing:
             self._printed = time.monotonic()
             share = self._done / self._total
-            self.say(f"{share:4.0%}  {run} {place}  {rate:,.0f} images/s  {text}")
+            speed = f"{rate:,.0f} images/s" if rate else "compiled"
+            self.say(f"{share:4.0%}  {run} {place}  {speed}  {text}".rstrip())
 
 
 def accuracies(values: Sequence[float]) -> str:

@@ -40,9 +40,9 @@ def summarize(
     per_seed = [candidate["per_seed"] for candidate in candidates]
     return {
         "teacher": {
-            "seed": teacher.seed,
+            "seed": None if teacher.seed < 0 else teacher.seed,
             **_cost(experiment, structure.full),
-            **_accuracies([teacher.scores[select]], 0),
+            **_accuracies([teacher.scores["last"]], 0),  # The one that taught.
         },
         "candidates": candidates,
         "structure": structure.to_json(),

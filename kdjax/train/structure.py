@@ -1,12 +1,12 @@
 """What a search found: the compact widths, its uniform rival, and the weights to go on with."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from kdjax import costs, widths
+from kdjax import costs
 from kdjax.search import (
     TOLERANCE,
     Budget,
@@ -100,7 +100,7 @@ class Structure:
             f"{name} {share:.4f} (target {self.targets[name]:.4f})"
             for name, share in self.shares.items()
         )
-        return f"Found: {reached}\n{changed}" + (f"\n{self.note}" if self.note else "")
+        return f"Found: {reached}\n{changed}"
 
 
 def find_structure(experiment: Experiment, budget: Budget, state: TrainState) -> Structure:
@@ -116,14 +116,16 @@ def find_structure(experiment: Experiment, budget: Budget, state: TrainState) ->
     if not budget.allows(found):
         raise StructureError(_why_not(budget, found))
     compact = top_up(found, budget)
-    added = sum(abs(compact[g.name] - found[g.name]) for g in channels.groups)
-    if config.multiple > 1:
-        rounded = widths.round_to_multiple(compact, config.multiple)
-        compact = WidthVector(
-            {g: full[g] if g in channels.fixed else min(w, full[g]) for g, w in rounded.items()}
+    changes = [compact[group.name] - found[group.name] for group in channels.groups]
+    if config.multiple > 1 or config.expand:
+        held = [
+            group.name
+            for number, group in enumerate(channels.groups)
+            if not budget.slots[:, number].any()
+        ]
+        compact = expand(
+            compact, channels, budget.allows, limit=full, multiple=config.multiple, fixed=held
         )
-    if config.expand or not budget.allows(compact):
-        compact = expand(found, channels, budget.allows, limit=full, multiple=config.multiple)
     costs_of = _cost_counter(experiment)
     rival = _rival_allows(budget, costs_of(full), costs_of(compact), costs_of)
     shares = budget.shares(compact)
@@ -138,7 +140,7 @@ def find_structure(experiment: Experiment, budget: Budget, state: TrainState) ->
         shares=shares,
         full_costs=costs_of(full),
         compact_costs=costs_of(compact),
-        note=_note(targets, shares, added, config.multiple),
+        note=_note(targets, shares, changes, config.multiple),
     )
 
 
@@ -230,11 +232,19 @@ def _why_not(budget: Budget, found: Mapping[str, int]) -> str:
 
 
 def _note(
-    targets: Mapping[str, float], shares: Mapping[str, float], added: int, multiple: int
+    targets: Mapping[str, float],
+    shares: Mapping[str, float],
+    changes: Sequence[int],
+    multiple: int,
 ) -> str:
     parts = []
-    if added:
-        parts.append(f"{added} channels were exchanged, since a target was undercut")
+    if any(changes):
+        added = sum(change for change in changes if change > 0)
+        taken = -sum(change for change in changes if change < 0)
+        parts.append(
+            f"to come closer to what was undercut, {added} channels were given back"
+            + (f" and {taken} others taken" if taken else "")
+        )
     low = [name for name, share in shares.items() if share < (1 - TOLERANCE) * targets[name]]
     if low:
         why = f"multiples of {multiple}" if multiple > 1 else "single channels, or other targets,"

@@ -18,6 +18,8 @@ from kdjax.train.experiment import Experiment
 
 # Where a workdir has several runs, the first of these kinds is taken.
 _KINDS = ("teacher", "independent", "ensemble")
+# Fields that decide which examples are held out.
+_SPLIT_FIELDS = ("name", "validation", "test", "split_seed", "image_size")
 
 
 def load_teacher(config: ml_collections.ConfigDict, experiment: Experiment) -> dict[str, Any]:
@@ -70,17 +72,31 @@ def _find_run(path: Path, wanted: str) -> str:
         for run in [wanted] if wanted else runs:
             if run.startswith(f"{kind}-seed"):
                 return run
+    if wanted:
+        raise ConfigError(
+            f"config.teacher.run is {wanted!r}: a teacher is a run of {', '.join(_KINDS[:-1])} or "
+            f"{_KINDS[-1]}; the runs in {path} are {', '.join(runs)}"
+        )
     raise ConfigError(f"config.teacher.workdir is {str(path)!r}: it holds no trained full network")
+
+
+def _hashable(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields with lists, as JSON has them, back as tuples."""
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
 
 
 def _check(record: Mapping[str, Any], experiment: Experiment, name: str) -> None:
     architecture = experiment.architecture
     shape = experiment.dataset.image_shape
+    data = _hashable(record["config"]["data"])
+    own = _hashable(experiment.config.data)
     for field, found, expected in (
         ("network", record["network"], architecture.name),
         ("number of classes", record["num_classes"], architecture.num_classes),
         ("widths", record["student_widths"][0], dict(architecture.widths)),
         ("image shape", tuple(record["image_shape"]), tuple(shape)),
+        # Else it may have been trained on what is held out here.
+        *((f"config.data.{field}", data[field], own[field]) for field in _SPLIT_FIELDS),
     ):
         if found != expected:
             raise ConfigError(f"{name} does not fit: its {field} is {found}, expected {expected}")

@@ -61,7 +61,11 @@ def check_widths(path: Path, student_widths: Sequence[Mapping[str, int]]) -> Non
 
 def _foreign(path: Path) -> bool:
     """Whether an unfinished directory holds anything but what we put there before the marker."""
-    return any(entry.name not in (".lock", "widths.json") for entry in path.iterdir())
+    ours = (".lock", "widths.json", "teacher.json")
+    return any(
+        entry.name not in ours and not (entry.name.startswith(".") and entry.suffix == ".tmp")
+        for entry in path.iterdir()
+    )
 
 
 def read_config(path: Path) -> ml_collections.ConfigDict:

@@ -20,9 +20,8 @@ from kdjax.models.initialize import variable_shapes
 from kdjax.search import Channels, masked
 from kdjax.train import methods, search, train, workdir
 from kdjax.train.checkpoint import Checkpoints
-from kdjax.train.experiment import resolve
+from kdjax.train.experiment import resolve, stage_config
 from kdjax.train.interrupt import Interrupted
-from kdjax.train.pipeline import stage_config
 from kdjax.train.run import Run
 from kdjax.train.runner import Runner
 from kdjax.train.search_stage import resolve_budget, search_method, search_optimizer
