@@ -25,6 +25,8 @@ from kdjax.train.experiment import Experiment
 from kdjax.train.methods import Method
 from kdjax.train.state import TrainState
 
+_PERCENTILES = (10, 50, 90)  # Of all scales, logged.
+
 
 def resolve_budget(experiment: Experiment) -> Budget:
     """The targets and blocks of ``config.search``, checked against the network.
@@ -96,6 +98,10 @@ def search_method(experiment: Experiment, budget: Budget) -> Method:
             "penalty": controller.penalty,
             "penalty_to_loss": controller.penalty / jnp.maximum(loss / count, 1e-12),
         }
+        magnitudes = budget.channels.magnitudes(state.params)
+        percentiles = jnp.percentile(magnitudes, jnp.array(_PERCENTILES))
+        for percent, scale in zip(_PERCENTILES, percentiles, strict=True):
+            values[f"scale/{percent}%"] = scale
         for number, constraint in enumerate(budget.constraints):
             values[f"cost/{constraint.name}"] = controller.share[number]
             values[f"strength/{constraint.name}"] = controller.strength[number]

@@ -55,11 +55,12 @@ def refused(small_npz, tmp_path, capsys, *overrides):
         ),
         (
             ["search.target.flops=1e-6"],
-            f"config: the target 1e-06 for flops (of {FULL:,}) cannot be reached: ",
+            f"config: the target 1e-06 for flops (a share of {FULL:,}; ",
         ),
         (
             ["search.target.flops=0.5", "search.target.params=1e-3"],
-            "config: the target 0.001 for params (a share of 5,040; numbers above 1 are absolute) cannot be reached: ",
+            "config: the target 0.001 for params (a share of 5,040; numbers above 1 are absolute) "
+            "cannot be reached: ",
         ),
         (
             ["search.target.flops=0.5", "search.min_width=16"],
