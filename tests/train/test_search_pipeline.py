@@ -477,7 +477,7 @@ def test_a_teacher_from_an_ensemble(trained, small_npz):
         ({"teacher__run": "teacher-seed7"}, "config.teacher.run is 'teacher-seed7': the runs in"),
         (
             {"teacher__run": "search-seed0"},
-            "config.teacher.workdir is .*: it holds no trained full network",
+            "config.teacher.run is 'search-seed0': a teacher is a run of",
         ),
     ],
 )
