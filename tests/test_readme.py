@@ -71,3 +71,15 @@ def test_the_recorded_result_is_that_of_the_default_configuration():
     for student in results["students"]:
         assert f"{100 * student['distilled']['test']:.2f}" in page
         assert f"{100 * student['baseline']['test']:.2f}" in page
+
+
+def test_the_recorded_search_is_that_of_the_default_configuration():
+    recorded = ROOT / "experiments" / "search_digits"
+    config = configuration.from_json((recorded / "config.json").read_text())
+    assert config.to_dict() == configuration.search_default().to_dict()
+    results = json.loads((recorded / "results.json").read_text())
+    assert results["structure"]["shares"]["flops"] <= config.search.target.flops
+    page = (recorded / "README.md").read_text()
+    for candidate in results["candidates"]:
+        assert f"{100 * candidate['test']:.2f}" in page
+        assert f"{candidate['params']:,}" in page
