@@ -15,7 +15,7 @@ import pytest
 
 from kdjax import config as configuration
 from kdjax import data, models, report, widths
-from kdjax.report.table import results_table
+from kdjax.report.table import results_rows, terminal_table
 from kdjax.train import runner as runner_module
 from kdjax.train import train, workdir
 from kdjax.train.checkpoint import CheckpointError, Checkpoints
@@ -154,7 +154,7 @@ def test_report_draws_figures(both):
     assert f"| 1 | 1.00 | {summary['students'][0]['params']:,} |" in table.read_text()
     for figure in figures:
         assert figure.read_bytes().startswith(b"\x89PNG")
-    table = results_table(summary)
+    table = terminal_table(*results_rows(summary))
     assert table.row_count == 3  # Two students and their average.
     assert [column.header for column in table.columns][4:6] == ["baseline", "distilled"]
 
