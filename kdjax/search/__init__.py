@@ -5,7 +5,7 @@ devices. What it leaves is a width vector, and the surviving weights.
 """
 
 from kdjax.search.blocks import Block, partition
-from kdjax.search.budget import Budget, Constraint, make_budget
+from kdjax.search.budget import EXACTNESS, Budget, Constraint, make_budget
 from kdjax.search.channels import Channels, Group, find_groups
 from kdjax.search.controller import ControllerState, Plan, SearchState, controlled, proximal
 from kdjax.search.extract import TOLERANCE, alive_widths, expand, kept_channels, top_up
@@ -13,6 +13,7 @@ from kdjax.search.penalty import CostModel
 from kdjax.search.slicing import masked, slim
 
 __all__ = [
+    "EXACTNESS",
     "TOLERANCE",
     "Block",
     "Budget",

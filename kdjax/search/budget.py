@@ -76,6 +76,15 @@ class Budget:
             for slot in self.slots
         )
 
+    @property
+    def held(self) -> tuple[str, ...]:
+        """Names of the groups that change in no slot."""
+        return tuple(
+            group.name
+            for number, group in enumerate(self.channels.groups)
+            if not self.slots[:, number].any()
+        )
+
     def shares(self, widths: Mapping[str, int]) -> dict[str, float]:
         """Constraint -> share of its full cost that a network with these widths has."""
         counts = np.array([widths[group.name] for group in self.channels.groups], float)
@@ -281,27 +290,28 @@ def _waypoints(
         reached = cost(middle, np.logical_or.reduce(slots)) <= constraint.target
         low, high = (middle, high) if reached else (low, middle)
     way = [cost(low, np.logical_or.reduce(slots[: number + 1])) for number in range(len(names))]
-    # Where blocks with targets of their own have to help, the last slot says what is left to reach.
+    # The last is the target itself, to which the multiplier comes close.
     return np.array([*way[:-1], constraint.target])
 
 
 def _check_reachable(budget: Budget) -> None:
     """Compares each target with what is left when all that may change is at its minimum."""
     groups = budget.channels.groups
-    free = [any(slot[number] for slot in budget.slots) for number in range(len(groups))]
     for constraint in budget.constraints:
         smallest = np.array(
             [
-                minimum_width(group, budget.min_width) if may else group.channels
-                for group, may in zip(groups, free, strict=True)
+                group.channels
+                if group.name in budget.held
+                else minimum_width(group, budget.min_width)
+                for group in groups
             ],
             np.float64,
         )
         least = float(constraint.model.cost(smallest))
         if least > constraint.target:
             reasons = [f"every group keeps at least {budget.min_width} channel(s)"]
-            if stuck := [group.name for group, may in zip(groups, free, strict=True) if not may]:
-                reasons.append(f"{', '.join(stuck)} may not change")
+            if budget.held:
+                reasons.append(f"{', '.join(budget.held)} may not change")
             if tied := [" = ".join(g.members) for g in groups if len(g.members) > 1]:
                 reasons.append(f"additions tie {', '.join(tied)}")
             if budget.channels.fixed:

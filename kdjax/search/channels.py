@@ -184,7 +184,6 @@ class Channels:
 
     def counts(self, alive: chex.Array) -> chex.Array:
         """``[groups]`` float32: alive channels, from ``alive [units]`` (bool, or 0 to 1)."""
-        # A product with a constant matrix would be as exact and slower: units are thousands.
         sums = jnp.zeros(len(self.groups)).at[self.group_of].add(alive.astype(jnp.float32))
         return sums * self.unit_sizes
 

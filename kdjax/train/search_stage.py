@@ -61,7 +61,14 @@ def resolve_budget(experiment: Experiment) -> Budget:
             min_width=config.min_width,
         )
         full = architecture.widths
-        expand(full, channels, budget.allows, limit=full, multiple=config.multiple)
+        expand(
+            full,
+            channels,
+            budget.allows,
+            limit=full,
+            multiple=config.multiple,
+            fixed=budget.held,
+        )
         steps = search_steps(experiment)
         if round(config.descent * steps) < len(budget.slots):
             raise ValueError(

@@ -8,6 +8,7 @@ import numpy as np
 
 from kdjax import costs
 from kdjax.search import (
+    EXACTNESS,
     TOLERANCE,
     Budget,
     Channels,
@@ -118,13 +119,13 @@ def find_structure(experiment: Experiment, budget: Budget, state: TrainState) ->
     compact = top_up(found, budget)
     changes = [compact[group.name] - found[group.name] for group in channels.groups]
     if config.multiple > 1 or config.expand:
-        held = [
-            group.name
-            for number, group in enumerate(channels.groups)
-            if not budget.slots[:, number].any()
-        ]
         compact = expand(
-            compact, channels, budget.allows, limit=full, multiple=config.multiple, fixed=held
+            compact,
+            channels,
+            budget.allows,
+            limit=full,
+            multiple=config.multiple,
+            fixed=budget.held,
         )
     costs_of = _cost_counter(experiment)
     rival = _rival_allows(budget, costs_of(full), costs_of(compact), costs_of)
@@ -203,7 +204,7 @@ def _rival_allows(
     for constraint in budget.constraints:
         resource = constraint.model.resource
         if constraint.name == resource:
-            limits[resource] = constraint.target * full[resource] * (1 + 1e-6)
+            limits[resource] = constraint.target * full[resource] * (1 + EXACTNESS)
         else:
             limits.setdefault(resource, compact[resource])
 
