@@ -28,9 +28,10 @@ class Field:
     resumable: bool = False
 
 
-def one_of(default: str, meaning: str, *known: str) -> Field:
+def one_of(default: str, meaning: str, *known: str, resumable: bool = False) -> Field:
     """A field that takes one of a few words."""
-    return Field(default, meaning, f"one of {', '.join(known)}", lambda value: value in known)
+    text = f"one of {', '.join(known)}"
+    return Field(default, meaning, text, lambda value: value in known, resumable)
 
 
 def number(

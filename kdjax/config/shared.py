@@ -4,6 +4,15 @@ from kdjax.config.fields import Field, is_count, is_number, number, one_of, tupl
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
 SCHEDULES = ("constant", "step", "cosine", "exponential")
+EXECUTIONS = (
+    "auto",
+    "sequential",
+    "scanned",
+    "packed",
+    "packed_scanned",
+    "merged",
+    "merged_scanned",
+)
 
 SEEDS: dict[str, Field] = {
     "seeds": tuple_of(
@@ -103,6 +112,19 @@ RUNNING: dict[str, Field] = {
         "global",
     ),
     "compute.devices": number(0, "how many devices to use; 0: all", 0, resumable=True),
+    "compute.execution": one_of(
+        "auto",
+        "how the students run, with the same results up to rounding: one after another, or packed "
+        "into wider networks; equal blocks one by one, or scanned in a loop; auto: as measured",
+        *EXECUTIONS,
+        resumable=True,
+    ),
+    "compute.lanes": number(
+        1, "pad the channels of packed or scanned maps to a multiple of this", 1, resumable=True
+    ),
+    "compute.remat": Field(
+        False, "recompute blocks in the backward pass instead of storing them", resumable=True
+    ),
     "compute.steps_per_dispatch": number(
         0, "training steps in one compiled call; 0: the backend's choice", 0, resumable=True
     ),

@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import chex
@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from kdjax import costs
+from kdjax.models.execution import Execution, Mode
 from kdjax.widths import WidthVector, check
 
 
@@ -76,6 +77,36 @@ class Architecture(abc.ABC):
         del widths
         return ()
 
+    @property
+    def executions(self) -> tuple[str, ...]:
+        """Names of the strategies that :meth:`run_branches` knows, and ``sequential``."""
+        return ("sequential",)
+
+    def run_branches(
+        self,
+        student_widths: Sequence[Mapping[str, int]],
+        variables: Sequence[Mapping[str, Any]],
+        inputs: Any,
+        mode: Mode,
+        execution: Execution,
+    ) -> list[tuple[Outputs, dict[str, Any]]]:
+        """Runs the branches of several students by a strategy, with the modules' results.
+
+        Args:
+          student_widths: a width vector for each student.
+          variables: each student's ``{"params": ..., "batch_stats": ...}`` of its branch.
+          inputs: the stem's map ``[batch, height, width, channels]``, or a list of one for each.
+          mode: training or evaluation, and how to compute.
+          execution: the strategy.
+
+        Returns:
+          For each student its outputs and its running statistics after this batch.
+
+        Raises:
+          ValueError: if this family runs as its modules are written, and no other way.
+        """
+        raise ValueError(f"{self.name} has no other execution than {', '.join(self.executions)}")
+
     def build(
         self,
         widths: Mapping[str, int] | None = None,
@@ -110,15 +141,22 @@ class Network(nn.Module):
     dtype: chex.ArrayDType = jnp.float32
     bn_axis_name: str | None = None
 
-    @nn.compact
+    def setup(self) -> None:
+        fields = {"dtype": self.dtype, "bn_axis_name": self.bn_axis_name}
+        self.stem = self.architecture.stem(self.widths, **fields)
+        self.branch = self.architecture.branch(self.widths, **fields)
+
     def __call__(
         self, images: chex.Array, train: bool = False, mask: chex.Array | None = None
     ) -> Outputs:
+        return self.branch(self.stem_map(images, train, mask), train, mask)
+
+    def stem_map(
+        self, images: chex.Array, train: bool = False, mask: chex.Array | None = None
+    ) -> chex.Array:
+        """What the branch reads, ``[batch, height, width, channels]``."""
         check_images(images)
-        fields = {"dtype": self.dtype, "bn_axis_name": self.bn_axis_name}
-        stem = self.architecture.stem(self.widths, name="stem", **fields)
-        branch = self.architecture.branch(self.widths, name="branch", **fields)
-        return branch(stem(images, train, mask), train, mask)
+        return self.stem(images, train, mask)
 
 
 def check_images(images: chex.Array) -> None:

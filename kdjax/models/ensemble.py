@@ -1,6 +1,6 @@
 """The student ensemble, and the same students as independent networks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import chex
@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from kdjax.models.architecture import Architecture, Network, Outputs, check_images
+from kdjax.models.execution import PLAIN, Execution, Mode
+from kdjax.models.layers import BATCH_STATS
 from kdjax.widths import WidthVector, check, check_students, scale
 
 
@@ -26,6 +28,7 @@ class StudentEnsemble(nn.Module):
       dtype: of the computation; parameters, statistics and logits are float32.
       bn_axis_name: the mapped axis to share batch statistics over, if any.
       stop_stem_gradient: block every gradient from the branches into the stem.
+      execution: how the branches run; the parameters and results are the same.
 
     Raises:
       ValueError: when applied, if the widths are not those of an ensemble.
@@ -39,6 +42,7 @@ class StudentEnsemble(nn.Module):
     dtype: chex.ArrayDType = jnp.float32
     bn_axis_name: str | None = None
     stop_stem_gradient: bool = False
+    execution: Execution = PLAIN
 
     @nn.compact
     def __call__(
@@ -52,10 +56,14 @@ class StudentEnsemble(nn.Module):
         x = self.architecture.stem(vectors[0], name="stem", **fields)(images, train, mask)
         if self.stop_stem_gradient:
             x = jax.lax.stop_gradient(x)
-        outputs = [
-            self.architecture.branch(vector, name=f"student_{number}", **fields)(x, train, mask)
-            for number, vector in enumerate(vectors, start=1)
-        ]
+        if self.execution.is_plain or self.is_initializing():
+            outputs = [
+                self.architecture.branch(vector, name=f"student_{number}", **fields)(x, train, mask)
+                for number, vector in enumerate(vectors, start=1)
+            ]
+        else:
+            mode = Mode(train, mask, self.dtype, self.bn_axis_name)
+            outputs = _run(self, (), x, vectors, mode)
         stacked = _stack(outputs)
         adapted = Adapters(self.dtype, name="adapters")(stacked.features)
         return stacked._replace(adapted=adapted)
@@ -102,6 +110,7 @@ class IndependentNetworks(nn.Module):
       adapters: for each student whether a fixed teacher, the full network, teaches it feature by
         feature; empty: none. Such a student's maps are returned at the teacher's channels, by
         1x1 convolutions under ``adapters`` where they differ, for training only.
+      execution: how the branches run; the parameters and results are the same.
     """
 
     architecture: Architecture
@@ -109,21 +118,28 @@ class IndependentNetworks(nn.Module):
     dtype: chex.ArrayDType = jnp.float32
     bn_axis_name: str | None = None
     adapters: tuple[bool, ...] = ()
+    execution: Execution = PLAIN
 
     @nn.compact
     def __call__(
         self, images: chex.Array, train: bool = False, mask: chex.Array | None = None
     ) -> Outputs:
-        outputs = [
+        networks = [
             Network(
                 self.architecture,
                 check(widths, self.architecture.widths, name=f"student_widths[{number - 1}]"),
                 self.dtype,
                 self.bn_axis_name,
                 name=f"student_{number}",
-            )(images, train, mask)
+            )
             for number, widths in enumerate(self.student_widths, start=1)
         ]
+        if self.execution.is_plain or self.is_initializing():
+            outputs = [network(images, train, mask) for network in networks]
+        else:
+            stems = [network.stem_map(images, train, mask) for network in networks]
+            mode = Mode(train, mask, self.dtype, self.bn_axis_name)
+            outputs = _run(self, ("branch",), stems, self.student_widths, mode)
         stacked = _stack(outputs)
         if not any(self.adapters):
             return stacked
@@ -162,6 +178,36 @@ class TeacherAdapters(nn.Module):
             tuple(adapt(x, number, block) for number, x in enumerate(maps, start=1))
             for block, maps in enumerate(features, start=1)
         )
+
+
+def _run(
+    module: StudentEnsemble | IndependentNetworks,
+    path: tuple[str, ...],
+    inputs: Any,
+    vectors: Sequence[Mapping[str, int]],
+    mode: Mode,
+) -> list[Outputs]:
+    """The branches of all students by the module's strategy; keeps their running statistics."""
+
+    def of(student: str, collection: str) -> Any:
+        tree = module.variables[collection][student]
+        for name in path:
+            tree = tree[name]
+        return tree
+
+    names = [f"student_{number}" for number in range(1, len(vectors) + 1)]
+    variables = [
+        {collection: of(name, collection) for collection in ("params", BATCH_STATS)}
+        for name in names
+    ]
+    run = module.architecture.run_branches(vectors, variables, inputs, mode, module.execution)
+    if mode.train:
+        for name, (_, statistics) in zip(names, run, strict=True):
+            for part in reversed(path):
+                statistics = {part: statistics}
+            others = module.variables[BATCH_STATS][name] if path else {}
+            module.put_variable(BATCH_STATS, name, {**others, **statistics})
+    return [outputs for outputs, _ in run]
 
 
 def _stack(outputs: list[Outputs]) -> Outputs:

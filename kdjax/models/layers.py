@@ -1,13 +1,19 @@
 """The layers all families share: batch normalisation that knows padding, convolution with it."""
 
 import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from kdjax.models.convolution import convolve
+
 BATCH_STATS = "batch_stats"
+MOMENTUM = 0.9  # Share of the old running average that a step keeps.
+EPSILON = 1e-5  # Added to the variance.
 
 
 class BatchNorm(nn.Module):
@@ -20,8 +26,6 @@ class BatchNorm(nn.Module):
     Attributes:
       axis_name: the mapped axis to share batch statistics over; None keeps them per device.
       dtype: of the output; statistics and parameters are float32.
-      momentum: share of the old running average kept at each step.
-      epsilon: added to the variance.
 
     References:
       Ioffe, Szegedy, *Batch Normalization*, ICML 2015, algorithms 1 and 2.
@@ -29,8 +33,6 @@ class BatchNorm(nn.Module):
 
     axis_name: str | None = None
     dtype: chex.ArrayDType = jnp.float32
-    momentum: float = 0.9
-    epsilon: float = 1e-5
 
     @nn.compact
     def __call__(self, x: chex.Array, train: bool, mask: chex.Array | None = None) -> chex.Array:
@@ -40,16 +42,57 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
         running_mean = self.variable(BATCH_STATS, "mean", jnp.zeros, shape, jnp.float32)
         running_var = self.variable(BATCH_STATS, "var", jnp.ones, shape, jnp.float32)
-        if not train:
-            factor = scale * jax.lax.rsqrt(running_var.value + self.epsilon)
-            shift = bias - running_mean.value * factor
-            return (x.astype(jnp.float32) * factor + shift).astype(self.dtype)
-        y, mean, var = normalize_batch(x, scale, bias, mask, self.epsilon, self.axis_name)
-        if not self.is_initializing():
-            keep = self.momentum
-            running_mean.value = keep * running_mean.value + (1 - keep) * mean
-            running_var.value = keep * running_var.value + (1 - keep) * var
-        return y.astype(self.dtype)
+        variables = Normalization(scale, bias, running_mean.value, running_var.value)
+        y, running = normalize(
+            x, variables, train, mask, axis_name=self.axis_name, dtype=self.dtype
+        )
+        if train and not self.is_initializing():
+            running_mean.value, running_var.value = running
+        return y
+
+
+class Normalization(NamedTuple):
+    """The variables of a batch normalisation, each ``[channels]`` float32."""
+
+    scale: chex.Array
+    bias: chex.Array
+    mean: chex.Array
+    var: chex.Array
+
+
+def normalize(
+    x: chex.Array,
+    variables: Normalization,
+    train: bool,
+    mask: chex.Array | None,
+    *,
+    axis_name: str | None,
+    dtype: chex.ArrayDType,
+) -> tuple[chex.Array, tuple[chex.Array, chex.Array]]:
+    """Batch normalisation as a function.
+
+    Args:
+      x: ``[batch, ..., channels]``.
+      variables: of the normalisation.
+      train: normalise by the batch's statistics, or by the running ones.
+      mask: ``[batch]`` bool, False for padding; or None.
+      axis_name: the mapped axis to share batch statistics over, if any.
+      dtype: of the output.
+
+    Returns:
+      ``(y, (mean, var))``: y like x, and the running averages after this batch.
+    """
+    scale, bias, mean, var = variables
+    if not train:
+        factor = scale * jax.lax.rsqrt(var + EPSILON)
+        y = x.astype(jnp.float32) * factor + (bias - mean * factor)
+        return y.astype(dtype), (mean, var)
+    y, batch_mean, batch_var = normalize_batch(x, scale, bias, mask, EPSILON, axis_name)
+    running = (
+        MOMENTUM * mean + (1 - MOMENTUM) * batch_mean,
+        MOMENTUM * var + (1 - MOMENTUM) * batch_var,
+    )
+    return y.astype(dtype), running
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
@@ -174,6 +217,24 @@ class ConvNorm(nn.Module):
             use_bias=self.use_bias,
             dtype=self.dtype,
             kernel_init=nn.initializers.he_normal(),
+            conv_general_dilated=_convolution,
             name="conv",
         )(x)
         return BatchNorm(self.bn_axis_name, self.dtype, name="norm")(x, train, mask)
+
+
+def _convolution(
+    x: chex.Array,
+    kernel: chex.Array,
+    strides: Sequence[int],
+    padding: Any,
+    *,
+    feature_group_count: int = 1,
+    **others: Any,
+) -> chex.Array:
+    """What flax's convolution calls; grouped ones keep their automatic derivative."""
+    if feature_group_count == 1:
+        return convolve(x, kernel, strides[0])
+    return jax.lax.conv_general_dilated(
+        x, kernel, strides, padding, feature_group_count=feature_group_count, **others
+    )

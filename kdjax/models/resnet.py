@@ -18,7 +18,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from kdjax.costs import Layer
+from kdjax.models import resnet_execution
 from kdjax.models.architecture import Architecture, Outputs
+from kdjax.models.execution import EXECUTIONS
 from kdjax.models.layers import ConvNorm
 from kdjax.widths import WidthVector, check
 
@@ -66,6 +68,14 @@ class ResNet(Architecture):
     def ties(self, widths: Mapping[str, int]) -> tuple[tuple[str, ...], ...]:
         # Without a projection the first residual sum adds to the stem's own channels.
         return (("stem", "stage1"),) if widths["stem"] == widths["stage1"] else ()
+
+    @property
+    def executions(self) -> tuple[str, ...]:
+        return EXECUTIONS
+
+    def run_branches(self, student_widths, variables, inputs, mode, execution):
+        plans = [tuple(self.plan(widths)) for widths in student_widths]
+        return resnet_execution.run_branches(plans, variables, inputs, mode, execution)
 
     def plan(self, widths: Mapping[str, int]) -> Iterator[BlockPlan]:
         """The residual blocks in order."""

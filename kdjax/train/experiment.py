@@ -11,7 +11,9 @@ from kdjax import data, models, widths
 from kdjax.config import ConfigError
 from kdjax.data.batches import Batches, DeviceData, device_data
 from kdjax.models.ensemble import student_vectors
+from kdjax.models.execution import Execution
 from kdjax.train import methods
+from kdjax.train.choice import execution_of
 from kdjax.train.parallel import Parallel, choose
 from kdjax.train.runner import Runner
 from kdjax.widths import WidthVector
@@ -40,6 +42,11 @@ class Experiment:
         """Names of the methods to train."""
         both = ("ensemble", "independent")
         return both if self.config.method == "both" else (self.config.method,)
+
+    @property
+    def execution(self) -> Execution:
+        """How the students run."""
+        return execution_of(self.config, self.architecture, self.parallel)
 
     @property
     def record(self) -> dict[str, Any]:
@@ -83,6 +90,7 @@ class Experiment:
             self.student_widths,
             batches.steps_per_epoch,
             self.parallel.axis_name,
+            self.execution,
         )
         return Runner(made, config, batches, device, self.parallel)
 
@@ -132,6 +140,10 @@ def resolve(
             f"size, {dataset.image_shape[0]} x {dataset.image_shape[1]}"
         )
     architecture = models.create(config.network, dataset.num_classes, width=config.network_width)
+    try:
+        execution_of(config, architecture, parallel)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     students = _students(config, architecture, student_widths)
     return Experiment(config, dataset, architecture, students, parallel)
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from kdjax import losses
 from kdjax.models import Architecture, IndependentNetworks, Outputs, StudentEnsemble
+from kdjax.models.execution import PLAIN, Execution
 from kdjax.models.layers import BATCH_STATS
 from kdjax.train.optimizer import weight_ramps
 from kdjax.train.state import TrainState
@@ -66,10 +67,11 @@ def make(
     student_widths: tuple[WidthVector, ...],
     steps_per_epoch: int,
     axis_name: str | None,
+    execution: Execution = PLAIN,
 ) -> Method:
     """The method ``ensemble`` or ``independent``; devices are named by ``axis_name``."""
     builders = {"ensemble": _ensemble, "independent": _independent}
-    fields = _module_fields(config, axis_name)
+    fields = _module_fields(config, axis_name, execution)
     return builders[name](config, architecture, student_widths, steps_per_epoch, fields)
 
 
@@ -126,6 +128,7 @@ def taught(
     student_widths: tuple[WidthVector, ...],
     distilled: Sequence[bool],
     axis_name: str | None,
+    execution: Execution = PLAIN,
 ) -> Method:
     """Students side by side, each learning from labels, and some from a fixed teacher too.
 
@@ -139,8 +142,9 @@ def taught(
       distilled: for each student whether it sees the teacher; the others learn from labels alone,
         at full weight.
       axis_name: names the devices.
+      execution: how the students run.
     """
-    fields = _module_fields(config, axis_name)
+    fields = _module_fields(config, axis_name, execution)
     teacher_net = architecture.build(dtype=fields["dtype"])
     by_features = config.weights.feature > 0
     model = IndependentNetworks(
@@ -175,10 +179,13 @@ def taught(
     return Method(model, forward, loss, lambda step: constant, True)
 
 
-def _module_fields(config: ml_collections.ConfigDict, axis_name: str | None) -> dict[str, Any]:
+def _module_fields(
+    config: ml_collections.ConfigDict, axis_name: str | None, execution: Execution
+) -> dict[str, Any]:
     return {
         "dtype": jnp.dtype(config.compute.dtype),
         "bn_axis_name": axis_name if config.compute.batch_norm == "global" else None,
+        "execution": execution,
     }
 
 

@@ -204,6 +204,7 @@ def _distil(
         students,
         tuple(candidate.distilled for candidate in CANDIDATES),
         experiment.parallel.axis_name,
+        experiment.execution,
     )
     runner = stages.runner(method, config, teacher=teacher)
     begin: Callable[[TrainState], TrainState] = _unchanged

@@ -130,6 +130,15 @@ class Runner:
         state, metrics = run(state, self._data, self._teacher, order, self._scalar(end))
         return state, metrics, taken
 
+    def whole_dispatch(
+        self, state: TrainState, order: chex.Array
+    ) -> tuple[Any, tuple[chex.ArrayTree, ...]]:
+        """The function behind :meth:`steps`, and its arguments for ``steps_per_dispatch`` steps.
+
+        For measuring: what is lowered and compiled from them ahead of time, :meth:`steps` uses.
+        """
+        return self._whole, (state, self._data, self._teacher, order, self._scalar(0))
+
     def to_host(self, metrics: Metrics) -> Metrics:
         """Metrics as NumPy arrays; waits for the steps to end."""
         return self._parallel.unreplicate(metrics)

@@ -95,6 +95,7 @@ def search_method(experiment: Experiment, budget: Budget) -> Method:
         (experiment.architecture.widths,),
         (True,),
         experiment.parallel.axis_name,
+        experiment.execution,
     )
 
     def observe(state: TrainState, metrics: Mapping[str, Any]) -> dict[str, Any]:

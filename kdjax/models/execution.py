@@ -1,0 +1,88 @@
+"""How the students of an ensemble run: strategies over the same parameters.
+
+Every strategy gives the same numbers up to rounding. Which is fastest depends on the device: a
+packed network runs few wide convolutions in place of many thin ones, a scanned one compiles
+a block once for all blocks of its shape.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import chex
+
+EXECUTIONS = (
+    "sequential",
+    "scanned",
+    "packed",
+    "packed_scanned",
+    "merged",
+    "merged_scanned",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """A strategy.
+
+    Attributes:
+      pack: ``none``: students run one after another; ``pairs``: the pivot by itself, then the
+        widest of the others together with the thinnest, and so on inwards, which wastes the fewest
+        multiply-adds; ``all``: all students as one network.
+      scan: run equal blocks as a loop over their stacked parameters.
+      lanes: pad the channels of every map to a multiple of this, with zeros.
+      remat: store the inputs of blocks only, and compute blocks again in the backward pass.
+    """
+
+    pack: str = "none"
+    scan: bool = False
+    lanes: int = 1
+    remat: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the modules run as they are written."""
+        return self == PLAIN
+
+    def groups(self, students: int) -> tuple[tuple[int, ...], ...]:
+        """Which students run together, each by its place, from 0."""
+        if self.pack == "all":
+            return (tuple(range(students)),)
+        if self.pack == "none":
+            return tuple((place,) for place in range(students))
+        others = list(range(1, students))
+        pairs = []
+        while others:
+            first = others.pop(0)
+            pairs.append((first, others.pop()) if others else (first,))
+        return ((0,), *pairs)
+
+
+PLAIN = Execution()
+
+
+class Mode(NamedTuple):
+    """What every layer of one pass has in common.
+
+    Attributes:
+      train: whether batch statistics normalise, or running ones.
+      mask: ``[batch]`` bool, False for padding; or None.
+      dtype: of the computation.
+      axis_name: the mapped axis to share batch statistics over, if any.
+    """
+
+    train: bool
+    mask: chex.Array | None
+    dtype: chex.ArrayDType
+    axis_name: str | None
+
+
+def named(name: str, *, lanes: int = 1, remat: bool = False) -> Execution:
+    """The strategy with a name in :data:`EXECUTIONS`.
+
+    Raises:
+      ValueError: if there is none.
+    """
+    if name not in EXECUTIONS:
+        raise ValueError(f"execution is {name!r}: one of {', '.join(EXECUTIONS)}")
+    pack = {"packed": "pairs", "merged": "all"}.get(name.split("_")[0], "none")
+    return Execution(pack, name.endswith("scanned"), lanes, remat)

@@ -1,0 +1,75 @@
+"""Channels of several students side by side in one map, and what that makes of their layers."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import chex
+import jax.numpy as jnp
+
+from kdjax.models.layers import Normalization
+
+
+class Packing(NamedTuple):
+    """How the channels of one map are shared out.
+
+    Attributes:
+      widths: of each student in turn; channels left over are zero.
+      channels: of the map.
+    """
+
+    widths: tuple[int, ...]
+    channels: int
+
+    @classmethod
+    def of(cls, widths: Sequence[int], lanes: int) -> "Packing":
+        """The widths side by side, padded to a multiple of ``lanes``."""
+        return cls(tuple(widths), -(-sum(widths) // lanes) * lanes)
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """The first channel of each student."""
+        return tuple(itertools.accumulate(self.widths, initial=0))[:-1]
+
+    def split(self, x: chex.Array) -> list[chex.Array]:
+        """Each student's part of the last axis."""
+        if self.widths == (self.channels,):
+            return [x]
+        return [
+            x[..., start : start + width]
+            for start, width in zip(self.starts, self.widths, strict=True)
+        ]
+
+    def join(self, parts: Sequence[chex.Array]) -> chex.Array:
+        """The inverse of :meth:`split`."""
+        x = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
+        return _pad(x, -1, 0, self.channels)
+
+
+def pack_kernels(kernels: Sequence[chex.Array], source: Packing, target: Packing) -> chex.Array:
+    """Kernels ``[..., in_i, out_i]`` of students as one ``[..., in, out]``.
+
+    Where each student has channels of its own in ``source``, that is a block-diagonal kernel; where
+    all read the same map, ``source`` has a single width and the outputs lie side by side.
+    """
+    if len(source.widths) == 1:
+        return _pad(target.join(kernels), -2, 0, source.channels)
+    packed = []
+    for kernel, start_in, start_out in zip(kernels, source.starts, target.starts, strict=True):
+        rows = _pad(kernel, -2, start_in, source.channels)
+        packed.append(_pad(rows, -1, start_out, target.channels))
+    return sum(packed[1:], packed[0])
+
+
+def pack_normalizations(layers: Sequence[Normalization], target: Packing) -> Normalization:
+    """Variables side by side; padded channels come out as 0, their scale and bias."""
+    return Normalization(*(target.join(leaves) for leaves in zip(*layers, strict=True)))
+
+
+def _pad(x: chex.Array, axis: int, start: int, length: int) -> chex.Array:
+    """Zeros around ``x``, so that it lies from ``start`` on an axis of ``length``."""
+    if x.shape[axis] == length:
+        return x
+    widths: list[Any] = [(0, 0)] * x.ndim
+    widths[axis] = (start, length - start - x.shape[axis])
+    return jnp.pad(x, widths)

@@ -1,0 +1,265 @@
+"""Branches of CIFAR ResNets run by a strategy: packed, scanned, with padded channels.
+
+Parameters are those of :class:`kdjax.models.resnet.Branch`; only how they are used differs.
+"""
+
+import itertools
+import operator
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from kdjax.models.architecture import Outputs
+from kdjax.models.convolution import convolve
+from kdjax.models.execution import Execution, Mode
+from kdjax.models.layers import Normalization, normalize
+from kdjax.models.packing import Packing, pack_kernels, pack_normalizations
+
+if TYPE_CHECKING:
+    from kdjax.models.resnet import BlockPlan
+
+Stats = dict[str, Any]
+
+
+class _ConvNorm(NamedTuple):
+    """A packed convolution and its normalisation; a pytree that can be stacked and scanned."""
+
+    kernel: chex.Array
+    norm: Normalization
+
+
+class _Block(NamedTuple):
+    """The shape of one packed block; blocks of equal shape can share a loop.
+
+    Attributes:
+      stage: name of the feature map it belongs to.
+      stride: of its first convolution and its projections.
+      source, inner, target: of the maps it reads, has inside and returns.
+      shared: whether all students read one and the same map.
+      projecting: places of the students whose shortcut is a projection.
+    """
+
+    stage: str
+    stride: int
+    source: Packing
+    inner: Packing
+    target: Packing
+    shared: bool
+    projecting: tuple[int, ...]
+
+    @property
+    def projection(self) -> Packing:
+        """Of the map that the projections return."""
+        if len(self.projecting) == len(self.target.widths):
+            return self.target
+        widths = tuple(self.target.widths[place] for place in self.projecting)
+        return Packing(widths, sum(widths))
+
+
+def run_branches(
+    plans: "Sequence[Sequence[BlockPlan]]",
+    variables: Sequence[Mapping[str, Any]],
+    inputs: chex.Array | Sequence[chex.Array],
+    mode: Mode,
+    execution: Execution,
+) -> list[tuple[Outputs, Stats]]:
+    """Runs the branches of all students.
+
+    Args:
+      plans: each student's blocks.
+      variables: each student's ``{"params": ..., "batch_stats": ...}``.
+      inputs: the stem's map ``[batch, height, width, channels]``, or one for each student.
+      mode: training or evaluation, and how to compute.
+      execution: the strategy.
+
+    Returns:
+      For each student its outputs and its running statistics after this batch.
+    """
+    results: dict[int, tuple[Outputs, Stats]] = {}
+    for group in execution.groups(len(plans)):
+        shared = not isinstance(inputs, (list, tuple))
+        run = _run_group(
+            [plans[place] for place in group],
+            [variables[place] for place in group],
+            inputs if shared else [inputs[place] for place in group],
+            mode,
+            execution,
+        )
+        results.update(zip(group, run, strict=True))
+    return [results[place] for place in range(len(plans))]
+
+
+def _run_group(plans, variables, inputs, mode: Mode, execution: Execution):
+    blocks = _blocks(plans, not isinstance(inputs, list), execution.lanes)
+    x = blocks[0].source.join(inputs if isinstance(inputs, list) else [inputs])
+    stats: list[Stats] = [{} for _ in plans]
+    features: dict[str, list[chex.Array]] = {}
+    # Consecutive blocks of one shape are one run, whether it is a loop or not.
+    members = zip(blocks, plans[0], strict=True)
+    for block, run in itertools.groupby(members, key=operator.itemgetter(0)):
+        names = [plan.name for _, plan in run]
+        x, updates = _run_blocks(x, variables, names, block, mode, execution)
+        for name, update in zip(names, updates, strict=True):
+            for place, statistics in enumerate(_unpack(update, block)):
+                stats[place][name] = statistics
+        features[block.stage] = block.target.split(x)
+    pooled = blocks[-1].target.split(jnp.mean(x, axis=(1, 2), dtype=jnp.float32))
+    maps = list(zip(*features.values(), strict=True))
+    return [
+        (Outputs(_classify(tree, values, mode.dtype), own), stat)
+        for tree, values, own, stat in zip(variables, pooled, maps, stats, strict=True)
+    ]
+
+
+def _run_blocks(x, variables, names: Sequence[str], block: _Block, mode: Mode, execution):
+    """Blocks of one shape; returns the map and, for each block, running statistics by layer."""
+
+    def step(x: chex.Array, layers: Mapping[str, _ConvNorm]):
+        return _block(x, layers, block, mode)
+
+    if execution.remat:
+        step = jax.checkpoint(step)
+    if execution.scan and len(names) > 1:
+        x, updates = jax.lax.scan(step, x, _pack(_stacked(variables, names), block))
+        return x, [jax.tree.map(lambda leaf, at=at: leaf[at], updates) for at in range(len(names))]
+    updates = []
+    for name in names:
+        x, update = step(x, _pack([_tree_of(tree, name) for tree in variables], block))
+        updates.append(update)
+    return x, updates
+
+
+def _blocks(plans: "Sequence[Sequence[BlockPlan]]", shared: bool, lanes: int) -> list[_Block]:
+    """The packed blocks, in order."""
+    blocks: list[_Block] = []
+    for members in zip(*plans, strict=True):
+        if blocks:
+            source, shared = blocks[-1].target, False
+        elif shared:
+            source = Packing((members[0].in_channels,), members[0].in_channels)
+        else:
+            source = Packing.of([plan.in_channels for plan in members], lanes)
+        blocks.append(
+            _Block(
+                members[0].group,
+                members[0].stride,
+                source,
+                Packing.of([plan.inner for plan in members], lanes),
+                Packing.of([plan.channels for plan in members], lanes),
+                # To read the same map alone is to have it.
+                shared and len(members) > 1,
+                tuple(place for place, plan in enumerate(members) if plan.project),
+            )
+        )
+    return blocks
+
+
+def _tree_of(variables: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The variables of one block."""
+    return {collection: tree[name] for collection, tree in variables.items()}
+
+
+def _stacked(variables: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Each student's variables of the named blocks, stacked on a leading axis."""
+    return [
+        jax.tree.map(lambda *leaves: jnp.stack(leaves), *(_tree_of(tree, name) for name in names))
+        for tree in variables
+    ]
+
+
+def _pack(trees: Sequence[Mapping[str, Any]], block: _Block) -> dict[str, _ConvNorm]:
+    """The packed layers of a block from each student's variables of it."""
+    everyone = tuple(range(len(trees)))
+    layers = {
+        "conv1": (everyone, block.source, block.inner),
+        "conv2": (everyone, block.inner, block.target),
+    }
+    if block.projecting:
+        source = block.source
+        if not block.shared and len(block.projecting) < len(trees):
+            source = Packing(
+                tuple(source.widths[place] for place in block.projecting),
+                sum(source.widths[place] for place in block.projecting),
+            )
+        layers["projection"] = (block.projecting, source, block.projection)
+    return {
+        name: _ConvNorm(
+            pack_kernels(
+                [trees[place]["params"][name]["conv"]["kernel"] for place in places], source, target
+            ),
+            pack_normalizations(
+                [
+                    Normalization(
+                        **trees[place]["params"][name]["norm"],
+                        **trees[place]["batch_stats"][name]["norm"],
+                    )
+                    for place in places
+                ],
+                target,
+            ),
+        )
+        for name, (places, source, target) in layers.items()
+    }
+
+
+def _unpack(updates: Mapping[str, Any], block: _Block) -> list[Stats]:
+    """Each student's running statistics from those of the packed layers of a block."""
+    everyone = tuple(range(len(block.target.widths)))
+    places = {"conv1": everyone, "conv2": everyone, "projection": block.projecting}
+    packings = {"conv1": block.inner, "conv2": block.target, "projection": block.projection}
+    stats: list[Stats] = [{} for _ in everyone]
+    for name, (mean, var) in updates.items():
+        split = zip(packings[name].split(mean), packings[name].split(var), strict=True)
+        for place, (own_mean, own_var) in zip(places[name], split, strict=True):
+            stats[place][name] = {"norm": {"mean": own_mean, "var": own_var}}
+    return stats
+
+
+def _block(x: chex.Array, layers: Mapping[str, _ConvNorm], block: _Block, mode: Mode):
+    """Two convolutions and a shortcut; returns the map and the running statistics by layer."""
+    stats = {}
+    y, stats["conv1"] = _conv_norm(x, layers["conv1"], block.stride, mode)
+    y, stats["conv2"] = _conv_norm(nn.relu(y), layers["conv2"], 1, mode)
+    if block.projecting:
+        shortcut, stats["projection"] = _project(x, layers["projection"], block, mode)
+    elif block.source == block.target:
+        shortcut = x
+    else:
+        shortcut = block.target.join(_own_inputs(x, block))
+    return nn.relu(shortcut + y), stats
+
+
+def _project(x: chex.Array, layer: _ConvNorm, block: _Block, mode: Mode):
+    """The shortcuts of a block in which some students project."""
+    students = len(block.target.widths)
+    if len(block.projecting) == students:
+        return _conv_norm(x, layer, block.stride, mode)
+    own = _own_inputs(x, block)
+    if not block.shared:
+        x = jnp.concatenate([own[place] for place in block.projecting], axis=-1)
+    projected, stats = _conv_norm(x, layer, block.stride, mode)
+    for place, part in zip(block.projecting, block.projection.split(projected), strict=True):
+        own[place] = part
+    return block.target.join(own), stats
+
+
+def _own_inputs(x: chex.Array, block: _Block) -> list[chex.Array]:
+    """The map that each student reads."""
+    return [x] * len(block.target.widths) if block.shared else block.source.split(x)
+
+
+def _conv_norm(x: chex.Array, layer: _ConvNorm, stride: int, mode: Mode):
+    y = convolve(x, layer.kernel.astype(mode.dtype), stride)
+    return normalize(
+        y, layer.norm, mode.train, mode.mask, axis_name=mode.axis_name, dtype=mode.dtype
+    )
+
+
+def _classify(variables: Mapping[str, Any], pooled: chex.Array, dtype: Any) -> chex.Array:
+    layer = variables["params"]["classifier"]
+    kernel, bias = layer["kernel"].astype(dtype), layer["bias"].astype(dtype)
+    return (pooled.astype(dtype) @ kernel + bias).astype(jnp.float32)

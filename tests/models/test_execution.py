@@ -1,0 +1,132 @@
+"""Strategies: one set of parameters, one set of numbers, however the students run."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdjax import models
+from kdjax.models import IndependentNetworks, StudentEnsemble
+from kdjax.models.ensemble import student_vectors
+from kdjax.models.execution import EXECUTIONS, Execution, named
+from kdjax.models.packing import Packing, pack_kernels
+from kdjax.widths import WidthVector
+
+ARCHITECTURE = models.create("resnet20", 4, width=0.3)
+SCALED = student_vectors(ARCHITECTURE, (1.0, 0.7, 0.4))
+# As a search leaves them: blocks of one stage differ, so that not all of them can share a loop.
+SEARCHED = tuple(
+    WidthVector({**vector, "stage1.block2.conv1": 1, "stage2.block3.conv1": 2 + place})
+    for place, vector in enumerate(SCALED[1:])
+)
+
+
+def results(net, variables):
+    """Logits, maps, running statistics and all gradients of training, and logits of evaluation."""
+    rng = np.random.default_rng(3)
+    images = jnp.asarray(rng.normal(size=(5, 8, 8, 3)))
+    mask = jnp.array([True, True, True, True, False])
+    real = mask[:, None, None, None]
+
+    def objective(params):
+        tree = {"params": params, "batch_stats": variables["batch_stats"]}
+        outputs, updated = net.apply(tree, images, train=True, mask=mask, mutable=["batch_stats"])
+        total = jnp.sum(jnp.where(real[..., 0, 0], jnp.sin(outputs.logits), 0.0))
+        for maps in outputs.features:
+            total += sum(jnp.sum(jnp.where(real, jnp.cos(x), 0.0)) for x in maps)
+        evaluated = net.apply(tree, images).logits
+        kept = jax.tree.map(lambda x: x[:4], outputs.features)
+        return total, (outputs.logits[:, :4], kept, updated, evaluated)
+
+    return jax.jit(jax.grad(objective, has_aux=True))(variables["params"])
+
+
+def make(module, widths):
+    net = module(ARCHITECTURE, widths, dtype=jnp.float64)
+    rng = np.random.default_rng(1)
+    variables = models.initialize(net, 0, (8, 8, 3))
+    return net, jax.tree.map(
+        lambda leaf: (
+            jnp.asarray(np.abs(leaf + rng.normal(0, 0.2, leaf.shape)) + 0.05)
+            if leaf.ndim == 1
+            else jnp.asarray(leaf, jnp.float64)
+        ),
+        variables,
+    )
+
+
+CASES = [
+    (StudentEnsemble, SCALED, named("packed")),
+    (StudentEnsemble, SCALED, named("scanned", lanes=8)),
+    (StudentEnsemble, SCALED, named("merged_scanned", lanes=4, remat=True)),
+    (IndependentNetworks, SEARCHED, named("merged_scanned")),
+]
+
+
+@pytest.mark.parametrize("module, widths, execution", CASES)
+def test_all_strategies_agree(module, widths, execution):
+    with jax.enable_x64(True):
+        net, variables = make(module, widths)
+        expected = results(net, variables)
+        found = results(net.clone(execution=execution), variables)
+        assert jax.tree.structure(found) == jax.tree.structure(expected)
+        for (path, ours), theirs in zip(
+            jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True
+        ):
+            # Normalisation computes in float32 in all of them.
+            bound = 3e-4 * (1.0 + np.abs(theirs).max())
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=bound, err_msg=str(path))
+
+
+@pytest.mark.parametrize("students", [1, 2, 3, 4, 5, 6])
+def test_every_student_is_in_one_group(students):
+    for name in EXECUTIONS:
+        groups = named(name).groups(students)
+        assert sorted(place for group in groups for place in group) == list(range(students))
+
+
+def test_pairs_put_the_widest_with_the_thinnest():
+    assert named("packed").groups(5) == ((0,), (1, 4), (2, 3))
+    assert named("packed").groups(4) == ((0,), (1, 3), (2,))
+    assert named("merged_scanned").groups(3) == ((0, 1, 2),)
+
+
+def test_packed_kernels_lie_on_the_diagonal():
+    first, second = jnp.full((1, 1, 2, 1), 3.0), jnp.full((1, 1, 1, 2), 5.0)
+    source, target = Packing.of((2, 1), 4), Packing.of((1, 2), 1)
+    assert (source.channels, target.channels) == (4, 3)
+    packed = pack_kernels([first, second], source, target)[0, 0]
+    np.testing.assert_array_equal(packed, [[3, 0, 0], [3, 0, 0], [0, 5, 5], [0, 0, 0]])
+
+
+def test_a_scanned_network_is_traced_once_per_shape():
+    """What scanning is for: a deeper network has no more operations to compile."""
+
+    def operations(depth):
+        architecture = models.create(f"resnet{depth}", 4, width=0.3)
+        net = IndependentNetworks(
+            architecture, (architecture.widths,), execution=Execution(scan=True)
+        )
+        shapes = jax.eval_shape(
+            net.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
+        )
+        jaxpr = jax.make_jaxpr(
+            lambda v, x: net.apply(v, x, train=True, mutable=["batch_stats"])[0].logits
+        )(shapes, jnp.ones((2, 8, 8, 3)))
+        return str(jaxpr).count("conv_general_dilated[")
+
+    assert operations(20) == operations(32) > 0
+
+
+def test_another_family_says_that_it_has_one_way():
+    architecture = models.create("mobilenet_v2", 4, width=0.1)
+    net = StudentEnsemble(architecture, (architecture.widths,), execution=named("merged"))
+    variables = models.initialize(net, 0, (32, 32, 3))
+    assert architecture.executions == ("sequential",)
+    with pytest.raises(ValueError, match="mobilenet_v2 has no other execution than sequential"):
+        jax.eval_shape(net.apply, variables, jnp.ones((1, 32, 32, 3)))
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match="execution is 'fast': one of sequential, scanned"):
+        named("fast")
