@@ -13,6 +13,7 @@ import ml_collections
 
 import kdjax
 from kdjax import config as configuration
+from kdjax import process
 
 _USAGE_ERROR = 2
 _STOPPED = 130  # What shells use for a process that Ctrl-C ended.
@@ -22,6 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status. Errors that a person can mend print one line."""
     parser = _parser()
     known, rest = parser.parse_known_args(arguments)
+    if arguments is None:  # Called as a program, not by one.
+        process.restart_tuned(sys.orig_argv, process.cache_directory() / "compiled")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         return known.run(known, rest)

@@ -1,4 +1,4 @@
-"""Settings that must be there before JAX, or even the process, starts.
+"""The process: settings that must be there before JAX starts, and the user's cache directory.
 
 XLA's defaults for CPUs are not the fastest for small convolutions. Where no accelerator is
 installed, the command `kdjax` sets what was measured to pay (experiments/throughput), and leaves
@@ -11,6 +11,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 # Why each pays is measured in experiments/throughput.
 _CPU_FLAGS = {
@@ -19,24 +20,40 @@ _CPU_FLAGS = {
     # Kernels compile in two thirds of the time and are no slower.
     "--xla_backend_optimization_level": "1",
 }
+# Compiling takes longer than a short run: what was compiled once is kept.
+_CACHE = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5"}
 # A step's temporaries are mapped anew each time: with large pages, 500 times fewer page faults.
 _GLIBC = "glibc.malloc.hugetlb=1"
 
 
-def tuned(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables to add or change for training on a CPU; none where they would not apply.
+def cache_directory() -> Path:
+    """``$KDJAX_CACHE``, or ``kdjax`` in the user's cache directory."""
+    if explicit := os.environ.get("KDJAX_CACHE"):
+        return Path(explicit)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdjax"
+
+
+def tuned(environment: Mapping[str, str], compilations: Path) -> dict[str, str]:
+    """The variables to add or change before training.
 
     Args:
       environment: of the process, left as it is.
+      compilations: the directory that compiled programs are kept in.
 
     Returns:
-      New values of ``XLA_FLAGS`` and ``GLIBC_TUNABLES``.
+      New values by name; empty if there is nothing to change.
     """
-    platforms = environment.get("JAX_PLATFORMS") or environment.get("JAX_PLATFORM_NAME", "")
     if environment.get("KDJAX_TUNE", "1") == "0":
         return {}
-    if platforms != "cpu" if platforms else accelerator_installed():
-        return {}
+    changed = {}
+    if "JAX_COMPILATION_CACHE_DIR" not in environment:
+        changed = {"JAX_COMPILATION_CACHE_DIR": str(compilations), **_CACHE}
+    platforms = environment.get("JAX_PLATFORMS") or environment.get("JAX_PLATFORM_NAME", "")
+    on_cpu = platforms == "cpu" if platforms else not accelerator_installed()
+    return changed | (_tuned_for_cpu(environment) if on_cpu else {})
+
+
+def _tuned_for_cpu(environment: Mapping[str, str]) -> dict[str, str]:
     changed = {}
     if importlib.metadata.version("jaxlib").startswith("0.10."):  # Others may not know the flags.
         given = environment.get("XLA_FLAGS", "")
@@ -57,15 +74,16 @@ def accelerator_installed() -> bool:
     return bool(importlib.metadata.entry_points(group="jax_plugins"))
 
 
-def restart_tuned(arguments: Sequence[str]) -> None:
+def restart_tuned(arguments: Sequence[str], compilations: Path) -> None:
     """Starts this program anew, in the same process, if its environment can be tuned.
 
     What malloc does is settled before Python runs, so nothing less than a new start will do.
 
     Args:
       arguments: of the interpreter, as :data:`sys.orig_argv` has them.
+      compilations: the directory that compiled programs are kept in.
     """
-    changed = tuned(os.environ)
+    changed = tuned(os.environ, compilations)
     if changed:
         sys.stdout.flush()
         sys.stderr.flush()

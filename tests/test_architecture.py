@@ -12,6 +12,7 @@ FORBIDDEN = {
     "losses": {"flax", "ml_collections", "absl", "kdjax.*"},
     "widths.py": {"jax", "flax", "kdjax.*"},
     "costs.py": {"jax", "flax", "kdjax.*"},
+    "process.py": {"jax", "flax", "numpy", "kdjax.*"},
     "models": {"kdjax.losses", "kdjax.train", "kdjax.config", "kdjax.data", "ml_collections"},
     "data": {"kdjax.models", "kdjax.train", "kdjax.config", "kdjax.losses", "flax"},
     "search": {"kdjax.train", "kdjax.data", "kdjax.config", "kdjax.report", "ml_collections"},

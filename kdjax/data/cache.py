@@ -9,14 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from kdjax.process import cache_directory
+
 _FORMAT = "1"  # Part of every key: raise it when the meaning of a cached file changes.
-
-
-def directory() -> Path:
-    """``$KDJAX_CACHE``, or ``kdjax`` in the user's cache directory."""
-    if explicit := os.environ.get("KDJAX_CACHE"):
-        return Path(explicit)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdjax"
 
 
 def key(files: Iterable[Path], *parameters: object) -> str:
@@ -33,7 +28,7 @@ def cached(name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np
 
     A cache that cannot be read or written costs time, never the run.
     """
-    path = directory() / "data" / f"{name}.npz"
+    path = cache_directory() / "data" / f"{name}.npz"
     if path.exists():
         try:
             # Opened here because NumPy leaves a broken archive open.

@@ -11,9 +11,9 @@ from typing import Any
 
 import ml_collections
 
-from kdjax.data import cache
 from kdjax.models import Architecture
 from kdjax.models.execution import EXECUTIONS, Execution, named
+from kdjax.process import cache_directory
 from kdjax.train.parallel import Parallel
 
 # A measurement: {"platform", "device_kind", "network", "batch_size", "dtype", "execution",
@@ -97,7 +97,7 @@ def record(entries: Sequence[Entry]) -> Path:
 
 def user_file() -> Path:
     """Where measurements of this machine are kept."""
-    return cache.directory() / "executions.json"
+    return cache_directory() / "executions.json"
 
 
 def packaged() -> list[Entry]:

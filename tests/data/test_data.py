@@ -392,10 +392,10 @@ def test_a_cache_that_cannot_be_written_costs_time_alone(tmp_path, monkeypatch):
 
 def test_where_the_cache_is(tmp_path, monkeypatch):
     monkeypatch.setenv("KDJAX_CACHE", str(tmp_path / "own"))
-    assert cache.directory() == tmp_path / "own"
+    assert cache.cache_directory() == tmp_path / "own"
     monkeypatch.delenv("KDJAX_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache.directory() == tmp_path / "kdjax"
+    assert cache.cache_directory() == tmp_path / "kdjax"
 
 
 # Prepared TFDS sets

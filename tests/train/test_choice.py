@@ -1,0 +1,108 @@
+"""What `auto` stands for."""
+
+import json
+
+import pytest
+
+from kdjax import models
+from kdjax.config import ConfigError
+from kdjax.models.execution import EXECUTIONS
+from kdjax.train import choice
+from kdjax.train.experiment import resolve
+from kdjax.train.parallel import Parallel, choose
+
+
+def entry(execution, **changes):
+    fields = {
+        "platform": "cpu",
+        "device_kind": "cpu",
+        "network": "resnet20",
+        "batch_size": 64,
+        "dtype": "float32",
+        "images_per_second": {},
+    }
+    return fields | {"execution": execution} | changes
+
+
+WANTED = {key: value for key, value in entry("").items() if key != "images_per_second"}
+
+
+def test_the_closest_measurement_decides():
+    entries = [
+        entry("packed", batch_size=512),
+        entry("scanned", batch_size=128),
+        entry("merged", network="resnet110"),
+        entry("merged_scanned", dtype="bfloat16"),
+        entry("packed_scanned", platform="gpu", device_kind="H200"),
+    ]
+    assert choice.nearest(WANTED, entries) == "scanned"
+    assert choice.nearest(WANTED | {"batch_size": 400}, entries) == "packed"
+    assert choice.nearest(WANTED | {"network": "resnet110"}, entries) == "merged"
+    assert choice.nearest(WANTED | {"dtype": "bfloat16"}, entries) == "merged_scanned"
+    assert choice.nearest(WANTED | {"platform": "gpu"}, entries) == "packed_scanned"
+    assert choice.nearest(WANTED | {"platform": "tpu"}, entries) == "sequential"
+
+
+def test_this_machine_goes_before_others():
+    elsewhere, here = entry("packed"), entry("merged", device_kind="mine", network="resnet8")
+    assert choice.nearest(WANTED | {"device_kind": "mine"}, [elsewhere, here]) == "merged"
+
+
+def test_a_new_measurement_takes_the_place_of_the_old_one(small_config):
+    architecture = models.create("resnet20", 10)
+    small_config.network, small_config.batch_size = "resnet20", 64
+    kind = choose(1).devices[0].device_kind
+    for execution in ("merged", "packed"):
+        path = choice.record([entry(execution, device_kind=kind)])
+        chosen = choice.execution_of(small_config, architecture, choose(1))
+        assert chosen == choice.named(execution)
+    assert len(json.loads(path.read_text())) == 1
+    choice.record([entry("scanned", device_kind=kind, network="resnet8")])
+    assert len(json.loads(path.read_text())) == 2
+
+
+@pytest.mark.parametrize("content", ["[", '{"a": 1}', '[{"execution": "merged"}, 3, null]'])
+def test_a_broken_file_costs_speed_alone(small_config, content):
+    path = choice.user_file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+    architecture = models.create("resnet8", 10)
+    assert choice.execution_of(small_config, architecture, choose(1))
+
+
+def test_what_comes_with_kdjax_is_well_formed():
+    entries = choice.packaged()
+    assert {found["platform"] for found in entries} >= {"cpu"}
+    for found in entries:
+        assert found["execution"] in EXECUTIONS
+        rates = found["images_per_second"]
+        assert rates[found["execution"]] == max(rates.values())
+
+
+def test_a_family_without_strategies_runs_sequentially(small_config):
+    architecture = models.create("vgg16_bn", 4, width=0.1)
+    assert choice.execution_of(small_config, architecture, choose(1)).is_plain
+
+
+@pytest.mark.parametrize(
+    "field, value, message",
+    [
+        ("execution", "merged", r"config.compute.execution is 'merged': vgg16_bn runs as one of s"),
+        ("remat", True, r"config.compute.lanes and remat are 1 and True: vgg16_bn has only 1"),
+    ],
+)
+def test_what_a_family_cannot_do_is_said_first(small_config, field, value, message):
+    small_config.network, small_config.network_width = "vgg16_bn", 0.1
+    small_config.data.image_size = (32, 32)
+    small_config.compute[field] = value
+    with pytest.raises(ConfigError, match=message):
+        resolve(small_config)
+
+
+def test_the_batch_of_one_device_counts(monkeypatch, small_config):
+    seen = []
+    monkeypatch.setattr(choice, "nearest", lambda wanted, _: seen.append(wanted) or "scanned")
+    small_config.batch_size = 64
+    devices = Parallel(choose(0).devices[:4])
+    choice.execution_of(small_config, models.create("resnet8", 4), devices)
+    assert seen[0]["batch_size"] == 16
