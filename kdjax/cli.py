@@ -101,6 +101,31 @@ def _evaluate(known: argparse.Namespace, overrides: Sequence[str]) -> int:
     return 0
 
 
+def _bench(known: argparse.Namespace, overrides: Sequence[str]) -> int:
+    _no_more(overrides)
+    from kdjax import report
+    from kdjax.bench import Settings, bench
+
+    settings = Settings(
+        networks=known.network,
+        batch_sizes=known.batch,
+        dtypes=known.dtype,
+        executions=known.execution,
+        devices=known.devices,
+        students=known.students,
+        rounds=known.rounds,
+        classes=known.classes,
+        image_size=known.image_size,
+        choose=known.choose,
+    )
+    path = Path(known.out)
+    record = bench(settings, path, lambda line: print(line, file=sys.stderr))
+    report.print_bench(record)
+    kept = f"  Choice: {record['chosen_in']}" if "chosen_in" in record else ""
+    print(f"Results: {path}{kept}")
+    return 0
+
+
 def _prepare(known: argparse.Namespace, overrides: Sequence[str]) -> int:
     _no_more(overrides)
     from kdjax.data.prepare import prepare
@@ -280,6 +305,22 @@ def _parser() -> argparse.ArgumentParser:
         help="the last one, or the best on validation; default: last",
     )
 
+    _add_bench_options(
+        command(
+            "bench",
+            _bench,
+            "measure training speed, start-up and memory on this machine",
+            "Measures the full training step of a student ensemble on generated images, for every\n"
+            "combination of the values given (separated by commas), in turns; prints images/s\n"
+            "beside the limit that the device's measured bandwidth and arithmetic allow.\n\n"
+            "  kdjax bench\n"
+            "  kdjax bench --network=resnet20,resnet110 --batch=128,512 --dtype=float32,bfloat16\n"
+            "  kdjax bench --choose --network=resnet20\n\n"
+            "--choose measures all executions and records the fastest, which\n"
+            "--config.compute.execution=auto then takes on this machine.",
+        )
+    )
+
     prepare = command(
         "prepare",
         _prepare,
@@ -311,6 +352,40 @@ def _add_config_and_workdir(command: argparse.ArgumentParser, default: str) -> N
         default="",
         metavar="DIR",
         help=f"where everything is written; default: {default}",
+    )
+
+
+def _add_bench_options(command: argparse.ArgumentParser) -> None:
+    def words(text: str) -> tuple[str, ...]:
+        return tuple(word for word in text.split(",") if word)
+
+    def numbers(text: str) -> tuple[int, ...]:
+        return tuple(int(word) for word in words(text))
+
+    for name, kind, default, meaning in (
+        ("network", words, "resnet8", "names of networks"),
+        ("batch", numbers, "64", "images a step, over all devices"),
+        ("dtype", words, "float32", "float32, bfloat16"),
+        ("execution", words, "", "strategies; default: auto,sequential,scanned"),
+        ("devices", numbers, "1", "numbers of devices"),
+        ("students", numbers, "5", "numbers of students"),
+    ):
+        text = f"{meaning}; default: {default}" if default else meaning
+        command.add_argument(
+            f"--{name}", type=kind, default=kind(default), help=text, metavar="A,B"
+        )
+    for name, number, meaning in (
+        ("rounds", 5, "turns of each"),
+        ("classes", 10, "of the generated images"),
+        ("image_size", 32, "in pixels"),
+    ):
+        command.add_argument(f"--{name}", type=int, default=number, help=f"{meaning}; {number}")
+    command.add_argument("--choose", action="store_true", help="record the fastest execution")
+    command.add_argument(
+        "--out",
+        default="kdjax-runs/bench.json",
+        metavar="FILE.json",
+        help="default: kdjax-runs/bench.json",
     )
 
 

@@ -16,9 +16,10 @@ FORBIDDEN = {
     "models": {"kdjax.losses", "kdjax.train", "kdjax.config", "kdjax.data", "ml_collections"},
     "data": {"kdjax.models", "kdjax.train", "kdjax.config", "kdjax.losses", "flax"},
     "search": {"kdjax.train", "kdjax.data", "kdjax.config", "kdjax.report", "ml_collections"},
-    "train": {"absl", "kdjax.cli", "kdjax.report"},
+    "train": {"absl", "kdjax.cli", "kdjax.report", "kdjax.bench"},
+    "bench": {"absl", "kdjax.cli", "kdjax.report"},
     "config": {"jax", "flax", "kdjax.*"},
-    "report": {"jax", "flax", "kdjax.train", "kdjax.models", "kdjax.data"},
+    "report": {"jax", "flax", "kdjax.train", "kdjax.models", "kdjax.data", "kdjax.bench"},
 }
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from kdjax.report.bench_table import print_bench
 from kdjax.report.figures import draw
 from kdjax.report.search_figures import draw_search
 from kdjax.report.search_table import (
@@ -15,6 +16,7 @@ from kdjax.report.table import markdown_table, print_evaluation, print_table, re
 
 __all__ = [
     "comparison_rows",
+    "print_bench",
     "print_evaluation",
     "print_search",
     "print_table",

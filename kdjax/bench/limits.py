@@ -1,0 +1,154 @@
+"""What a step has to compute and to move, and the speed that a device's rates allow it.
+
+Counted from the layer tables of all students; per image, of one training step and of one
+evaluation.
+
+Operations: two for each multiply-accumulate of the convolutions and dense layers. A training step
+takes three times the forward pass: the forward pass itself, the gradient by each layer's input and
+the gradient by its weights.
+
+Bytes: the maps between layers are too large for caches, so that each pass over one goes to memory.
+A layer's output of ``activations`` numbers is touched
+
+- 14 times in a training step if normalised: forward it is written, read for the batch statistics,
+  read and written by the normalisation, and read by the next layer (5); backward its gradient after
+  the normalisation is written and the map read by the next layer (2), the normalisation reads both
+  map and gradient for its sums, reads both again and writes (5), and the layer reads the gradient
+  for its input and for its weights (2);
+- 6 times if not normalised (classifier, adapters): written, read; gradient written, the map read
+  for the weights after it, the gradient read twice;
+- 3 times in an evaluation: between 2, with the normalisation inside the convolution, and 4, with a
+  pass of its own.
+
+Each touch is as many bytes as a number of the networks' dtype has. Parameters are touched 8 times
+in a training step (read forward and backward; gradient written and read; momentum and parameter
+read and written) and once in an evaluation, 4 bytes each, once for a whole batch. Images, element
+by element work and losses are left out. A compiler that keeps maps in a cache, or merges passes,
+can do with less: the limit is an orientation and no law.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kdjax.costs import HasLayers, Layer
+
+TRAINING_TOUCHES = {True: 14, False: 6}  # By whether the output is normalised.
+EVALUATION_TOUCHES = 3
+TRAINING_PARAMETER_TOUCHES = 8
+PARAMETER_BYTES = 4  # They are float32 whatever the networks compute in.
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What one image costs: ``bytes`` moved and floating-point operations, ``flops``."""
+
+    bytes: float
+    flops: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Rates:
+    """What devices reach: ``bytes_per_second`` moved, ``flops_per_second`` computed."""
+
+    bytes_per_second: float
+    flops_per_second: float
+
+
+def ensemble_layers(
+    architecture: HasLayers,
+    student_widths: Sequence[Mapping[str, int]],
+    image_shape: tuple[int, int, int],
+) -> tuple[Layer, ...]:
+    """The layers of students around a shared stem, without adapters."""
+    pivot, *others = independent_layers(architecture, student_widths, image_shape)
+    return (*pivot, *(layer for table in others for layer in table if layer.path[0] != "stem"))
+
+
+def independent_layers(
+    architecture: HasLayers,
+    student_widths: Sequence[Mapping[str, int]],
+    image_shape: tuple[int, int, int],
+) -> list[tuple[Layer, ...]]:
+    """The layer tables of students side by side."""
+    return [architecture.layers(widths, image_shape) for widths in student_widths]
+
+
+def adapter_layers(
+    student_maps: Sequence[Sequence[tuple[int, ...]]],
+) -> tuple[Layer, ...]:
+    """The 1x1 convolutions that bring the maps of students 2..S to the pivot's channels.
+
+    Args:
+      student_maps: for each student, the pivot first, the shape of the map after each block:
+        (height, width, channels).
+    """
+    pivot, *students = student_maps
+    return tuple(
+        Layer(
+            ("adapters", f"student_{number}_block{block}"),
+            None,
+            None,
+            channels,
+            full,
+            out_size=(height, width),
+            bias=True,
+        )
+        for number, maps in enumerate(students, start=2)
+        for block, ((height, width, channels), (_, _, full)) in enumerate(
+            zip(maps, pivot, strict=True), start=1
+        )
+    )
+
+
+def training_work(layers: Sequence[Layer], number_bytes: int, batch_size: int) -> Work:
+    """One image's share of a training step.
+
+    Args:
+      layers: of all students, and the adapters.
+      number_bytes: of a number of the networks' dtype.
+      batch_size: images a step on one device.
+    """
+    moved = sum(TRAINING_TOUCHES[layer.norm] * layer.activations for layer in layers) * number_bytes
+    parameters = TRAINING_PARAMETER_TOUCHES * PARAMETER_BYTES * sum(map(_params, layers))
+    macs = 3 * sum(layer.macs for layer in layers)
+    return Work(bytes=moved + parameters / batch_size, flops=2 * macs)
+
+
+def evaluation_work(layers: Sequence[Layer], number_bytes: int, batch_size: int) -> Work:
+    """One image's share of an evaluation; the adapters have no part in it."""
+    moved = EVALUATION_TOUCHES * sum(layer.activations for layer in layers) * number_bytes
+    parameters = PARAMETER_BYTES * sum(map(_params, layers))
+    return Work(
+        bytes=moved + parameters / batch_size, flops=2 * sum(layer.macs for layer in layers)
+    )
+
+
+def limit(work: Work, rates: Rates, reached: float) -> dict[str, Any]:
+    """The speed that the rates allow, which of them bounds it, and the share of it reached.
+
+    Args:
+      work: of an image.
+      rates: of all devices together.
+      reached: images/s.
+
+    Returns:
+      ``bytes_per_image``, ``flops_per_image``, ``images_per_second``, ``bound_by`` (``bytes`` or
+      ``operations``) and ``reached``, a fraction.
+    """
+    speeds = {
+        "bytes": rates.bytes_per_second / work.bytes,
+        "operations": rates.flops_per_second / work.flops,
+    }
+    bound = min(speeds, key=lambda name: speeds[name])
+    return {
+        "bytes_per_image": work.bytes,
+        "flops_per_image": work.flops,
+        "images_per_second": speeds[bound],
+        "bound_by": bound,
+        "reached": reached / speeds[bound],
+    }
+
+
+def _params(layer: Layer) -> int:
+    return layer.params

@@ -1,0 +1,173 @@
+"""Start-up, speed and memory of training jobs, taken in turns."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from kdjax.bench.limits import (
+    Rates,
+    Work,
+    adapter_layers,
+    ensemble_layers,
+    evaluation_work,
+    independent_layers,
+    limit,
+    training_work,
+)
+from kdjax.bench.workload import Job, Workload
+
+ROUND_SECONDS = 0.5  # How long one turn of one job lasts, at least.
+
+
+class Trial:
+    """One workload being measured: started, then taking its turns.
+
+    Attributes:
+      job: the workload under way.
+      startup: seconds of ``initialize``, ``trace``, ``compile`` and ``first_step``, and their sum.
+      memory: bytes; see :func:`memory`.
+      seconds: of a training step, by turn.
+    """
+
+    def __init__(self, workload: Workload):
+        """Compiles the workload's step and takes the first ones."""
+        self.job = Job(workload)
+        program, seconds = self.job.runner.compile_steps(self.job.state, self.job.order)
+        started = time.perf_counter()
+        self.job.dispatch()
+        first = time.perf_counter() - started
+        self.startup = {"initialize": self.job.initialization_seconds, **seconds}
+        self.startup["first_step"] = first
+        self.startup["time_to_first_step"] = sum(self.startup.values())
+        self.memory = memory(program, self.job)
+        self.seconds: list[float] = []
+        # A first dispatch warms caches up; the second one says how many make a turn.
+        started = time.perf_counter()
+        self.job.dispatch()
+        self._dispatches = max(1, round(ROUND_SECONDS / (time.perf_counter() - started)))
+
+    def turn(self) -> None:
+        """Measures for one turn."""
+        started = time.perf_counter()
+        steps = self.job.dispatch(self._dispatches)
+        self.seconds.append((time.perf_counter() - started) / steps)
+
+    def finish(self, rates: Rates, first: "Trial") -> dict[str, Any]:
+        """What was measured, as JSON.
+
+        Args:
+          rates: of the devices used, together.
+          first: the trial to compare with, of as many turns.
+        """
+        workload = self.job.workload
+        speeds = [workload.batch_size / seconds for seconds in self.seconds]
+        ratios = [
+            theirs / ours * workload.batch_size / first.job.workload.batch_size
+            for ours, theirs in zip(self.seconds, first.seconds, strict=True)
+        ]
+        training, evaluation = work(workload)
+        evaluated = self._rate(lambda: self.job.evaluate(4))
+        made = self._rate(lambda: self.job.make_batches(self._dispatches))
+        step_seconds = statistics.median(self.seconds)
+        return {
+            "workload": {
+                name: getattr(workload, name)
+                for name in ("network", "batch_size", "dtype", "execution", "devices", "method")
+            }
+            | {"students": len(workload.student_scales)},
+            "steps_per_dispatch": self.job.runner.steps_per_dispatch,
+            "startup_seconds": self.startup,
+            "step_seconds": step_seconds,
+            "images_per_second": spread(speeds),
+            "ratio_to_first": spread(ratios),
+            "training_limit": limit(training, rates, statistics.median(speeds)),
+            "evaluation_images_per_second": evaluated,
+            "evaluation_limit": limit(evaluation, rates, evaluated),
+            "input_share": 1 / (made * step_seconds),
+            "memory_bytes": self.memory,
+        }
+
+    def _rate(self, run: Callable[[], int]) -> float:
+        """How much ``run`` gets done in a second; the best of three after a first."""
+        run()
+        rates = []
+        for _ in range(3):
+            started = time.perf_counter()
+            done = run()
+            rates.append(done / (time.perf_counter() - started))
+        return max(rates)
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """``median`` and the quartiles ``low`` and ``high``."""
+    if len(values) < 2:
+        return dict.fromkeys(("median", "low", "high"), values[0])
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return {"median": middle, "low": low, "high": high}
+
+
+def work(workload: Workload) -> tuple[Work, Work]:
+    """What an image costs in a training step and in an evaluation, counted from layer tables."""
+    experiment = workload.experiment(images=workload.batch_size)
+    shape = (workload.image_size, workload.image_size, 3)
+    widths = experiment.student_widths
+    own = max(1, workload.batch_size // workload.devices)
+    number_bytes = 2 if workload.dtype == "bfloat16" else 4
+    if workload.method == "ensemble":
+        layers = ensemble_layers(experiment.architecture, widths, shape)
+        adapters = adapter_layers([_maps(experiment.architecture, each, shape) for each in widths])
+    else:
+        tables = independent_layers(experiment.architecture, widths, shape)
+        layers, adapters = tuple(layer for table in tables for layer in table), ()
+    return (
+        training_work((*layers, *adapters), number_bytes, own),
+        evaluation_work(layers, number_bytes, own),
+    )
+
+
+def _maps(architecture: Any, widths: Any, shape: tuple[int, int, int]) -> list[tuple[int, ...]]:
+    """The shape of the map after each block of one student."""
+    net = architecture.build(widths)
+    images = jax.ShapeDtypeStruct((1, *shape), "float32")
+    outputs = jax.eval_shape(lambda x: net.init_with_output(jax.random.key(0), x)[0], images)
+    return [feature.shape[1:] for feature in outputs.features]
+
+
+def memory(program: Any, job: Job) -> dict[str, float]:
+    """Bytes on one device.
+
+    Returns:
+      ``peak``: the device's own count where it keeps one, else arguments, results and temporaries
+      of the compiled step; ``state``: parameters, optimiser and statistics; ``data``: the images;
+      ``activations``: one output of each normalised layer, counted.
+    """
+    workload = job.workload
+    analysis = program.memory_analysis()
+    planned = (
+        analysis.argument_size_in_bytes
+        + analysis.output_size_in_bytes
+        + analysis.temp_size_in_bytes
+        - analysis.alias_size_in_bytes
+    )
+    counted = jax.devices()[0].memory_stats() or {}
+    experiment = workload.experiment(images=workload.batch_size)
+    tables = independent_layers(
+        experiment.architecture,
+        experiment.student_widths,
+        (workload.image_size, workload.image_size, 3),
+    )
+    outputs = sum(layer.activations for table in tables for layer in table if layer.norm)
+    number_bytes = 2 if workload.dtype == "bfloat16" else 4
+    share = workload.batch_size // workload.devices
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves(job.state)) // workload.devices
+    images = sum(leaf.nbytes for leaf in jax.tree.leaves(job.data)) // workload.devices
+    return {
+        "peak": float(counted.get("peak_bytes_in_use", planned)),
+        "planned": float(planned),
+        "state": float(held),
+        "data": float(images),
+        "activations": float(outputs * share * number_bytes),
+    }

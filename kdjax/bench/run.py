@@ -1,0 +1,214 @@
+"""`kdjax bench`: every combination of workloads, in turns, and the choice of a strategy."""
+
+import dataclasses
+import datetime
+import importlib.metadata
+import itertools
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import kdjax
+from kdjax import models
+from kdjax.bench.measure import Trial
+from kdjax.bench.rates import measure_rates, together
+from kdjax.bench.workload import Workload
+from kdjax.models.execution import EXECUTIONS
+from kdjax.train import choice
+
+KIND = "kdjax bench"  # What tells a file of this command from any other.
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What to measure: every combination of the sequences.
+
+    Attributes:
+      networks, batch_sizes, dtypes, executions, devices, students: as in
+        :class:`kdjax.bench.Workload`; students is how many of the factors 1, .8, .6, .4, .2.
+      rounds: turns of each workload.
+      classes, image_size: of the generated images.
+      choose: measure every strategy, and record the fastest for `auto`.
+    """
+
+    networks: Sequence[str] = ("resnet8",)
+    batch_sizes: Sequence[int] = (64,)
+    dtypes: Sequence[str] = ("float32",)
+    executions: Sequence[str] = ()
+    devices: Sequence[int] = (1,)
+    students: Sequence[int] = (5,)
+    rounds: int = 5
+    classes: int = 10
+    image_size: int = 32
+    choose: bool = False
+
+    def workloads(self) -> list[Workload]:
+        """The combinations, checked.
+
+        Raises:
+          ValueError: if a value is not allowed.
+        """
+        executions = self.executions or (
+            EXECUTIONS if self.choose else ("auto", "sequential", "scanned")
+        )
+        for name, value in (("rounds", self.rounds), ("classes", self.classes)):
+            if value < 1 + (name == "classes"):
+                raise ValueError(f"--{name} is {value}: at least {1 + (name == 'classes')}")
+        if self.image_size < 8:
+            raise ValueError(f"--image_size is {self.image_size}: at least 8")
+        for count in self.students:
+            if not 1 <= count <= 5:
+                raise ValueError(f"--students is {count}: 1 to 5")
+        if self.choose and (tuple(self.devices) != (1,) or tuple(self.students) != (5,)):
+            raise ValueError("--choose measures 1 device and 5 students")
+        found = []
+        for network, batch, dtype, devices, count in itertools.product(
+            self.networks, self.batch_sizes, self.dtypes, self.devices, self.students
+        ):
+            known = ("auto", *models.create(network, 2).executions)
+            for execution in executions:
+                if execution not in known and not self.executions:
+                    continue  # Of the default ones, a family runs those it has.
+                workload = Workload(
+                    network,
+                    batch,
+                    dtype,
+                    execution,
+                    devices,
+                    (1.0, 0.8, 0.6, 0.4, 0.2)[:count],
+                    self.classes,
+                    self.image_size,
+                )
+                if execution not in known:
+                    raise ValueError(
+                        f"--execution is {execution}: {network} has {', '.join(known)}"
+                    )
+                if batch < 1 or batch % max(1, devices):
+                    raise ValueError(f"--batch is {batch}: a multiple of the {devices} devices")
+                workload.experiment(images=batch)  # Everything else is checked by what it makes.
+                found.append(workload)
+        return found
+
+
+def bench(
+    settings: Settings, path: Path, say: Callable[[str], None] = lambda line: None
+) -> dict[str, Any]:
+    """Measures, writes the JSON, and returns it.
+
+    Args:
+      settings: what to measure.
+      path: the file; one that this command wrote before is replaced.
+      say: hears what is being done.
+
+    Raises:
+      ValueError: for bad settings, or if the file is something else.
+    """
+    check_output(path)
+    workloads = settings.workloads()
+    rates = {dtype: measure_rates(jax.devices()[0], dtype) for dtype in settings.dtypes}
+    trials = []
+    for number, workload in enumerate(workloads, start=1):
+        say(f"[{number}/{len(workloads)}] compiling {label(workload)}")
+        trials.append(Trial(workload))
+    for number in range(1, settings.rounds + 1):
+        say(f"round {number}/{settings.rounds}")
+        for trial in trials:
+            trial.turn()
+    say("evaluation and input")
+    results = [
+        trial.finish(
+            together(rates[workload.dtype], workload.devices, jax.devices()[0].platform), trials[0]
+        )
+        for workload, trial in zip(workloads, trials, strict=True)
+    ]
+    record: dict[str, Any] = {
+        "kind": KIND,
+        "environment": environment(),
+        "rates": {dtype: dataclasses.asdict(rate) for dtype, rate in rates.items()},
+        "results": results,
+    }
+    if settings.choose:
+        record["chosen"] = fastest(results)
+        record["chosen_in"] = str(choice.record(record["chosen"]))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=2) + "\n")
+    return record
+
+
+def fastest(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The fastest strategy of each network, batch and dtype, for :mod:`kdjax.train.choice`."""
+    device = jax.devices()[0]
+    entries: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for result in results:
+        what = result["workload"]
+        if what["execution"] == "auto":
+            continue
+        fields = {name: what[name] for name in ("network", "batch_size", "dtype")}
+        entry = entries.setdefault(
+            tuple(fields.values()),
+            {"platform": device.platform, "device_kind": device.device_kind, **fields}
+            | {"execution": "", "images_per_second": {}},
+        )
+        entry["images_per_second"][what["execution"]] = result["images_per_second"]["median"]
+    for entry in entries.values():
+        rates = entry["images_per_second"]
+        entry["execution"] = max(rates, key=rates.get)
+    return list(entries.values())
+
+
+def label(workload: Workload) -> str:
+    """A workload in a few words."""
+    return (
+        f"{workload.network} x {len(workload.student_scales)}, batch {workload.batch_size}, "
+        f"{workload.dtype}, {workload.execution}, {workload.devices} device(s)"
+    )
+
+
+def check_output(path: Path) -> None:
+    """Raises ValueError if ``path`` is a file that another program wrote, or a directory."""
+    if path.is_dir():
+        raise ValueError(f"--out is {path}: that is a directory")
+    if not path.exists():
+        return
+    try:
+        known = json.loads(path.read_text()).get("kind") == KIND
+    except (ValueError, AttributeError):
+        known = False
+    if not known:
+        raise ValueError(f"--out is {path}: that file was not written by `kdjax bench`")
+
+
+def environment() -> dict[str, Any]:
+    """Hardware, versions and command."""
+    devices = jax.devices()
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
+    return {
+        "platform": devices[0].platform,
+        "device_kind": devices[0].device_kind,
+        "devices": len(devices),
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": {"kdjax": kdjax.__version__}
+        | {name: importlib.metadata.version(name) for name in packages},
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+        "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", ""),
+        "command": " ".join(["kdjax", *sys.argv[1:]]),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor()

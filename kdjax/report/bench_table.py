@@ -1,0 +1,71 @@
+"""What `kdjax bench` measured, as a table."""
+
+from typing import Any
+
+from rich.console import Console
+
+from kdjax.report.table import print_tables, terminal_table
+
+Rows = tuple[str, list[str], list[list[str]]]
+
+
+def speed_rows(record: dict[str, Any]) -> Rows:
+    """(title, column headings, rows of text) of the speeds; one row per workload."""
+    made = record["environment"]
+    title = (
+        f"{made['device_kind']} ({made['cpu']}, {made['cores']} cores), jax "
+        f"{made['versions']['jax']}: images/s, median (quartiles)"
+    )
+    columns = ["students", "batch", "dtype", "execution", "devices", "training", "to the first"]
+    columns += ["limit", "reached", "evaluation", "input"]
+    rows = []
+    for result in record["results"]:
+        rate, ratio = result["images_per_second"], result["ratio_to_first"]
+        limit = result["training_limit"]
+        rows.append(
+            [
+                *_what(result["workload"]),
+                f"{rate['median']:,.0f} ({rate['low']:,.0f}-{rate['high']:,.0f})",
+                f"{ratio['median']:.2f} ({ratio['low']:.2f}-{ratio['high']:.2f})",
+                f"{limit['images_per_second']:,.0f} {limit['bound_by']}",
+                f"{100 * limit['reached']:.0f} %",
+                f"{result['evaluation_images_per_second']:,.0f}",
+                f"{100 * result['input_share']:.1f} %",
+            ]
+        )
+    return title, columns, rows
+
+
+def startup_rows(record: dict[str, Any]) -> Rows:
+    """The same of start-up, in seconds, and memory, in MB of one device."""
+    steps = {"initialize": "initialise", "trace": "trace", "compile": "compile"}
+    steps |= {"first_step": "step", "time_to_first_step": "to first step"}
+    parts = ("peak", "state", "activations", "data")
+    columns = ["students", "batch", "dtype", "execution", "devices", *steps.values()]
+    rows = [
+        [
+            *_what(result["workload"]),
+            *(f"{result['startup_seconds'][step]:.1f}" for step in steps),
+            *(f"{result['memory_bytes'][part] / 1e6:,.0f}" for part in parts),
+        ]
+        for result in record["results"]
+    ]
+    return "Start-up, seconds; memory, MB", [*columns, *parts], rows
+
+
+def _what(workload: dict[str, Any]) -> list[str]:
+    return [
+        f"{workload['network']} x {workload['students']}",
+        *(str(workload[name]) for name in ("batch_size", "dtype", "execution", "devices")),
+    ]
+
+
+def print_bench(record: dict[str, Any], console: Console | None = None) -> None:
+    """Prints :func:`speed_rows`, :func:`startup_rows` and, where one was made, the choice."""
+    tables = [speed_rows(record), startup_rows(record)]
+    print_tables([terminal_table(*rows) for rows in tables], console)
+    for entry in record.get("chosen", ()):
+        print(
+            f"auto on this {entry['device_kind']}, {entry['network']}, batch "
+            f"{entry['batch_size']}, {entry['dtype']}: {entry['execution']}"
+        )

@@ -1,0 +1,120 @@
+"""`kdjax bench`, small: what it records, what it refuses."""
+
+import json
+
+import pytest
+
+from kdjax import cli, models
+from kdjax.bench import Settings, Workload
+from kdjax.bench.measure import spread, work
+from kdjax.bench.run import fastest
+from kdjax.train import choice
+from kdjax.train.parallel import choose
+
+
+def result(network, execution, speed):
+    workload = {"network": network, "batch_size": 8, "dtype": "float32", "execution": execution}
+    return {"workload": workload, "images_per_second": {"median": speed}}
+
+
+def test_the_command_measures_and_chooses(tmp_path, capsys):
+    out = tmp_path / "new" / "bench.json"
+    options = ["--batch=8", "--image_size=8", "--rounds=2", "--execution=sequential,merged"]
+    assert cli.main(["bench", f"--out={out}", "--choose", *options]) == 0
+    record = json.loads(out.read_text())
+    assert [row["workload"]["execution"] for row in record["results"]] == ["sequential", "merged"]
+    for row in record["results"]:
+        assert row["images_per_second"]["median"] > 0 < row["evaluation_images_per_second"]
+        assert row["training_limit"]["reached"] > 0
+        assert 0 < row["input_share"] < 1
+        startup = row["startup_seconds"]
+        parts = [seconds for name, seconds in startup.items() if name != "time_to_first_step"]
+        assert startup["time_to_first_step"] == pytest.approx(sum(parts))
+        memory = row["memory_bytes"]
+        assert memory["planned"] > memory["state"] > 0 < memory["activations"]
+    assert record["results"][0]["ratio_to_first"] == {"median": 1.0, "low": 1.0, "high": 1.0}
+    assert record["environment"]["versions"].keys() >= {"kdjax", "jax", "flax"}
+    printed = capsys.readouterr().out
+    assert "merged" in printed and "auto on this" in printed
+    kept = json.loads(choice.user_file().read_text())
+    assert kept == record["chosen"] and kept[0]["execution"] in ("sequential", "merged")
+    # The file of an earlier measurement is replaced, any other is not.
+    assert choice.user_file().parent != out.parent
+
+
+def test_the_fastest_of_each_workload_is_chosen():
+    results = [
+        result("resnet8", "sequential", 10.0),
+        result("resnet8", "packed", 12.0),
+        result("resnet8", "auto", 99.0),
+        result("resnet20", "sequential", 3.0),
+        result("resnet20", "packed", 2.0),
+    ]
+    chosen = {entry["network"]: entry["execution"] for entry in fastest(results)}
+    assert chosen == {"resnet8": "packed", "resnet20": "sequential"}
+    device = choose(1).devices[0]
+    assert fastest(results)[0]["device_kind"] == device.device_kind
+
+
+@pytest.mark.parametrize(
+    "option, message",
+    [
+        ("--network=resnet9", "resnet9"),
+        ("--execution=fast", "--execution is fast: resnet8 has auto, sequential, scanned"),
+        ("--network=vgg16_bn --execution=merged", "--execution is merged: vgg16_bn has auto, seq"),
+        ("--dtype=float16", "config.compute.dtype is 'float16'"),
+        ("--devices=99", "config.compute.devices is 99"),
+        ("--batch=9 --devices=2", "--batch is 9: a multiple of the 2 devices"),
+        ("--batch=0", "config.batch_size is 0|--batch is 0"),
+        ("--students=6", "--students is 6: 1 to 5"),
+        ("--rounds=0", "--rounds is 0: at least 1"),
+        ("--classes=1", "--classes is 1: at least 2"),
+        ("--image_size=4", "--image_size is 4: at least 8"),
+        ("--choose --students=3", "--choose measures 1 device and 5 students"),
+    ],
+)
+def test_bad_values_are_refused_before_anything_is_measured(
+    tmp_path, capsys, monkeypatch, option, message
+):
+    def measured(*_):
+        raise AssertionError("something was measured")
+
+    monkeypatch.setattr("kdjax.bench.run.measure_rates", measured)
+    out = tmp_path / "bench.json"
+    assert cli.main(["bench", f"--out={out}", *option.split()]) == 2
+    error = capsys.readouterr().err
+    assert any(part in error for part in message.split("|")), error
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", "not json", '{"kind": "other"}'])
+def test_a_file_of_something_else_stays(tmp_path, capsys, content):
+    out = tmp_path / "results.json"
+    out.write_text(content)
+    assert cli.main(["bench", f"--out={out}"]) == 2
+    assert "was not written by `kdjax bench`" in capsys.readouterr().err
+    assert out.read_text() == content
+
+
+def test_default_executions_are_those_that_a_family_has():
+    settings = Settings(networks=("resnet8", "vgg16_bn"), choose=True)
+    found = [(workload.network, workload.execution) for workload in settings.workloads()]
+    known = models.create("resnet8", 10).executions
+    assert found == [*(("resnet8", name) for name in known), ("vgg16_bn", "sequential")]
+
+
+def test_quartiles_by_hand():
+    assert spread([1.0, 2.0, 3.0, 4.0, 5.0]) == {"median": 3.0, "low": 2.0, "high": 4.0}
+    assert spread([7.0]) == {"median": 7.0, "low": 7.0, "high": 7.0}
+
+
+def test_students_side_by_side_cost_more_than_an_ensemble():
+    ensemble, _ = work(Workload(batch_size=8))
+    separate, _ = work(Workload(batch_size=8, method="independent"))
+    stem = 27 * 16 * 1024 * 2 * 3
+    # Four more stems; no adapters: 9, 6, 3 of 16 channels at 32 x 32, and so on.
+    adapters = sum(
+        size * size * sum(int(full * share + 1e-9) for share in (0.8, 0.6, 0.4, 0.2)) * full
+        for size, full in ((32, 16), (16, 32), (8, 64))
+    )
+    assert separate.flops - ensemble.flops == 4 * stem - 6 * adapters
