@@ -117,6 +117,7 @@ def _bench(known: argparse.Namespace, overrides: Sequence[str]) -> int:
         classes=known.classes,
         image_size=known.image_size,
         choose=known.choose,
+        cached=known.cached,
     )
     path = Path(known.out)
     record = bench(settings, path, lambda line: print(line, file=sys.stderr))
@@ -381,6 +382,9 @@ def _add_bench_options(command: argparse.ArgumentParser) -> None:
     ):
         command.add_argument(f"--{name}", type=int, default=number, help=f"{meaning}; {number}")
     command.add_argument("--choose", action="store_true", help="record the fastest execution")
+    command.add_argument(
+        "--cached", action="store_true", help="use programs compiled earlier, as a second start"
+    )
     command.add_argument(
         "--out",
         default="kdjax-runs/bench.json",

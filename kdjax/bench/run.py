@@ -35,6 +35,7 @@ class Settings:
       rounds: turns of each workload.
       classes, image_size: of the generated images.
       choose: measure every strategy, and record the fastest for `auto`.
+      cached: take compiled programs from the cache, as a second start does.
     """
 
     networks: Sequence[str] = ("resnet8",)
@@ -47,6 +48,7 @@ class Settings:
     classes: int = 10
     image_size: int = 32
     choose: bool = False
+    cached: bool = False
 
     def workloads(self) -> list[Workload]:
         """The combinations, checked.
@@ -111,6 +113,7 @@ def bench(
     """
     check_output(path)
     workloads = settings.workloads()
+    jax.config.update("jax_enable_compilation_cache", settings.cached)
     rates = {dtype: measure_rates(jax.devices()[0], dtype) for dtype in settings.dtypes}
     trials = []
     for number, workload in enumerate(workloads, start=1):
@@ -129,6 +132,7 @@ def bench(
     ]
     record: dict[str, Any] = {
         "kind": KIND,
+        "cached": settings.cached,
         "environment": environment(),
         "rates": {dtype: dataclasses.asdict(rate) for dtype, rate in rates.items()},
         "results": results,

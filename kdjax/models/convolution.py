@@ -4,6 +4,7 @@ import functools
 
 import chex
 import jax
+import jax.numpy as jnp
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
@@ -31,6 +32,14 @@ def convolve(x: chex.Array, kernel: chex.Array, stride: int = 1) -> chex.Array:
 
 
 def _forward(x, kernel, stride):
+    # XLA on CPU would compute what x is made of again for every use: here, in the convolution, and
+    # in the layout that its weight gradient wants. It does not duplicate a division, whose divisor
+    # it must not see to be 1.
+    x = jax.lax.platform_dependent(
+        x,
+        cpu=lambda x: x / jax.lax.optimization_barrier(jnp.ones((), x.dtype)),
+        default=lambda x: x,
+    )
     return convolve(x, kernel, stride), (x, kernel)
 
 

@@ -16,8 +16,8 @@ def speed_rows(record: dict[str, Any]) -> Rows:
         f"{made['device_kind']} ({made['cpu']}, {made['cores']} cores), jax "
         f"{made['versions']['jax']}: images/s, median (quartiles)"
     )
-    columns = ["students", "batch", "dtype", "execution", "devices", "training", "to the first"]
-    columns += ["limit", "reached", "evaluation", "input"]
+    columns = ["job", "execution", "training", "to the first", "limit", "reached"]
+    columns += ["evaluation", "input"]
     rows = []
     for result in record["results"]:
         rate, ratio = result["images_per_second"], result["ratio_to_first"]
@@ -41,7 +41,7 @@ def startup_rows(record: dict[str, Any]) -> Rows:
     steps = {"initialize": "initialise", "trace": "trace", "compile": "compile"}
     steps |= {"first_step": "step", "time_to_first_step": "to first step"}
     parts = ("peak", "state", "activations", "data")
-    columns = ["students", "batch", "dtype", "execution", "devices", *steps.values()]
+    columns = ["job", "execution", *steps.values()]
     rows = [
         [
             *_what(result["workload"]),
@@ -54,10 +54,11 @@ def startup_rows(record: dict[str, Any]) -> Rows:
 
 
 def _what(workload: dict[str, Any]) -> list[str]:
-    return [
-        f"{workload['network']} x {workload['students']}",
-        *(str(workload[name]) for name in ("batch_size", "dtype", "execution", "devices")),
-    ]
+    job = f"{workload['network']} x {workload['students']}, {workload['batch_size']}"
+    job += f", {workload['dtype']}"
+    if workload["devices"] > 1:
+        job += f", {workload['devices']} devices"
+    return [job, workload["execution"]]
 
 
 def print_bench(record: dict[str, Any], console: Console | None = None) -> None:

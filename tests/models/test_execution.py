@@ -119,12 +119,10 @@ def test_a_scanned_network_is_traced_once_per_shape():
 
 
 def test_another_family_says_that_it_has_one_way():
-    architecture = models.create("mobilenet_v2", 4, width=0.1)
-    net = StudentEnsemble(architecture, (architecture.widths,), execution=named("merged"))
-    variables = models.initialize(net, 0, (32, 32, 3))
+    architecture = models.create("vgg16_bn", 4, width=0.1)
     assert architecture.executions == ("sequential",)
-    with pytest.raises(ValueError, match="mobilenet_v2 has no other execution than sequential"):
-        jax.eval_shape(net.apply, variables, jnp.ones((1, 32, 32, 3)))
+    with pytest.raises(ValueError, match="vgg16_bn has no other execution than sequential"):
+        architecture.run_branches((), (), None, None, named("merged"))
 
 
 def test_unknown_names_are_refused():
