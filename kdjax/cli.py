@@ -381,16 +381,13 @@ def _add_bench_options(command: argparse.ArgumentParser) -> None:
         ("image_size", 32, "in pixels"),
     ):
         command.add_argument(f"--{name}", type=int, default=number, help=f"{meaning}; {number}")
-    command.add_argument("--choose", action="store_true", help="record the fastest execution")
-    command.add_argument(
-        "--cached", action="store_true", help="use programs compiled earlier, as a second start"
-    )
-    command.add_argument(
-        "--out",
-        default="kdjax-runs/bench.json",
-        metavar="FILE.json",
-        help="default: kdjax-runs/bench.json",
-    )
+    for name, meaning in (
+        ("choose", "record the fastest execution"),
+        ("cached", "use programs compiled earlier, as a second start"),
+    ):
+        command.add_argument(f"--{name}", action="store_true", help=meaning)
+    out = "kdjax-runs/bench.json"
+    command.add_argument("--out", default=out, metavar="FILE.json", help=f"default: {out}")
 
 
 def _describe_fields(kind: configuration.Kind) -> str:

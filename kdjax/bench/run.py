@@ -91,9 +91,9 @@ class Settings:
                     raise ValueError(
                         f"--execution is {execution}: {network} has {', '.join(known)}"
                     )
-                if batch < 1 or batch % max(1, devices):
+                workload.experiment(images=batch)  # What it makes checks everything else.
+                if devices > 0 and batch % devices:
                     raise ValueError(f"--batch is {batch}: a multiple of the {devices} devices")
-                workload.experiment(images=batch)  # Everything else is checked by what it makes.
                 found.append(workload)
         return found
 

@@ -217,7 +217,8 @@ class ConvNorm(nn.Module):
             use_bias=self.use_bias,
             dtype=self.dtype,
             kernel_init=nn.initializers.he_normal(),
-            conv_general_dilated=_convolution,
+            # Evaluation keeps JAX's own derivatives, forward-mode ones included.
+            conv_general_dilated=_convolution if train else None,
             name="conv",
         )(x)
         return BatchNorm(self.bn_axis_name, self.dtype, name="norm")(x, train, mask)

@@ -385,7 +385,7 @@ def test_padded_examples_do_not_influence_the_others_in_training():
 
 def test_running_averages_by_hand():
     x = jnp.array([[1.0], [3.0], [100.0]])
-    norm = layers.BatchNorm(momentum=0.9)
+    norm = layers.BatchNorm()
     variables = {
         "params": {"scale": jnp.array([2.0]), "bias": jnp.array([1.0])},
         "batch_stats": {"mean": jnp.array([10.0]), "var": jnp.array([5.0])},

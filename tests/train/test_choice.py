@@ -48,7 +48,8 @@ def test_this_machine_goes_before_others():
     assert choice.nearest(WANTED | {"device_kind": "mine"}, [elsewhere, here]) == "merged"
 
 
-def test_a_new_measurement_takes_the_place_of_the_old_one(small_config):
+def test_a_new_measurement_takes_the_place_of_the_old_one(small_config, tmp_path, monkeypatch):
+    monkeypatch.setenv("KDJAX_CACHE", str(tmp_path))
     architecture = models.create("resnet20", 10)
     small_config.network, small_config.batch_size = "resnet20", 64
     kind = choose(1).devices[0].device_kind
@@ -62,7 +63,8 @@ def test_a_new_measurement_takes_the_place_of_the_old_one(small_config):
 
 
 @pytest.mark.parametrize("content", ["[", '{"a": 1}', '[{"execution": "merged"}, 3, null]'])
-def test_a_broken_file_costs_speed_alone(small_config, content):
+def test_a_broken_file_costs_speed_alone(small_config, content, tmp_path, monkeypatch):
+    monkeypatch.setenv("KDJAX_CACHE", str(tmp_path))
     path = choice.user_file()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content)

@@ -1,0 +1,148 @@
+"""The comparison's arithmetic and protocol, and that contestants may fail; nothing about speed."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "experiments" / "throughput"
+sys.path.insert(0, str(FOLDER))
+compare, contestants, interleave, records, separate, worker = (
+    importlib.import_module(name)
+    for name in ("compare", "contestants", "interleave", "records", "separate", "worker")
+)
+
+# A worker without a training job: writes down whose turn it is.
+FAKE = f"""
+import sys
+sys.path.insert(0, {str(FOLDER)!r})
+import worker
+name, log, last = sys.argv[1], sys.argv[2], int(sys.argv[3])
+turns = 0
+def prepare():
+    if last < 0:
+        raise RuntimeError("no compiler")
+    print("libraries print, too")
+    return run, {{"steps_per_dispatch": 2}}
+def run(steps):
+    global turns
+    turns += 1
+    if turns > last:
+        raise MemoryError("too large")
+    with open(log, "a") as file:
+        print(name, steps, file=file)
+    return steps
+worker.serve(prepare)
+"""
+
+
+def fake(name, log, last=100):
+    return worker.Contestant(name, (sys.executable, "-c", FAKE, name, str(log), str(last)))
+
+
+def test_medians_and_quartiles():
+    assert records.summary([4.0, 1.0, 2.0, 3.0]) == {"median": 2.5, "quartiles": [1.75, 3.25]}
+    assert records.summary([5.0]) == {"median": 5.0, "quartiles": [5.0, 5.0]}
+
+
+def test_ratios_are_of_neighbours():
+    # Of medians it would be 2 / 2.
+    found = records.ratio([2.0, 8.0, 2.0], [1.0, 2.0, 4.0])
+    assert found == {"median": 2.0, "quartiles": [1.25, 3.0]}
+
+
+def test_a_turn_is_as_long_as_the_fastest_needs():
+    assert interleave.settle([0.5, 0.1], 1.0) == 10
+    assert interleave.settle([0.5, 0.1], 1.0, whole=8) == 16
+    assert interleave.settle([20.0], 1.0) == 1
+    assert interleave.settle([], 1.0, whole=8) == 8
+
+
+def test_evaluation():
+    results = [
+        interleave.Result("kdjax", {"start_seconds": 3.0}, [1.0, 2.0, 1.0], [2.0, 4.0, 2.0]),
+        interleave.Result("torch", {"start_seconds": 2.0}, [2.0, 2.0, 4.0], [2.0, 2.0, 4.0]),
+        interleave.Result("torch-compiled", error="RuntimeError: no compiler"),
+    ]
+    found = compare.evaluate(results, steps=10, batch=4)
+    assert found["kdjax"]["images_per_second"] == {"median": 40.0, "quartiles": [30.0, 40.0]}
+    assert found["kdjax"]["times_as_fast_as"] == {"torch": {"median": 2.0, "quartiles": [1.5, 3.0]}}
+    assert found["kdjax"]["cores_busy"]["median"] == 2.0
+    assert found["torch"]["times_as_fast_as"] == {}
+    assert found["torch-compiled"]["error"] == "RuntimeError: no compiler"
+    text = compare.table(found)
+    assert "torch-compiled failed: RuntimeError: no compiler" in text
+    assert "2.00 [1.50, 3.00]" in text
+
+
+def test_contestants_take_turns_and_may_fail(tmp_path):
+    log = tmp_path / "log"
+    started = [fake("a", log), fake("b", log, -1), fake("c", log, 4), fake("d", log)]
+    steps, results = interleave.measure(started, rounds=3, seconds=0.0, timeout=60)
+    assert steps == 2
+    assert [len(result.seconds) for result in results] == [3, 0, 1, 3]
+    assert [result.error for result in results] == [
+        "",
+        "RuntimeError: no compiler",
+        "MemoryError: too large",
+        "",
+    ]
+    first = ["a 1", "c 1", "d 1"]  # Each takes its first step before the next one starts.
+    together, without = ["a 2", "c 2", "d 2"], ["a 2", "d 2"]
+    assert log.read_text().splitlines() == first + 3 * together + 2 * without
+
+
+def test_a_worker_that_cannot_be_started_is_reported():
+    missing = worker.Contestant("torch", ("no-such-python",))
+    _, (result,) = interleave.measure([missing], rounds=1, seconds=0.0, timeout=60)
+    assert "no-such-python" in result.error
+
+
+def test_a_silent_worker_is_reported_and_ended():
+    silent = worker.Contestant("torch", (sys.executable, "-c", "import time; time.sleep(600)"))
+    with worker.Worker(silent) as started, pytest.raises(worker.WorkerError, match="no answer"):
+        started.ready(timeout=0.1)
+
+
+def test_the_kdjax_worker_speaks_the_protocol(tmp_path):
+    contestant = contestants.kdjax(
+        "kdjax", cache=str(tmp_path), network="resnet8", batch=8, image_size=8, students=2
+    )
+    with worker.Worker(contestant) as started:
+        record = started.ready(timeout=600)
+        taken = started.run(3, timeout=600)
+    assert record["ready"] is True
+    assert 0 < record["prepare_seconds"] < record["first_step_seconds"] < record["start_seconds"]
+    assert set(record["versions"]) >= {"kdjax", "jax", "python"}
+    assert record["hardware"]["platform"] == "cpu"
+    assert record["steps_per_dispatch"] == 1
+    assert taken.seconds > 0
+
+
+def test_separate_runs_are_summed_repeat_by_repeat():
+    def run(start, seconds):
+        return {"start_seconds": start, "seconds": seconds}
+
+    found = separate.ratios(
+        {
+            "ensemble": [run(10.0, 10.0), run(10.0, 20.0)],
+            "student_1": [run(5.0, 10.0), run(5.0, 20.0)],
+            "student_2": [run(5.0, 20.0), run(5.0, 60.0)],
+        }
+    )
+    assert found["steps_alone"]["median"] == 3.5  # of 3 and 4
+    assert found["start_up_alone"]["median"] == 1.0
+    assert found["with_start_up"]["median"] == 2.5  # of 40 / 20 and 90 / 30
+
+
+def test_the_peer_computes_the_same():
+    pytest.importorskip("torch")
+
+    def check(*flags):
+        command = [sys.executable, str(FOLDER / "check.py"), "--network=resnet8", "--students=2"]
+        return subprocess.run([*command, "--image_size=8", "--batch=4", *flags]).returncode
+
+    assert check() == 0
+    assert check("--tolerance=1e-12", "--batches=1") == 1
