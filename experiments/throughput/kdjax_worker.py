@@ -4,6 +4,7 @@ Command:  python experiments/throughput/kdjax_worker.py --network=resnet8 --batc
 """
 
 import argparse
+import dataclasses
 import platform
 from typing import Any
 
@@ -32,21 +33,20 @@ def prepare(chosen: argparse.Namespace) -> tuple[worker.Run, dict[str, Any]]:
     from kdjax.bench.workload import Job, Workload
 
     scales = options.student_scales(chosen)
-    job = Job(
-        Workload(
-            network=chosen.network,
-            batch_size=chosen.batch,
-            dtype=chosen.dtype,
-            execution=chosen.execution,
-            devices=chosen.devices,
-            student_scales=scales,
-            classes=chosen.classes,
-            image_size=chosen.image_size,
-            method=chosen.method,
-            # A configuration's first student is the pivot; a narrow one trains alone only here.
-            overrides=() if scales[0] == 1.0 else (("student_scales", (1.0,) * len(scales)),),
-        )
+    workload = Workload(
+        network=chosen.network,
+        batch_size=chosen.batch,
+        dtype=chosen.dtype,
+        execution=chosen.execution,
+        devices=chosen.devices,
+        student_scales=scales,
+        classes=chosen.classes,
+        image_size=chosen.image_size,
+        method=chosen.method,
+        # A configuration's first student is the pivot; a narrow one trains alone only here.
+        overrides=() if scales[0] == 1.0 else (("student_scales", (1.0,) * len(scales)),),
     )
+    job = Job(workload)
 
     def run(steps: int) -> int:
         return job.dispatch(-(-steps // job.runner.steps_per_dispatch))
@@ -66,6 +66,8 @@ def prepare(chosen: argparse.Namespace) -> tuple[worker.Run, dict[str, Any]]:
             "devices": chosen.devices,
         },
         "steps_per_dispatch": job.runner.steps_per_dispatch,
+        # What `auto` stands for, too.
+        "execution": dataclasses.asdict(workload.experiment().execution),
         "matmul_precision": str(jax.config.jax_default_matmul_precision),
     }
 
