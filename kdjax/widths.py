@@ -11,6 +11,10 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+# Far beyond any network, far below what would take the machine down before an error.
+LARGEST_WIDTH = 1 << 16
+_LARGEST_FILE = 1 << 20  # bytes
+
 
 class WidthVector(Mapping[str, int]):
     """An immutable, hashable map from channel-group name to number of channels.
@@ -98,7 +102,7 @@ def check(
 
     Raises:
       ValueError: if the vector is empty, misses a group, has an unknown one, or a width that is
-        not a whole number of at least 1.
+        not a whole number from 1 to :data:`LARGEST_WIDTH`.
     """
     if not isinstance(widths, Mapping):
         raise ValueError(f"{name} is {widths!r}: expected a map from group to channels")
@@ -113,6 +117,8 @@ def check(
             raise ValueError(f"{name}[{group!r}] is {channels!r}: expected a whole number")
         if channels < 1:
             raise ValueError(f"{name}[{group!r}] is {channels}: a group needs at least 1 channel")
+        if channels > LARGEST_WIDTH:
+            raise ValueError(f"{name}[{group!r}] is {channels}: at most {LARGEST_WIDTH} channels")
     return WidthVector({group: widths[group] for group in reference})
 
 
@@ -197,9 +203,11 @@ def load(path: str | os.PathLike[str], reference: Mapping[str, int] | None = Non
         names the file and the group.
       FileNotFoundError: if there is no such file.
     """
+    if (size := os.stat(path).st_size) > _LARGEST_FILE:
+        raise ValueError(f"{path} has {size:,} bytes: a width vector has at most {_LARGEST_FILE:,}")
     try:
         content = json.loads(Path(path).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, RecursionError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds {type(content).__name__}: expected an object")

@@ -8,6 +8,8 @@ from kdjax.config.checks import validate
 from kdjax.config.fields import ConfigError
 from kdjax.config.kinds import default, fields_of, flatten, kind, search_default, unknown_field
 
+_LARGEST = 1 << 20  # characters: far beyond any configuration, far below what would hurt
+
 
 def to_json(config: ml_collections.ConfigDict) -> str:
     """Indented JSON, fields sorted by name."""
@@ -20,10 +22,12 @@ def from_json(text: str) -> ml_collections.ConfigDict:
     Raises:
       ConfigError: if the text is not a configuration.
     """
+    if len(text) > _LARGEST:
+        raise ConfigError(f"a configuration has at most {_LARGEST:,} characters, not {len(text):,}")
     try:
         content = json.loads(text)
         stored = dict(flatten(content))
-    except (json.JSONDecodeError, AttributeError) as error:
+    except (json.JSONDecodeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"not a configuration in JSON: {error}") from None
     config = search_default() if kind(content) == "search" else default()
     fields = fields_of(kind(config))

@@ -1,56 +1,98 @@
-"""Checkpoints: Orbax, atomic, asynchronous; the latest and the best apart.
+"""Checkpoints: Orbax, atomic, asynchronous, with checksums of our own; the latest and the best apart.
 
 A checkpoint is the unreplicated state with a JSON record of what it belongs to (network, width
-vectors, configuration, step), so that it can be rebuilt from itself alone.
+vectors, configuration, step), so that it can be rebuilt from itself alone. The record carries a
+SHA-256 of every part of the state and of itself: Orbax restores flipped bits without a word.
 """
 
+import hashlib
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import flax.traverse_util
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
 from kdjax.train.state import TrainState
 
+_SUMS = "sha256"
+
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message says which and why."""
 
 
+class DamagedError(CheckpointError):
+    """A checkpoint whose files are missing, cut short or altered."""
+
+
 class Checkpoints:
-    """The checkpoints of one run: ``last/<step>`` and ``best/<step>`` under ``directory``."""
+    """The checkpoints of one run: ``last/<step>`` and ``best/<step>`` under ``directory``.
+
+    A checkpoint that cannot be written, on a full disk say, is reported and given up; the ones
+    before it stay. One that turns out to be damaged is moved to ``damaged/``, never deleted.
+    """
 
     def __init__(self, directory: Path, keep: int = 2, *, read_only: bool = False):
         """Opens the directory, creating it unless ``read_only``; ``keep`` latest steps stay."""
-        # Orbax reports every barrier of a save, and warns that what is opened read-only is so.
-        logging.getLogger("absl").setLevel(logging.ERROR if read_only else logging.WARNING)
+        # Orbax reports every barrier of a save, and every failure with several stack traces; what
+        # matters is said here.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         self.directory = directory
+        self._keep = {"last": keep, "best": 1}
+        self._read_only = read_only
         self._managers = {
-            kind: ocp.CheckpointManager(
-                (directory / kind).absolute(),
-                item_names=("state", "record"),
-                options=ocp.CheckpointManagerOptions(
-                    max_to_keep=None if read_only else count,
-                    create=not read_only,
-                    read_only=read_only,
-                    cleanup_tmp_directories=not read_only,
-                ),
-            )
-            for kind, count in (("last", keep), ("best", 1))
+            kind: self._open(kind)
+            for kind in self._keep
             if not read_only or (directory / kind).is_dir()
         }
 
-    def save(self, kind: str, state: TrainState, record: Mapping[str, Any]) -> None:
-        """Starts to save a host state as ``last`` or ``best``; returns before it is written."""
-        self._managers[kind].save(
-            int(state.step),
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(_plain(state)), record=ocp.args.JsonSave(dict(record))
+    def _open(self, kind: str) -> ocp.CheckpointManager:
+        return ocp.CheckpointManager(
+            (self.directory / kind).absolute(),
+            item_names=("state", "record"),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=None if self._read_only else self._keep[kind],
+                create=not self._read_only,
+                read_only=self._read_only,
+                cleanup_tmp_directories=not self._read_only,
             ),
-            force=True,
+        )
+
+    def save(self, kind: str, state: TrainState, record: Mapping[str, Any]) -> None:
+        """Starts to save a host state as ``last`` or ``best``; returns before it is written.
+
+        What keeps it from being written is a warning, here or at the next call.
+        """
+        plain = _plain(state)
+        content = json.loads(json.dumps(dict(record)))
+        content[_SUMS] = _checksums(plain) | {"record": _checksum(content)}
+        try:
+            self._managers[kind].save(
+                int(state.step),
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(plain), record=ocp.args.JsonSave(content)
+                ),
+                force=True,
+            )
+        except Exception as error:  # Orbax and TensorStore raise many unrelated types.
+            self._give_up(kind, error)
+
+    def _give_up(self, kind: str, error: Exception) -> None:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        self._close(kind)  # A manager is of no use after a failed save.
+        self._managers[kind] = self._open(kind)
+        step = self._managers[kind].latest_step()
+        good = "there is none yet" if step is None else f"the last good one is of step {step}"
+        logging.warning(
+            "a checkpoint in %s could not be written (%s); %s, and training goes on",
+            self.directory / kind,
+            reason,
+            good,
         )
 
     def latest_step(self, kind: str) -> int | None:
@@ -64,9 +106,70 @@ class Checkpoints:
         for newer in [saved for saved in manager.all_steps() if saved > step]:
             manager.delete(newer)
 
+    def recover(
+        self, template: TrainState, record: Mapping[str, Any]
+    ) -> tuple[TrainState, dict[str, Any]] | None:
+        """The newest checkpoint that is whole; what is damaged is put aside with a warning.
+
+        Args:
+          template: a state of the same run.
+          record: as :meth:`restore` takes it.
+
+        Returns:
+          ``(state, record)``; None if there is no checkpoint at all.
+
+        Raises:
+          CheckpointError: if it is another network's, or all of them are damaged.
+        """
+        damaged = ""
+        # The best one is a full state too, older than the last.
+        for kind in ("last", "best"):
+            while (step := self.latest_step(kind)) is not None:
+                try:
+                    return self.restore(kind, template, record)
+                except DamagedError as error:
+                    damaged = f"{error}; it was moved to {self._put_aside(kind, step)}"
+                    logging.warning("%s", damaged)
+        if damaged:
+            raise CheckpointError(
+                f"{damaged}, and {self.directory} has no other: delete that directory to train "
+                "this run from its start"
+            )
+        return None
+
+    def put_aside_damaged(self, kind: str) -> bool:
+        """Moves the newest checkpoint of a kind away if it is damaged; returns whether it was."""
+        step = self.latest_step(kind)
+        if step is None:
+            return False
+        try:
+            self._load(kind)
+        except DamagedError as error:
+            logging.warning("%s; it was moved to %s", error, self._put_aside(kind, step))
+            return True
+        return False
+
+    def _put_aside(self, kind: str, step: int) -> Path:
+        folder = self.directory / "damaged"
+        folder.mkdir(exist_ok=True)
+        number = 0
+        while (target := folder / f"{kind}-{step}{f'-{number}' if number else ''}").exists():
+            number += 1
+        (self.directory / kind / str(step)).rename(target)
+        self._managers[kind].reload()
+        return target
+
     def record(self, kind: str) -> dict[str, Any]:
-        """The JSON record of the newest checkpoint of a kind."""
-        return self._read(kind, record=ocp.args.JsonRestore())["record"]
+        """The JSON record of the newest checkpoint of a kind.
+
+        Raises:
+          DamagedError: if it is not what was written.
+        """
+        record = self._read(kind, record=ocp.args.JsonRestore())["record"]
+        sums = record.pop(_SUMS, {}) if isinstance(record, dict) else {}
+        if not isinstance(sums, dict) or sums.get("record") != _checksum(record):
+            raise DamagedError(f"{self._path(kind)} is damaged: its record differs from its sum")
+        return record | {_SUMS: sums}
 
     def restore(
         self, kind: str, template: TrainState, record: Mapping[str, Any]
@@ -80,7 +183,8 @@ class Checkpoints:
             ``student_widths`` are compared.
 
         Raises:
-          CheckpointError: if it is another network's, or cannot be read.
+          CheckpointError: if it is another network's.
+          DamagedError: if it cannot be read or differs from its checksums.
         """
         stored = self.record(kind)
         for field in ("network", "num_classes", "student_widths"):
@@ -89,23 +193,31 @@ class Checkpoints:
                     f"{self._path(kind)} is a checkpoint of another network: its {field} is "
                     f"{stored.get(field)}, expected {record[field]}"
                 )
-        shapes = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), np.asarray(leaf).dtype),
-            _plain(template),
-        )
-        restored = self._read(kind, state=ocp.args.StandardRestore(shapes))["state"]
-        return _rebuilt(jax.tree.map(np.asarray, restored), template), stored
+        return _rebuilt(self._load(kind, _plain(template)), template), stored
 
     def variables(self, kind: str) -> dict[str, Any]:
         """``params`` and ``batch_stats`` of the newest checkpoint of a kind, as host arrays.
 
         Raises:
-          CheckpointError: if it cannot be read.
+          DamagedError: if it cannot be read or differs from its checksums.
         """
-        restored = self._read(kind, state=ocp.args.StandardRestore())["state"]
-        return jax.tree.map(
-            np.asarray, {name: restored[name] for name in ("params", "batch_stats")}
+        plain = self._load(kind)
+        return {name: plain[name] for name in ("params", "batch_stats")}
+
+    def _load(self, kind: str, template: Any = None) -> Any:
+        """The state as :func:`_plain` makes it, equal to its checksums."""
+        sums = self.record(kind)[_SUMS]
+        shapes = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), np.asarray(leaf).dtype), template
         )
+        state = ocp.args.StandardRestore() if template is None else ocp.args.StandardRestore(shapes)
+        plain = jax.tree.map(np.asarray, self._read(kind, state=state)["state"])
+        wrong = [name for name, found in _checksums(plain).items() if sums.get(name) != found]
+        if wrong:
+            raise DamagedError(
+                f"{self._path(kind)} is damaged: {', '.join(wrong)} differ from their checksums"
+            )
+        return plain
 
     def _path(self, kind: str) -> Path:
         return self.directory / kind / str(self.latest_step(kind))
@@ -116,17 +228,46 @@ class Checkpoints:
                 self.latest_step(kind), args=ocp.args.Composite(**items)
             )
         except Exception as error:  # Orbax raises many unrelated types for damaged files.
-            raise CheckpointError(f"{self._path(kind)} cannot be read: {error}") from error
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise DamagedError(f"{self._path(kind)} cannot be read: {reason[:300]}") from error
 
     def wait(self) -> None:
-        """Returns when all saves are on disk."""
-        for manager in self._managers.values():
-            manager.wait_until_finished()
+        """Returns when all saves are on disk, or given up with a warning."""
+        for kind, manager in self._managers.items():
+            try:
+                manager.wait_until_finished()
+            except Exception as error:  # As in save.
+                self._give_up(kind, error)
 
     def close(self) -> None:
         """Waits for saves and ends the background threads."""
-        for manager in self._managers.values():
-            manager.close()
+        self.wait()
+        for kind in self._managers:
+            self._close(kind)
+
+    def _close(self, kind: str) -> None:
+        try:
+            self._managers[kind].close()
+        except Exception as error:  # What failed before may be said again.
+            logging.debug("%s", error)
+
+
+def _checksums(plain: Mapping[str, Any]) -> dict[str, str]:
+    """SHA-256 of every part of a state: names, dtypes, shapes and contents of its arrays."""
+    sums = {}
+    for part, tree in plain.items():
+        digest = hashlib.sha256()
+        leaves = flax.traverse_util.flatten_dict({part: tree}, sep="/")
+        for path, leaf in sorted(leaves.items()):
+            array = np.ascontiguousarray(leaf)
+            digest.update(f"{path} {array.dtype} {np.shape(leaf)}\n".encode())
+            digest.update(array.tobytes())
+        sums[part] = digest.hexdigest()
+    return sums
+
+
+def _checksum(record: Any) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def _plain(state: TrainState) -> Any:

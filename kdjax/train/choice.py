@@ -113,7 +113,7 @@ def _read(path: Path) -> list[Entry]:
         return [entry for entry in entries if _is_usable(entry)]
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, RecursionError, TypeError, ValueError) as error:
         # A choice that cannot be read costs speed, never the run.
         logging.warning("%s is left aside: %s", path, error)
         return []

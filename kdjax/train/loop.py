@@ -41,6 +41,7 @@ def train(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any]
     with workdir.locked(path):
         workdir.check(path, config)
         workdir.check_widths(path, experiment.student_widths)
+        workdir.check_data(path, experiment.dataset.fingerprint())
         workdir.create(path, config, experiment.student_widths)
         return _train_all(experiment, path)
 

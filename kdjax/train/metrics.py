@@ -1,13 +1,16 @@
 """What a run measures, as lines of JSON and TensorBoard events."""
 
 import json
+import logging
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from kdjax.train.events import Events
 from kdjax.train.step import Metrics
 from kdjax.train.workdir import write_atomically
 
@@ -69,50 +72,99 @@ def check_finite(metrics: Metrics, first_step: int, run: str) -> None:
 class MetricsWriter:
     """Appends to ``metrics.jsonl`` and writes TensorBoard events under ``tensorboard/``.
 
-    A run that continues from a checkpoint first takes back what it had written past it.
+    A run that continues from a checkpoint first takes back what it had written past it. On a full
+    disk training goes on: lines wait until they can be written, events are given up.
     """
 
     def __init__(self, workdir: Path, *, tensorboard: bool):
         self._path = workdir / "metrics.jsonl"
-        self._events = workdir / "tensorboard" if tensorboard else None
+        self._directory = workdir / "tensorboard" if tensorboard else None
         self._run = ""
-        self._writer: Any = None
+        self._waiting: list[str] = []
+        self._events: Events | None = None
 
     def start(self, run: str, step: int) -> None:
         """Makes ``run`` the current run, continuing after ``step``."""
         self.close()
         self._run = run
         if self._path.exists():
-            kept = [line for line in self._path.read_text().splitlines() if self._keep(line, step)]
-            write_atomically(self._path, "".join(f"{line}\n" for line in kept))
-        if self._events is not None:
-            from tensorboardX import SummaryWriter
-
-            self._writer = SummaryWriter(str(self._events / run), purge_step=step + 1)
-
-    def _keep(self, line: str, step: int) -> bool:
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:  # The last line of a run that was killed while writing it.
-            return False
-        return record["run"] != self._run or record["step"] <= step
+            lines = self._path.read_text(errors="replace").splitlines()
+            records = [_parse(line) for line in lines]
+            # The last line of a run that was killed while writing it is cut short, as expected.
+            if damaged := sum(record is None for record in records[:-1]):
+                logging.warning("%s: %d lines cannot be read and are left out", self._path, damaged)
+            kept = [
+                f"{line}\n"
+                for line, record in zip(lines, records, strict=True)
+                if record is not None and (record["run"] != run or record["step"] <= step)
+            ]
+            write_atomically(self._path, "".join(kept))
+        if self._directory is not None:
+            try:
+                self._events = Events(self._directory / run, step + 1)
+            except OSError as error:
+                self._give_up_events(error)
 
     def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Writes one record: ``kind`` is ``train`` or ``validation``."""
         record = {"run": self._run, "kind": kind, "step": step, **values}
-        with open(self._path, "a") as file:
-            file.write(json.dumps(record) + "\n")
-        if self._writer is None:
+        self._append(json.dumps(record) + "\n")
+        if self._events is not None:
+            try:
+                self._events.scalars(step, _tagged(kind, values))
+            except OSError as error:
+                self._give_up_events(error)
+
+    def _append(self, *lines: str) -> None:
+        first = not self._waiting
+        self._waiting += lines
+        if not self._waiting:
             return
-        for name, value in values.items():
-            if isinstance(value, list):
-                for number, one in enumerate(value, start=1):
-                    self._writer.add_scalar(f"{kind}/{name}/student_{number}", one, step)
-            elif isinstance(value, (int, float)) and math.isfinite(value):
-                self._writer.add_scalar(f"{kind}/{name}", value, step)
+        size = self._path.stat().st_size if self._path.exists() else 0
+        try:
+            with open(self._path, "a") as file:
+                file.writelines(self._waiting)
+        except OSError as error:
+            if first:
+                logging.warning("%s cannot be written (%s); its lines wait", self._path, error)
+            if self._path.exists():
+                os.truncate(self._path, size)  # Not half a line.
+            return
+        self._waiting.clear()
+
+    def _give_up_events(self, error: OSError) -> None:
+        logging.warning("%s cannot be written (%s): no more events", self._directory, error)
+        self._directory, self._events = None, None
 
     def close(self) -> None:
-        """Flushes the events of the current run."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        """Writes what waits, and ends the events of the current run."""
+        self._append()
+        if self._waiting:
+            logging.warning("%s lacks its last %d lines", self._path, len(self._waiting))
+        if self._events is not None:
+            try:
+                self._events.close()
+            except OSError as error:
+                self._give_up_events(error)
+            self._events = None
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    """A record of ``metrics.jsonl``; None if the line is none."""
+    try:
+        record = json.loads(line)
+        known = isinstance(record["run"], str) and isinstance(record["kind"], str)
+        return record if known and record["step"] >= 0 else None
+    except (KeyError, RecursionError, TypeError, ValueError):
+        return None
+
+
+def _tagged(kind: str, values: Mapping[str, Any]) -> dict[str, float]:
+    """Numbers by their name in TensorBoard, one per student where there are several."""
+    tagged = {}
+    for name, value in values.items():
+        if isinstance(value, list):
+            tagged |= {f"{kind}/{name}/student_{i}": one for i, one in enumerate(value, start=1)}
+        elif isinstance(value, (int, float)) and math.isfinite(value):
+            tagged[f"{kind}/{name}"] = value
+    return tagged

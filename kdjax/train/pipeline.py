@@ -70,6 +70,7 @@ def search(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any
         workdir.check(path, config)
         if teacher is not None:
             _check_teacher(path, teacher)
+        workdir.check_data(path, experiment.dataset.fingerprint())
         workdir.create(path, config)
         with contextlib.ExitStack() as stack:
             stages = _Stages(experiment, path, stack)

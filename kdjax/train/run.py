@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import ml_collections
 import numpy as np
 
-from kdjax.train.checkpoint import Checkpoints
+from kdjax.train.checkpoint import CheckpointError, Checkpoints
 from kdjax.train.interrupt import Interrupted, Interrupts
 from kdjax.train.metrics import MetricsWriter, NonFiniteError, Window, check_finite
 from kdjax.train.progress import ProgressReport
@@ -94,10 +94,10 @@ class Run:
 
     def _restore(self) -> tuple[TrainState, int]:
         state = self.runner.initial_state(self.seed)
-        if self.checkpoints.latest_step("last") is None:
-            self.checkpoints.drop_newer("best", -1)
+        found = self.checkpoints.recover(state, self.record)
+        if found is None:
             return self.begin(state), 0
-        state, stored = self.checkpoints.restore("last", state, self.record)
+        state, stored = found
         per_device = self.config.compute.batch_norm == "device"
         if per_device and stored["devices"] != self.record["devices"]:
             self.progress.say(
@@ -107,6 +107,12 @@ class Run:
         step = int(state.step)
         # The two kinds are written side by side, and a run may die with only one of them on disk.
         self.checkpoints.drop_newer("best", step)
+        if self.checkpoints.put_aside_damaged("best") and self.config.evaluation.select == "best":
+            raise CheckpointError(
+                f"{self.name}: the best checkpoint, of step {stored['best_step']}, is damaged, and "
+                "config.evaluation.select is 'best'. Delete the checkpoints of this run to train "
+                f"it anew ({self.checkpoints.directory}), or put them back from a copy"
+            )
         if stored["best_step"] in (step, self.checkpoints.latest_step("best")):
             self._best, self._best_step = stored["best_validation"], stored["best_step"]
             if self.checkpoints.latest_step("best") != self._best_step:

@@ -59,9 +59,31 @@ def check_widths(path: Path, student_widths: Sequence[Mapping[str, int]]) -> Non
         )
 
 
+def check_data(path: Path, fingerprint: str) -> None:
+    """Notes which data an experiment trains on; the same run goes on with the same data.
+
+    Args:
+      path: the workdir, locked.
+      fingerprint: of the dataset.
+
+    Raises:
+      WorkdirError: if the data has changed since the experiment began.
+    """
+    marker, found = path / "data.json", {"fingerprint": fingerprint}
+    stored = read_json(marker)
+    if stored and stored != found:
+        raise WorkdirError(
+            f"workdir {path} holds a run on other data: the images, labels or splits have changed "
+            f"since it began (fingerprint {str(stored.get('fingerprint'))[:12]} then, "
+            f"{fingerprint[:12]} now); put the data back, or choose another --workdir"
+        )
+    if not stored:
+        write_json(marker, found)
+
+
 def _foreign(path: Path) -> bool:
     """Whether an unfinished directory holds anything but what we put there before the marker."""
-    ours = (".lock", "widths.json", "teacher.json")
+    ours = (".lock", "widths.json", "teacher.json", "data.json")
     return any(
         entry.name not in ours and not (entry.name.startswith(".") and entry.suffix == ".tmp")
         for entry in path.iterdir()
@@ -91,7 +113,7 @@ def read_student_widths(path: Path) -> list[dict[str, int]]:
     try:
         content = json.loads((path / "widths.json").read_text())
         return [dict(student) for student in content["students"]]
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, OSError, RecursionError, TypeError, ValueError) as error:
         raise WorkdirError(f"{path / 'widths.json'} cannot be read: {error}") from None
 
 
@@ -140,7 +162,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; empty if there is no such file or it holds something else."""
     try:
         content = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, RecursionError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 
