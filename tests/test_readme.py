@@ -41,10 +41,10 @@ def test_commands_exist_and_their_overrides_are_valid(monkeypatch):
         found = [line[1:] for line in commands() if line[:2] == ["kdjax", kind]]
         assert len(found) == count
         for arguments in found:
-            known, overrides = cli._parser().parse_known_args(arguments)
+            known, overrides = cli.make_parser().parse_known_args(arguments)
             configuration.validate(cli.read_config(known.config, overrides, kind))
     evaluates = [line[1:] for line in commands() if line[:2] == ["kdjax", "evaluate"]]
-    assert [cli._parser().parse_known_args(line)[1] for line in evaluates] == [[]]
+    assert [cli.make_parser().parse_known_args(line)[1] for line in evaluates] == [[]]
 
 
 def test_the_two_commands_are_the_promised_ones():

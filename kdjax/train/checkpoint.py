@@ -1,4 +1,4 @@
-"""Checkpoints: Orbax, atomic, asynchronous, with checksums of our own; the latest and the best apart.
+"""Checkpoints: Orbax, atomic, asynchronous, with our own checksums; latest and best apart.
 
 A checkpoint is the unreplicated state with a JSON record of what it belongs to (network, width
 vectors, configuration, step), so that it can be rebuilt from itself alone. The record carries a
@@ -37,8 +37,18 @@ class Checkpoints:
     before it stay. One that turns out to be damaged is moved to ``damaged/``, never deleted.
     """
 
-    def __init__(self, directory: Path, keep: int = 2, *, read_only: bool = False):
-        """Opens the directory, creating it unless ``read_only``; ``keep`` latest steps stay."""
+    def __init__(
+        self, directory: Path, keep: int = 2, *, read_only: bool = False, elsewhere: bool = False
+    ):
+        """Opens the directory, creating it unless ``read_only``.
+
+        Args:
+          directory: of the run.
+          keep: how many of the latest steps stay.
+          read_only: whether nothing is to be changed.
+          elsewhere: whether another process keeps the checkpoints: saves do nothing, and none is
+            there.
+        """
         # Orbax reports every barrier of a save, and every failure with several stack traces; what
         # matters is said here.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
@@ -48,18 +58,22 @@ class Checkpoints:
         self._managers = {
             kind: self._open(kind)
             for kind in self._keep
-            if not read_only or (directory / kind).is_dir()
+            if not elsewhere and (not read_only or (directory / kind).is_dir())
         }
 
     def _open(self, kind: str) -> ocp.CheckpointManager:
+        folder = (self.directory / kind).absolute()
+        if not self._read_only:
+            folder.mkdir(parents=True, exist_ok=True)
         return ocp.CheckpointManager(
-            (self.directory / kind).absolute(),
+            folder,
             item_names=("state", "record"),
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=None if self._read_only else self._keep[kind],
-                create=not self._read_only,
+                create=False,
                 read_only=self._read_only,
                 cleanup_tmp_directories=not self._read_only,
+                multiprocessing_options=_alone(),
             ),
         )
 
@@ -68,6 +82,8 @@ class Checkpoints:
 
         What keeps it from being written is a warning, here or at the next call.
         """
+        if kind not in self._managers:
+            return
         plain = _plain(state)
         content = json.loads(json.dumps(dict(record)))
         content[_SUMS] = _checksums(plain) | {"record": _checksum(content)}
@@ -250,6 +266,16 @@ class Checkpoints:
             self._managers[kind].close()
         except Exception as error:  # What failed before may be said again.
             logging.debug("%s", error)
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """Orbax waits for no other process: only one of them keeps checkpoints."""
+    if jax.process_count() == 1:
+        return ocp.options.MultiprocessingOptions()
+    own = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process{own}"
+    )
 
 
 def _checksums(plain: Mapping[str, Any]) -> dict[str, str]:

@@ -3,6 +3,8 @@
 import signal
 import types
 
+_NAMES = ("", "SIGINT", "SIGTERM")
+
 
 class Interrupted(Exception):
     """Training was asked to stop; everything up to ``step`` is saved."""
@@ -22,6 +24,16 @@ class Interrupts:
     def __init__(self) -> None:
         self.received = ""
         self._previous: dict[int, object] = {}
+
+    @property
+    def code(self) -> int:
+        """:attr:`received` as a number that processes can compare."""
+        return _NAMES.index(self.received)
+
+    @staticmethod
+    def name(code: int) -> str:
+        """The signal of a :attr:`code`."""
+        return _NAMES[code]
 
     def __enter__(self) -> "Interrupts":
         for number in (signal.SIGINT, signal.SIGTERM):

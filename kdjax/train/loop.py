@@ -1,13 +1,16 @@
 """The whole experiment: every method and seed in turn, then the test set, once."""
 
 import contextlib
+import dataclasses
 from pathlib import Path
 from typing import Any
 
+import jax
 import ml_collections
 
+import kdjax
 from kdjax import config as configuration
-from kdjax.train import results, workdir
+from kdjax.train import processes, results, workdir
 from kdjax.train.checkpoint import Checkpoints
 from kdjax.train.experiment import Experiment, resolve
 from kdjax.train.interrupt import Interrupts
@@ -36,23 +39,55 @@ def train(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any]
     """
     path = Path(path)
     configuration.validate(config)
-    workdir.check(path, config)
-    experiment = resolve(config)
-    with workdir.locked(path):
-        workdir.check(path, config)
-        workdir.check_widths(path, experiment.student_widths)
-        workdir.check_data(path, experiment.dataset.fingerprint())
-        workdir.create(path, config, experiment.student_widths)
+    experiment = resolve_together(config, path)
+    with contextlib.ExitStack() as stack:
+
+        def claim() -> None:
+            stack.enter_context(workdir.locked(path))
+            workdir.check(path, config)
+            workdir.check_widths(path, experiment.student_widths)
+            workdir.check_data(path, experiment.dataset.fingerprint())
+            workdir.create(path, config, experiment.student_widths)
+
+        processes.on_first_unshared(claim)
         return _train_all(experiment, path)
+
+
+def resolve_together(config: ml_collections.ConfigDict, path: Path) -> Experiment:
+    """The experiment of a validated configuration, the same in all processes.
+
+    Raises:
+      kdjax.train.processes.ProcessError: if another process failed, or has other values.
+    """
+    processes.agree(
+        {
+            "the version of kdjax": kdjax.__version__,
+            "the version of jax": jax.__version__,
+            **{f"config.{name}": value for name, value in configuration.flatten(config)},
+        }
+    )
+    processes.on_first_unshared(lambda: workdir.check(path, config))
+    experiment = processes.together(lambda: resolve(config))
+    if processes.count() > 1:
+        processes.agree(
+            {
+                "the data (its fingerprint)": experiment.dataset.fingerprint(),
+                "the execution": dataclasses.asdict(experiment.execution),
+                "the widths": [dict(vector) for vector in experiment.student_widths],
+            }
+        )
+    return experiment
 
 
 def _train_all(experiment: Experiment, path: Path) -> dict[str, Any]:
     config = experiment.config
     batches, device, bounds = experiment.prepare()
     count = len(experiment.methods) * len(config.seeds)
-    progress = ProgressReport(count * config.epochs * batches.train_size, bar=config.log.progress)
+    elsewhere = not processes.is_first()
+    images = count * config.epochs * batches.train_size
+    progress = ProgressReport(images, bar=config.log.progress, silent=elsewhere)
     progress.say(describe(experiment))
-    writer = MetricsWriter(path, tensorboard=config.log.tensorboard)
+    writer = MetricsWriter(path, tensorboard=config.log.tensorboard, elsewhere=elsewhere)
     finished: list[tuple[str, Run, TrainState]] = []
     with contextlib.ExitStack() as stack, Interrupts() as interrupts, progress:
         stack.callback(writer.close)
@@ -60,7 +95,9 @@ def _train_all(experiment: Experiment, path: Path) -> dict[str, Any]:
             runner = experiment.runner(method, batches, device)
             for seed in config.seeds:
                 name = run_name(method, seed)
-                checkpoints = Checkpoints(path / "checkpoints" / name, config.checkpoint.keep)
+                checkpoints = Checkpoints(
+                    path / "checkpoints" / name, config.checkpoint.keep, elsewhere=elsewhere
+                )
                 stack.callback(checkpoints.close)
                 run = Run(
                     name=name,
@@ -81,7 +118,7 @@ def _train_all(experiment: Experiment, path: Path) -> dict[str, Any]:
     # A run that was already finished was not timed again: its rate stays as it was measured.
     earlier = workdir.read_json(path / "results.json").get("throughput", {})
     summary["throughput"] = earlier | summary["throughput"]
-    workdir.write_json(path / "results.json", summary)
+    processes.on_first_unshared(lambda: workdir.write_json(path / "results.json", summary))
     return summary
 
 
@@ -90,11 +127,8 @@ def measure(
 ) -> results.Measured:
     """Evaluates a finished run, last state and best checkpoint, on validation and test."""
     states = {"last": last}
-    best_step = run.checkpoints.latest_step("best")
-    if best_step == int(last.step):
-        states["best"] = last
-    elif best_step is not None:
-        states["best"], _ = run.checkpoints.restore("best", last, run.record)
+    if (best := run.best_state(last)) is not None:
+        states["best"] = best
     scores: dict[str, dict[str, Any]] = {}
     for kind, state in states.items():
         variables = run.runner.place_variables(state.variables)
@@ -129,4 +163,5 @@ def describe(experiment: Experiment) -> str:
         f"{' and '.join(experiment.methods)}, seeds {', '.join(map(str, config.seeds))}, "
         f"{config.epochs} epochs, batch {config.batch_size}, {config.compute.dtype}, on "
         f"{len(devices)} {devices[0].device_kind} device{'s' * (len(devices) > 1)}"
+        + (f" of {processes.count()} processes" if processes.count() > 1 else "")
     )

@@ -76,9 +76,11 @@ class MetricsWriter:
     disk training goes on: lines wait until they can be written, events are given up.
     """
 
-    def __init__(self, workdir: Path, *, tensorboard: bool):
+    def __init__(self, workdir: Path, *, tensorboard: bool, elsewhere: bool = False):
+        """Writes into ``workdir``, or nothing if another process does (``elsewhere``)."""
+        self._elsewhere = elsewhere
         self._path = workdir / "metrics.jsonl"
-        self._directory = workdir / "tensorboard" if tensorboard else None
+        self._directory = workdir / "tensorboard" if tensorboard and not elsewhere else None
         self._run = ""
         self._waiting: list[str] = []
         self._events: Events | None = None
@@ -87,7 +89,7 @@ class MetricsWriter:
         """Makes ``run`` the current run, continuing after ``step``."""
         self.close()
         self._run = run
-        if self._path.exists():
+        if self._path.exists() and not self._elsewhere:
             lines = self._path.read_text(errors="replace").splitlines()
             records = [_parse(line) for line in lines]
             # The last line of a run that was killed while writing it is cut short, as expected.
@@ -107,6 +109,8 @@ class MetricsWriter:
 
     def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Writes one record: ``kind`` is ``train`` or ``validation``."""
+        if self._elsewhere:
+            return
         record = {"run": self._run, "kind": kind, "step": step, **values}
         self._append(json.dumps(record) + "\n")
         if self._events is not None:
@@ -161,7 +165,7 @@ def _parse(line: str) -> dict[str, Any] | None:
 
 def _tagged(kind: str, values: Mapping[str, Any]) -> dict[str, float]:
     """Numbers by their name in TensorBoard, one per student where there are several."""
-    tagged = {}
+    tagged: dict[str, float] = {}
     for name, value in values.items():
         if isinstance(value, list):
             tagged |= {f"{kind}/{name}/student_{i}": one for i, one in enumerate(value, start=1)}

@@ -1,6 +1,7 @@
 """Devices: the only place that knows whether a function runs on one or is mapped over many."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,8 +16,8 @@ AXIS = "devices"
 class Parallel:
     """A set of devices that hold equal copies of the state and share each batch.
 
-    One device: plain ``jit``. More: ``pmap``, with a leading device axis on every array in and
-    out, and :data:`AXIS` bound inside.
+    One device: plain ``jit``. More: ``pmap``, with a leading axis of this process's devices on
+    every array in and out, and :data:`AXIS`, over the devices of all processes, bound inside.
     """
 
     devices: tuple[jax.Device, ...]
@@ -25,6 +26,12 @@ class Parallel:
     def axis_name(self) -> str | None:
         """The name that collectives use; None on one device, where there are none."""
         return AXIS if len(self.devices) > 1 else None
+
+    @property
+    def local_devices(self) -> tuple[jax.Device, ...]:
+        """Those of this process."""
+        here = jax.process_index()
+        return tuple(device for device in self.devices if device.process_index == here)
 
     def device_index(self) -> chex.Numeric:
         """This device's number, inside a compiled function."""
@@ -42,15 +49,33 @@ class Parallel:
         """Host arrays -> equal copies on every device."""
         if self.axis_name is None:
             return jax.device_put(tree, self.devices[0])
-        mesh = jax.sharding.Mesh(np.array(self.devices), (AXIS,))
-        sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
-        count = len(self.devices)
+        sharding = self._sharding
+        count = len(self.local_devices)
 
         def copy(leaf: Any) -> jax.Array:
             leaf = np.asarray(leaf)
             return jax.device_put(np.broadcast_to(leaf, (count, *leaf.shape)), sharding)
 
         return jax.tree.map(copy, tree)
+
+    @functools.cached_property
+    def _sharding(self) -> jax.sharding.NamedSharding:
+        mesh = jax.sharding.Mesh(np.array(self.local_devices), (AXIS,))
+        return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+
+    def any_of(self, flag: int) -> Any:
+        """The largest of all processes' flags: starts to ask; :meth:`read` waits for the answer."""
+        if jax.process_count() == 1:
+            return flag
+        return self._largest(self.replicate(np.int32(flag)))
+
+    @functools.cached_property
+    def _largest(self) -> Any:
+        return self.compile(lambda flag: jax.lax.pmax(flag, AXIS))
+
+    def read(self, answer: Any) -> int:
+        """The answer to :meth:`any_of`."""
+        return answer if isinstance(answer, int) else int(self.unreplicate(answer))
 
     def unreplicate(self, tree: Any) -> Any:
         """One copy, as host arrays of its own that no later donation can touch."""
@@ -66,6 +91,11 @@ def choose(count: int = 0) -> Parallel:
       ValueError: if there are not that many.
     """
     devices = jax.devices()
+    if jax.process_count() > 1 and count not in (0, len(devices)):
+        raise ValueError(
+            f"config.compute.devices is {count}: {jax.process_count()} processes use all their "
+            f"devices, {len(devices)}; allowed is 0"
+        )
     if count > len(devices):
         raise ValueError(
             f"config.compute.devices is {count}: there are {len(devices)} ({devices[0].platform})"

@@ -15,11 +15,11 @@ import ml_collections
 from kdjax import config as configuration
 from kdjax import widths
 from kdjax.search import Budget
-from kdjax.train import methods, workdir
+from kdjax.train import methods, processes, workdir
 from kdjax.train.checkpoint import Checkpoints
-from kdjax.train.experiment import Experiment, resolve, stage_config
+from kdjax.train.experiment import Experiment, stage_config
 from kdjax.train.interrupt import Interrupts
-from kdjax.train.loop import measure, run_name
+from kdjax.train.loop import measure, resolve_together, run_name
 from kdjax.train.metrics import MetricsWriter
 from kdjax.train.progress import ProgressReport
 from kdjax.train.results import Measured
@@ -62,19 +62,24 @@ def search(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any
     """
     path = Path(path)
     configuration.validate(config)
-    workdir.check(path, config)
-    experiment = resolve(config)
+    experiment = resolve_together(config, path)
     budget = resolve_budget(experiment)
-    teacher = load_teacher(config.teacher, experiment) if config.teacher.workdir else None
-    with workdir.locked(path):
-        workdir.check(path, config)
-        if teacher is not None:
-            _check_teacher(path, teacher)
-        workdir.check_data(path, experiment.dataset.fingerprint())
-        workdir.create(path, config)
-        with contextlib.ExitStack() as stack:
-            stages = _Stages(experiment, path, stack)
-            return _search(stages, budget, teacher)
+    teacher = None
+    if config.teacher.workdir:
+        teacher = processes.together(lambda: load_teacher(config.teacher, experiment))
+        processes.agree({"the teacher (its digest)": digest(teacher)})
+    with contextlib.ExitStack() as stack:
+
+        def claim() -> None:
+            stack.enter_context(workdir.locked(path))
+            workdir.check(path, config)
+            if teacher is not None:
+                _check_teacher(path, teacher)
+            workdir.check_data(path, experiment.dataset.fingerprint())
+            workdir.create(path, config)
+
+        processes.on_first_unshared(claim)
+        return _search(_Stages(experiment, path, stack), budget, teacher)
 
 
 class _Stages:
@@ -87,10 +92,15 @@ class _Stages:
         epochs = config.search.epochs + len(config.seeds) * config.distil.epochs
         epochs += 0 if config.teacher.workdir else config.teacher.epochs
         self._stack = stack
-        self._writer = MetricsWriter(path, tensorboard=config.log.tensorboard)
+        self._elsewhere = not processes.is_first()
+        self._writer = MetricsWriter(
+            path, tensorboard=config.log.tensorboard, elsewhere=self._elsewhere
+        )
         stack.callback(self._writer.close)
         self._interrupts = stack.enter_context(Interrupts())
-        self.progress = ProgressReport(epochs * self.batches.train_size, bar=config.log.progress)
+        self.progress = ProgressReport(
+            epochs * self.batches.train_size, bar=config.log.progress, silent=self._elsewhere
+        )
         stack.enter_context(self.progress)
 
     def runner(self, method: methods.Method, config: ml_collections.ConfigDict, **more: Any):
@@ -109,7 +119,9 @@ class _Stages:
     ) -> tuple[Run, TrainState]:
         """Runs a stage from where it is to its end."""
         name = run_name(stage, seed)
-        checkpoints = Checkpoints(self.path / "checkpoints" / name, config.checkpoint.keep)
+        checkpoints = Checkpoints(
+            self.path / "checkpoints" / name, config.checkpoint.keep, elsewhere=self._elsewhere
+        )
         self._stack.callback(checkpoints.close)
         stage_experiment = dataclasses.replace(self.experiment, student_widths=student_widths)
         run = Run(
@@ -137,10 +149,7 @@ def _search(stages: _Stages, budget: Budget, teacher: Mapping[str, Any] | None) 
         teacher = _alone(teacher_state)
     search_run, found_state = _find(stages, budget, teacher)
     structure = find_structure(experiment, budget, found_state)
-    workdir.write_json(stages.path / "structure.json", structure.to_json())
-    widths.save(structure.compact, stages.path / "widths.json")
-    widths.save(structure.uniform, stages.path / "uniform.json")
-    widths.save(experiment.architecture.widths, stages.path / "full.json")
+    processes.on_first_unshared(lambda: _write_structure(stages, structure))
     stages.progress.say(structure.describe())
     candidates = _distil(stages, structure, teacher, found_state)
     # Only now, with nothing left to train, is the test set looked at.
@@ -159,8 +168,15 @@ def _search(stages: _Stages, budget: Budget, teacher: Mapping[str, Any] | None) 
     }
     earlier = workdir.read_json(stages.path / "results.json").get("throughput", {})
     summary["throughput"] = earlier | timed
-    workdir.write_json(stages.path / "results.json", summary)
+    processes.on_first_unshared(lambda: workdir.write_json(stages.path / "results.json", summary))
     return summary
+
+
+def _write_structure(stages: _Stages, structure: Structure) -> None:
+    workdir.write_json(stages.path / "structure.json", structure.to_json())
+    widths.save(structure.compact, stages.path / "widths.json")
+    widths.save(structure.uniform, stages.path / "uniform.json")
+    widths.save(stages.experiment.architecture.widths, stages.path / "full.json")
 
 
 def _train_teacher(stages: _Stages) -> tuple[Run, TrainState]:

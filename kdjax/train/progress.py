@@ -18,12 +18,19 @@ class ProgressReport:
     time left. Elsewhere lines are printed, seconds apart.
     """
 
-    def __init__(self, total_images: int, console: Console | None = None, *, bar: bool = True):
-        self.console = console or Console(highlight=False, soft_wrap=True)
+    def __init__(
+        self,
+        total_images: int,
+        console: Console | None = None,
+        *,
+        bar: bool = True,
+        silent: bool = False,
+    ):
+        self.console = console or Console(highlight=False, soft_wrap=True, quiet=silent)
         self._printed = time.monotonic()
         self._bar: Progress | None = None
         self._total, self._done = total_images, 0
-        if bar and self.console.is_terminal:
+        if bar and self.console.is_terminal and not silent:
             self._bar = Progress(
                 TextColumn("{task.fields[run]} {task.fields[place]}"),
                 BarColumn(bar_width=24),

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import ml_collections
 import numpy as np
 
+from kdjax.train import processes
 from kdjax.train.checkpoint import CheckpointError, Checkpoints
 from kdjax.train.interrupt import Interrupted, Interrupts
 from kdjax.train.metrics import MetricsWriter, NonFiniteError, Window, check_finite
@@ -49,6 +50,7 @@ class Run:
     def __post_init__(self) -> None:
         self._steps_per_epoch = self.runner.batches.steps_per_epoch
         self._best, self._best_step = -1.0, -1
+        self._agreed = 0
         self._compiled = False
         self._images = 0
         self._seconds = 0.0
@@ -82,7 +84,7 @@ class Run:
             state, step = self._train_epoch(state, step, epoch)
             done = epoch + 1
             last = done == self.config.epochs
-            stop = self.interrupts.received
+            stop = self._asked_to_stop()
             if last or done % self.config.evaluation.every_epochs == 0:
                 self._validate(state, step, done)
             if last or stop or done % self.config.checkpoint.every_epochs == 0:
@@ -92,12 +94,50 @@ class Run:
         self.checkpoints.wait()
         return host_state
 
+    def best_state(self, last: TrainState) -> TrainState | None:
+        """The state that was best on validation, on the host; None if there was no validation.
+
+        Raises:
+          kdjax.train.checkpoint.CheckpointError: if its checkpoint is damaged.
+        """
+        step = processes.on_first(lambda: self.checkpoints.latest_step("best"))
+        if step is None or step == int(last.step):
+            return None if step is None else last
+        best = last
+
+        def read() -> None:
+            nonlocal best
+            best, _ = self.checkpoints.restore("best", last, self.record)
+
+        processes.on_first_unshared(read)
+        return processes.broadcast(best)
+
+    def _asked_to_stop(self) -> str:
+        """The signal after which all processes stop at this very step, or empty."""
+        if processes.count() == 1:
+            return self.interrupts.received
+        return self.interrupts.name(self._agreed)
+
     def _restore(self) -> tuple[TrainState, int]:
-        state = self.runner.initial_state(self.seed)
-        found = self.checkpoints.recover(state, self.record)
+        state = initial = self.runner.initial_state(self.seed)
+
+        def read() -> list[Any] | None:
+            nonlocal state
+            found = self.checkpoints.recover(initial, self.record)
+            if found is None:
+                return None
+            state, stored = found
+            return self._recover_best(state, stored)
+
+        found = processes.on_first(read)
         if found is None:
-            return self.begin(state), 0
-        state, stored = found
+            return self.begin(initial), 0
+        self._best, self._best_step = found
+        state = processes.broadcast(state)
+        return state, int(state.step)
+
+    def _recover_best(self, state: TrainState, stored: Mapping[str, Any]) -> list[Any]:
+        """What is best so far, value and step, as ``state`` knew it; its checkpoint is there."""
         per_device = self.config.compute.batch_norm == "device"
         if per_device and stored["devices"] != self.record["devices"]:
             self.progress.say(
@@ -117,22 +157,23 @@ class Run:
             self._best, self._best_step = stored["best_validation"], stored["best_step"]
             if self.checkpoints.latest_step("best") != self._best_step:
                 self._save("best", state)
-        return state, step
+        return [self._best, self._best_step]
 
     def _train_epoch(self, state: TrainState, step: int, epoch: int) -> tuple[TrainState, int]:
         runner, window = self.runner, Window()
         end = (epoch + 1) * self._steps_per_epoch
         order = runner.epoch_order(state, epoch)
-        pending: tuple[Any, int, int] | None = None
+        pending: tuple[Any, int, int, Any] | None = None
         started = time.perf_counter()
         while step < end:
             state, metrics, taken = runner.steps(state, order, step, end)
+            asked = runner.any_of(self.interrupts.code)
             # Reading metrics waits for their steps, so the next dispatch goes out first.
             if pending is not None:
                 started = self._read(window, pending, started)
-            pending = (metrics, step, taken)
+            pending = (metrics, step, taken, asked)
             step += taken
-            if self.interrupts.received and step < end:
+            if self._asked_to_stop() and step < end:
                 self._read(window, pending, started)
                 self._write(window, step)
                 self._save("last", self.runner.fetch(state))
@@ -142,10 +183,11 @@ class Run:
         self._write(window, step)
         return state, step
 
-    def _read(self, window: Window, pending: tuple[Any, int, int], started: float) -> float:
+    def _read(self, window: Window, pending: tuple[Any, int, int, Any], started: float) -> float:
         """Reads the metrics of a dispatch on the host; returns the time they were there."""
-        metrics, first_step, taken = pending
+        metrics, first_step, taken, asked = pending
         metrics = self.runner.to_host(metrics)
+        self._agreed = max(self._agreed, self.runner.read(asked))
         try:
             check_finite(metrics, first_step, self.name)
         except NonFiniteError as error:
@@ -202,4 +244,4 @@ class Run:
 
     def _stop(self, step: int) -> NoReturn:
         self.checkpoints.wait()
-        raise Interrupted(self.interrupts.received, self.name, step)
+        raise Interrupted(self._asked_to_stop(), self.name, step)

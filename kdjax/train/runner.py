@@ -148,6 +148,14 @@ class Runner:
         seconds = {"trace": traced - started, "compile": time.perf_counter() - traced}
         return self._whole, seconds
 
+    def any_of(self, flag: int) -> Any:
+        """Starts to ask all processes for the largest flag; :meth:`read` waits for the answer."""
+        return self._parallel.any_of(flag)
+
+    def read(self, answer: Any) -> int:
+        """The answer to :meth:`any_of`."""
+        return self._parallel.read(answer)
+
     def to_host(self, metrics: Metrics) -> Metrics:
         """Metrics as NumPy arrays; waits for the steps to end."""
         return self._parallel.unreplicate(metrics)

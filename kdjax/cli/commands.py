@@ -1,0 +1,128 @@
+"""What each command does: one library call, and what a person is told of it."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from kdjax import config as configuration
+from kdjax.cli.configs import default_workdir, no_more, read_config
+
+STOPPED = 130  # What shells use for a process that Ctrl-C ended.
+LOST = 3  # Most likely another process of the run is gone.
+
+
+def train(known: argparse.Namespace, overrides: Sequence[str]) -> int:
+    config = read_config(known.config, overrides)
+    configuration.validate(config)
+    path = Path(known.workdir or default_workdir(config))
+    from kdjax import report
+    from kdjax.train import train
+
+    summary, status = _run(train, config, path, known)
+    if summary is not None:
+        written = report.write(summary, path)
+        report.print_table(summary)
+        _say_where(path, written)
+    return status
+
+
+def search(known: argparse.Namespace, overrides: Sequence[str]) -> int:
+    config = read_config(known.config, overrides, "search")
+    configuration.validate(config)
+    path = Path(known.workdir or default_workdir(config))
+    from kdjax import report
+    from kdjax.train import search
+
+    summary, status = _run(search, config, path, known)
+    if summary is not None:
+        written = report.write_search(summary, path)
+        report.print_search(summary)
+        _say_where(path, written)
+        print(f"Widths: {path / 'widths.json'} (as a student: --config.student_widths, see --help)")
+    return status
+
+
+def _run(
+    run: Callable[[ml_collections.ConfigDict, Path], dict[str, Any]],
+    config: ml_collections.ConfigDict,
+    path: Path,
+    known: argparse.Namespace,
+) -> tuple[dict[str, Any] | None, int]:
+    """What a run returns, None if there is nothing to report here, and the exit status."""
+    from kdjax.train import processes
+    from kdjax.train.interrupt import Interrupted
+
+    processes.start(known.coordinator, known.num_processes, known.process_id)
+    try:
+        summary = run(config, path)
+        return (summary if processes.is_first() else None), 0
+    except Interrupted as interrupted:
+        print(f"{interrupted}. The same command goes on from there.", file=sys.stderr)
+        return None, 0 if interrupted.signal_name == "SIGTERM" else STOPPED
+    except Exception as error:
+        # Our own errors are raised in all processes alike, which then end in order.
+        if processes.count() == 1 or type(error).__module__.startswith("kdjax."):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        print(
+            f"kdjax {known.command}: process {processes.index()} of {processes.count()} cannot go "
+            f"on ({reason}). If another one has died, start all of them again: the same command "
+            "goes on from the last checkpoint.",
+            file=sys.stderr,
+        )
+        processes.leave(LOST)
+
+
+def _say_where(path: Path, written: Sequence[Path]) -> None:
+    names = ", ".join(file.name for file in written)
+    print(f"Results: {path / 'results.json'}  Report: {written[0].parent} ({names})")
+
+
+def evaluate(known: argparse.Namespace, overrides: Sequence[str]) -> int:
+    no_more(overrides)
+    from kdjax import report
+    from kdjax.train.evaluate import evaluate
+
+    rows = evaluate(
+        known.workdir, student=known.student, split=known.split, checkpoint=known.checkpoint
+    )
+    report.print_evaluation(rows, known.split)
+    return 0
+
+
+def bench(known: argparse.Namespace, overrides: Sequence[str]) -> int:
+    no_more(overrides)
+    from kdjax import report
+    from kdjax.bench import Settings, bench
+
+    settings = Settings(
+        networks=known.network,
+        batch_sizes=known.batch,
+        dtypes=known.dtype,
+        executions=known.execution,
+        devices=known.devices,
+        students=known.students,
+        rounds=known.rounds,
+        classes=known.classes,
+        image_size=known.image_size,
+        choose=known.choose,
+        cached=known.cached,
+    )
+    path = Path(known.out)
+    record = bench(settings, path, lambda line: print(line, file=sys.stderr))
+    report.print_bench(record)
+    kept = f"  Choice: {record['chosen_in']}" if "chosen_in" in record else ""
+    print(f"Results: {path}{kept}")
+    return 0
+
+
+def prepare(known: argparse.Namespace, overrides: Sequence[str]) -> int:
+    no_more(overrides)
+    from kdjax.data.prepare import prepare
+
+    print(f"Prepared in {prepare(known.name, known.data_dir)}")
+    return 0

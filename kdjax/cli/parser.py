@@ -1,0 +1,207 @@
+"""The commands, their flags and their help."""
+
+import argparse
+from collections.abc import Callable, Sequence
+
+import kdjax
+from kdjax import config as configuration
+from kdjax.cli import commands
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kdjax",
+        description="Compress convolutional networks by knowledge distillation.",
+        epilog="Start with `kdjax train`: five students on real digits in minutes, on a CPU.",
+    )
+    parser.add_argument("--version", action="version", version=f"kdjax {kdjax.__version__}")
+    added_commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(
+        name: str,
+        run: Callable[[argparse.Namespace, Sequence[str]], int],
+        summary: str,
+        description: str,
+        epilog: str = "",
+    ) -> argparse.ArgumentParser:
+        added = added_commands.add_parser(
+            name,
+            help=summary,
+            description=description,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        added.set_defaults(run=run)
+        return added
+
+    train = command(
+        "train",
+        commands.train,
+        "train a student ensemble and its baselines, and compare them",
+        "Trains students of several widths at once, distilled from their own average, and the\n"
+        "same students each by itself; prints what distillation gained each of them.\n\n"
+        "  kdjax train\n"
+        "  kdjax train --config=configs/cifar10_resnet20.py --workdir=runs/c10\n"
+        "  kdjax train --config.weights.soft=0.3 --config.seeds='(0,)' --workdir=runs/soft3\n\n"
+        "The same command again continues an unfinished run, and shows a finished one.",
+        _describe_fields("train"),
+    )
+    _add_config_and_workdir(train, "kdjax-runs/<dataset>-<network>")
+    _add_processes(train)
+
+    search = command(
+        "search",
+        commands.search,
+        "find a compact structure under a budget, distil it, and compare",
+        "Trains a teacher, learns which of its channels are worth their cost until the network\n"
+        "meets a budget, builds the smaller network, distils it from the teacher, and compares it\n"
+        "with the same structure trained alone and with uniform thinning at equal budget.\n\n"
+        "  kdjax search\n"
+        "  kdjax search --config.search.target.flops=0.3 --workdir=runs/third\n"
+        "  kdjax search --config=configs/search_cifar10_resnet56.py --workdir=runs/r56 \\\n"
+        "    --config.search.target.flops=0.5 --config.search.target.params=0.4\n\n"
+        "The same command again continues at whatever stage it was in. The structure it finds can\n"
+        "be a student of an online ensemble:\n\n"
+        '  kdjax train --config.student_widths=\'("W/full.json", "W/widths.json")\'\n\n'
+        "with W the workdir of the search.",
+        _describe_fields("search"),
+    )
+    _add_config_and_workdir(search, "kdjax-runs/search-<dataset>-<network>")
+    _add_processes(search)
+
+    evaluate = command(
+        "evaluate",
+        commands.evaluate,
+        "evaluate the students of a finished or running experiment",
+        "Restores the checkpoints of an experiment and evaluates its students with running\n"
+        "statistics on a whole split.\n\n"
+        "  kdjax evaluate --workdir=kdjax-runs/digits-resnet8 --student=3",
+    )
+    evaluate.add_argument(
+        "--workdir", required=True, metavar="DIR", help="of `kdjax train` or `kdjax search`"
+    )
+    evaluate.add_argument(
+        "--student",
+        type=int,
+        default=0,
+        metavar="N",
+        help="one student, as its own deployable network; of a search 1 compact and distilled, "
+        "2 compact, 3 uniform and distilled; default: all, and the ensemble where there is one",
+    )
+    evaluate.add_argument(
+        "--split", choices=("train", "validation", "test"), default="test", help="default: test"
+    )
+    evaluate.add_argument(
+        "--checkpoint",
+        choices=("last", "best"),
+        default="last",
+        help="the last one, or the best on validation; default: last",
+    )
+
+    _add_bench_options(
+        command(
+            "bench",
+            commands.bench,
+            "measure training speed, start-up and memory on this machine",
+            "Measures the full training step of a student ensemble on generated images, for every\n"
+            "combination of the values given (separated by commas), in turns; prints images/s\n"
+            "beside the limit that the device's measured bandwidth and arithmetic allow.\n\n"
+            "  kdjax bench\n"
+            "  kdjax bench --network=resnet20,resnet110 --batch=128,512 --dtype=float32,bfloat16\n"
+            "  kdjax bench --choose --network=resnet20\n\n"
+            "--choose measures all executions and records the fastest, which\n"
+            "--config.compute.execution=auto then takes on this machine.",
+        )
+    )
+
+    prepare = command(
+        "prepare",
+        commands.prepare,
+        "download and prepare a TFDS set as array_record",
+        "Downloads a TensorFlow Datasets set and writes it in the format that kdjax reads\n"
+        "without TensorFlow. Preparing itself needs TensorFlow and the network:\n\n"
+        '  pip install "kdjax[prepare]"\n'
+        "  kdjax prepare cifar100",
+    )
+    prepare.add_argument("name", help="as in the TFDS catalogue: cifar10, svhn_cropped, ...")
+    prepare.add_argument(
+        "--data_dir",
+        default="",
+        metavar="DIR",
+        help="default: $TFDS_DATA_DIR, else ~/tensorflow_datasets",
+    )
+    return parser
+
+
+def _add_config_and_workdir(command: argparse.ArgumentParser, default: str) -> None:
+    command.add_argument(
+        "--config",
+        default="",
+        metavar="FILE.py[:ARG]",
+        help="a Python file with get_config(); default: the embedded digits",
+    )
+    command.add_argument(
+        "--workdir",
+        default="",
+        metavar="DIR",
+        help=f"where everything is written; default: {default}",
+    )
+
+
+def _add_processes(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group(
+        "several processes", "found by themselves on TPU pods, under SLURM and Open MPI"
+    )
+    group.add_argument(
+        "--coordinator",
+        default="",
+        metavar="HOST:PORT",
+        help="of the first process, the same for all; auto: ask the cluster",
+    )
+    group.add_argument("--num_processes", type=int, default=0, metavar="N", help="how many")
+    group.add_argument(
+        "--process_id", type=int, default=-1, metavar="I", help="which one this is, from 0"
+    )
+
+
+def _add_bench_options(command: argparse.ArgumentParser) -> None:
+    def words(text: str) -> tuple[str, ...]:
+        return tuple(word for word in text.split(",") if word)
+
+    def numbers(text: str) -> tuple[int, ...]:
+        return tuple(int(word) for word in words(text))
+
+    for name, kind, default, meaning in (
+        ("network", words, "resnet8", "names of networks"),
+        ("batch", numbers, "64", "images a step, over all devices"),
+        ("dtype", words, "float32", "float32, bfloat16"),
+        ("execution", words, "", "strategies; default: auto,sequential,scanned"),
+        ("devices", numbers, "1", "numbers of devices"),
+        ("students", numbers, "5", "numbers of students"),
+    ):
+        text = f"{meaning}; default: {default}" if default else meaning
+        command.add_argument(
+            f"--{name}", type=kind, default=kind(default), help=text, metavar="A,B"
+        )
+    for name, number, meaning in (
+        ("rounds", 5, "turns of each"),
+        ("classes", 10, "of the generated images"),
+        ("image_size", 32, "in pixels"),
+    ):
+        command.add_argument(f"--{name}", type=int, default=number, help=f"{meaning}; {number}")
+    for name, meaning in (
+        ("choose", "record the fastest execution"),
+        ("cached", "use programs compiled earlier, as a second start"),
+    ):
+        command.add_argument(f"--{name}", action="store_true", help=meaning)
+    out = "kdjax-runs/bench.json"
+    command.add_argument("--out", default=out, metavar="FILE.json", help=f"default: {out}")
+
+
+def _describe_fields(kind: configuration.Kind) -> str:
+    lines = ["fields (--config.NAME=VALUE), with the default:"]
+    for name, field in configuration.fields_of(kind).items():
+        lines.append(f"  {name} = {field.default!r}".replace("%", "%%"))
+        lines.append(f"      {field.meaning}".replace("%", "%%"))
+    return "\n".join(lines)
