@@ -128,6 +128,18 @@ RUNNING: dict[str, Field] = {
     "compute.steps_per_dispatch": number(
         0, "training steps in one compiled call; 0: the backend's choice", 0, resumable=True
     ),
+    "faults.non_finite": one_of(
+        "stop",
+        "when a loss, a gradient or a statistic is NaN or infinite: stop; skip the step; or roll "
+        "back to the last checkpoint and go on with other batches",
+        "stop",
+        "skip",
+        "rollback",
+        resumable=True,
+    ),
+    "faults.limit": number(
+        10, "so many steps skipped in a row, or rollbacks in a run, stop it", 1, resumable=True
+    ),
     "evaluation.every_epochs": number(3, "epochs between evaluations on validation", 1),
     "evaluation.batch_size": number(180, "images a step in evaluation", 1, resumable=True),
     "evaluation.select": one_of(

@@ -35,7 +35,7 @@ def train(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any]
       kdjax.config.ConfigError, kdjax.data.DataError, kdjax.train.workdir.WorkdirError: for bad
         input, before anything is written.
       kdjax.train.interrupt.Interrupted: after SIGINT or SIGTERM; all is saved.
-      kdjax.train.metrics.NonFiniteError: if a loss is not finite.
+      kdjax.train.faults.NonFiniteError: if a loss, gradient or statistic is not finite.
     """
     path = Path(path)
     configuration.validate(config)

@@ -11,12 +11,9 @@ from typing import Any
 import numpy as np
 
 from kdjax.train.events import Events
+from kdjax.train.faults import FLAGS
 from kdjax.train.step import Metrics
 from kdjax.train.workdir import write_atomically
-
-
-class NonFiniteError(ArithmeticError):
-    """A loss that is NaN or infinite; the message says where."""
 
 
 class Window:
@@ -34,39 +31,18 @@ class Window:
         """Adds the stacked metrics ``[steps_per_dispatch, ...]`` of ``steps`` steps."""
         self.steps += steps
         for name, (value, count) in metrics.items():
+            if name in FLAGS:
+                continue
             total = np.sum(value, axis=0, dtype=np.float64)
             number = np.sum(count, dtype=np.float64)
             old_total, old_number = self._sums.get(name, (0.0, 0.0))
             self._sums[name] = (old_total + total, old_number + number)
 
     def means(self) -> dict[str, Any]:
-        """Mean per metric: a number, or a list with one per student."""
-        return {name: (total / count).tolist() for name, (total, count) in self._sums.items()}
-
-
-def check_finite(metrics: Metrics, first_step: int, run: str) -> None:
-    """Raises NonFiniteError at the first step whose loss or gradient is not finite.
-
-    Args:
-      metrics: stacked, ``[steps_per_dispatch, ...]``.
-      first_step: number of the step that the first row belongs to.
-      run: name of the run.
-    """
-    wrong = {
-        name: ~np.isfinite(value) for name, (value, _) in metrics.items() if name != "accuracy"
-    }
-    rows = [np.flatnonzero(bad.reshape(len(bad), -1).any(axis=1)) for bad in wrong.values()]
-    bad_rows = np.concatenate(rows)
-    if not len(bad_rows):
-        return
-    row = int(bad_rows.min())
-    places = []
-    for name, bad in wrong.items():
-        if bad[row].ndim == 1:
-            places += [f"{name} of student {i + 1}" for i in np.flatnonzero(bad[row])]
-        elif bad[row]:
-            places.append(name)
-    raise NonFiniteError(f"{run}: not finite at step {first_step + row}: {', '.join(places)}")
+        """Mean per metric: a number, or a list with one per student; none of steps left out."""
+        return {
+            name: (total / count).tolist() for name, (total, count) in self._sums.items() if count
+        }
 
 
 class MetricsWriter:

@@ -58,7 +58,7 @@ def search(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any
         input, before anything is written.
       kdjax.train.structure.StructureError: if the search ends above a target.
       kdjax.train.interrupt.Interrupted: after SIGINT or SIGTERM; all is saved.
-      kdjax.train.metrics.NonFiniteError: if a loss is not finite.
+      kdjax.train.faults.NonFiniteError: if a loss, gradient or statistic is not finite.
     """
     path = Path(path)
     configuration.validate(config)

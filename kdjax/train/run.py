@@ -1,17 +1,20 @@
 """One run: one method and one seed, from its last checkpoint to its last epoch."""
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
+import jax
 import ml_collections
 import numpy as np
 
-from kdjax.train import processes
+from kdjax.train import faults, processes
 from kdjax.train.checkpoint import CheckpointError, Checkpoints
+from kdjax.train.faults import NonFiniteError
 from kdjax.train.interrupt import Interrupted, Interrupts
-from kdjax.train.metrics import MetricsWriter, NonFiniteError, Window, check_finite
+from kdjax.train.metrics import MetricsWriter, Window
 from kdjax.train.progress import ProgressReport
 from kdjax.train.runner import Runner
 from kdjax.train.state import TrainState
@@ -50,7 +53,7 @@ class Run:
     def __post_init__(self) -> None:
         self._steps_per_epoch = self.runner.batches.steps_per_epoch
         self._best, self._best_step = -1.0, -1
-        self._agreed = 0
+        self._agreed, self._skipped, self._rollbacks = 0, 0, 0
         self._compiled = False
         self._images = 0
         self._seconds = 0.0
@@ -75,10 +78,19 @@ class Run:
           NonFiniteError: if a loss is NaN or infinite; the last good state stays saved.
         """
         host_state, step = self._restore()
-        self.writer.start(self.name, step)
         self.progress.skip(step // self._steps_per_epoch * self.runner.batches.train_size)
-        if step >= self.total_steps:
-            return host_state
+        while True:
+            self.writer.start(self.name, step)
+            if step >= self.total_steps:
+                return host_state
+            try:
+                return self._train(host_state, step)
+            except NonFiniteError as error:
+                if self.config.faults.non_finite != "rollback":
+                    raise
+                host_state, step = self._roll_back(error)
+
+    def _train(self, host_state: TrainState, step: int) -> TrainState:
         state = self.runner.place(host_state)
         for epoch in range(step // self._steps_per_epoch, self.config.epochs):
             state, step = self._train_epoch(state, step, epoch)
@@ -93,6 +105,18 @@ class Run:
                 self._stop(step)
         self.checkpoints.wait()
         return host_state
+
+    def _roll_back(self, error: NonFiniteError) -> tuple[TrainState, int]:
+        """The last checkpoint with another key: the same batches would lead to the same fault."""
+        self._rollbacks += 1
+        if self._rollbacks > self.config.faults.limit:
+            raise NonFiniteError(f"{error}. Gave up after {self.config.faults.limit} rollbacks")
+        self.checkpoints.wait()
+        self._best, self._best_step = -1.0, -1
+        state, step = self._restore()
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), self._rollbacks)
+        logging.warning("%s. Back to step %d, and on with other batches", error, step)
+        return state.replace(key=np.asarray(jax.random.key_data(key))), step
 
     def best_state(self, last: TrainState) -> TrainState | None:
         """The state that was best on validation, on the host; None if there was no validation.
@@ -188,14 +212,7 @@ class Run:
         metrics, first_step, taken, asked = pending
         metrics = self.runner.to_host(metrics)
         self._agreed = max(self._agreed, self.runner.read(asked))
-        try:
-            check_finite(metrics, first_step, self.name)
-        except NonFiniteError as error:
-            self._write(window, first_step)
-            self.checkpoints.wait()
-            saved = self.checkpoints.latest_step("last")
-            good = "none yet" if saved is None else f"step {saved}"
-            raise NonFiniteError(f"{error}. Last good checkpoint: {good}") from None
+        metrics = self._without_faults(window, metrics, first_step)
         now = time.perf_counter()
         images = int(np.sum(metrics["loss"][1]))
         if self._compiled:
@@ -208,6 +225,30 @@ class Run:
         if window.steps >= self.config.log.every_steps:
             self._write(window, first_step + taken)
         return now
+
+    def _without_faults(self, window: Window, metrics: Any, first_step: int) -> Any:
+        """Metrics of a dispatch without the steps left out; raises where that is asked."""
+        found = faults.find(metrics, self.runner.networks)
+        if not found:
+            self._skipped = 0
+            return metrics
+        skip = self.config.faults.non_finite == "skip"
+        for row in range(min(found), max(found) + 1):
+            self._skipped = self._skipped + 1 if row in found else 0
+            if row not in found:
+                continue
+            where = f"{self.name}: not finite at step {first_step + row}: {', '.join(found[row])}"
+            if not skip or self._skipped > self.config.faults.limit:
+                self._write(window, first_step)
+                self.checkpoints.wait()
+                saved = self.checkpoints.latest_step("last")
+                good = "none yet" if saved is None else f"step {saved}"
+                tried = f" after {self._skipped - 1} skipped steps in a row" if skip else ""
+                raise NonFiniteError(f"{where}{tried}. Last good checkpoint: {good}")
+            logging.warning("%s. The step is left out", where)
+        if max(found) < len(metrics["loss"][1]) - 1:
+            self._skipped = 0
+        return faults.without(metrics, list(found))
 
     def _write(self, window: Window, step: int) -> None:
         if window.steps:

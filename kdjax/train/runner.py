@@ -15,6 +15,7 @@ import optax
 
 from kdjax.data.batches import Batches, DeviceData
 from kdjax.models.initialize import draw, variable_shapes
+from kdjax.train import faults
 from kdjax.train.methods import Method
 from kdjax.train.optimizer import learning_rate_schedule, make_optimizer
 from kdjax.train.parallel import Parallel
@@ -67,6 +68,7 @@ class Runner:
         self.steps_per_dispatch = steps_per_dispatch(
             config.compute.steps_per_dispatch, batches.steps_per_epoch, parallel
         )
+        self._guarded = config.faults.non_finite != "stop"
         self._parallel = parallel
         self._data = data
         self._teacher = None if teacher is None else parallel.replicate(teacher)
@@ -84,6 +86,11 @@ class Runner:
         )
         self._short = parallel.compile(functools.partial(self._run_steps, bounded=True), donate=[0])
         self._evaluate = parallel.compile(self._run_evaluation)
+
+    @property
+    def networks(self) -> dict[str, list[str]]:
+        """What the flags among a step's metrics stand for (:mod:`kdjax.train.faults`)."""
+        return faults.networks(self._shapes["params"], self._shapes["batch_stats"])
 
     def initial_state(self, seed: int) -> TrainState:
         """The state before step 0, on the host."""
@@ -211,6 +218,7 @@ class Runner:
                 weights=self.method.weights(state.step),
                 teacher=teacher,
                 axis_name=self._parallel.axis_name,
+                guarded=self._guarded,
             )
 
         stop = end if bounded else None

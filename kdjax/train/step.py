@@ -13,6 +13,7 @@ import optax
 
 from kdjax import losses
 from kdjax.data.batches import Batch
+from kdjax.train import faults
 from kdjax.train.methods import Method, Weights
 from kdjax.train.state import TrainState
 
@@ -28,6 +29,7 @@ def train_step(
     weights: Weights,
     teacher: Any = None,
     axis_name: str | None = None,
+    guarded: bool = False,
 ) -> tuple[TrainState, Metrics]:
     """Moves every student one step.
 
@@ -39,10 +41,13 @@ def train_step(
       weights: of the loss terms, at this step.
       teacher: variables of the fixed teacher, of a method that has one.
       axis_name: the mapped axis of devices, if any.
+      guarded: whether a network in which something is not finite is left as it was; the step
+        counts as done all the same.
 
     Returns:
       ``(state, metrics)``, equal on all devices. Metrics: ``loss`` (scalar sum), each loss term and
-      ``accuracy`` (``[students]`` sums), ``ensemble_accuracy``, ``gradient_norm``.
+      ``accuracy`` (``[students]`` sums), ``ensemble_accuracy``, ``gradient_norm``, and flags of
+      networks (:mod:`kdjax.train.faults`).
     """
     count = _sum_over(jnp.sum(batch.mask, dtype=jnp.float32), axis_name)
 
@@ -63,11 +68,19 @@ def train_step(
         **_correct(logits, batch, method),
     }
     metrics = {name: (value, count) for name, value in _sum_over(sums, axis_name).items()}
-    metrics["gradient_norm"] = (optax.tree.norm(gradients), jnp.float32(1.0))
+    batch_stats = _merge_statistics(batch_stats, batch.mask, axis_name)
+    metrics |= faults.flags(gradients, batch_stats)
+    moved = (optax.apply_updates(state.params, updates), batch_stats, optimizer_state)
+    if guarded:
+        before = (state.params, state.batch_stats, state.optimizer_state)
+        networks = faults.networks(state.params, state.batch_stats)
+        good = faults.finite(metrics, networks, method.separate)
+        moved = faults.keep_finite(moved, before, good)
+    params, batch_stats, optimizer_state = moved
     state = state.replace(
         step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
-        batch_stats=_merge_statistics(batch_stats, batch.mask, axis_name),
+        params=params,
+        batch_stats=batch_stats,
         optimizer_state=optimizer_state,
     )
     return state, metrics | method.observe(state, metrics)

@@ -21,8 +21,8 @@ from kdjax.train import train, workdir
 from kdjax.train.checkpoint import CheckpointError, Checkpoints
 from kdjax.train.evaluate import evaluate
 from kdjax.train.experiment import resolve
+from kdjax.train.faults import NonFiniteError
 from kdjax.train.interrupt import Interrupted
-from kdjax.train.metrics import NonFiniteError
 from kdjax.train.run import Run
 
 

@@ -1,0 +1,137 @@
+"""Numbers that are not finite: found inside the compiled step, named outside.
+
+A step counts as faulty if a loss term, the norm of a network's gradient or one of its running
+statistics is NaN or infinite. What happens then is ``config.faults.non_finite``.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+Metrics = Mapping[str, tuple[Any, Any]]
+
+# Metrics with one flag per network, 1 where something is not finite; not means of anything.
+GRADIENT, STATISTICS = "gradient_fault", "statistics_fault"
+FLAGS = {GRADIENT: "gradient", STATISTICS: "batch statistics"}
+
+
+class NonFiniteError(ArithmeticError):
+    """A number that is NaN or infinite; the message says where."""
+
+
+def networks(params: Mapping[str, Any], batch_stats: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What the flags stand for: names of networks, the stem being one."""
+    return {GRADIENT: sorted(params), STATISTICS: sorted(batch_stats)}
+
+
+def flags(gradients: Mapping[str, Any], batch_stats: Mapping[str, Any]) -> dict[str, Any]:
+    """Metrics that flag networks, in the sorted order of their names.
+
+    Args:
+      gradients: by network, the stem being one.
+      batch_stats: new running statistics, by network.
+
+    Returns:
+      ``gradient_norm``, over all networks, and the flags.
+    """
+    squares = [optax.tree.norm(gradients[name], squared=True) for name in sorted(gradients)]
+    # The sum of a network's statistics is finite if all of them are, unless they add up to 1e38.
+    sums = [_sum(batch_stats[name]) for name in sorted(batch_stats)]
+    one = jnp.float32(1.0)
+    return {
+        "gradient_norm": (jnp.sqrt(sum(squares)), one),
+        GRADIENT: (~jnp.isfinite(jnp.stack(squares)) * one, one),
+        STATISTICS: (~jnp.isfinite(jnp.stack(sums)) * one, one),
+    }
+
+
+def _sum(tree: Any) -> chex.Array:
+    # One long vector: hundreds of sums of a few channels would each be a kernel.
+    return jnp.sum(jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)]))
+
+
+def finite(metrics: Metrics, networks: Mapping[str, Sequence[str]], separate: bool) -> Any:
+    """For every network, whether the step may change it.
+
+    Args:
+      metrics: of one step.
+      networks: of the parameters and of the statistics, by :data:`GRADIENT` and
+        :data:`STATISTICS`, in the order of the flags.
+      separate: whether the networks have nothing to do with each other; else a fault in one is
+        one of all.
+
+    Returns:
+      Name -> bool scalar.
+    """
+    names = sorted(set(networks[GRADIENT]) | set(networks[STATISTICS]))
+    good = {name: jnp.bool_(True) for name in names}
+    for kind in FLAGS:
+        for name, flag in zip(networks[kind], metrics[kind][0], strict=True):
+            good[name] &= flag == 0
+    for value, _ in (pair for name, pair in metrics.items() if name not in FLAGS):
+        if value.ndim == 1:
+            for number, one in enumerate(value, start=1):
+                if f"student_{number}" in good:
+                    good[f"student_{number}"] &= jnp.isfinite(one)
+    if separate:
+        return good
+    everything = jnp.all(jnp.stack(list(good.values())))
+    return dict.fromkeys(names, everything)
+
+
+def keep_finite(new: Any, old: Any, good: Mapping[str, chex.Array]) -> Any:
+    """``new`` where its network is ``good``, else ``old``; what belongs to none needs all good."""
+    everything = jnp.all(jnp.stack(list(good.values())))
+
+    def choose(path: Any, after: chex.Array, before: chex.Array) -> chex.Array:
+        keys = (str(getattr(entry, "key", "")) for entry in path)
+        own = next((good[key] for key in keys if key in good), everything)
+        return jnp.where(own, after, before)
+
+    return jax.tree_util.tree_map_with_path(choose, new, old)
+
+
+def find(metrics: Metrics, networks: Mapping[str, Sequence[str]]) -> dict[int, list[str]]:
+    """Faulty rows of stacked metrics, and what is not finite in each.
+
+    Args:
+      metrics: ``[steps_per_dispatch, ...]``, on the host.
+      networks: as :func:`finite` takes them.
+    """
+    wrong = {
+        name: np.asarray(value) != 0 if name in FLAGS else ~np.isfinite(value)
+        for name, (value, _) in metrics.items()
+    }
+    rows = np.zeros(len(next(iter(wrong.values()))), bool)
+    for bad in wrong.values():
+        rows |= bad.reshape(len(bad), -1).any(axis=1)
+    return {
+        int(row): [
+            place for name, bad in wrong.items() for place in _places(name, bad[row], networks)
+        ]
+        for row in np.flatnonzero(rows)
+    }
+
+
+def _places(name: str, bad: np.ndarray, networks: Mapping[str, Sequence[str]]) -> list[str]:
+    if name in FLAGS:
+        chosen = (network for network, flag in zip(networks[name], bad, strict=True) if flag)
+        return [f"{FLAGS[name]} of {network.replace('_', ' ')}" for network in chosen]
+    if bad.ndim == 1:
+        return [f"{name} of student {index + 1}" for index in np.flatnonzero(bad)]
+    return [name] if bad else []
+
+
+def without(metrics: Metrics, rows: Sequence[int]) -> dict[str, tuple[Any, Any]]:
+    """Stacked metrics in which some steps count for nothing."""
+    kept = {}
+    for name, (value, count) in metrics.items():
+        value, count = np.array(value), np.array(count)
+        value[list(rows)], count[list(rows)] = 0, 0
+        kept[name] = value, count
+    return kept

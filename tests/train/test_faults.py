@@ -1,0 +1,130 @@
+"""Numbers that are not finite: named, and skipped or rolled back where that is asked."""
+
+import json
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdjax.train import faults, runner, train
+from kdjax.train.faults import NonFiniteError
+
+FAULTY_STEP = 7  # of 15
+
+
+@pytest.fixture
+def faulty(monkeypatch):
+    """Makes the soft term NaN at one step, while the run's key is the one it began with."""
+    plain = runner.train_step
+
+    def make(keys=None, term="soft"):
+        def step(state, batch, *, weights, **more):
+            wrong = state.step == FAULTY_STEP
+            if keys is not None:
+                wrong &= jnp.all(state.key == keys)
+            weights = dict(weights)
+            weights[term] = jnp.where(wrong, jnp.nan, weights[term])
+            return plain(state, batch, weights=weights, **more)
+
+        monkeypatch.setattr(runner, "train_step", step)
+
+    return make
+
+
+def test_the_first_faulty_step_stops_and_is_named(small_config, tmp_path, faulty):
+    faulty()
+    with pytest.raises(NonFiniteError) as caught:
+        train(small_config, tmp_path)
+    message = str(caught.value)
+    assert f"not finite at step {FAULTY_STEP}: " in message
+    assert "gradient of student 2" in message and "batch statistics" not in message
+    assert "Last good checkpoint: step 6" in message
+
+
+def test_a_skipped_step_leaves_everything_as_it_was(small_config, tmp_path, faulty, caplog):
+    faulty()
+    small_config.faults.non_finite = "skip"
+    small_config.log.every_steps = 1
+    with caplog.at_level(logging.WARNING):
+        train(small_config, tmp_path)
+    warnings = [r.getMessage() for r in caplog.records if "not finite" in r.getMessage()]
+    assert len(warnings) == 1 and f"step {FAULTY_STEP}:" in warnings[0]
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    steps = {line["step"]: line for line in lines if line["kind"] == "train"}
+    assert "loss" not in steps[FAULTY_STEP + 1]
+    others = [line for step, line in steps.items() if step != FAULTY_STEP + 1]
+    assert len(others) == 17
+    assert all(np.isfinite(line["loss"]) and np.all(np.isfinite(line["soft"])) for line in others)
+
+
+def test_too_many_skipped_steps_stop(small_config, tmp_path, monkeypatch):
+    plain = runner.train_step
+
+    def step(state, batch, *, weights, **more):
+        return plain(state, batch, weights=dict(weights, hard=jnp.float32(jnp.nan)), **more)
+
+    monkeypatch.setattr(runner, "train_step", step)
+    small_config.faults.update(non_finite="skip", limit=3)
+    with pytest.raises(NonFiniteError, match="step 3: .* after 3 skipped steps in a row"):
+        train(small_config, tmp_path)
+
+
+def test_a_rollback_goes_on_with_other_batches(small_config, tmp_path, faulty, caplog):
+    faulty(keys=jax.random.key_data(jax.random.key(0)))
+    small_config.faults.non_finite = "rollback"
+    with caplog.at_level(logging.WARNING):
+        train(small_config, tmp_path)
+    messages = [record.getMessage() for record in caplog.records]
+    assert sum("Back to step 6, and on with other batches" in message for message in messages) == 1
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines if line["kind"] == "train"]
+    assert steps == sorted(set(steps)) and steps[-1] == 18
+
+
+def test_rollbacks_have_an_end(small_config, tmp_path, faulty):
+    faulty()
+    small_config.faults.update(non_finite="rollback", limit=2)
+    with pytest.raises(NonFiniteError, match="Gave up after 2 rollbacks"):
+        train(small_config, tmp_path)
+
+
+def tree(value):
+    return {"stem": {"kernel": np.ones(3)}, "student_1": {"scale": np.full(2, value)}}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_flags_name_the_network(value):
+    good, bad = jax.tree.map(jnp.asarray, (tree(1.0), tree(value)))
+    names = faults.networks(good, good)
+    clean = faults.flags(good, good)
+    assert clean["gradient_norm"][0] == pytest.approx(np.sqrt(5))
+    for gradients, stats, expected in (
+        (bad, good, ["gradient of student 1"]),
+        (good, bad, ["batch statistics of student 1"]),
+    ):
+        metrics = jax.tree.map(lambda leaf: leaf[None], faults.flags(gradients, stats))
+        found = faults.find(metrics, names)
+        assert set(found) == {0}
+        assert [place for place in found[0] if place != "gradient_norm"] == expected
+    assert not faults.find(jax.tree.map(lambda leaf: leaf[None], clean), names)
+
+
+@pytest.mark.parametrize("separate", [True, False])
+def test_networks_that_have_nothing_to_do_with_each_other_are_kept_apart(separate):
+    names = {faults.GRADIENT: ["student_1", "student_2"], faults.STATISTICS: ["student_2"]}
+    metrics = {
+        "hard": (jnp.array([1.0, jnp.nan]), 1.0),
+        faults.GRADIENT: (jnp.zeros(2), 1.0),
+        faults.STATISTICS: (jnp.zeros(1), 1.0),
+    }
+    good = faults.finite(metrics, names, separate)
+    new, old = (
+        {"m": {"student_1": jnp.full(2, x), "student_2": jnp.full(2, x)}, "count": x}
+        for x in (1.0, 0.0)
+    )
+    kept = faults.keep_finite(new, old, good)
+    assert kept["m"]["student_1"][0] == (1.0 if separate else 0.0)
+    assert kept["m"]["student_2"][0] == 0.0
+    assert kept["count"] == 0.0
