@@ -62,11 +62,11 @@ def test_training_configs_train_two_steps(path, small_npz):
     assert architecture.name == config.network
     config.update_from_flattened_dict(small)
     experiment = resolve(config)
-    batches, device, _ = experiment.prepare()
-    runner = experiment.runner("ensemble", batches, device)
+    feed = experiment.feed()
+    runner = experiment.runner("ensemble", feed)
     state = runner.place(runner.initial_state(0))
     for step in range(2):
-        state, metrics, _ = runner.steps(state, runner.epoch_order(state, 0), step, 2)
+        state, metrics, _ = runner.steps(state, runner.epoch(state, 0), step, 2)
     assert int(runner.fetch(state).step) == 2
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(runner.to_host(metrics)))
 
@@ -84,20 +84,19 @@ def test_search_configs_have_a_reachable_budget_and_search_two_steps(path, small
     }
     config.update_from_flattened_dict({"network": "resnet8", "network_width": 0.25})
     experiment = resolve(config)
-    batches, device, _ = experiment.prepare()
+    feed = experiment.feed()
     budget = resolve_budget(experiment)
     runner = Runner(
         search_method(experiment, budget),
         stage_config(config, 1, constant_rate=config.search.learning_rate),
-        batches,
-        device,
+        feed,
         experiment.parallel,
         teacher=models.initialize(experiment.architecture.build(), 0, (8, 8, 1)),
         wrap=search_optimizer(experiment, budget),
     )
     state = runner.place(runner.initial_state(0))
     for step in range(2):
-        state, metrics, _ = runner.steps(state, runner.epoch_order(state, 0), step, 2)
+        state, metrics, _ = runner.steps(state, runner.epoch(state, 0), step, 2)
     assert int(runner.fetch(state).step) == 2
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(runner.to_host(metrics)))
 

@@ -23,6 +23,7 @@ from kdjax.data.batches import Batches, device_data
 from kdjax.data.dataset import Split
 from kdjax.train import methods
 from kdjax.train.experiment import Experiment, stage_config
+from kdjax.train.feed import Resident
 from kdjax.train.parallel import choose
 from kdjax.train.runner import Runner
 from kdjax.train.search_stage import resolve_budget, search_method, search_optimizer
@@ -44,10 +45,9 @@ def main() -> None:
     times: dict[str, list[float]] = {name: [] for name in runners}
     for number in range(options.rounds + 2):
         for name, runner in runners.items():
-            order = runner.epoch_order(states[name], 0)
-            jax.block_until_ready(order)
+            inputs = runner.epoch(states[name], 0)
             started = time.perf_counter()
-            states[name], metrics, steps = runner.steps(states[name], order, taken[name], 10**6)
+            states[name], metrics, steps = runner.steps(states[name], inputs, taken[name], 10**6)
             jax.block_until_ready((states[name], metrics))
             if number >= 2:  # The first two compile and warm up.
                 times[name].append((time.perf_counter() - started) / steps)
@@ -82,22 +82,21 @@ def make_runners(options: argparse.Namespace) -> dict[str, Runner]:
     parallel = choose(1)
     architecture = models.create(options.network, 10)
     experiment = Experiment(config, dataset, architecture, (architecture.widths,), parallel)
-    host, _ = device_data(dataset)
-    data = parallel.replicate(host)
+    host, bounds = device_data(dataset)
     batches = Batches(count, options.batch, 1, *statistics, crop_padding=4, flip=True)
+    feed = Resident(host, bounds, batches, batches, parallel)
     stage = stage_config(config, 20, constant_rate=0.05)
     budget = resolve_budget(experiment)
     teacher = models.initialize(architecture.build(), 1, dataset.image_shape)
     full = (architecture.widths,)
     taught = methods.taught(config, architecture, full, (True,), None)
     return {
-        "teacher": experiment.runner("independent", batches, data, stage),
-        "distilled": Runner(taught, stage, batches, data, parallel, teacher=teacher),
+        "teacher": experiment.runner("independent", feed, stage),
+        "distilled": Runner(taught, stage, feed, parallel, teacher=teacher),
         "searched": Runner(
             search_method(experiment, budget),
             stage,
-            batches,
-            data,
+            feed,
             parallel,
             teacher=teacher,
             wrap=search_optimizer(experiment, budget),

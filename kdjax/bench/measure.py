@@ -35,7 +35,7 @@ class Trial:
     def __init__(self, workload: Workload):
         """Compiles the workload's step and takes the first ones."""
         self.job = Job(workload)
-        program, seconds = self.job.runner.compile_steps(self.job.state, self.job.order)
+        program, seconds = self.job.runner.compile_steps(self.job.state, self.job.inputs)
         started = time.perf_counter()
         self.job.dispatch()
         first = time.perf_counter() - started

@@ -3,6 +3,7 @@
 
 import dataclasses
 import time
+from typing import Any
 
 import chex
 import jax
@@ -11,7 +12,7 @@ import numpy as np
 from kdjax import config as configuration
 from kdjax import models
 from kdjax.data import Dataset
-from kdjax.data.batches import Batch, DeviceData
+from kdjax.data.batches import Batch
 from kdjax.data.dataset import Split
 from kdjax.models.ensemble import student_vectors
 from kdjax.train.experiment import Experiment
@@ -79,11 +80,10 @@ class Workload:
             choose(self.devices),
         )
 
-    def runner(self) -> tuple[Runner, DeviceData, dict[str, tuple[int, int]]]:
-        """The compiled functions, the images on the devices, and where the splits are."""
+    def runner(self) -> Runner:
+        """The compiled functions."""
         experiment = self.experiment()
-        batches, data, bounds = experiment.prepare()
-        return experiment.runner(self.method, batches, data), data, bounds
+        return experiment.runner(self.method, experiment.feed())
 
     def _dataset(self, count: int) -> Dataset:
         rng = np.random.default_rng(0)
@@ -96,14 +96,14 @@ class Workload:
 
 
 class Job:
-    """A workload under way: a state, and the order of its first epoch, on the devices.
+    """A workload under way: a state, and the inputs of its first epoch, on the devices.
 
     Attributes:
       workload: what it is.
       runner: the compiled functions.
-      data, bounds: the images on the devices, and where the splits are.
+      data: the images on the devices.
       state: after ``taken`` steps.
-      order: of the epoch.
+      inputs: of the epoch.
       initialization_seconds: what preparing the functions and drawing the variables took, on the
         host; without making the images and moving them to the devices.
     """
@@ -112,14 +112,15 @@ class Job:
         """Makes the functions and the state; no step is compiled before the first one."""
         self.workload = workload
         experiment = workload.experiment()
-        batches, self.data, self.bounds = experiment.prepare()
+        feed = experiment.feed()
+        self.data = feed.data
         jax.block_until_ready(self.data)
         started = time.perf_counter()
-        self.runner = experiment.runner(workload.method, batches, self.data)
+        self.runner = experiment.runner(workload.method, feed)
         state = self.runner.initial_state(seed)
         self.initialization_seconds = time.perf_counter() - started
         self.state: TrainState = self.runner.place(state)
-        self.order = self.runner.epoch_order(self.state, 0)
+        self.inputs = self.runner.epoch(self.state, 0)
         self.taken = 0
         self._parallel = experiment.parallel
         self._input = experiment.parallel.compile(self._make_batches)
@@ -130,7 +131,7 @@ class Job:
         for _ in range(count):
             # The epoch goes round for ever: an order is as long as the epoch, whatever the step.
             self.state, metrics, steps = self.runner.steps(
-                self.state, self.order, self.taken, 2**30
+                self.state, self.inputs, self.taken, 2**30
             )
             self.taken += steps
         jax.block_until_ready((self.state, metrics))
@@ -138,25 +139,22 @@ class Job:
 
     def evaluate(self, batches: int) -> int:
         """Evaluates on so many batches, at most eight; returns how many images they had."""
-        start, stop = self.bounds["train"]
-        stop = min(stop, start + batches * self.workload.batch_size)
-        self.runner.evaluate(self.state.variables, (start, stop))
-        return stop - start
+        limit = min(self.runner.feed.sizes["train"], batches * self.workload.batch_size)
+        self.runner.evaluate(self.state.variables, "train", limit)
+        return limit
 
     def make_batches(self, count: int = 1) -> int:
         """The batches of ``count`` dispatches without the training; returns how many they were."""
         for _ in range(count):
-            batch = self._input(self.data, self.order, self.state.key, self.state.step)
+            batch = self._input(self.data, next(self.inputs), self.state.key, self.state.step)
         jax.block_until_ready(batch)
         return count * self.runner.steps_per_dispatch
 
-    def _make_batches(
-        self, data: DeviceData, order: chex.Array, key: chex.PRNGKey, step: chex.Array
-    ) -> Batch:
+    def _make_batches(self, data: Any, given: Any, key: chex.PRNGKey, step: chex.Array) -> Batch:
         def make(number: chex.Numeric) -> Batch:
-            return self.runner.batches.train(
+            return self.runner.feed.train(
                 data,
-                order,
+                given,
                 jax.random.wrap_key_data(key),
                 step + number,
                 self._parallel.device_index(),

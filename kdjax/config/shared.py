@@ -51,6 +51,21 @@ DATA: dict[str, Field] = {
         below=True,
     ),
     "data.split_seed": number(0, "decides which examples are held out", 0),
+    "data.memory": one_of(
+        "device",
+        "where images are: all on every device, or streamed from disk for every batch",
+        "device",
+        "stream",
+    ),
+    "data.resized_crop": Field(
+        True, "of a stream: train on random crops of 8 to 100 % of the image, resized"
+    ),
+    "data.workers": number(
+        0, "of a stream: processes that decode; 0: threads of this one", 0, 256, resumable=True
+    ),
+    "data.skip_corrupt": Field(
+        False, "leave out images that do not decode, with a warning, instead of stopping"
+    ),
     "data.image_size": tuple_of(
         (0, 0),
         "resize to (height, width) while decoding; (0, 0): keep sizes",

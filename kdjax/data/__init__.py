@@ -2,5 +2,15 @@
 
 from kdjax.data.dataset import DataError, Dataset, Split
 from kdjax.data.registry import SourceOptions, load, names
+from kdjax.data.streamed import Streamed, stream
 
-__all__ = ["DataError", "Dataset", "SourceOptions", "Split", "load", "names"]
+__all__ = [
+    "DataError",
+    "Dataset",
+    "SourceOptions",
+    "Split",
+    "Streamed",
+    "load",
+    "names",
+    "stream",
+]

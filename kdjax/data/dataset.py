@@ -63,6 +63,12 @@ class Dataset:
         _, height, width, channels = self.train.images.shape
         return height, width, channels
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Examples of each split."""
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: len(split) for name, split in splits.items()}
+
     def fingerprint(self) -> str:
         """A digest of all images and labels: equal digests mean equal data in equal order."""
         digest = hashlib.sha256()

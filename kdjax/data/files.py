@@ -56,14 +56,19 @@ def _npz_split(arrays: dict[str, np.ndarray], part: str) -> Split:
     return Split(images[..., None] if images.ndim == 3 else images, arrays[f"{part}_labels"])
 
 
-def read_folder(location: str, size: tuple[int, int]) -> RawSet:
-    """Reads ``<class>/<image>`` files, or ``train/<class>/...`` and ``test/<class>/...``.
+Listing = list[tuple[Path, int]]
 
-    Classes are the folder names in sorted order. Grey images stay grey if all are.
+
+def find_images(location: str) -> tuple[Path, tuple[str, ...], dict[str, Listing]]:
+    """The image files of ``<class>/<image>``, or ``train/<class>/...`` and ``test/<class>/...``.
+
+    Returns:
+      The folder; the classes, its folders' names in sorted order; the files of each part with
+      their labels.
 
     Raises:
-      DataError: if there is no such folder, it holds no classes or images, the test split has a
-        class that train lacks, or a file does not decode.
+      DataError: if there is no such folder, it holds no classes or images, or the test split has a
+        class that train lacks.
     """
     root = Path(location).expanduser()
     if not root.is_dir():
@@ -74,29 +79,40 @@ def read_folder(location: str, size: tuple[int, int]) -> RawSet:
     class_names = tuple(sorted(path.name for path in parts["train"].iterdir() if path.is_dir()))
     if not class_names:
         raise DataError(f"{parts['train']} holds no folders; expected one per class")
-    listings = {part: _list_images(folder, class_names) for part, folder in parts.items()}
+    return root, class_names, {part: _list_images(p, class_names) for part, p in parts.items()}
+
+
+def read_folder(location: str, size: tuple[int, int], *, skip_corrupt: bool = False) -> RawSet:
+    """Reads the image files of :func:`find_images`. Grey images stay grey if all are.
+
+    Raises:
+      DataError: as :func:`find_images`, or if a file does not decode.
+    """
+    root, class_names, listings = find_images(location)
     paths = [path for listing in listings.values() for path, _ in listing]
     relative = [str(path.relative_to(root)) for path in paths]
 
     def make() -> dict[str, np.ndarray]:
         encoded = [(path.read_bytes(), str(path)) for path in paths]
-        return {
-            "images": decode_all(
-                len(encoded), encoded.__getitem__, size, colour_mode(encoded), root.name
-            )
-        }
+        mode = colour_mode(encoded, skip_corrupt=skip_corrupt)
+        images, decoded = decode_all(
+            len(encoded), encoded.__getitem__, size, mode, root.name, skip_corrupt=skip_corrupt
+        )
+        return {"images": images, "decoded": decoded}
 
-    name = f"folder-{cache.key(paths, relative, size)}"
-    images = cache.cached(name, make)["images"]
-    splits, start = {}, 0
+    name = f"folder-{cache.key(paths, relative, size, skip_corrupt)}"
+    arrays = cache.cached(name, make)
+    images, decoded = arrays["images"], arrays["decoded"]
+    splits, start, place = {}, 0, 0
     for part, listing in listings.items():
-        labels = np.array([label for _, label in listing], np.int32)
-        splits[part] = Split(images[start : start + len(labels)], labels)
-        start += len(labels)
+        kept = decoded[start : start + len(listing)]
+        labels = np.array([label for _, label in listing], np.int32)[kept]
+        splits[part] = Split(images[place : place + len(labels)], labels)
+        start, place = start + len(listing), place + len(labels)
     return RawSet(splits["train"], splits.get("test"), class_names)
 
 
-def _list_images(folder: Path, class_names: tuple[str, ...]) -> list[tuple[Path, int]]:
+def _list_images(folder: Path, class_names: tuple[str, ...]) -> Listing:
     if unknown := [p.name for p in folder.iterdir() if p.is_dir() and p.name not in class_names]:
         raise DataError(f"{folder} has classes {sorted(unknown)} that train lacks")
     listing = [

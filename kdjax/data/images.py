@@ -1,6 +1,7 @@
 """Decoding image files and encoded bytes to uint8 arrays."""
 
 import io
+import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,15 +27,38 @@ def decode(encoded: bytes, where: str, size: tuple[int, int], mode: str) -> np.n
     Raises:
       DataError: if the bytes do not decode; names ``where``.
     """
+
+    def resize(image: PIL.Image.Image) -> PIL.Image.Image:
+        if size == (0, 0):
+            return image
+        return image.resize((size[1], size[0]), PIL.Image.Resampling.BILINEAR)
+
+    return decode_with(encoded, where, mode, resize)
+
+
+def decode_with(
+    encoded: bytes,
+    where: str,
+    mode: str,
+    transform: Callable[[PIL.Image.Image], PIL.Image.Image],
+) -> np.ndarray:
+    """``[height, width, channels]`` uint8 of one encoded image, transformed.
+
+    Args:
+      encoded: the bytes of a PNG, JPEG or any format Pillow reads.
+      where: the file or record, for errors.
+      mode: ``RGB``, or ``L`` for grey.
+      transform: image -> image, both of that mode.
+
+    Raises:
+      DataError: if the bytes do not decode; names ``where``.
+    """
     try:
         with PIL.Image.open(io.BytesIO(encoded)) as image:
             if image.mode.startswith(("I", "F")):
                 # Pillow would clip them to 8 bits, silently.
                 raise OSError(f"it has more than 8 bits a channel (mode {image.mode})")
-            converted = image.convert(mode)
-            if size != (0, 0):
-                converted = converted.resize((size[1], size[0]), PIL.Image.Resampling.BILINEAR)
-            array = np.asarray(converted, np.uint8)
+            array = np.asarray(transform(image.convert(mode)), np.uint8)
     except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
         raise DataError(f"{where} does not decode as an image: {error}") from None
     return array if array.ndim == 3 else array[..., None]
@@ -46,7 +70,9 @@ def decode_all(
     size: tuple[int, int],
     mode: str,
     name: str,
-) -> np.ndarray:
+    *,
+    skip_corrupt: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
     """Decodes ``count`` images, which must agree in shape, on all cores, with a progress bar.
 
     Args:
@@ -55,24 +81,37 @@ def decode_all(
       size: (height, width) to resize to; (0, 0) keeps sizes.
       mode: ``RGB``, or ``L`` for grey.
       name: of the set, for the progress bar.
+      skip_corrupt: whether images that do not decode are left out, with a warning each.
 
     Returns:
-      ``[count, height, width, channels]`` uint8.
+      ``[decoded, height, width, channels]`` uint8, and ``[count]`` bool, which were decoded.
 
     Raises:
-      DataError: if one does not decode, or differs in shape from the first.
+      DataError: if one does not decode, none does, or one differs in shape from the first.
     """
 
-    def one(index: int) -> np.ndarray:
+    def one(index: int) -> np.ndarray | None:
         encoded, where = read(index)
-        return decode(encoded, where, size, mode)
+        try:
+            return decode(encoded, where, size, mode)
+        except DataError as error:
+            if not skip_corrupt:
+                raise
+            logging.warning("%s: left out", error)
+            return None
 
-    first = one(0)
+    first = next((image for index in range(count) if (image := one(index)) is not None), None)
+    if first is None:
+        raise DataError(f"{name}: none of {count} images decodes")
     images = np.empty((count, *first.shape), np.uint8)
+    decoded = np.ones(count, bool)
 
     def place(start: int) -> None:
         for index in range(start, min(start + _CHUNK, count)):
             image = one(index)
+            if image is None:
+                decoded[index] = False
+                continue
             if image.shape != first.shape:
                 raise DataError(
                     f"{read(index)[1]} is {image.shape[0]} x {image.shape[1]} pixels, "
@@ -88,10 +127,10 @@ def decode_all(
         label = f"decoding {name}"
         for _ in track(results, label, total=len(chunks), transient=True, disable=count < 2000):
             pass
-    return images
+    return (images if decoded.all() else images[decoded]), decoded
 
 
-def colour_mode(encoded: Sequence[tuple[bytes, str]]) -> str:
+def colour_mode(encoded: Sequence[tuple[bytes, str]], *, skip_corrupt: bool = False) -> str:
     """``L`` if every image is grey, else ``RGB``; only headers are read."""
     for content, where in encoded:
         try:
@@ -99,5 +138,6 @@ def colour_mode(encoded: Sequence[tuple[bytes, str]]) -> str:
                 if image.mode not in ("1", "L", "LA"):
                     return "RGB"
         except (OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-            raise DataError(f"{where} does not decode as an image: {error}") from None
+            if not skip_corrupt:
+                raise DataError(f"{where} does not decode as an image: {error}") from None
     return "L"

@@ -20,6 +20,7 @@ class SourceOptions:
       test: share of the whole held out for test where a source has no test split of its own.
       split_seed: decides which examples are held out.
       image_size: (height, width) to resize to while decoding; (0, 0) keeps sizes.
+      skip_corrupt: leave out examples that do not decode, instead of stopping.
     """
 
     data_dir: str = ""
@@ -27,6 +28,7 @@ class SourceOptions:
     test: float = 0.2
     split_seed: int = 0
     image_size: tuple[int, int] = (0, 0)
+    skip_corrupt: bool = False
 
 
 # The usual statistics of the usual sets (tin100a: measured on its train split); any other set's
@@ -38,6 +40,11 @@ _STATISTICS: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "tin100a": ((0.4827, 0.4511, 0.3991), (0.2581, 0.2506, 0.2640)),
 }
 _KNOWN = ("digits", "cifar10", "cifar100", "svhn_cropped", "tin100a")
+
+
+def statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """The usual mean and deviation per channel of a usual set."""
+    return _STATISTICS.get(name)
 
 
 def names() -> tuple[str, ...]:
@@ -75,7 +82,7 @@ def load(name: str, options: SourceOptions | None = None) -> Dataset:
             f"{test.images.shape[1:]}; expected one shape"
         )
     kept, held_out = stratified(train.labels, options.validation, options.split_seed)
-    mean, std = _STATISTICS.get(name) or channel_statistics(train.images)
+    mean, std = statistics(name) or channel_statistics(train.images)
     return Dataset(name, train.take(kept), train.take(held_out), test, raw.class_names, mean, std)
 
 
@@ -85,15 +92,22 @@ def _read(name: str, options: SourceOptions) -> RawSet:
         return digits.read()
     if not separator:
         try:
-            return tfds_source.read(name, options.data_dir, options.image_size)
+            folder = tfds_source.find(name, options.data_dir)
+            return tfds_source.read_directory(
+                str(folder), options.image_size, skip_corrupt=options.skip_corrupt
+            )
         except tfds_source.MissingError as error:
             near = difflib.get_close_matches(name, _KNOWN, n=1)
             hint = f"; did you mean {near[0]}?" if near and near[0] != name else ""
             raise DataError(f"{error}. Known names: {', '.join(_KNOWN)}{hint}") from None
     readers: dict[str, Callable[[], RawSet]] = {
         "npz": lambda: files.read_npz(location),
-        "folder": lambda: files.read_folder(location, options.image_size),
-        "tfds": lambda: tfds_source.read_directory(location, options.image_size),
+        "folder": lambda: files.read_folder(
+            location, options.image_size, skip_corrupt=options.skip_corrupt
+        ),
+        "tfds": lambda: tfds_source.read_directory(
+            location, options.image_size, skip_corrupt=options.skip_corrupt
+        ),
     }
     if kind not in readers:
         raise DataError(

@@ -16,16 +16,15 @@ class MissingError(DataError):
     """A set that is not prepared in the data directory."""
 
 
-def read(name: str, data_dir: str, size: tuple[int, int]) -> RawSet:
-    """Reads the newest prepared version of a set under the data directory.
+def find(name: str, data_dir: str) -> Path:
+    """The newest prepared version of a set under the data directory.
 
     Args:
       name: ``cifar10``, or with a TFDS builder config ``imagenet_resized/32x32``.
       data_dir: empty means ``$TFDS_DATA_DIR``, else ``~/tensorflow_datasets``.
-      size: (height, width) to resize to; (0, 0) keeps sizes.
 
     Raises:
-      DataError: if it is not there; says how to get it.
+      MissingError: if it is not there; says how to get it.
     """
     root = default_data_dir(data_dir)
     folder = root / name
@@ -41,7 +40,7 @@ def read(name: str, data_dir: str, size: tuple[int, int]) -> RawSet:
             f"the TFDS catalogue, `kdjax prepare {name}` prepares it. Other sources: npz:<file>, "
             "folder:<dir>, tfds:<prepared dir>"
         )
-    return read_directory(str(versions[-1]), size)
+    return versions[-1]
 
 
 def default_data_dir(data_dir: str = "") -> Path:
@@ -50,7 +49,7 @@ def default_data_dir(data_dir: str = "") -> Path:
     return Path(chosen).expanduser()
 
 
-def read_directory(location: str, size: tuple[int, int]) -> RawSet:
+def read_directory(location: str, size: tuple[int, int], *, skip_corrupt: bool = False) -> RawSet:
     """Reads one prepared directory (the one that holds ``dataset_info.json``).
 
     The test split is ``test``, or ``validation`` where there is no test.
@@ -59,10 +58,8 @@ def read_directory(location: str, size: tuple[int, int]) -> RawSet:
       DataError: if it is not a prepared array_record set with one image and one class label.
     """
     folder = Path(location).expanduser()
-    if not (folder / "dataset_info.json").is_file():
-        raise DataError(f"{folder} is not a prepared TFDS set: it has no dataset_info.json")
-    builder = _builder(folder)
-    image_key, label_key = _feature_keys(builder.info.features, folder)
+    builder = open_builder(folder)
+    image_key, label_key = feature_keys(builder.info.features, folder)
     parts = [part for part in ("train", "test") if part in builder.info.splits]
     if "test" not in parts and "validation" in builder.info.splits:
         parts.append("validation")
@@ -72,32 +69,43 @@ def read_directory(location: str, size: tuple[int, int]) -> RawSet:
     def make() -> dict[str, np.ndarray]:
         arrays = {}
         for part in parts:
-            source = _open(builder, part, folder, image_key)
+            source = open_part(builder, part, folder, image_key)
             records = source.__getitems__(range(len(source)))  # 3 times as fast as one by one
             encoded = [
                 (record[image_key], f"{folder}, {part}, record {index}")
                 for index, record in enumerate(records)
             ]
             channels = builder.info.features[image_key].shape[-1]
-            arrays[f"{part}_images"] = decode_all(
+            arrays[f"{part}_images"], decoded = decode_all(
                 len(records),
                 encoded.__getitem__,
                 size,
                 "L" if channels == 1 else "RGB",
                 f"{folder.parent.name} {part}",
+                skip_corrupt=skip_corrupt,
             )
-            arrays[f"{part}_labels"] = np.array([r[label_key] for r in records], np.int32)
+            labels = np.array([r[label_key] for r in records], np.int32)
+            arrays[f"{part}_labels"] = labels[decoded]
         return arrays
 
     files = sorted(path for path in folder.iterdir() if path.is_file())
-    name = f"{builder.info.name}-{cache.key(files, [path.name for path in files], size)}"
+    name = (
+        f"{builder.info.name}-{cache.key(files, [path.name for path in files], size, skip_corrupt)}"
+    )
     arrays = cache.cached(name, make)
     splits = [Split(arrays[f"{part}_images"], arrays[f"{part}_labels"]) for part in parts]
     class_names = tuple(builder.info.features[label_key].names)
     return RawSet(splits[0], splits[1] if len(splits) > 1 else None, class_names)
 
 
-def _builder(folder: Path) -> Any:
+def open_builder(folder: Path) -> Any:
+    """The TFDS builder of a prepared directory.
+
+    Raises:
+      DataError: if it is none, or of another format than array_record.
+    """
+    if not (folder / "dataset_info.json").is_file():
+        raise DataError(f"{folder} is not a prepared TFDS set: it has no dataset_info.json")
     import tensorflow_datasets as tfds
 
     builder = tfds.builder_from_directory(folder)
@@ -109,7 +117,12 @@ def _builder(folder: Path) -> Any:
     return builder
 
 
-def _feature_keys(features: Any, folder: Path) -> tuple[str, str]:
+def feature_keys(features: Any, folder: Path) -> tuple[str, str]:
+    """The names of the image and of the label in a record.
+
+    Raises:
+      DataError: if there is not one of each, and none is called ``image`` and ``label``.
+    """
     import tensorflow_datasets as tfds
 
     images = [key for key, f in features.items() if isinstance(f, tfds.features.Image)]
@@ -124,8 +137,12 @@ def _feature_keys(features: Any, folder: Path) -> tuple[str, str]:
     return image_key, label_key
 
 
-def _open(builder: Any, part: str, folder: Path, image_key: str) -> Any:
-    """A sequence of records whose images are still encoded bytes."""
+def open_part(builder: Any, part: str, folder: Path, image_key: str) -> Any:
+    """A sequence of records of a part, whose images are still encoded bytes.
+
+    Raises:
+      DataError: if its files cannot be opened.
+    """
     import tensorflow_datasets as tfds
 
     try:

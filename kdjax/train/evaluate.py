@@ -47,16 +47,16 @@ def evaluate(
     students = len(experiment.student_widths)
     if not 0 <= student <= students:
         raise ValueError(f"--student is {student}: this ensemble has students 1 to {students}")
-    batches, device, bounds = experiment.prepare()
-    if bounds[split][0] == bounds[split][1]:
+    feed = experiment.feed()
+    if not feed.sizes[split]:
         raise ValueError(f"--split is {split}: it is empty in this experiment")
     rows = []
     for method in experiment.methods:
-        runner = experiment.runner(method, batches, device)
+        runner = experiment.runner(method, feed)
         if student:
             alone = dataclasses.replace(
                 experiment, student_widths=(experiment.student_widths[student - 1],)
-            ).runner("independent", batches, device)
+            ).runner("independent", feed)
         for seed in config.seeds:
             name = run_name(method, seed)
             state = _restore(path, name, checkpoint, runner.initial_state(seed), experiment)
@@ -66,10 +66,10 @@ def evaluate(
             if student:
                 extracted = models.extract_student(state.variables, student)
                 variables = {kind: {"student_1": tree} for kind, tree in extracted.items()}
-                scores = alone.evaluate(alone.place_variables(variables), bounds[split])
+                scores = alone.evaluate(alone.place_variables(variables), split)
                 row["students"] = [student]
             else:
-                scores = runner.evaluate(runner.place_variables(state.variables), bounds[split])
+                scores = runner.evaluate(runner.place_variables(state.variables), split)
                 row["students"] = list(range(1, students + 1))
                 row["ensemble_accuracy"] = float(scores["ensemble_accuracy"])
             rows.append(row | {"accuracy": scores["accuracy"].tolist()})
@@ -84,8 +84,8 @@ def _evaluate_search(
     if not 0 <= student <= len(CANDIDATES):
         raise ValueError(f"--student is {student}: this search compares 1 to {len(CANDIDATES)}")
     experiment = resolve(config)
-    batches, device, bounds = experiment.prepare()
-    if bounds[split][0] == bounds[split][1]:
+    feed = experiment.feed()
+    if not feed.sizes[split]:
         raise ValueError(f"--split is {split}: it is empty in this experiment")
     numbers = [student] if student else list(range(1, len(CANDIDATES) + 1))
     runner, rows = None, []
@@ -103,7 +103,7 @@ def _evaluate_search(
         if runner is None:  # All seeds train the same networks.
             vectors = tuple(WidthVector(widths[number - 1]) for number in numbers)
             chosen = dataclasses.replace(experiment, student_widths=vectors)
-            runner = chosen.runner("independent", batches, device, stage_config(config, 1))
+            runner = chosen.runner("independent", feed, stage_config(config, 1))
         trees = {
             kind: {
                 f"student_{place}": tree[f"student_{number}"]
@@ -111,7 +111,7 @@ def _evaluate_search(
             }
             for kind, tree in variables.items()
         }
-        scores = runner.evaluate(runner.place_variables(trees), bounds[split])
+        scores = runner.evaluate(runner.place_variables(trees), split)
         accuracy = scores["accuracy"].tolist()
         rows.append({"run": name, "step": step, "students": numbers, "accuracy": accuracy})
     if not rows:

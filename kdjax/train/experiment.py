@@ -9,11 +9,12 @@ import ml_collections
 from kdjax import config as configuration
 from kdjax import data, models, widths
 from kdjax.config import ConfigError
-from kdjax.data.batches import Batches, DeviceData, device_data
+from kdjax.data.batches import Batches, device_data
 from kdjax.models.ensemble import student_vectors
 from kdjax.models.execution import Execution
 from kdjax.train import methods
 from kdjax.train.choice import execution_of
+from kdjax.train.feed import Feed, Resident, Streaming, steps_per_epoch
 from kdjax.train.parallel import Parallel, choose
 from kdjax.train.runner import Runner
 from kdjax.widths import WidthVector
@@ -25,14 +26,14 @@ class Experiment:
 
     Attributes:
       config: validated.
-      dataset: read.
+      dataset: read, or ready to be streamed.
       architecture: with all classes of the dataset.
       student_widths: the pivot's first, all with its stem; of a search the network to thin.
       parallel: the devices.
     """
 
     config: ml_collections.ConfigDict
-    dataset: data.Dataset
+    dataset: data.Dataset | data.Streamed
     architecture: models.Architecture
     student_widths: tuple[WidthVector, ...]
     parallel: Parallel
@@ -60,25 +61,38 @@ class Experiment:
             "config": self.config.to_dict(),
         }
 
-    def prepare(self) -> tuple[Batches, DeviceData, dict[str, tuple[int, int]]]:
-        """Puts the data on the devices; returns how to cut it and where the splits are."""
+    def feed(self) -> Feed:
+        """Where batches come from; puts a set that is held in memory on the devices."""
+        config, devices = self.config, len(self.parallel.devices)
+        # Of whole rows for every device.
+        evaluated = -(-config.evaluation.batch_size // devices) * devices
+        if isinstance(self.dataset, data.Streamed):
+            return Streaming(
+                self.dataset,
+                self.parallel,
+                batch_size=config.batch_size,
+                evaluation_batch_size=evaluated,
+                flip=config.data.flip,
+                resized_crop=config.data.resized_crop,
+                workers=config.data.workers,
+            )
         host_data, bounds = device_data(self.dataset)
         batches = Batches(
-            train_size=len(self.dataset.train),
-            batch_size=self.config.batch_size,
-            devices=len(self.parallel.devices),
+            train_size=self.dataset.sizes["train"],
+            batch_size=config.batch_size,
+            devices=devices,
             mean=self.dataset.mean,
             std=self.dataset.std,
-            crop_padding=self.config.data.crop_padding,
-            flip=self.config.data.flip,
+            crop_padding=config.data.crop_padding,
+            flip=config.data.flip,
         )
-        return batches, self.parallel.replicate(host_data), bounds
+        evaluation = dataclasses.replace(batches, batch_size=evaluated)
+        return Resident(host_data, bounds, batches, evaluation, self.parallel)
 
     def runner(
         self,
         method: str,
-        batches: Batches,
-        device: DeviceData,
+        feed: Feed,
         config: ml_collections.ConfigDict | None = None,
     ) -> Runner:
         """The compiled functions of a method; ``config`` in place of the experiment's."""
@@ -88,11 +102,11 @@ class Experiment:
             config,
             self.architecture,
             self.student_widths,
-            batches.steps_per_epoch,
+            steps_per_epoch(feed),
             self.parallel.axis_name,
             self.execution,
         )
-        return Runner(made, config, batches, device, self.parallel)
+        return Runner(made, config, feed, self.parallel)
 
 
 def resolve(
@@ -122,14 +136,15 @@ def resolve(
             f"config.batch_size is {config.batch_size}: it must be divisible by the {devices} "
             "devices (or choose config.compute.devices)"
         )
-    dataset = data.load(config.data.name, _source_options(config))
-    train_size = len(dataset.train)
+    read = data.stream if config.data.memory == "stream" else data.load
+    dataset: data.Dataset | data.Streamed = read(config.data.name, _source_options(config))
+    train_size = dataset.sizes["train"]
     if config.batch_size > train_size:
         raise ConfigError(
             f"config.batch_size is {config.batch_size}: at most the {train_size} training images "
             f"of {config.data.name}"
         )
-    if config.evaluation.select == "best" and not len(dataset.validation):
+    if config.evaluation.select == "best" and not dataset.sizes["validation"]:
         raise ConfigError(
             f"config.data.validation is {config.data.validation}: that holds out no image of "
             f"{config.data.name}, and config.evaluation.select is 'best'"
@@ -165,6 +180,7 @@ def _source_options(config: ml_collections.ConfigDict) -> data.SourceOptions:
         validation=config.data.validation,
         test=config.data.test,
         split_seed=config.data.split_seed,
+        skip_corrupt=config.data.skip_corrupt,
         image_size=tuple(config.data.image_size),
     )
 

@@ -81,10 +81,10 @@ def resolve_together(config: ml_collections.ConfigDict, path: Path) -> Experimen
 
 def _train_all(experiment: Experiment, path: Path) -> dict[str, Any]:
     config = experiment.config
-    batches, device, bounds = experiment.prepare()
+    feed = experiment.feed()
     count = len(experiment.methods) * len(config.seeds)
     elsewhere = not processes.is_first()
-    images = count * config.epochs * batches.train_size
+    images = count * config.epochs * feed.sizes["train"]
     progress = ProgressReport(images, bar=config.log.progress, silent=elsewhere)
     progress.say(describe(experiment))
     writer = MetricsWriter(path, tensorboard=config.log.tensorboard, elsewhere=elsewhere)
@@ -92,7 +92,7 @@ def _train_all(experiment: Experiment, path: Path) -> dict[str, Any]:
     with contextlib.ExitStack() as stack, Interrupts() as interrupts, progress:
         stack.callback(writer.close)
         for method in experiment.methods:
-            runner = experiment.runner(method, batches, device)
+            runner = experiment.runner(method, feed)
             for seed in config.seeds:
                 name = run_name(method, seed)
                 checkpoints = Checkpoints(
@@ -106,14 +106,13 @@ def _train_all(experiment: Experiment, path: Path) -> dict[str, Any]:
                     config=config,
                     checkpoints=checkpoints,
                     record={**experiment.record, "method": method, "seed": seed},
-                    validation=bounds["validation"],
                     writer=writer,
                     progress=progress,
                     interrupts=interrupts,
                 )
                 finished.append((method, run, run.finish()))
         # Only now, with nothing left to train, is the test set looked at.
-        measured = [measure(method, run, last, bounds) for method, run, last in finished]
+        measured = [measure(method, run, last) for method, run, last in finished]
     summary = results.summarize(experiment, measured)
     # A run that was already finished was not timed again: its rate stays as it was measured.
     earlier = workdir.read_json(path / "results.json").get("throughput", {})
@@ -122,9 +121,7 @@ def _train_all(experiment: Experiment, path: Path) -> dict[str, Any]:
     return summary
 
 
-def measure(
-    method: str, run: Run, last: TrainState, bounds: dict[str, tuple[int, int]]
-) -> results.Measured:
+def measure(method: str, run: Run, last: TrainState) -> results.Measured:
     """Evaluates a finished run, last state and best checkpoint, on validation and test."""
     states = {"last": last}
     if (best := run.best_state(last)) is not None:
@@ -133,9 +130,9 @@ def measure(
     for kind, state in states.items():
         variables = run.runner.place_variables(state.variables)
         scores[kind] = {"step": int(state.step)} | {
-            split: run.runner.evaluate(variables, bounds[split])
+            split: run.runner.evaluate(variables, split)
             for split in ("validation", "test")
-            if bounds[split][0] < bounds[split][1]
+            if run.runner.feed.sizes[split]
         }
     return results.Measured(method, run.seed, scores, run.images_per_second)
 
@@ -149,6 +146,7 @@ def describe(experiment: Experiment) -> str:
     """One paragraph: what is about to be trained on what."""
     config, dataset = experiment.config, experiment.dataset
     height, width, channels = dataset.image_shape
+    sizes = ", ".join(f"{size:,} {split}" for split, size in dataset.sizes.items())
     devices = experiment.parallel.devices
     stem = ", ".join(
         f"{experiment.student_widths[0][group]} channels of {group}"
@@ -157,8 +155,7 @@ def describe(experiment: Experiment) -> str:
     shared = f"; the ensemble shares {stem}" if config.method != "independent" else ""
     return (
         f"{experiment.architecture.name} x {len(experiment.student_widths)} students on "
-        f"{dataset.name}: {len(dataset.train):,} train, {len(dataset.validation):,} validation, "
-        f"{len(dataset.test):,} test images of {height} x {width} x {channels}, "
+        f"{dataset.name}: {sizes} images of {height} x {width} x {channels}, "
         f"{dataset.num_classes} classes{shared}\n"
         f"{' and '.join(experiment.methods)}, seeds {', '.join(map(str, config.seeds))}, "
         f"{config.epochs} epochs, batch {config.batch_size}, {config.compute.dtype}, on "

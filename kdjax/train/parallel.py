@@ -58,6 +58,18 @@ class Parallel:
 
         return jax.tree.map(copy, tree)
 
+    def scatter(self, tree: Any, axis: int) -> Any:
+        """Host arrays whose rows lie along ``axis`` -> dealt like cards to the own devices."""
+        if self.axis_name is None:
+            return jax.device_put(tree, self.devices[0])
+        count = len(self.local_devices)
+
+        def deal(leaf: np.ndarray) -> jax.Array:
+            shape = (*leaf.shape[:axis], leaf.shape[axis] // count, count, *leaf.shape[axis + 1 :])
+            return jax.device_put(np.moveaxis(leaf.reshape(shape), axis + 1, 0), self._sharding)
+
+        return jax.tree.map(deal, tree)
+
     @functools.cached_property
     def _sharding(self) -> jax.sharding.NamedSharding:
         mesh = jax.sharding.Mesh(np.array(self.local_devices), (AXIS,))

@@ -87,7 +87,7 @@ class _Stages:
 
     def __init__(self, experiment: Experiment, path: Path, stack: contextlib.ExitStack):
         self.experiment, self.config, self.path = experiment, experiment.config, path
-        self.batches, self.data, self.bounds = experiment.prepare()
+        self.feed = experiment.feed()
         config = self.config
         epochs = config.search.epochs + len(config.seeds) * config.distil.epochs
         epochs += 0 if config.teacher.workdir else config.teacher.epochs
@@ -99,14 +99,14 @@ class _Stages:
         stack.callback(self._writer.close)
         self._interrupts = stack.enter_context(Interrupts())
         self.progress = ProgressReport(
-            epochs * self.batches.train_size, bar=config.log.progress, silent=self._elsewhere
+            epochs * self.feed.sizes["train"], bar=config.log.progress, silent=self._elsewhere
         )
         stack.enter_context(self.progress)
 
     def runner(self, method: methods.Method, config: ml_collections.ConfigDict, **more: Any):
         """The compiled functions of a stage with the configuration of :func:`stage_config`."""
         parallel = self.experiment.parallel
-        return Runner(method, config, self.batches, self.data, parallel, **more)
+        return Runner(method, config, self.feed, parallel, **more)
 
     def run(
         self,
@@ -131,7 +131,6 @@ class _Stages:
             config=config,
             checkpoints=checkpoints,
             record={**stage_experiment.record, "method": stage, "seed": seed},
-            validation=self.bounds["validation"],
             writer=self._writer,
             progress=self.progress,
             interrupts=self._interrupts,
@@ -154,10 +153,10 @@ def _search(stages: _Stages, budget: Budget, teacher: Mapping[str, Any] | None) 
     candidates = _distil(stages, structure, teacher, found_state)
     # Only now, with nothing left to train, is the test set looked at.
     if teacher_run is not None and teacher_state is not None:
-        teacher_scores = measure("teacher", teacher_run, teacher_state, stages.bounds)
+        teacher_scores = measure("teacher", teacher_run, teacher_state)
     else:
         teacher_scores = _measure_given(stages, teacher)
-    measured = [measure("distil", run, state, stages.bounds) for run, state in candidates]
+    measured = [measure("distil", run, state) for run, state in candidates]
     summary = summarize(experiment, budget, structure, teacher_scores, measured)
     # A stage that was already finished was not timed again: its rate stays as it was measured.
     rates = {"teacher": teacher_run, "search": search_run, "distil": candidates[-1][0]}
@@ -181,7 +180,7 @@ def _write_structure(stages: _Stages, structure: Structure) -> None:
 
 def _train_teacher(stages: _Stages) -> tuple[Run, TrainState]:
     config = stage_config(stages.config, stages.config.teacher.epochs)
-    runner = stages.experiment.runner("independent", stages.batches, stages.data, config)
+    runner = stages.experiment.runner("independent", stages.feed, config)
     full = (stages.experiment.architecture.widths,)
     return stages.run("teacher", runner, config, full, stages.config.seeds[0])
 
@@ -245,14 +244,14 @@ def _alone(state: TrainState) -> dict[str, Any]:
 def _measure_given(stages: _Stages, teacher: Mapping[str, Any]) -> Measured:
     """Scores of a teacher that was not trained here."""
     config = stage_config(stages.config, 1)
-    runner = stages.experiment.runner("independent", stages.batches, stages.data, config)
+    runner = stages.experiment.runner("independent", stages.feed, config)
     variables = runner.place_variables(
         {kind: {"student_1": tree} for kind, tree in teacher.items()}
     )
     scores: dict[str, Any] = {"step": 0} | {
-        split: runner.evaluate(variables, stages.bounds[split])
+        split: runner.evaluate(variables, split)
         for split in ("validation", "test")
-        if stages.bounds[split][0] < stages.bounds[split][1]
+        if stages.feed.sizes[split]
     }
     return Measured("teacher", -1, {"last": scores, "best": scores}, 0.0)
 
@@ -278,6 +277,7 @@ def _describe(experiment: Experiment, budget: Budget) -> str:
     """One paragraph: what is about to be searched."""
     config, dataset = experiment.config, experiment.dataset
     height, width, channels = dataset.image_shape
+    sizes = ", ".join(f"{size:,} {split}" for split, size in dataset.sizes.items())
     targets = ", ".join(
         f"{c.name} {c.target * c.model.full:,.0f} ({c.target:.1%} of {c.model.full:,})"
         for c in budget.constraints
@@ -288,9 +288,8 @@ def _describe(experiment: Experiment, budget: Budget) -> str:
         else f"{config.teacher.epochs} epochs"
     )
     return (
-        f"{experiment.architecture.name} on {dataset.name}: {len(dataset.train):,} train, "
-        f"{len(dataset.validation):,} validation, {len(dataset.test):,} test images of {height} x "
-        f"{width} x {channels}, {dataset.num_classes} classes\n"
+        f"{experiment.architecture.name} on {dataset.name}: {sizes} images of "
+        f"{height} x {width} x {channels}, {dataset.num_classes} classes\n"
         f"Budget: {targets}; {config.search.schedule} over "
         f"{', '.join(budget.slot_blocks)}\n"
         f"Teacher {teacher}, search {config.search.epochs} epochs, then {len(CANDIDATES)} networks "

@@ -31,7 +31,6 @@ class Run:
       config: of the experiment.
       checkpoints: of this run.
       record: JSON that every checkpoint carries.
-      validation: bounds of the validation split in the device data; empty if start == stop.
       writer, progress, interrupts: where measurements go and signals come from.
       begin: the state to start from, made of the runner's initial one.
       watch: sees every written record of training: ``(step, values)``.
@@ -43,7 +42,6 @@ class Run:
     config: ml_collections.ConfigDict
     checkpoints: Checkpoints
     record: Mapping[str, Any]
-    validation: tuple[int, int]
     writer: MetricsWriter
     progress: ProgressReport
     interrupts: Interrupts
@@ -51,7 +49,7 @@ class Run:
     watch: Callable[[int, Mapping[str, Any]], None] = lambda step, values: None
 
     def __post_init__(self) -> None:
-        self._steps_per_epoch = self.runner.batches.steps_per_epoch
+        self._steps_per_epoch = self.runner.steps_per_epoch
         self._best, self._best_step = -1.0, -1
         self._agreed, self._skipped, self._rollbacks = 0, 0, 0
         self._compiled = False
@@ -78,7 +76,7 @@ class Run:
           NonFiniteError: if a loss is NaN or infinite; the last good state stays saved.
         """
         host_state, step = self._restore()
-        self.progress.skip(step // self._steps_per_epoch * self.runner.batches.train_size)
+        self.progress.skip(step // self._steps_per_epoch * self.runner.feed.sizes["train"])
         while True:
             self.writer.start(self.name, step)
             if step >= self.total_steps:
@@ -186,11 +184,11 @@ class Run:
     def _train_epoch(self, state: TrainState, step: int, epoch: int) -> tuple[TrainState, int]:
         runner, window = self.runner, Window()
         end = (epoch + 1) * self._steps_per_epoch
-        order = runner.epoch_order(state, epoch)
+        inputs = runner.epoch(state, step)
         pending: tuple[Any, int, int, Any] | None = None
         started = time.perf_counter()
         while step < end:
-            state, metrics, taken = runner.steps(state, order, step, end)
+            state, metrics, taken = runner.steps(state, inputs, step, end)
             asked = runner.any_of(self.interrupts.code)
             # Reading metrics waits for their steps, so the next dispatch goes out first.
             if pending is not None:
@@ -263,11 +261,11 @@ class Run:
             window.clear()
 
     def _validate(self, state: TrainState, step: int, epoch: int) -> None:
-        if self.validation[0] == self.validation[1]:
+        if not self.runner.feed.sizes["validation"]:
             return
         means = {
             name: value.tolist()
-            for name, value in self.runner.evaluate(state.variables, self.validation).items()
+            for name, value in self.runner.evaluate(state.variables, "validation").items()
         }
         self.writer.write("validation", step, {"epoch": epoch, **means})
         place = f"epoch {epoch}/{self.config.epochs}"

@@ -1,9 +1,8 @@
 """The compiled functions of one method, made once and used by every seed."""
 
-import dataclasses
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import chex
@@ -13,14 +12,17 @@ import ml_collections
 import numpy as np
 import optax
 
-from kdjax.data.batches import Batches, DeviceData
 from kdjax.models.initialize import draw, variable_shapes
 from kdjax.train import faults
+from kdjax.train.feed import Feed, steps_per_epoch
 from kdjax.train.methods import Method
 from kdjax.train.optimizer import learning_rate_schedule, make_optimizer
 from kdjax.train.parallel import Parallel
 from kdjax.train.state import TrainState
 from kdjax.train.step import Metrics, evaluation_step, train_step
+
+# Batches of an evaluation that are under way at once.
+_EVALUATIONS_AHEAD = 8
 
 Wrap = Callable[[optax.GradientTransformation, optax.Schedule], optax.GradientTransformation]
 
@@ -33,7 +35,7 @@ class Runner:
 
     Attributes:
       method: the networks and their losses.
-      batches: how training batches are cut.
+      feed: where batches come from.
       steps_per_dispatch: training steps in one call of :meth:`steps`.
       schedule: step -> learning rate.
     """
@@ -42,8 +44,7 @@ class Runner:
         self,
         method: Method,
         config: ml_collections.ConfigDict,
-        batches: Batches,
-        data: DeviceData,
+        feed: Feed,
         parallel: Parallel,
         *,
         teacher: Any = None,
@@ -54,32 +55,25 @@ class Runner:
         Args:
           method: what is trained.
           config: its ``epochs``, ``schedule``, ``optimizer``, ``compute`` and ``evaluation``.
-          batches: how training batches are cut.
-          data: already on the devices.
+          feed: where batches come from.
           parallel: the devices.
           teacher: host variables of a fixed teacher, if the method has one.
           wrap: ``(optimizer, schedule) -> optimizer`` around the configured one.
         """
         self.method = method
-        self.batches = batches
-        self.schedule = learning_rate_schedule(
-            config.schedule, config.epochs, batches.steps_per_epoch
-        )
-        self.steps_per_dispatch = steps_per_dispatch(
-            config.compute.steps_per_dispatch, batches.steps_per_epoch, parallel
+        self.feed = feed
+        self.steps_per_epoch = steps_per_epoch(feed)
+        self.schedule = learning_rate_schedule(config.schedule, config.epochs, self.steps_per_epoch)
+        self.steps_per_dispatch = feed.dispatch(
+            steps_per_dispatch(config.compute.steps_per_dispatch, self.steps_per_epoch, parallel)
         )
         self._guarded = config.faults.non_finite != "stop"
         self._parallel = parallel
-        self._data = data
         self._teacher = None if teacher is None else parallel.replicate(teacher)
         optimizer = make_optimizer(config.optimizer, self.schedule, separate=method.separate)
         self._optimizer = wrap(optimizer, self.schedule)
-        self._shapes = variable_shapes(self.method.model, data.images.shape[-3:])
+        self._shapes = variable_shapes(self.method.model, self.feed.image_shape)
         self._optimizer_shapes = jax.eval_shape(self._optimizer.init, self._shapes["params"])
-        self._evaluation_batches = _with_batch_size(
-            batches, config.evaluation.batch_size, len(parallel.devices)
-        )
-        self._order = parallel.compile(lambda state, epoch: batches.epoch_order(state.key, epoch))
         # Whole dispatches take every step; only one cut short by the epoch's end has to ask.
         self._whole = parallel.compile(
             functools.partial(self._run_steps, bounded=False), donate=[0]
@@ -114,18 +108,18 @@ class Runner:
         """Device state -> host, one copy."""
         return self._parallel.unreplicate(state)
 
-    def epoch_order(self, state: TrainState, epoch: int) -> chex.Array:
-        """The order of the training examples in an epoch, on the devices."""
-        return self._order(state, self._scalar(epoch))
+    def epoch(self, state: TrainState, step: int) -> Iterator[Any]:
+        """What :meth:`steps` takes, dispatch by dispatch, from ``step`` to the end of its epoch."""
+        return self.feed.epoch(state, step, self.steps_per_dispatch)
 
     def steps(
-        self, state: TrainState, order: chex.Array, step: int, end: int
+        self, state: TrainState, inputs: Iterator[Any], step: int, end: int
     ) -> tuple[TrainState, Metrics, int]:
         """Up to ``steps_per_dispatch`` training steps, none past ``end``.
 
         Args:
           state: at step ``step``; it is used up.
-          order: of the epoch that ``step`` lies in.
+          inputs: of the epoch that ``step`` lies in; one is taken.
           step: steps done.
           end: where to stop, at most the end of the epoch.
 
@@ -135,21 +129,25 @@ class Runner:
         """
         taken = min(self.steps_per_dispatch, end - step)
         run = self._whole if taken == self.steps_per_dispatch else self._short
-        state, metrics = run(state, self._data, self._teacher, order, self._scalar(end))
+        given = next(inputs)
+        state, metrics = run(state, self.feed.data, self._teacher, given, self._scalar(end))
         return state, metrics, taken
 
-    def compile_steps(self, state: TrainState, order: chex.Array) -> tuple[Any, dict[str, float]]:
+    def compile_steps(
+        self, state: TrainState, inputs: Iterator[Any]
+    ) -> tuple[Any, dict[str, float]]:
         """Compiles whole dispatches now instead of at the first one, and says how long it took.
 
         Args:
           state: as :meth:`steps` takes it; it is not used up.
-          order: of an epoch.
+          inputs: of an epoch; one is taken.
 
         Returns:
           The compiled program, and the seconds of ``trace`` (to XLA's input) and ``compile``.
         """
         started = time.perf_counter()
-        lowered = self._whole.lower(state, self._data, self._teacher, order, self._scalar(0))
+        given = next(inputs)
+        lowered = self._whole.lower(state, self.feed.data, self._teacher, given, self._scalar(0))
         traced = time.perf_counter()
         self._whole = lowered.compile()
         seconds = {"trace": traced - started, "compile": time.perf_counter() - traced}
@@ -167,23 +165,26 @@ class Runner:
         """Metrics as NumPy arrays; waits for the steps to end."""
         return self._parallel.unreplicate(metrics)
 
-    def evaluate(self, variables: Any, bounds: tuple[int, int]) -> dict[str, np.ndarray]:
-        """Means over the examples in ``[start, stop)`` of the device data.
+    def evaluate(
+        self, variables: Any, split: str, limit: int | None = None
+    ) -> dict[str, np.ndarray]:
+        """Means over the examples of a split.
 
         Args:
           variables: on the devices.
-          bounds: (start, stop) of a split that is not empty.
+          split: ``train``, ``validation`` or ``test``; not empty.
+          limit: how many of its examples, from the first; default: all.
 
         Returns:
           ``hard`` and ``accuracy`` ``[students]``, ``ensemble_accuracy`` scalar; float64.
         """
-        start, stop = bounds
-        size = self._evaluation_batches.batch_size
-        pending = [
-            self._evaluate(variables, self._data, self._scalar(first), self._scalar(stop))
-            for first in range(start, stop, size)
-        ]
-        parts = [self.to_host(metrics) for metrics in pending]
+        pending: list[Metrics] = []
+        parts: list[Metrics] = []
+        for given in self.feed.evaluation_inputs(split, limit or self.feed.sizes[split]):
+            pending.append(self._evaluate(variables, self.feed.data, given))
+            if len(pending) > _EVALUATIONS_AHEAD:  # A stream must not fill the devices.
+                parts.append(self.to_host(pending.pop(0)))
+        parts += [self.to_host(metrics) for metrics in pending]
 
         def total(name: str, which: int) -> np.ndarray:
             return np.asarray(sum(np.asarray(part[name][which], np.float64) for part in parts))
@@ -200,16 +201,17 @@ class Runner:
     def _run_steps(
         self,
         state: TrainState,
-        data: DeviceData,
+        data: Any,
         teacher: Any,
-        order: chex.Array,
+        given: Any,
         end: chex.Array,
         *,
         bounded: bool,
     ) -> tuple[TrainState, Metrics]:
         def step(state: TrainState) -> tuple[TrainState, Metrics]:
             key = jax.random.wrap_key_data(state.key)
-            batch = self.batches.train(data, order, key, state.step, self._parallel.device_index())
+            device = self._parallel.device_index()
+            batch = self.feed.train(data, given, key, state.step, device)
             return train_step(
                 state,
                 batch,
@@ -224,12 +226,8 @@ class Runner:
         stop = end if bounded else None
         return repeat(step, state, self.steps_per_dispatch, stop=stop)
 
-    def _run_evaluation(
-        self, variables: Any, data: DeviceData, start: chex.Array, stop: chex.Array
-    ) -> Metrics:
-        batch = self._evaluation_batches.evaluation(
-            data, start, stop, self._parallel.device_index()
-        )
+    def _run_evaluation(self, variables: Any, data: Any, given: Any) -> Metrics:
+        batch = self.feed.evaluation(data, given, self._parallel.device_index())
         return evaluation_step(
             variables, batch, method=self.method, axis_name=self._parallel.axis_name
         )
@@ -259,19 +257,15 @@ def repeat(
     return jax.lax.scan(body, state, length=count)
 
 
-def steps_per_dispatch(requested: int, steps_per_epoch: int, parallel: Parallel) -> int:
-    """How many steps go into one dispatch; 0 asks for the backend's choice.
+def steps_per_dispatch(requested: int, epoch: int, parallel: Parallel) -> int:
+    """How many steps of an ``epoch`` go into one dispatch; 0 asks for the backend's choice.
 
     One on CPU (see :func:`repeat`). Elsewhere up to 64, a divisor of the epoch if one of at least
     16 exists, since only then no step of a dispatch ever has to be skipped.
     """
     if requested:
-        return min(requested, steps_per_epoch)
+        return min(requested, epoch)
     if parallel.devices[0].platform == "cpu":
         return 1
-    divisors = [n for n in range(16, 65) if steps_per_epoch % n == 0]
-    return divisors[-1] if divisors else min(64, steps_per_epoch)
-
-
-def _with_batch_size(batches: Batches, size: int, devices: int) -> Batches:
-    return dataclasses.replace(batches, batch_size=-(-size // devices) * devices)
+    divisors = [n for n in range(16, 65) if epoch % n == 0]
+    return divisors[-1] if divisors else min(64, epoch)

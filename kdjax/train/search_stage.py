@@ -84,7 +84,7 @@ def resolve_budget(experiment: Experiment) -> Budget:
 def search_steps(experiment: Experiment) -> int:
     """Steps in the whole search."""
     config = experiment.config
-    return config.search.epochs * -(-len(experiment.dataset.train) // config.batch_size)
+    return config.search.epochs * -(-experiment.dataset.sizes["train"] // config.batch_size)
 
 
 def search_method(experiment: Experiment, budget: Budget) -> Method:

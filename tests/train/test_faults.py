@@ -67,7 +67,7 @@ def test_too_many_skipped_steps_stop(small_config, tmp_path, monkeypatch):
 
     monkeypatch.setattr(runner, "train_step", step)
     small_config.faults.update(non_finite="skip", limit=3)
-    with pytest.raises(NonFiniteError, match="step 3: .* after 3 skipped steps in a row"):
+    with pytest.raises(NonFiniteError, match=r"step 3: .* after 3 skipped steps in a row"):
         train(small_config, tmp_path)
 
 

@@ -33,8 +33,8 @@ def records(path, run="ensemble-seed0", kind="train"):
 
 def last_state(path, config, run="ensemble-seed0"):
     experiment = resolve(config)
-    batches, device, _ = experiment.prepare()
-    template = experiment.runner(run.split("-")[0], batches, device).initial_state(0)
+    feed = experiment.feed()
+    template = experiment.runner(run.split("-")[0], feed).initial_state(0)
     checkpoints = Checkpoints(path / "checkpoints" / run, read_only=True)
     state, _ = checkpoints.restore("last", template, experiment.record)
     checkpoints.close()

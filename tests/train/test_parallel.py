@@ -15,18 +15,18 @@ def train_steps(config, devices, steps, per_dispatch=1):
         {"compute.devices": devices, "compute.steps_per_dispatch": per_dispatch}
     )
     experiment = resolve(config)
-    batches, device, bounds = experiment.prepare()
-    runner: Runner = experiment.runner(config.method, batches, device)
+    feed = experiment.feed()
+    runner: Runner = experiment.runner(config.method, feed)
     state = runner.place(runner.initial_state(0))
     metrics, done = [], 0
     while done < steps:
-        epoch = done // batches.steps_per_epoch
-        end = min(steps, (epoch + 1) * batches.steps_per_epoch)
-        order = runner.epoch_order(state, epoch)
-        state, stacked, taken = runner.steps(state, order, done, end)
+        epoch = done // runner.steps_per_epoch
+        end = min(steps, (epoch + 1) * runner.steps_per_epoch)
+        inputs = runner.epoch(state, done)
+        state, stacked, taken = runner.steps(state, inputs, done, end)
         metrics.append(runner.to_host(stacked))
         done += taken
-    means = runner.evaluate(state.variables, bounds["validation"])
+    means = runner.evaluate(state.variables, "validation")
     return runner.fetch(state), metrics, means
 
 
@@ -79,10 +79,10 @@ def test_a_dispatch_that_starts_late_stops_at_the_end_of_the_epoch(small_config)
     """A run resumed in mid-epoch with more steps per dispatch than are left."""
     small_config.update_from_flattened_dict({"compute.steps_per_dispatch": 3})
     experiment = resolve(small_config)
-    batches, device, _ = experiment.prepare()
-    runner = experiment.runner("ensemble", batches, device)
+    feed = experiment.feed()
+    runner = experiment.runner("ensemble", feed)
     state = runner.place(runner.initial_state(0).replace(step=np.int32(4)))
-    state, metrics, taken = runner.steps(state, runner.epoch_order(state, 0), 4, 6)
+    state, metrics, taken = runner.steps(state, runner.epoch(state, 0), 4, 6)
     assert taken == 2
     assert int(runner.fetch(state).step) == 6
     np.testing.assert_array_equal(runner.to_host(metrics)["loss"][1], [16, 1, 0])

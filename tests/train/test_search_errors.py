@@ -131,8 +131,8 @@ def teacher(small_npz, tmp_path):
         }
     )
     experiment = resolve(config)
-    batches, device, _ = experiment.prepare()
-    runner = experiment.runner("independent", batches, device, stage_config(config, 1))
+    feed = experiment.feed()
+    runner = experiment.runner("independent", feed, stage_config(config, 1))
     path = tmp_path / "teacher"
     workdir.create(path, config)
     checkpoints = Checkpoints(path / "checkpoints" / "teacher-seed0", 1)

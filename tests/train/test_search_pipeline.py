@@ -278,13 +278,12 @@ def searched_state(config, path):
     """(experiment, budget, teacher, state at the end of the search), from the checkpoints."""
     experiment = resolve(config)
     budget = resolve_budget(experiment)
-    batches, device, _ = experiment.prepare()
+    feed = experiment.feed()
     stage = stage_config(config, config.search.epochs, constant_rate=config.search.learning_rate)
     runner = Runner(
         search_method(experiment, budget),
         stage,
-        batches,
-        device,
+        feed,
         experiment.parallel,
         wrap=search_optimizer(experiment, budget),
     )
@@ -308,8 +307,8 @@ def test_a_slim_start_is_the_searched_network(finished):
     method = methods.taught(
         config, experiment.architecture, students, tuple(c.distilled for c in CANDIDATES), None
     )
-    batches, device, _ = experiment.prepare()
-    runner = Runner(method, stage_config(config, 1), batches, device, experiment.parallel)
+    feed = experiment.feed()
+    runner = Runner(method, stage_config(config, 1), feed, experiment.parallel)
     begin = candidate_start(experiment, structure, teacher, alone)
     started = begin(runner.initial_state(0))
     chex.assert_trees_all_equal_shapes(started.params, runner.initial_state(0).params)
@@ -523,21 +522,20 @@ def test_two_devices_search_as_one(small_npz):
         )
         experiment = resolve(config)
         budget = resolve_budget(experiment)
-        batches, device, _ = experiment.prepare()
+        feed = experiment.feed()
         runner = Runner(
             search_method(experiment, budget),
             stage_config(config, 1, constant_rate=0.02),
-            batches,
-            device,
+            feed,
             experiment.parallel,
             teacher=models.initialize(experiment.architecture.build(), 3, SHAPE),
             # A plan of so few steps that channels die at once.
             wrap=search_optimizer(experiment, budget),
         )
         state = runner.place(runner.initial_state(0))
-        order = runner.epoch_order(state, 0)
+        inputs = runner.epoch(state, 0)
         for step in range(STEPS_PER_EPOCH):
-            state, metrics, _ = runner.steps(state, order, step, STEPS_PER_EPOCH)
+            state, metrics, _ = runner.steps(state, inputs, step, STEPS_PER_EPOCH)
         ends.append((runner.fetch(state), runner.to_host(metrics)))
     (one, measured), (two, also_measured) = ends
     assert one.optimizer_state.controller.dead.any()

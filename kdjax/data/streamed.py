@@ -1,0 +1,343 @@
+"""Images that are read, decoded and cropped for every batch, because the set is too large to hold.
+
+An example of a training batch depends on the seed, the step and its place in the batch alone: a
+stream starts at any step and gives what it would have given there, whatever the number of
+processes, workers or threads. It has no other state.
+"""
+
+import dataclasses
+import hashlib
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import PIL.Image
+
+from kdjax.data.augment import central_crop, resized_crop
+from kdjax.data.dataset import DataError
+from kdjax.data.images import decode_with
+from kdjax.data.records import Records, open_folder, open_prepared
+from kdjax.data.registry import SourceOptions, statistics
+from kdjax.data.tfds_source import find
+
+_DEFAULT_SIZE = (224, 224)
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_GREY = ((0.45,), (0.226,))
+# Steps that a stream is made for; more than any run takes.
+_STEPS = 1 << 40
+
+
+class HostBatch(NamedTuple):
+    """One process's rows of a global batch.
+
+    Attributes:
+      images: ``[rows, height, width, channels]`` uint8, cropped and flipped.
+      labels: ``[rows]`` int32.
+      mask: ``[rows]`` bool, False for padding and for examples that were left out.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    mask: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Streamed:
+    """A named set of which nothing is held in memory.
+
+    Attributes:
+      name: as asked for.
+      records: where its parts are read from, and which record a split's example is.
+      class_names: one per class, in label order.
+      mean, std: per channel, of pixel values in [0, 1], for normalisation.
+      size: (height, width) of the crops.
+      skip_corrupt: whether examples that do not decode are left out instead of raised.
+    """
+
+    name: str
+    records: Mapping[str, tuple[Records, np.ndarray]]
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    size: tuple[int, int]
+    skip_corrupt: bool = False
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of the crops."""
+        return (*self.size, len(self.mean))
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Examples of each split."""
+        return {split: len(indices) for split, (_, indices) in self.records.items()}
+
+    def fingerprint(self) -> str:
+        """A digest of names and sizes of all files, of the splits and of the crops' size.
+
+        Contents are not read: that would take as long as an epoch.
+        """
+        digest = hashlib.sha256(repr((self.image_shape, self.class_names)).encode())
+        for split, (records, indices) in sorted(self.records.items()):
+            digest.update(f"{split} {records.identity()}".encode())
+            digest.update(np.ascontiguousarray(indices, np.int64).tobytes())
+        return digest.hexdigest()
+
+    def train_batches(
+        self,
+        *,
+        seed: int,
+        first_step: int,
+        batch_size: int,
+        flip: bool = True,
+        resized_crop: bool = True,
+        process: int = 0,
+        processes: int = 1,
+        workers: int = 0,
+        threads: int = 16,
+    ) -> Iterator[HostBatch]:
+        """Training batches without end, from a step on.
+
+        Every epoch has each training example once, in an order of its own; its last batch is
+        padded. Of the batch's rows ``process`` gets every ``processes``-th, from its own number.
+
+        Args:
+          seed: of order, crops and flips; below 2**31.
+          first_step: of the run.
+          batch_size: of all processes together; a multiple of their number.
+          flip: whether half of the images are flipped left to right.
+          resized_crop: whether to crop at random; else as in evaluation.
+          process: which one this is, from 0.
+          processes: how many there are.
+          workers: processes that decode, 0 for threads of this one; the results are the same.
+          threads: that decode, without workers.
+        """
+        _check_shares(batch_size, processes)
+        size = len(self.records["train"][1])
+        steps_per_epoch = -(-size // batch_size)
+        crop = self._random_crop if resized_crop else self._central_crop
+        example = _TrainExample(self, seed, size, steps_per_epoch * batch_size, crop, flip)
+        first = first_step * batch_size
+        positions = (first + process, first + _STEPS * batch_size, processes)
+        return self._batches(positions, example, batch_size // processes, workers, threads)
+
+    def evaluation_batches(
+        self,
+        split: str,
+        *,
+        batch_size: int,
+        process: int = 0,
+        processes: int = 1,
+        workers: int = 0,
+        threads: int = 16,
+    ) -> Iterator[HostBatch]:
+        """The examples of a split in order, centrally cropped; the last batch is padded.
+
+        Args:
+          split: ``train``, ``validation`` or ``test``.
+          batch_size: of all processes together; a multiple of their number.
+          process: which one this is, from 0.
+          processes: how many there are.
+          workers: processes that decode, 0 for threads of this one.
+          threads: that decode, without workers.
+        """
+        _check_shares(batch_size, processes)
+        size = len(self.records[split][1])
+        example = _EvaluationExample(self, split, size)
+        positions = (process, -(-size // batch_size) * batch_size, processes)
+        return self._batches(positions, example, batch_size // processes, workers, threads)
+
+    def _batches(
+        self,
+        positions: tuple[int, int, int],
+        example: Callable[[int], dict[str, Any]],
+        rows: int,
+        workers: int,
+        threads: int,
+    ) -> Iterator[HostBatch]:
+        import grain
+
+        examples = grain.MapDataset.range(*positions).map(example)
+        if workers:
+            # Workers take turns in batches, each with two in threads and one to be fetched.
+            _parse_flags()
+            options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
+            batches = examples.batch(rows).to_iter_dataset(options)
+            batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+        else:
+            # Two batches are decoded and not yet taken, at most, and one is being put together.
+            options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * rows)
+            batches = examples.to_iter_dataset(options).batch(rows)
+        iterator = iter(batches)
+        try:
+            while True:
+                try:
+                    batch = next(iterator)
+                except StopIteration:
+                    return
+                except DataError:
+                    raise
+                except Exception as error:
+                    raise _unwrapped(error) from error
+                # Copied out of the memory that is shared with a worker, which ends with it.
+                yield HostBatch(*(np.array(batch[name]) for name in HostBatch._fields))
+                del batch
+        finally:
+            iterator.close()
+
+    def example(
+        self, split: str, index: int, crop: Callable[[PIL.Image.Image], PIL.Image.Image]
+    ) -> dict[str, Any]:
+        """One example of a split, cropped.
+
+        Raises:
+          DataError: if it cannot be read or decoded, unless such are left out, or has no class.
+        """
+        records, indices = self.records[split]
+        record = int(indices[index])
+        try:
+            encoded, label = records.read(record)
+            where = records.where(record)
+            image = decode_with(encoded, where, "L" if len(self.mean) == 1 else "RGB", crop)
+        except DataError as error:
+            if not self.skip_corrupt:
+                raise
+            logging.warning("%s: left out", error)
+            return self.padding()
+        if not 0 <= label < self.num_classes:
+            raise DataError(f"{where}: label {label} is outside [0, {self.num_classes})")
+        return {"images": image, "labels": np.int32(label), "mask": np.bool_(True)}
+
+    def padding(self) -> dict[str, Any]:
+        """What stands where there is no example."""
+        image = np.zeros(self.image_shape, np.uint8)
+        return {"images": image, "labels": np.int32(0), "mask": np.bool_(False)}
+
+    def _random_crop(self, image: PIL.Image.Image, rng: np.random.Generator) -> PIL.Image.Image:
+        return resized_crop(image, self.size, rng)
+
+    def _central_crop(self, image: PIL.Image.Image, rng: np.random.Generator) -> PIL.Image.Image:
+        del rng
+        return central_crop(image, self.size)
+
+
+class _TrainExample:
+    """Position in the run -> example; travels to worker processes."""
+
+    def __init__(
+        self, streamed: Streamed, seed: int, size: int, padded: int, crop: Any, flip: bool
+    ):
+        import grain
+
+        self._streamed, self._seed = streamed, seed
+        self._size, self._padded = size, padded
+        self._crop, self._flip = crop, flip
+        # Shuffled by computing where an index goes: nothing as large as the set is drawn.
+        self._order = grain.MapDataset.range(size).seed(seed).shuffle().repeat()
+
+    def __call__(self, position: int) -> dict[str, Any]:
+        epoch, place = divmod(int(position), self._padded)
+        if place >= self._size:
+            return self._streamed.padding()
+        rng = np.random.default_rng((self._seed, int(position)))
+        mirrored = self._flip and rng.random() < 0.5
+
+        def crop(image: PIL.Image.Image) -> PIL.Image.Image:
+            cropped = self._crop(image, rng)
+            return cropped.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else cropped
+
+        return self._streamed.example("train", self._order[epoch * self._size + place], crop)
+
+
+class _EvaluationExample:
+    """Position in a split -> example; travels to worker processes."""
+
+    def __init__(self, streamed: Streamed, split: str, size: int):
+        self._streamed, self._split, self._size = streamed, split, size
+
+    def __call__(self, position: int) -> dict[str, Any]:
+        if position >= self._size:
+            return self._streamed.padding()
+        return self._streamed.example(
+            self._split, int(position), lambda image: central_crop(image, self._streamed.size)
+        )
+
+
+def stream(name: str, options: SourceOptions | None = None) -> Streamed:
+    """A set that is read while it is used.
+
+    Args:
+      name: a TFDS set prepared as array_record, by name or as ``tfds:<dir>``, or ``folder:<dir>``.
+      options: how to read it; ``image_size`` is that of the crops, (0, 0) means 224 x 224.
+        Validation is a random share of train, not a stratified one: labels are not read before.
+
+    Raises:
+      DataError: if there is no such set, or it cannot be streamed.
+    """
+    options = options or SourceOptions()
+    kind, separator, location = name.partition(":")
+    if kind == "folder" and separator:
+        parts, class_names, channels = open_folder(location)
+    elif kind == "tfds" or (not separator and name != "digits"):
+        folder = Path(location).expanduser() if separator else find(name, options.data_dir)
+        parts, class_names, channels = open_prepared(folder)
+    else:
+        raise DataError(
+            f"{name} cannot be streamed: it is held in memory anyway (config.data.memory='device')"
+        )
+    rng = np.random.default_rng(options.split_seed)
+    train, test = np.arange(len(parts["train"])), None
+    if "test" not in parts:
+        train, test = _held_out(train, options.test, rng)
+        parts["test"] = parts["train"]
+    train, validation = _held_out(train, options.validation, rng)
+    test = np.arange(len(parts["test"])) if test is None else test
+    for part, indices in (("train", train), ("test", test)):
+        if not len(indices):
+            raise DataError(f"{name}, {part}: the split is empty")
+    if len(class_names) < 2:
+        raise DataError(f"{name}: {len(class_names)} class; a classifier needs at least 2")
+    mean, std = statistics(name) or (_GREY if channels == 1 else _IMAGENET)
+    size = options.image_size if options.image_size != (0, 0) else _DEFAULT_SIZE
+    records = {
+        "train": (parts["train"], train),
+        "validation": (parts["train"], validation),
+        "test": (parts["test"], test),
+    }
+    return Streamed(name, records, class_names, mean, std, size, options.skip_corrupt)
+
+
+def _held_out(
+    indices: np.ndarray, share: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """``(kept, held out)``, both in order."""
+    shuffled = rng.permutation(indices)
+    count = round(share * len(indices))
+    return np.sort(shuffled[count:]), np.sort(shuffled[:count])
+
+
+def _check_shares(batch_size: int, processes: int) -> None:
+    if batch_size % processes:
+        raise DataError(f"a batch of {batch_size} cannot be shared by {processes} processes")
+
+
+def _parse_flags() -> None:
+    # grain hands absl's flags to its workers, and insists that they have been parsed.
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+
+
+def _unwrapped(error: Exception) -> DataError:
+    """What went wrong in a thread or worker, as they pass it on: the last line says it."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    ours = [line for line in lines if "DataError: " in line]
+    text = (ours or lines or [type(error).__name__])[-1]
+    return DataError(text.rpartition("DataError: ")[2])

@@ -1,0 +1,236 @@
+"""Feeds: how batches reach the compiled step, from device memory or from disk."""
+
+import collections
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kdjax.data.batches import Batch, Batches, DeviceData
+from kdjax.data.streamed import HostBatch, Streamed
+from kdjax.train import processes
+from kdjax.train.parallel import Parallel
+from kdjax.train.state import TrainState
+
+# Bytes of images that a dispatch of a stream takes along, at most, unless a step takes more.
+_LARGEST_CHUNK = 256 << 20
+# Chunks on the devices beside the one in use: one to be taken next, one on its way.
+_AHEAD = 2
+
+
+class Feed(Protocol):
+    """Where a runner's batches come from.
+
+    Attributes:
+      data: what stays on the devices, an argument of every compiled call.
+      sizes: examples of each split, ``train``, ``validation`` and ``test``.
+      batch_size: over all devices.
+      image_shape: (height, width, channels) as the networks see them.
+    """
+
+    data: Any
+    sizes: Mapping[str, int]
+    batch_size: int
+    image_shape: tuple[int, int, int]
+
+    def dispatch(self, steps: int) -> int:
+        """How many steps a dispatch may have, of the ``steps`` that are wanted."""
+        ...
+
+    def epoch(self, state: TrainState, step: int, steps: int) -> Iterator[Any]:
+        """What dispatches of ``steps`` take, from ``step`` to the end of its epoch."""
+        ...
+
+    def train(
+        self,
+        data: Any,
+        given: Any,
+        key: chex.PRNGKey,
+        step: chex.Array,
+        device: chex.Numeric,
+    ) -> Batch:
+        """The device's share of training step ``step``; traced."""
+        ...
+
+    def evaluation_inputs(self, split: str, limit: int) -> Iterator[Any]:
+        """What evaluations take, together the first ``limit`` examples of a split."""
+        ...
+
+    def evaluation(self, data: Any, given: Any, device: chex.Numeric) -> Batch:
+        """The device's share of an evaluation's examples; traced."""
+        ...
+
+
+def steps_per_epoch(feed: Feed) -> int:
+    """Training steps of one epoch; the last batch may be short."""
+    return -(-feed.sizes["train"] // feed.batch_size)
+
+
+class Resident:
+    """The whole set lies on every device; batches are cut and augmented inside the step."""
+
+    def __init__(
+        self,
+        data: DeviceData,
+        bounds: Mapping[str, tuple[int, int]],
+        batches: Batches,
+        evaluation_batches: Batches,
+        parallel: Parallel,
+    ):
+        """Puts ``data``, host arrays, on the devices; ``bounds`` says where splits lie in it."""
+        self.data = parallel.replicate(data)
+        self.sizes: Mapping[str, int] = {
+            split: stop - start for split, (start, stop) in bounds.items()
+        }
+        self.batch_size = batches.batch_size
+        self.image_shape = data.images.shape[1:]
+        self._bounds = bounds
+        self._batches, self._evaluation_batches = batches, evaluation_batches
+        self._scalar: Callable[[int], Any] = lambda value: parallel.replicate(np.int32(value))
+        self._order = parallel.compile(lambda state, epoch: batches.epoch_order(state.key, epoch))
+
+    def dispatch(self, steps: int) -> int:
+        return steps
+
+    def epoch(self, state: TrainState, step: int, steps: int) -> Iterator[Any]:
+        """The order of the epoch's examples, again and again: the step knows its place in it."""
+        del steps
+        return itertools.repeat(self._order(state, self._scalar(step // steps_per_epoch(self))))
+
+    def train(self, data, given, key, step, device) -> Batch:
+        return self._batches.train(data, given, key, step, device)
+
+    def evaluation_inputs(self, split: str, limit: int) -> Iterator[Any]:
+        start, stop = self._bounds[split]
+        stop = self._scalar(min(stop, start + limit))
+        for first in range(start, min(self._bounds[split][1], start + limit), self._evaluated):
+            yield self._scalar(first), stop
+
+    @property
+    def _evaluated(self) -> int:
+        return self._evaluation_batches.batch_size
+
+    def evaluation(self, data, given, device) -> Batch:
+        start, stop = given
+        return self._evaluation_batches.evaluation(data, start, stop, device)
+
+
+class Streaming:
+    """Images are read, decoded and cropped anew for every batch, by each process its own rows.
+
+    The stream has no state but the step: it starts anywhere, with any number of processes.
+    """
+
+    data = ()
+
+    def __init__(
+        self,
+        streamed: Streamed,
+        parallel: Parallel,
+        *,
+        batch_size: int,
+        evaluation_batch_size: int,
+        flip: bool,
+        resized_crop: bool,
+        workers: int,
+    ):
+        """Reads nothing yet; arguments are of :class:`kdjax.data.stream.Streamed`."""
+        self.sizes: Mapping[str, int] = streamed.sizes
+        self.batch_size = batch_size
+        self.image_shape = streamed.image_shape
+        self._streamed, self._parallel = streamed, parallel
+        self._evaluated = evaluation_batch_size
+        self._training: dict[str, Any] = {"flip": flip, "resized_crop": resized_crop}
+        self._reading: dict[str, Any] = {
+            "process": processes.index(),
+            "processes": processes.count(),
+            "workers": workers,
+        }
+        self._open: Iterator[Any] | None = None
+        self._place: tuple[int, int, int] = (-1, -1, -1)
+
+    def dispatch(self, steps: int) -> int:
+        image_bytes = int(np.prod(self._streamed.image_shape))
+        own = self.batch_size // processes.count() * image_bytes
+        return max(1, min(steps, _LARGEST_CHUNK // own))
+
+    def epoch(self, state: TrainState, step: int, steps: int) -> Iterator[Any]:
+        """Chunks of ``steps`` steps; a stream that stands at the right place goes on."""
+        seed = _seed(self._parallel.unreplicate(state.key))
+        if self._place != (seed, step, steps):
+            self.close()
+            self._open = self._ahead(self._chunks(seed, step, steps))
+        assert self._open is not None
+        done, size = step, steps_per_epoch(self)
+        end = (step // size + 1) * size
+        while done < end:
+            chunk = next(self._open)
+            done = min(done + steps, end)
+            self._place = (seed, done, steps)
+            yield chunk
+
+    def close(self) -> None:
+        """Ends reading."""
+        if self._open is not None:
+            self._open.close()  # type: ignore[attr-defined]
+        self._open, self._place = None, (-1, -1, -1)
+
+    def _chunks(self, seed: int, step: int, steps: int) -> Iterator[Any]:
+        """Batches of up to ``steps`` steps, none across an epoch's end, on the devices."""
+        rows = self._streamed.train_batches(
+            seed=seed,
+            first_step=step,
+            batch_size=self.batch_size,
+            **self._training,
+            **self._reading,
+        )
+        size = steps_per_epoch(self)
+        while True:
+            taken = min(steps, size - step % size)
+            chunk = [next(rows) for _ in range(taken)]
+            nothing = HostBatch(*(np.zeros_like(leaf) for leaf in chunk[0]))
+            chunk += [nothing] * (steps - taken)
+            stacked = HostBatch(*(np.stack(leaves) for leaves in zip(*chunk, strict=True)))
+            yield self._parallel.scatter(stacked, axis=1), self._parallel.replicate(np.int32(step))
+            step += taken
+
+    def _ahead(self, chunks: Iterator[Any]) -> Iterator[Any]:
+        """The same, some of them already on their way to the devices."""
+        waiting: collections.deque[Any] = collections.deque()
+        try:
+            for chunk in chunks:
+                waiting.append(chunk)
+                if len(waiting) > _AHEAD:
+                    yield waiting.popleft()
+            yield from waiting
+        finally:
+            chunks.close()  # type: ignore[attr-defined]
+
+    def train(self, data, given, key, step, device) -> Batch:
+        del data, key, device
+        chunk, first = given
+        batch = jax.tree.map(lambda leaf: leaf[step - first], chunk)
+        return Batch(self._normalize(batch.images), batch.labels, batch.mask)
+
+    def evaluation_inputs(self, split: str, limit: int) -> Iterator[Any]:
+        size = self._evaluated
+        batches = self._streamed.evaluation_batches(split, batch_size=size, **self._reading)
+        for batch in itertools.islice(batches, -(-limit // size)):
+            yield self._parallel.scatter(batch, axis=0)
+
+    def evaluation(self, data, given, device) -> Batch:
+        del data, device
+        return Batch(self._normalize(given.images), given.labels, given.mask)
+
+    def _normalize(self, images: chex.Array) -> chex.Array:
+        mean, std = (jnp.asarray(x, jnp.float32) for x in (self._streamed.mean, self._streamed.std))
+        return (images.astype(jnp.float32) / 255.0 - mean) / std
+
+
+def _seed(key: np.ndarray) -> int:
+    """A run's key as one whole number below 2**31, as grain takes it."""
+    return int(np.random.SeedSequence([int(word) for word in key]).generate_state(1)[0]) >> 1
