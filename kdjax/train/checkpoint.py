@@ -1,8 +1,9 @@
 """Checkpoints: Orbax, atomic, asynchronous, with our own checksums; latest and best apart.
 
 A checkpoint is the unreplicated state with a JSON record of what it belongs to (network, width
-vectors, configuration, step), so that it can be rebuilt from itself alone. The record carries a
-SHA-256 of every part of the state and of itself: Orbax restores flipped bits without a word.
+vectors, configuration, step), so that it can be rebuilt from itself alone. Orbax restores flipped
+bits without a word: the record carries a SHA-256 of every part of the state and of itself, and a
+list beside it one of every file, which tells what is damaged before Orbax trips over it.
 """
 
 import hashlib
@@ -18,8 +19,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from kdjax.train.state import TrainState
+from kdjax.train.workdir import read_json, write_atomically
 
 _SUMS = "sha256"
+_FILES = "sha256.json"
 
 
 class CheckpointError(ValueError):
@@ -74,6 +77,9 @@ class Checkpoints:
                 read_only=self._read_only,
                 cleanup_tmp_directories=not self._read_only,
                 multiprocessing_options=_alone(),
+                async_options=ocp.options.AsyncOptions(
+                    post_finalization_callback=lambda: _list_files(folder)
+                ),
             ),
         )
 
@@ -181,6 +187,7 @@ class Checkpoints:
         Raises:
           DamagedError: if it is not what was written.
         """
+        _check_files(self._path(kind))
         record = self._read(kind, record=ocp.args.JsonRestore())["record"]
         sums = record.pop(_SUMS, {}) if isinstance(record, dict) else {}
         if not isinstance(sums, dict) or sums.get("record") != _checksum(record):
@@ -222,6 +229,7 @@ class Checkpoints:
 
     def _load(self, kind: str, template: Any = None) -> Any:
         """The state as :func:`_plain` makes it, equal to its checksums."""
+        _check_files(self._path(kind))
         sums = self.record(kind)[_SUMS]
         shapes = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), np.asarray(leaf).dtype), template
@@ -290,6 +298,43 @@ def _checksums(plain: Mapping[str, Any]) -> dict[str, str]:
             digest.update(array.tobytes())
         sums[part] = digest.hexdigest()
     return sums
+
+
+def _list_files(folder: Path) -> None:
+    """Writes the checksums of the files of each written step that has no list of them yet.
+
+    Orbax calls this when the contents of a step are complete, before it gets its final name; what
+    lies beside the items is its own, and may still change.
+    """
+    for step in folder.iterdir():
+        if not step.name.split(".")[0].isdecimal() or (step / _FILES).exists():
+            continue
+        try:
+            files = [path for path in sorted(step.glob("*/**/*")) if path.is_file()]
+            sums = {str(path.relative_to(step)): _file_sum(path) for path in files}
+            write_atomically(step / _FILES, json.dumps(sums, indent=1) + "\n")
+        except OSError as error:  # A full disk, or a step that has just been deleted.
+            logging.debug("%s: %s", step, error)
+
+
+def _check_files(step: Path) -> None:
+    """Raises DamagedError if a listed file of a step is missing or altered."""
+    if not (step / _FILES).exists():
+        return
+    sums = read_json(step / _FILES)
+    if not sums:
+        raise DamagedError(f"{step / _FILES} cannot be read")
+    for name, expected in sums.items():
+        path = step / name
+        if not path.is_file():
+            raise DamagedError(f"{path} is missing")
+        if _file_sum(path) != expected:
+            raise DamagedError(f"{path} is damaged: it differs from its checksum")
+
+
+def _file_sum(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _checksum(record: Any) -> str:

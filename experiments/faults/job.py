@@ -1,0 +1,172 @@
+"""A short real training run, what it must end with, and how it is run."""
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+# Six epochs of two students on the embedded digits: 126 steps, a checkpoint every 21.
+OVERRIDES = (
+    "--config.network_width=0.25",
+    "--config.student_scales=(1.0,0.5)",
+    "--config.method=ensemble",
+    "--config.seeds=(0,)",
+    "--config.epochs=6",
+    "--config.weight_ramp.epochs=6.0",
+    "--config.checkpoint.every_epochs=1",
+    "--config.evaluation.every_epochs=1",
+    "--config.log.every_steps=7",
+    "--config.log.progress=False",
+    "--config.compute.batch_norm=global",
+)
+STEPS = 126
+RUN = "ensemble-seed0"
+# A run that says nothing for so long is taken for hanging.
+HANG_SECONDS = 60
+
+
+class Job:
+    """Runs of one configuration under ``folder``, each in a workdir of its own.
+
+    Attributes:
+      expected: what an undisturbed run ends with (:func:`outcome`).
+    """
+
+    def __init__(self, folder: Path, devices: int = 1):
+        """Makes the undisturbed run, which also fills the cache of compiled programs."""
+        self.folder = folder
+        self.environment = os.environ | {
+            "KDJAX_CACHE": str(folder / "cache"),
+            "JAX_PLATFORMS": "cpu",
+            "NPROC": "16",
+            **_virtual(devices),
+        }
+        self._count = 0
+        workdir = self.workdir("expected")
+        done = self.run(workdir)
+        if done.returncode:
+            raise RuntimeError(f"the undisturbed run failed: {done.stderr}")
+        self.expected = outcome(workdir)
+
+    def workdir(self, name: str) -> Path:
+        """A new one that is not there yet."""
+        self._count += 1
+        return self.folder / f"{name}-{self._count}"
+
+    def command(self, workdir: Path, *more: str) -> list[str]:
+        return [
+            sys.executable, "-m", "kdjax", "train", f"--workdir={workdir}", *OVERRIDES, *more
+        ]  # fmt: skip
+
+    def start(self, workdir: Path, *more: str, devices: int = 0) -> subprocess.Popen:
+        """A run in the background; its output goes to a file beside the workdir."""
+        environment = self.environment | (_virtual(devices) if devices else {})
+        with open(f"{workdir}.log", "ab") as log:
+            return subprocess.Popen(
+                self.command(workdir, *more), env=environment, stdout=log, stderr=log
+            )
+
+    def run(self, workdir: Path, *more: str) -> subprocess.CompletedProcess:
+        """A run to its end."""
+        return subprocess.run(
+            self.command(workdir, *more),
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=10 * HANG_SECONDS,
+        )
+
+    def wrong_numbers(self, workdir: Path, *, metrics: bool = True) -> int:
+        """How many numbers of a finished run differ from the undisturbed one's.
+
+        A signal ends a line of metrics early: then lines cannot be compared (``metrics=False``).
+        """
+        found = outcome(workdir)
+        if not metrics:
+            found["metrics"] = self.expected["metrics"]
+        return differences(self.expected, found)
+
+
+def _virtual(devices: int) -> dict[str, str]:
+    return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+
+
+def outcome(workdir: Path) -> dict[str, Any]:
+    """Everything that a run ends with and that must not depend on its history."""
+    results = json.loads((workdir / "results.json").read_text())
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        line.pop("images_per_second", None)
+    sums = {}
+    for kind in ("last", "best"):
+        step = latest_step(workdir, kind)
+        record = workdir / "checkpoints" / RUN / kind / str(step) / "record" / "metadata"
+        parts = json.loads(record.read_text())["sha256"]
+        sums[kind] = {"step": step} | {k: v for k, v in parts.items() if k != "record"}
+    return {
+        "students": results["students"],
+        "ensemble": results["ensemble"],
+        "other": results["other"],
+        "checkpoints": sums,
+        "metrics": lines,
+    }
+
+
+def differences(expected: Any, found: Any) -> int:
+    """How many leaves of two JSON values differ, exactly."""
+    if isinstance(expected, dict) and isinstance(found, dict):
+        return sum(differences(expected.get(k), found.get(k)) for k in {**expected, **found})
+    if isinstance(expected, list) and isinstance(found, list):
+        longer = max(len(expected), len(found))
+        pad = [[*values, *[None] * (longer - len(values))] for values in (expected, found)]
+        return sum(differences(a, b) for a, b in zip(*pad, strict=True))
+    return int(expected != found)
+
+
+def latest_step(workdir: Path, kind: str = "last") -> int:
+    """The newest finished checkpoint; -1 if there is none."""
+    folder = workdir / "checkpoints" / RUN / kind
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return max((int(name) for name in names if name.isdecimal()), default=-1)
+
+
+def limit_files(process: subprocess.Popen, size: int | None) -> None:
+    """Makes every file of a running process end at so many bytes, as a full disk does."""
+    limit = resource.RLIM_INFINITY if size is None else size
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+
+
+def until_step(workdir: Path, step: int, *processes: subprocess.Popen) -> None:
+    """Waits until training has written something past ``step``, or a process has ended."""
+    metrics = workdir / "metrics.jsonl"
+    while all(process.poll() is None for process in processes):
+        lines = metrics.read_text().count('"kind": "train"') if metrics.exists() else 0
+        if lines * 7 > step:
+            return
+        time.sleep(0.02)
+
+
+def wait(process: subprocess.Popen, seconds: float) -> bool:
+    """Whether the process ended by itself in time."""
+    try:
+        process.wait(min(seconds, 10 * HANG_SECONDS))
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def copy(source: Path, target: Path) -> Path:
+    """A workdir copied, without its lock."""
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns(".lock"))
+    return target
+
+
+def last_line(text: str) -> str:
+    """The last line that says something."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else ""

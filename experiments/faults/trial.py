@@ -1,0 +1,60 @@
+"""What came of one injected fault, and the table of all."""
+
+import dataclasses
+from collections.abc import Sequence
+
+
+@dataclasses.dataclass
+class Trial:
+    """One injected fault.
+
+    Attributes:
+      fault: its kind.
+      detected: whether kdjax said so, or had nothing to notice because nothing was harmed.
+      recovered: whether the run came to its proper end afterwards, or was refused as it should.
+      lost_steps: steps lost beyond the last checkpoint.
+      wrong_numbers: numbers in the end that differ from an undisturbed run's.
+      seconds: until the process ended, at most, where it had to end by itself.
+      note: what happened, for a person.
+    """
+
+    fault: str
+    detected: bool
+    recovered: bool
+    lost_steps: int = 0
+    wrong_numbers: int = 0
+    seconds: float = 0.0
+    note: str = ""
+
+    @property
+    def good(self) -> bool:
+        return self.detected and self.recovered and not self.lost_steps and not self.wrong_numbers
+
+
+def table(trials: Sequence[Trial]) -> str:
+    """One line per kind of fault, and one of sums, in Markdown."""
+    header = (
+        "fault",
+        "tried",
+        "detected",
+        "recovered",
+        "lost steps",
+        "wrong numbers",
+        "longest, s",
+    )
+    rows = [header, ("---", *["---:"] * (len(header) - 1))]
+    kinds = list(dict.fromkeys(trial.fault for trial in trials))
+    for kind in [*kinds, ""]:
+        chosen = [trial for trial in trials if kind in ("", trial.fault)]
+        rows.append(
+            (
+                kind or "**all**",
+                str(len(chosen)),
+                str(sum(trial.detected for trial in chosen)),
+                str(sum(trial.recovered for trial in chosen)),
+                str(sum(trial.lost_steps for trial in chosen)),
+                str(sum(trial.wrong_numbers for trial in chosen)),
+                f"{max((trial.seconds for trial in chosen), default=0):.0f}",
+            )
+        )
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
