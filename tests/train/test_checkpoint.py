@@ -1,0 +1,167 @@
+"""Checkpoints: what is damaged is named and put aside, and the one before it is used."""
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from kdjax.train.checkpoint import CheckpointError, Checkpoints, DamagedError
+from kdjax.train.state import TrainState
+
+RECORD = {"network": "net", "num_classes": 3, "student_widths": [{"stem": 4}], "pair": (1, 2.5)}
+
+
+def state(step):
+    rng = np.random.default_rng(step)
+    return TrainState(
+        step=np.int32(step),
+        key=np.zeros(2, np.uint32),
+        params={"net": {"kernel": rng.normal(size=(30, 10)).astype(np.float32)}},
+        batch_stats={"net": {"mean": np.ones(3, np.float32)}},
+        optimizer_state={"trace": rng.normal(size=(30, 10)).astype(np.float32)},
+    )
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("written") / "run"
+    with contextlib.closing(Checkpoints(folder, 2)) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save("last", state(step), RECORD)
+        checkpoints.save("best", state(1), RECORD)
+    return folder
+
+
+@pytest.fixture
+def folder(written, tmp_path):
+    return shutil.copytree(written, tmp_path / "run")
+
+
+def recover(folder):
+    with contextlib.closing(Checkpoints(folder, 2)) as checkpoints:
+        return checkpoints.recover(state(0), RECORD)
+
+
+def assert_is(found, step):
+    restored, record = found
+    assert int(restored.step) == step
+    np.testing.assert_array_equal(
+        restored.params["net"]["kernel"], state(step).params["net"]["kernel"]
+    )
+    np.testing.assert_array_equal(
+        restored.optimizer_state["trace"], state(step).optimizer_state["trace"]
+    )
+    assert record["pair"] == [1, 2.5]
+
+
+def test_the_newest_whole_checkpoint_is_found(folder):
+    assert_is(recover(folder), 3)
+    assert not (folder / "damaged").exists()
+
+
+def files(written):
+    return sorted(
+        str(path.relative_to(written))
+        for path in (written / "last" / "3").glob("*/**/*")
+        if path.is_file()
+    )
+
+
+@pytest.mark.parametrize("harm", ["delete", "truncate", "empty", "flip"])
+def test_every_harmed_file_is_named_and_the_checkpoint_before_it_used(
+    written, tmp_path, harm, caplog
+):
+    assert len(files(written)) >= 6
+    for number, name in enumerate(files(written)):
+        folder = shutil.copytree(written, tmp_path / str(number))
+        path = folder / name
+        content = bytearray(path.read_bytes())
+        if harm == "delete":
+            path.unlink()
+        elif harm == "flip":
+            content[len(content) // 2] ^= 4
+            path.write_bytes(content)
+        else:
+            os.truncate(path, len(content) // 2 if harm == "truncate" else 0)
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            assert_is(recover(folder), 2)
+        assert str(path) in caplog.text and "it was moved to" in caplog.text
+        # Nothing is deleted, and the place is free again.
+        assert (folder / "damaged" / "last-3").is_dir()
+        with contextlib.closing(Checkpoints(folder, 2)) as checkpoints:
+            checkpoints.save("last", state(3), RECORD)
+        assert_is(recover(folder), 3)
+
+
+@pytest.mark.parametrize("part", ["params", "record"])
+def test_without_the_list_of_files_the_sums_in_the_record_tell(folder, part, caplog):
+    step = folder / "last" / "3"
+    (step / "sha256.json").unlink()
+    if part == "record":
+        path = step / "record" / "metadata"
+        path.write_text(path.read_text().replace('"num_classes":3', '"num_classes":4').replace(
+            '"num_classes": 3', '"num_classes": 4'))  # fmt: skip
+    else:
+        chunk = max(step.rglob("d/*"), key=lambda path: path.stat().st_size)
+        content = bytearray(chunk.read_bytes())
+        content[len(content) // 2] ^= 1
+        chunk.write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        assert_is(recover(folder), 2)
+    assert "damaged" in caplog.text
+
+
+def test_an_empty_step_is_put_aside(folder):
+    shutil.rmtree(folder / "last" / "3")
+    (folder / "last" / "3").mkdir()
+    assert_is(recover(folder), 2)
+
+
+def test_the_best_one_serves_where_all_others_are_damaged(folder):
+    for step in ("2", "3"):
+        (folder / "last" / step / "record" / "metadata").write_text("{}")
+    assert_is(recover(folder), 1)
+
+
+def test_if_all_are_damaged_nothing_is_made_up(folder):
+    for path in [*(folder / "last").iterdir(), folder / "best" / "1"]:
+        (path / "record" / "metadata").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"has no other: delete that directory"):
+        recover(folder)
+    assert len(list((folder / "damaged").iterdir())) == 3
+
+
+def test_reading_alone_changes_nothing(folder):
+    (folder / "last" / "3" / "record" / "metadata").write_text("{}")
+    with (
+        contextlib.closing(Checkpoints(folder, read_only=True)) as checkpoints,
+        pytest.raises(DamagedError, match="differs from its checksum"),
+    ):
+        checkpoints.variables("last")
+    assert (folder / "last" / "3").is_dir() and not (folder / "damaged").exists()
+
+
+def test_another_networks_checkpoint_is_refused_not_put_aside(folder):
+    with (
+        contextlib.closing(Checkpoints(folder, 2)) as checkpoints,
+        pytest.raises(CheckpointError, match="of another network: its network is net, expected x"),
+    ):
+        checkpoints.recover(state(0), RECORD | {"network": "x"})
+    assert not (folder / "damaged").exists()
+
+
+def test_lists_name_every_file_of_state_and_record(written):
+    sums = json.loads((written / "last" / "3" / "sha256.json").read_text())
+    assert sorted(f"last/3/{name}" for name in sums) == files(written)
+
+
+def test_another_process_keeps_them(tmp_path):
+    with contextlib.closing(Checkpoints(tmp_path / "run", elsewhere=True)) as checkpoints:
+        checkpoints.save("last", state(1), RECORD)
+        assert checkpoints.latest_step("last") is None
+    assert not (tmp_path / "run").exists()
