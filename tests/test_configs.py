@@ -24,6 +24,7 @@ def test_all_are_there():
         "cifar10_resnet20",
         "custom_folder",
         "digits",
+        "imagenet_mobilenet_v2",
         "search_cifar10_mobilenet_v2",
         "search_cifar10_resnet56",
         "search_cifar10_vgg16",
@@ -58,6 +59,7 @@ def test_training_configs_train_two_steps(path, small_npz):
         "student_scales": (1.0, 0.5),
         "batch_size": 16,
         "compute.devices": 1,
+        "data.memory": "device",
     }
     assert architecture.name == config.network
     config.update_from_flattened_dict(small)

@@ -120,8 +120,8 @@ def device_counts(job: Job, count: int, chance: random.Random) -> Iterator[Trial
 def _differences(job: Job, workdir: Path) -> tuple[float, float]:
     """Of losses, relative to themselves: up to step 42, one epoch after the first change; and last.
 
-    Sums over devices round differently. Where an activation lies within rounding of zero its gradient
-    differs altogether, and training makes more of that with every step.
+    Sums over devices round differently. Where an activation lies within rounding of zero its
+    gradient differs altogether, and training makes more of that with every step.
     """
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     losses = [

@@ -44,6 +44,7 @@ def evaluate(
     if configuration.kind(config) == "search":
         return _evaluate_search(path, config, student, split, checkpoint)
     experiment = resolve(config, workdir.read_student_widths(path))
+    workdir.check_same_data(path, experiment.dataset.fingerprint())
     students = len(experiment.student_widths)
     if not 0 <= student <= students:
         raise ValueError(f"--student is {student}: this ensemble has students 1 to {students}")
@@ -84,6 +85,7 @@ def _evaluate_search(
     if not 0 <= student <= len(CANDIDATES):
         raise ValueError(f"--student is {student}: this search compares 1 to {len(CANDIDATES)}")
     experiment = resolve(config)
+    workdir.check_same_data(path, experiment.dataset.fingerprint())
     feed = experiment.feed()
     if not feed.sizes[split]:
         raise ValueError(f"--split is {split}: it is empty in this experiment")

@@ -69,16 +69,22 @@ def check_data(path: Path, fingerprint: str) -> None:
     Raises:
       WorkdirError: if the data has changed since the experiment began.
     """
-    marker, found = path / "data.json", {"fingerprint": fingerprint}
-    stored = read_json(marker)
-    if stored and stored != found:
+    marker = path / "data.json"
+    if marker.exists():
+        check_same_data(path, fingerprint)
+    else:
+        write_json(marker, {"fingerprint": fingerprint})
+
+
+def check_same_data(path: Path, fingerprint: str) -> None:
+    """Raises WorkdirError if an experiment was trained on data of another fingerprint."""
+    stored = read_json(path / "data.json").get("fingerprint")
+    if stored != fingerprint and (path / "data.json").exists():
         raise WorkdirError(
             f"workdir {path} holds a run on other data: the images, labels or splits have changed "
-            f"since it began (fingerprint {str(stored.get('fingerprint'))[:12]} then, "
-            f"{fingerprint[:12]} now); put the data back, or choose another --workdir"
+            f"since it began (fingerprint {str(stored)[:12]} then, {fingerprint[:12]} now); put "
+            "the data back, or choose another --workdir"
         )
-    if not stored:
-        write_json(marker, found)
 
 
 def _foreign(path: Path) -> bool:

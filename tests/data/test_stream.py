@@ -18,12 +18,12 @@ from kdjax.data import DataError, SourceOptions
 from kdjax.data.augment import central_crop, random_box
 
 TRAIN, TEST = 37, 11
-SIZE = (32, 24)
+SIZE = (224, 192)
 
 
 def jpeg(rng):
     """An image of some size, as bytes."""
-    height, width = rng.integers(40, 90, 2)
+    height, width = rng.integers(180, 300, 2)
     pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
     out = io.BytesIO()
     PIL.Image.fromarray(pixels).save(out, "JPEG")
@@ -81,7 +81,7 @@ def assert_equal(batches, others):
 
 def test_what_a_stream_says_of_itself(streamed):
     assert streamed.sizes == {"train": TRAIN, "validation": 0, "test": TEST}
-    assert streamed.image_shape == (32, 24, 3) and streamed.num_classes == 3
+    assert streamed.image_shape == (224, 192, 3) and streamed.num_classes == 3
     images, labels, mask = take(streamed, 1)[0]
     assert images.shape == (8, 32, 24, 3) and images.dtype == np.uint8
     assert labels.dtype == np.int32 and mask.dtype == bool

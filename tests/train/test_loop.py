@@ -339,3 +339,21 @@ def test_students_from_width_files(small_config, tmp_path):
     small_config.student_widths = files[::-1]
     with pytest.raises(ValueError, match="the pivot comes first and is the widest"):
         resolve(small_config)
+
+
+def test_changed_data_is_refused_in_training_and_evaluation(small_config, small_npz, tmp_path):
+    copy = tmp_path / "set.npz"
+    arrays = dict(np.load(small_npz))
+    np.savez(copy, **arrays)
+    small_config.data.name = f"npz:{copy}"
+    small_config.epochs = 1
+    train(small_config, tmp_path / "run")
+    before = sorted((tmp_path / "run").rglob("*"))
+    arrays["test_labels"][3] = (arrays["test_labels"][3] + 1) % 4
+    np.savez(copy, **arrays)
+    small_config.epochs = 2
+    with pytest.raises(workdir.WorkdirError, match="run on other data"):
+        train(small_config, tmp_path / "run")
+    with pytest.raises(workdir.WorkdirError, match="run on other data"):
+        evaluate(tmp_path / "run")
+    assert sorted((tmp_path / "run").rglob("*")) == before
