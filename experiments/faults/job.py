@@ -6,6 +6,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -64,12 +65,24 @@ class Job:
         ]  # fmt: skip
 
     def start(self, workdir: Path, *more: str, devices: int = 0) -> subprocess.Popen:
-        """A run in the background; its output goes to a file beside the workdir."""
-        environment = self.environment | (_virtual(devices) if devices else {})
-        with open(f"{workdir}.log", "ab") as log:
-            return subprocess.Popen(
-                self.command(workdir, *more), env=environment, stdout=log, stderr=log
-            )
+        """A run in the background; its output goes to a file beside the workdir.
+
+        It takes a pipe and us to write it: a run whose disk is full can still speak.
+        """
+        process = subprocess.Popen(
+            self.command(workdir, *more),
+            env=self.environment | (_virtual(devices) if devices else {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+        def write() -> None:
+            with process.stdout, open(f"{workdir}.log", "ab", buffering=0) as log:
+                for line in process.stdout:
+                    log.write(line)
+
+        threading.Thread(target=write, daemon=True).start()
+        return process
 
     def run(self, workdir: Path, *more: str) -> subprocess.CompletedProcess:
         """A run to its end."""

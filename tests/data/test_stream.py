@@ -83,7 +83,7 @@ def test_what_a_stream_says_of_itself(streamed):
     assert streamed.sizes == {"train": TRAIN, "validation": 0, "test": TEST}
     assert streamed.image_shape == (224, 192, 3) and streamed.num_classes == 3
     images, labels, mask = take(streamed, 1)[0]
-    assert images.shape == (8, 32, 24, 3) and images.dtype == np.uint8
+    assert images.shape == (8, *SIZE, 3) and images.dtype == np.uint8
     assert labels.dtype == np.int32 and mask.dtype == bool
 
 

@@ -346,12 +346,12 @@ def test_changed_data_is_refused_in_training_and_evaluation(small_config, small_
     arrays = dict(np.load(small_npz))
     np.savez(copy, **arrays)
     small_config.data.name = f"npz:{copy}"
-    small_config.epochs = 1
+    small_config.epochs = 2
     train(small_config, tmp_path / "run")
     before = sorted((tmp_path / "run").rglob("*"))
     arrays["test_labels"][3] = (arrays["test_labels"][3] + 1) % 4
     np.savez(copy, **arrays)
-    small_config.epochs = 2
+    small_config.epochs = 3
     with pytest.raises(workdir.WorkdirError, match="run on other data"):
         train(small_config, tmp_path / "run")
     with pytest.raises(workdir.WorkdirError, match="run on other data"):
