@@ -44,8 +44,12 @@ KINDS: dict[str, tuple[Kind, int]] = {
     "divergence": (inputs.divergence, 6),
     "files": (inputs.untrusted, 12),
 }
-# Kinds whose runs use several devices, and how many an undisturbed run to compare with has.
-DEVICES = {"peers": 2, "devices": 8}
+# Kinds whose runs differ: how many devices an undisturbed run to compare with has, and overrides.
+# Rounding must not be what decides about a run on other devices: small steps keep it small.
+RUNS: dict[str, tuple[int, tuple[str, ...]]] = {
+    "peers": (2, ()),
+    "devices": (8, ("--config.schedule.learning_rate=0.01",)),
+}
 
 
 def main() -> int:
@@ -73,17 +77,17 @@ def main() -> int:
 
 def run(folder: Path, chosen: argparse.Namespace) -> list[Trial]:
     """The trials of all chosen kinds."""
-    jobs: dict[int, Job] = {}
+    jobs: dict[tuple[int, tuple[str, ...]], Job] = {}
     trials: list[Trial] = []
     for name in chosen.kinds.split(","):
         kind, count = KINDS[name]
-        devices = DEVICES.get(name, 1)
-        if devices not in jobs:
-            own = folder / f"devices{devices}"
+        wanted_run = RUNS.get(name, (1, ()))
+        if wanted_run not in jobs:
+            own = folder / f"runs{len(jobs)}"
             own.mkdir(parents=True)
-            jobs[devices] = Job(own, devices)
+            jobs[wanted_run] = Job(own, *wanted_run)
         wanted = max(1, math.ceil(count * chosen.scale))
-        for trial in kind(jobs[devices], wanted, random.Random(f"{chosen.seed} {name}")):
+        for trial in kind(jobs[wanted_run], wanted, random.Random(f"{chosen.seed} {name}")):
             trials.append(trial)
             mark = "ok" if trial.good else "BAD"
             print(f"{len(trials):4d} {mark} {trial.fault}", file=sys.stderr, flush=True)

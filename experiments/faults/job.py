@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,10 @@ class Job:
       expected: what an undisturbed run ends with (:func:`outcome`).
     """
 
-    def __init__(self, folder: Path, devices: int = 1):
+    def __init__(self, folder: Path, devices: int = 1, overrides: Sequence[str] = ()):
         """Makes the undisturbed run, which also fills the cache of compiled programs."""
         self.folder = folder
+        self._overrides = (*OVERRIDES, *overrides)
         self.environment = os.environ | {
             "KDJAX_CACHE": str(folder / "cache"),
             "JAX_PLATFORMS": "cpu",
@@ -61,7 +63,7 @@ class Job:
 
     def command(self, workdir: Path, *more: str) -> list[str]:
         return [
-            sys.executable, "-m", "kdjax", "train", f"--workdir={workdir}", *OVERRIDES, *more
+            sys.executable, "-m", "kdjax", "train", f"--workdir={workdir}", *self._overrides, *more
         ]  # fmt: skip
 
     def start(self, workdir: Path, *more: str, devices: int = 0) -> subprocess.Popen:
