@@ -18,8 +18,8 @@ SEEDS: dict[str, Field] = {
     "seeds": tuple_of(
         (0, 1, 2),
         "one run per seed and method; results are means over them",
-        "different whole numbers, none negative",
-        is_count,
+        "different whole numbers from 0 to 4294967295",
+        lambda value: is_count(value) and value < 1 << 32,
         lambda n: n > 0,
     ),
 }
@@ -27,7 +27,7 @@ SEEDS: dict[str, Field] = {
 NETWORK: dict[str, Field] = {
     "network": Field("resnet8", "name of the network family and depth"),
     "network_width": number(
-        0.625, "multiplies every full width, the stem's included", 0, above=True
+        0.625, "multiplies every full width, the stem's included", 0, 16, above=True
     ),
 }
 
@@ -69,8 +69,8 @@ DATA: dict[str, Field] = {
     "data.image_size": tuple_of(
         (0, 0),
         "resize to (height, width) while decoding; (0, 0): keep sizes",
-        "two whole numbers, both 0 or both at least 8",
-        is_count,
+        "two whole numbers, both 0 or both from 8 to 4096",
+        lambda value: is_count(value) and value <= 4096,
         lambda n: n == 2,
     ),
     "data.crop_padding": number(1, "pixels of zeros around the image before a random crop", 0),
@@ -135,7 +135,11 @@ RUNNING: dict[str, Field] = {
         resumable=True,
     ),
     "compute.lanes": number(
-        1, "pad the channels of packed or scanned maps to a multiple of this", 1, resumable=True
+        1,
+        "pad the channels of packed or scanned maps to a multiple of this",
+        1,
+        1024,
+        resumable=True,
     ),
     "compute.remat": Field(
         False, "recompute blocks in the backward pass instead of storing them", resumable=True

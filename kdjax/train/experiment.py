@@ -20,6 +20,9 @@ from kdjax.train.runner import Runner
 from kdjax.widths import WidthVector
 
 
+_LARGEST_STEP = 2**31 - 1
+
+
 @dataclasses.dataclass(frozen=True)
 class Experiment:
     """Everything that a configuration names, resolved.
@@ -65,7 +68,8 @@ class Experiment:
         """Where batches come from; puts a set that is held in memory on the devices."""
         config, devices = self.config, len(self.parallel.devices)
         # Of whole rows for every device.
-        evaluated = -(-config.evaluation.batch_size // devices) * devices
+        largest = max(self.dataset.sizes.values())
+        evaluated = -(-min(config.evaluation.batch_size, largest) // devices) * devices
         if isinstance(self.dataset, data.Streamed):
             return Streaming(
                 self.dataset,
@@ -144,6 +148,14 @@ def resolve(
             f"config.batch_size is {config.batch_size}: at most the {train_size} training images "
             f"of {config.data.name}"
         )
+    steps = -(-train_size // config.batch_size)
+    longest = _LARGEST_STEP // steps
+    for name, epochs in _epochs(config).items():
+        if epochs > longest:
+            raise ConfigError(
+                f"config.{name} is {epochs}: at most {longest} of {steps} steps each, which are "
+                "counted in 32 bits"
+            )
     if config.evaluation.select == "best" and not dataset.sizes["validation"]:
         raise ConfigError(
             f"config.data.validation is {config.data.validation}: that holds out no image of "
@@ -161,6 +173,14 @@ def resolve(
         raise ConfigError(str(error)) from None
     students = _students(config, architecture, student_widths)
     return Experiment(config, dataset, architecture, students, parallel)
+
+
+def _epochs(config: ml_collections.ConfigDict) -> dict[str, int]:
+    """The lengths of all runs that a configuration asks for, by field."""
+    if configuration.kind(config) == "train":
+        return {"epochs": config.epochs}
+    stages = ("teacher", "search", "distil")
+    return {f"{stage}.epochs": config[stage].epochs for stage in stages}
 
 
 def stage_config(

@@ -52,6 +52,7 @@ class Run:
         self._steps_per_epoch = self.runner.steps_per_epoch
         self._best, self._best_step = -1.0, -1
         self._agreed, self._skipped, self._rollbacks = 0, 0, 0
+        self._read_up_to = 0
         self._compiled = False
         self._images = 0
         self._seconds = 0.0
@@ -114,6 +115,7 @@ class Run:
         state, step = self._restore()
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), self._rollbacks)
         logging.warning("%s. Back to step %d, and on with other batches", error, step)
+        self.progress.skip((step - self._read_up_to) * self.runner.feed.batch_size)
         return state.replace(key=np.asarray(jax.random.key_data(key))), step
 
     def best_state(self, last: TrainState) -> TrainState | None:
@@ -218,6 +220,7 @@ class Run:
             self._seconds += now - started
         self._compiled = True
         window.add(metrics, taken)
+        self._read_up_to = first_step + taken
         place = f"epoch {first_step // self._steps_per_epoch + 1}/{self.config.epochs}"
         self.progress.advance(images, self.name, place, self.images_per_second)
         if window.steps >= self.config.log.every_steps:
