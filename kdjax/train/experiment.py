@@ -19,7 +19,6 @@ from kdjax.train.parallel import Parallel, choose
 from kdjax.train.runner import Runner
 from kdjax.widths import WidthVector
 
-
 _LARGEST_STEP = 2**31 - 1
 
 
