@@ -5,6 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 
+_LARGEST = 3e38
+
+
 class ConfigError(ValueError):
     """A field with a value that is not allowed; the message names field, value and allowed ones."""
 
@@ -52,9 +55,9 @@ def number(
         text += ", finite"
 
     def valid(value: float) -> bool:
-        # NaN fails every comparison; infinity is never meant.
+        # NaN fails every comparison; infinity is never meant, nor what float32 takes for it.
         return (value > low or (value == low and not above)) and (
-            value < high or (value == high and not below and high != float("inf"))
+            value < min(high, _LARGEST) or (value == high <= _LARGEST and not below)
         )
 
     return Field(default, meaning, text, valid, resumable)

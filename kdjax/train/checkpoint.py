@@ -36,8 +36,9 @@ class DamagedError(CheckpointError):
 class Checkpoints:
     """The checkpoints of one run: ``last/<step>`` and ``best/<step>`` under ``directory``.
 
-    A checkpoint that cannot be written, on a full disk say, is reported and given up; the ones
-    before it stay. One that turns out to be damaged is moved to ``damaged/``, never deleted.
+    A checkpoint that cannot be written, on a full disk say, is reported and tried again with the
+    next one; those before it stay. One that turns out to be damaged is moved to ``damaged/``, never
+    deleted.
     """
 
     def __init__(
@@ -58,6 +59,9 @@ class Checkpoints:
         self.directory = directory
         self._keep = {"last": keep, "best": 1}
         self._read_only = read_only
+        # What is being written, and what could not be: states and records, by kind.
+        self._writing: dict[str, tuple[TrainState, Mapping[str, Any]]] = {}
+        self._unwritten: dict[str, tuple[TrainState, Mapping[str, Any]]] = {}
         self._managers = {
             kind: self._open(kind)
             for kind in self._keep
@@ -90,6 +94,17 @@ class Checkpoints:
         """
         if kind not in self._managers:
             return
+        self._unwritten.pop(kind, None)
+        self._write(kind, state, record)
+        for other in self._managers.keys() - {kind}:
+            self._try_again(other)
+
+    def unwritten(self, kind: str) -> TrainState | None:
+        """A newer state of a kind than any on disk, which could not be written."""
+        return self._unwritten[kind][0] if kind in self._unwritten else None
+
+    def _write(self, kind: str, state: TrainState, record: Mapping[str, Any]) -> None:
+        self._writing[kind] = state, record
         plain = _plain(state)
         content = json.loads(json.dumps(dict(record)))
         content[_SUMS] = _checksums(plain) | {"record": _checksum(content)}
@@ -104,7 +119,20 @@ class Checkpoints:
         except Exception as error:  # Orbax and TensorStore raise many unrelated types.
             self._give_up(kind, error)
 
+    def _try_again(self, kind: str) -> None:
+        """Writes what could not be written before, if there is anything."""
+        manager = self._managers[kind]
+        if manager.is_saving_in_progress():
+            return
+        try:
+            manager.wait_until_finished()
+        except Exception as error:  # As in writing.
+            self._give_up(kind, error)
+        if kind in self._unwritten:
+            self._write(kind, *self._unwritten.pop(kind))
+
     def _give_up(self, kind: str, error: Exception) -> None:
+        self._unwritten[kind] = self._writing[kind]
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         self._close(kind)  # A manager is of no use after a failed save.
         self._managers[kind] = self._open(kind)
@@ -256,12 +284,18 @@ class Checkpoints:
             raise DamagedError(f"{self._path(kind)} cannot be read: {reason[:300]}") from error
 
     def wait(self) -> None:
-        """Returns when all saves are on disk, or given up with a warning."""
-        for kind, manager in self._managers.items():
-            try:
-                manager.wait_until_finished()
-            except Exception as error:  # As in save.
-                self._give_up(kind, error)
+        """Returns when all saves are on disk, or given up with a warning after another try."""
+        for kind in self._managers:
+            self._finish(kind)
+            if kind in self._unwritten:
+                self._write(kind, *self._unwritten.pop(kind))
+                self._finish(kind)
+
+    def _finish(self, kind: str) -> None:
+        try:
+            self._managers[kind].wait_until_finished()
+        except Exception as error:  # As in writing.
+            self._give_up(kind, error)
 
     def close(self) -> None:
         """Waits for saves and ends the background threads."""

@@ -124,14 +124,21 @@ class Run:
         Raises:
           kdjax.train.checkpoint.CheckpointError: if its checkpoint is damaged.
         """
-        step = processes.on_first(lambda: self.checkpoints.latest_step("best"))
+        unwritten = self.checkpoints.unwritten("best")
+        step = processes.on_first(
+            lambda: (
+                self.checkpoints.latest_step("best") if unwritten is None else int(unwritten.step)
+            )
+        )
         if step is None or step == int(last.step):
             return None if step is None else last
-        best = last
+        best: TrainState | None = last
 
         def read() -> None:
             nonlocal best
-            best, _ = self.checkpoints.restore("best", last, self.record)
+            best = unwritten
+            if best is None:
+                best, _ = self.checkpoints.restore("best", last, self.record)
 
         processes.on_first_unshared(read)
         return processes.broadcast(best)
@@ -168,20 +175,29 @@ class Run:
                 f"{self.name} was saved on {stored['devices']} devices and goes on on "
                 f"{self.record['devices']}: batch statistics are taken over other groups of images"
             )
-        step = int(state.step)
+        step, checkpoints = int(state.step), self.checkpoints
         # The two kinds are written side by side, and a run may die with only one of them on disk.
-        self.checkpoints.drop_newer("best", step)
-        if self.checkpoints.put_aside_damaged("best") and self.config.evaluation.select == "best":
-            raise CheckpointError(
-                f"{self.name}: the best checkpoint, of step {stored['best_step']}, is damaged, and "
-                "config.evaluation.select is 'best'. Delete the checkpoints of this run to train "
-                f"it anew ({self.checkpoints.directory}), or put them back from a copy"
-            )
-        if stored["best_step"] in (step, self.checkpoints.latest_step("best")):
-            self._best, self._best_step = stored["best_validation"], stored["best_step"]
-            if self.checkpoints.latest_step("best") != self._best_step:
+        # A best one from later on, made anew by this run, has replaced the one before it.
+        checkpoints.drop_newer("best", step)
+        damaged = checkpoints.put_aside_damaged("best")
+        best_step = stored["best_step"]
+        if best_step in (step, checkpoints.latest_step("best")):
+            self._best, self._best_step = stored["best_validation"], best_step
+            if checkpoints.latest_step("best") != best_step:
                 self._save("best", state)
+        elif damaged:
+            self._miss_best(best_step)
         return [self._best, self._best_step]
+
+    def _miss_best(self, step: int) -> None:
+        """The best checkpoint is lost: an error where the results would quote another one."""
+        lost = f"{self.name}: the best checkpoint, of step {step}, is damaged"
+        if self.config.evaluation.select == "best":
+            raise CheckpointError(
+                f"{lost}, and config.evaluation.select is 'best'. Delete the checkpoints of this "
+                f"run to train it anew ({self.checkpoints.directory}), or put them back from a copy"
+            )
+        logging.warning("%s: the best is chosen among what comes", lost)
 
     def _train_epoch(self, state: TrainState, step: int, epoch: int) -> tuple[TrainState, int]:
         runner, window = self.runner, Window()

@@ -165,3 +165,44 @@ def test_another_process_keeps_them(tmp_path):
         checkpoints.save("last", state(1), RECORD)
         assert checkpoints.latest_step("last") is None
     assert not (tmp_path / "run").exists()
+
+
+class FullDisk:
+    """Makes writing of one kind fail while it is there."""
+
+    def __init__(self, checkpoints, kind):
+        self._manager = checkpoints._managers[kind]
+        self._plain = self._manager.save
+
+    def __enter__(self):
+        def save(*args, **more):
+            raise ValueError("OUT_OF_RANGE: no space left on device")
+
+        self._manager.save = save
+
+    def __exit__(self, *_):
+        self._manager.save = self._plain
+
+
+def test_what_could_not_be_written_is_written_with_the_next_one(tmp_path, caplog):
+    with contextlib.closing(Checkpoints(tmp_path / "run", 2)) as checkpoints:
+        checkpoints.save("best", state(1), RECORD)
+        checkpoints.wait()
+        with FullDisk(checkpoints, "best"):
+            checkpoints.save("best", state(2), RECORD)
+        assert "no space left" in caplog.text and "the last good one is of step 1" in caplog.text
+        assert int(checkpoints.unwritten("best").step) == 2
+        assert checkpoints.latest_step("best") == 1
+        checkpoints.save("last", state(3), RECORD)
+        checkpoints.wait()
+        assert checkpoints.unwritten("best") is None
+        assert checkpoints.latest_step("best") == 2
+
+
+def test_what_was_not_written_gives_way_to_what_is_newer(tmp_path):
+    with contextlib.closing(Checkpoints(tmp_path / "run", 2)) as checkpoints:
+        with FullDisk(checkpoints, "last"):
+            checkpoints.save("last", state(1), RECORD)
+        checkpoints.save("last", state(2), RECORD)
+        checkpoints.wait()
+        assert [path.name for path in (tmp_path / "run" / "last").iterdir()] == ["2"]
