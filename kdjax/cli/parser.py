@@ -202,6 +202,6 @@ def _add_bench_options(command: argparse.ArgumentParser) -> None:
 def _describe_fields(kind: configuration.Kind) -> str:
     lines = ["fields (--config.NAME=VALUE), with the default:"]
     for name, field in configuration.fields_of(kind).items():
-        lines.append(f"  {name} = {field.default!r}".replace("%", "%%"))
-        lines.append(f"      {field.meaning}".replace("%", "%%"))
+        lines.append(f"  {name} = {field.default!r}")
+        lines.append(f"      {field.meaning}")
     return "\n".join(lines)

@@ -6,23 +6,20 @@ bits without a word: the record carries a SHA-256 of every part of the state and
 list beside it one of every file, which tells what is damaged before Orbax trips over it.
 """
 
-import hashlib
 import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import flax.traverse_util
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from kdjax.train import checksums
 from kdjax.train.state import TrainState
-from kdjax.train.workdir import read_json, write_atomically
 
 _SUMS = "sha256"
-_FILES = "sha256.json"
 
 
 class CheckpointError(ValueError):
@@ -82,7 +79,7 @@ class Checkpoints:
                 cleanup_tmp_directories=not self._read_only,
                 multiprocessing_options=_alone(),
                 async_options=ocp.options.AsyncOptions(
-                    post_finalization_callback=lambda: _list_files(folder)
+                    post_finalization_callback=lambda: checksums.list_files(folder)
                 ),
             ),
         )
@@ -107,7 +104,7 @@ class Checkpoints:
         self._writing[kind] = state, record
         plain = _plain(state)
         content = json.loads(json.dumps(dict(record)))
-        content[_SUMS] = _checksums(plain) | {"record": _checksum(content)}
+        content[_SUMS] = checksums.of_state(plain) | {"record": checksums.of_record(content)}
         try:
             self._managers[kind].save(
                 int(state.step),
@@ -215,10 +212,10 @@ class Checkpoints:
         Raises:
           DamagedError: if it is not what was written.
         """
-        _check_files(self._path(kind))
+        self._check_files(kind)
         record = self._read(kind, record=ocp.args.JsonRestore())["record"]
         sums = record.pop(_SUMS, {}) if isinstance(record, dict) else {}
-        if not isinstance(sums, dict) or sums.get("record") != _checksum(record):
+        if not isinstance(sums, dict) or sums.get("record") != checksums.of_record(record):
             raise DamagedError(f"{self._path(kind)} is damaged: its record differs from its sum")
         return record | {_SUMS: sums}
 
@@ -257,19 +254,25 @@ class Checkpoints:
 
     def _load(self, kind: str, template: Any = None) -> Any:
         """The state as :func:`_plain` makes it, equal to its checksums."""
-        _check_files(self._path(kind))
+        self._check_files(kind)
         sums = self.record(kind)[_SUMS]
         shapes = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), np.asarray(leaf).dtype), template
         )
         state = ocp.args.StandardRestore() if template is None else ocp.args.StandardRestore(shapes)
         plain = jax.tree.map(np.asarray, self._read(kind, state=state)["state"])
-        wrong = [name for name, found in _checksums(plain).items() if sums.get(name) != found]
+        wrong = [
+            name for name, found in checksums.of_state(plain).items() if sums.get(name) != found
+        ]
         if wrong:
             raise DamagedError(
                 f"{self._path(kind)} is damaged: {', '.join(wrong)} differ from their checksums"
             )
         return plain
+
+    def _check_files(self, kind: str) -> None:
+        if damage := checksums.find_damage(self._path(kind)):
+            raise DamagedError(damage)
 
     def _path(self, kind: str) -> Path:
         return self.directory / kind / str(self.latest_step(kind))
@@ -318,61 +321,6 @@ def _alone() -> ocp.options.MultiprocessingOptions:
     return ocp.options.MultiprocessingOptions(
         primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process{own}"
     )
-
-
-def _checksums(plain: Mapping[str, Any]) -> dict[str, str]:
-    """SHA-256 of every part of a state: names, dtypes, shapes and contents of its arrays."""
-    sums = {}
-    for part, tree in plain.items():
-        digest = hashlib.sha256()
-        leaves = flax.traverse_util.flatten_dict({part: tree}, sep="/")
-        for path, leaf in sorted(leaves.items()):
-            array = np.ascontiguousarray(leaf)
-            digest.update(f"{path} {array.dtype} {np.shape(leaf)}\n".encode())
-            digest.update(array.tobytes())
-        sums[part] = digest.hexdigest()
-    return sums
-
-
-def _list_files(folder: Path) -> None:
-    """Writes the checksums of the files of each written step that has no list of them yet.
-
-    Orbax calls this when the contents of a step are complete, before it gets its final name; what
-    lies beside the items is its own, and may still change.
-    """
-    for step in folder.iterdir():
-        if not step.name.split(".")[0].isdecimal() or (step / _FILES).exists():
-            continue
-        try:
-            files = [path for path in sorted(step.glob("*/**/*")) if path.is_file()]
-            sums = {str(path.relative_to(step)): _file_sum(path) for path in files}
-            write_atomically(step / _FILES, json.dumps(sums, indent=1) + "\n")
-        except OSError as error:  # A full disk, or a step that has just been deleted.
-            logging.debug("%s: %s", step, error)
-
-
-def _check_files(step: Path) -> None:
-    """Raises DamagedError if a listed file of a step is missing or altered."""
-    if not (step / _FILES).exists():
-        return
-    sums = read_json(step / _FILES)
-    if not sums:
-        raise DamagedError(f"{step / _FILES} cannot be read")
-    for name, expected in sums.items():
-        path = step / name
-        if not path.is_file():
-            raise DamagedError(f"{path} is missing")
-        if _file_sum(path) != expected:
-            raise DamagedError(f"{path} is damaged: it differs from its checksum")
-
-
-def _file_sum(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _checksum(record: Any) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def _plain(state: TrainState) -> Any:

@@ -27,5 +27,5 @@ def test_bfloat16_follows_float32(small_config, tmp_path):
     assert len(full) == len(half) == 60 and np.isfinite(half).all()
     assert abs(half[0] / full[0] - 1) < 0.01
     ends = [values[-20:].mean() for values in (full, half)]
-    assert ends[0] < 0.6 * full[0]  # Something was learnt, that could have been lost.
+    assert ends[0] < 0.75 * full[0]  # Something was learnt, that could have been lost.
     assert abs(ends[1] / ends[0] - 1) < 0.15

@@ -1,0 +1,76 @@
+"""SHA-256 of what a checkpoint holds: the parts of its state, its record, its files.
+
+Sums of the files tell what is damaged before Orbax trips over it; sums of the contents, whether
+what Orbax restored is what was saved.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.traverse_util
+import numpy as np
+
+from kdjax.train.workdir import read_json, write_atomically
+
+_FILES = "sha256.json"
+
+
+def of_state(state: Mapping[str, Any]) -> dict[str, str]:
+    """The sum of every part of a state: names, dtypes, shapes and contents of its arrays."""
+    sums = {}
+    for part, tree in state.items():
+        digest = hashlib.sha256()
+        leaves = flax.traverse_util.flatten_dict({part: tree}, sep="/")
+        for path, leaf in sorted(leaves.items()):
+            array = np.ascontiguousarray(leaf)
+            digest.update(f"{path} {array.dtype} {np.shape(leaf)}\n".encode())
+            digest.update(array.tobytes())
+        sums[part] = digest.hexdigest()
+    return sums
+
+
+def of_record(record: Any) -> str:
+    """The sum of anything that JSON holds."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def list_files(folder: Path) -> None:
+    """Writes the sums of the files of each written step in ``folder`` that has no list of them yet.
+
+    Orbax calls this when the contents of a step are complete, before it gets its final name; what
+    lies beside the items is its own, and may still change.
+    """
+    for step in folder.iterdir():
+        if not step.name.split(".")[0].isdecimal() or (step / _FILES).exists():
+            continue
+        try:
+            files = [path for path in sorted(step.glob("*/**/*")) if path.is_file()]
+            sums = {str(path.relative_to(step)): _of_file(path) for path in files}
+            write_atomically(step / _FILES, json.dumps(sums, indent=1) + "\n")
+        except OSError as error:  # A full disk, or a step that has just been deleted.
+            logging.debug("%s: %s", step, error)
+
+
+def find_damage(step: Path) -> str:
+    """What is wrong with the files of a step that has a list of them; empty if nothing is."""
+    if not (step / _FILES).exists():
+        return ""
+    sums = read_json(step / _FILES)
+    if not sums:
+        return f"{step / _FILES} cannot be read"
+    for name, expected in sums.items():
+        path = step / name
+        if not path.is_file():
+            return f"{path} is missing"
+        if _of_file(path) != expected:
+            return f"{path} is damaged: it differs from its checksum"
+    return ""
+
+
+def _of_file(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
