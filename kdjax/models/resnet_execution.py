@@ -3,7 +3,9 @@
 Parameters are those of :class:`kdjax.models.resnet.Branch`; only how they are used differs.
 """
 
+import functools
 import itertools
+import math
 import operator
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -103,9 +105,8 @@ def _run_group(plans, variables, inputs, mode: Mode, execution: Execution):
     for block, run in itertools.groupby(members, key=operator.itemgetter(0)):
         names = [plan.name for _, plan in run]
         x, updates = _run_blocks(x, variables, names, block, mode, execution)
-        for name, update in zip(names, updates, strict=True):
-            for place, statistics in enumerate(_unpack(update, block)):
-                stats[place][name] = statistics
+        for own, update in zip(stats, updates, strict=True):
+            own.update(update)
         features[block.stage] = block.target.split(x)
     pooled = blocks[-1].target.split(jnp.mean(x, axis=(1, 2), dtype=jnp.float32))
     maps = list(zip(*features.values(), strict=True))
@@ -116,7 +117,7 @@ def _run_group(plans, variables, inputs, mode: Mode, execution: Execution):
 
 
 def _run_blocks(x, variables, names: Sequence[str], block: _Block, mode: Mode, execution):
-    """Blocks of one shape; returns the map and, for each block, running statistics by layer."""
+    """Blocks of one shape; returns the map and, for each student, its running statistics."""
 
     def step(x: chex.Array, layers: Mapping[str, _ConvNorm]):
         return _block(x, layers, block, mode)
@@ -125,12 +126,13 @@ def _run_blocks(x, variables, names: Sequence[str], block: _Block, mode: Mode, e
         step = jax.checkpoint(step)
     if execution.scan and len(names) > 1:
         x, updates = jax.lax.scan(step, x, _pack(_stacked(variables, names), block))
-        return x, [jax.tree.map(lambda leaf, at=at: leaf[at], updates) for at in range(len(names))]
-    updates = []
+        return x, [_unstacked(stats, names) for stats in _unpack(updates, block)]
+    collected: list[Stats] = [{} for _ in variables]
     for name in names:
         x, update = step(x, _pack([_tree_of(tree, name) for tree in variables], block))
-        updates.append(update)
-    return x, updates
+        for own, stats in zip(collected, _unpack(update, block), strict=True):
+            own[name] = stats
+    return x, collected
 
 
 def _blocks(plans: "Sequence[Sequence[BlockPlan]]", shared: bool, lanes: int) -> list[_Block]:
@@ -165,10 +167,30 @@ def _tree_of(variables: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def _stacked(variables: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
     """Each student's variables of the named blocks, stacked on a leading axis."""
-    return [
-        jax.tree.map(lambda *leaves: jnp.stack(leaves), *(_tree_of(tree, name) for name in names))
-        for tree in variables
-    ]
+
+    def stack(*leaves: chex.Array) -> chex.Array:
+        # Flat on the way: variables that are neighbours in memory (kdjax.train.layout) are then
+        # neighbouring slices, here and in the derivative, which XLA makes one slice of.
+        return jnp.concatenate([leaf.reshape(-1) for leaf in leaves]).reshape(-1, *leaves[0].shape)
+
+    return [jax.tree.map(stack, *(_tree_of(tree, name) for name in names)) for tree in variables]
+
+
+def _unstacked(tree: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Name of the block -> its part of a stacked tree."""
+
+    # Without a barrier XLA takes rows of the stack instead, which it does not join again.
+    flat = jax.lax.optimization_barrier(jax.tree.map(jnp.ravel, tree))
+
+    def part(place: int, leaf: chex.Array, stacked: chex.Array) -> chex.Array:
+        shape = stacked.shape[1:]
+        size = math.prod(shape)
+        return leaf[place * size : (place + 1) * size].reshape(shape)
+
+    return {
+        name: jax.tree.map(functools.partial(part, place), flat, tree)
+        for place, name in enumerate(names)
+    }
 
 
 def _pack(trees: Sequence[Mapping[str, Any]], block: _Block) -> dict[str, _ConvNorm]:

@@ -11,7 +11,6 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 Metrics = Mapping[str, tuple[Any, Any]]
 
@@ -39,9 +38,9 @@ def flags(gradients: Mapping[str, Any], batch_stats: Mapping[str, Any]) -> dict[
     Returns:
       ``gradient_norm``, over all networks, and the flags.
     """
-    squares = [optax.tree.norm(gradients[name], squared=True) for name in sorted(gradients)]
-    # The sum of a network's statistics is finite if all of them are, unless they add up to 1e38.
-    sums = [_sum(batch_stats[name]) for name in sorted(batch_stats)]
+    squares = [jnp.sum(jnp.square(_vector(gradients[name]))) for name in sorted(gradients)]
+    # Finite if all of a network's statistics are, unless they add up to 1e38.
+    sums = [jnp.sum(jnp.abs(_vector(batch_stats[name]))) for name in sorted(batch_stats)]
     one = jnp.float32(1.0)
     return {
         "gradient_norm": (jnp.sqrt(sum(squares)), one),
@@ -50,9 +49,11 @@ def flags(gradients: Mapping[str, Any], batch_stats: Mapping[str, Any]) -> dict[
     }
 
 
-def _sum(tree: Any) -> chex.Array:
-    # One long vector: hundreds of sums of a few channels would each be a kernel.
-    return jnp.sum(jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)]))
+def _vector(tree: Any) -> chex.Array:
+    """All leaves, one after another."""
+    # A deep network has hundreds of leaves, and the sum of each would be a kernel to compile and
+    # to start. Plain sums of joined vectors XLA takes apart again, but not sums of a function.
+    return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)])
 
 
 def finite(metrics: Metrics, networks: Mapping[str, Sequence[str]], separate: bool) -> Any:

@@ -115,8 +115,8 @@ def make_optimizer(
 
 
 def is_kernel(params: chex.ArrayTree) -> chex.ArrayTree:
-    """True for kernels, False for scales and biases."""
-    return jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, params)
+    """True for what is named ``kernel``, False for scales and biases."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
 def _for_each_network(clip: optax.GradientTransformation) -> optax.GradientTransformation:

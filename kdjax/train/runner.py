@@ -1,8 +1,9 @@
 """The compiled functions of one method, made once and used by every seed."""
 
+import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import chex
@@ -15,6 +16,7 @@ import optax
 from kdjax.models.initialize import draw, variable_shapes
 from kdjax.train import faults
 from kdjax.train.feed import Feed, steps_per_epoch
+from kdjax.train.layout import Layout
 from kdjax.train.methods import Method
 from kdjax.train.optimizer import learning_rate_schedule, make_optimizer
 from kdjax.train.parallel import Parallel
@@ -31,7 +33,8 @@ class Runner:
     """Training and evaluation of one method on one dataset, compiled.
 
     Whatever does not change between steps, the data and a fixed teacher, lies on the devices from
-    the start and is an argument of the compiled functions, not part of them.
+    the start and is an argument of the compiled functions, not part of them. On the devices,
+    variables lie as vectors (:mod:`kdjax.train.layout`); on the host they are trees.
 
     Attributes:
       method: the networks and their losses.
@@ -48,7 +51,7 @@ class Runner:
         parallel: Parallel,
         *,
         teacher: Any = None,
-        wrap: Wrap = lambda optimizer, schedule: optimizer,
+        wrap: Wrap | None = None,
     ):
         """Prepares to compile.
 
@@ -58,7 +61,7 @@ class Runner:
           feed: where batches come from.
           parallel: the devices.
           teacher: host variables of a fixed teacher, if the method has one.
-          wrap: ``(optimizer, schedule) -> optimizer`` around the configured one.
+          wrap: ``(optimizer, schedule) -> optimizer`` around the configured one, both of trees.
         """
         self.method = method
         self.feed = feed
@@ -70,10 +73,17 @@ class Runner:
         self._guarded = config.faults.non_finite != "stop"
         self._parallel = parallel
         self._teacher = None if teacher is None else parallel.replicate(teacher)
-        optimizer = make_optimizer(config.optimizer, self.schedule, separate=method.separate)
-        self._optimizer = wrap(optimizer, self.schedule)
         self._shapes = variable_shapes(self.method.model, self.feed.image_shape)
-        self._optimizer_shapes = jax.eval_shape(self._optimizer.init, self._shapes["params"])
+        self._params, self._batch_stats = (
+            Layout(self._shapes[name]) for name in ("params", "batch_stats")
+        )
+        optimizer = make_optimizer(config.optimizer, self.schedule, separate=method.separate)
+        if wrap is None:
+            self._optimizer = optimizer
+        else:
+            optimizer = wrap(optimizer, self.schedule)
+            self._optimizer = self._params.optimizer(optimizer)
+        self._optimizer_shapes = jax.eval_shape(optimizer.init, self._shapes["params"])
         # Whole dispatches take every step; only one cut short by the epoch's end has to ask.
         self._whole = parallel.compile(
             functools.partial(self._run_steps, bounded=False), donate=[0]
@@ -102,11 +112,20 @@ class Runner:
 
     def place(self, state: TrainState) -> TrainState:
         """Host state -> devices."""
+        state = state.replace(
+            optimizer_state=self._params.join_state(state.optimizer_state),
+            **self._join(state.variables),
+        )
         return self._parallel.replicate(state)
 
     def fetch(self, state: TrainState) -> TrainState:
         """Device state -> host, one copy."""
-        return self._parallel.unreplicate(state)
+        state = self._parallel.unreplicate(state)
+        return state.replace(
+            params=self._params.split(state.params),
+            batch_stats=self._batch_stats.split(state.batch_stats),
+            optimizer_state=self._params.split_state(state.optimizer_state),
+        )
 
     def epoch(self, state: TrainState, step: int) -> Iterator[Any]:
         """What :meth:`steps` takes, dispatch by dispatch, from ``step`` to the end of its epoch."""
@@ -171,7 +190,7 @@ class Runner:
         """Means over the examples of a split.
 
         Args:
-          variables: on the devices.
+          variables: on the devices, of a state or of :meth:`place_variables`.
           split: ``train``, ``validation`` or ``test``; not empty.
           limit: how many of its examples, from the first; default: all.
 
@@ -193,7 +212,20 @@ class Runner:
 
     def place_variables(self, variables: Any) -> Any:
         """Host variables -> devices."""
-        return self._parallel.replicate(variables)
+        return self._parallel.replicate(self._join(variables))
+
+    def _join(self, variables: Any) -> dict[str, Any]:
+        return {
+            "params": self._params.join(variables["params"]),
+            "batch_stats": self._batch_stats.join(variables["batch_stats"]),
+        }
+
+    def _split(self, variables: Any) -> dict[str, Any]:
+        """Inside compiled functions."""
+        return {
+            "params": self._params.split_for_gradients(variables["params"]),
+            "batch_stats": self._batch_stats.split(variables["batch_stats"]),
+        }
 
     def _scalar(self, value: int) -> chex.Array:
         return self._parallel.replicate(np.int32(value))
@@ -208,6 +240,8 @@ class Runner:
         *,
         bounded: bool,
     ) -> tuple[TrainState, Metrics]:
+        method = self._method_of_vectors()
+
         def step(state: TrainState) -> tuple[TrainState, Metrics]:
             key = jax.random.wrap_key_data(state.key)
             device = self._parallel.device_index()
@@ -215,7 +249,7 @@ class Runner:
             return train_step(
                 state,
                 batch,
-                method=self.method,
+                method=method,
                 optimizer=self._optimizer,
                 weights=self.method.weights(state.step),
                 teacher=teacher,
@@ -226,10 +260,22 @@ class Runner:
         stop = end if bounded else None
         return repeat(step, state, self.steps_per_dispatch, stop=stop)
 
+    def _method_of_vectors(self) -> Method:
+        """The method with variables as they lie on the devices."""
+
+        def forward(variables: Any, *rest: Any) -> tuple[Any, Any]:
+            outputs, batch_stats = self.method.forward(self._split(variables), *rest)
+            return outputs, self._batch_stats.join(batch_stats)
+
+        def observe(state: TrainState, metrics: Mapping[str, Any]) -> dict[str, Any]:
+            return self.method.observe(state.replace(**self._split(state.variables)), metrics)
+
+        return dataclasses.replace(self.method, forward=forward, observe=observe)
+
     def _run_evaluation(self, variables: Any, data: Any, given: Any) -> Metrics:
         batch = self.feed.evaluation(data, given, self._parallel.device_index())
         return evaluation_step(
-            variables, batch, method=self.method, axis_name=self._parallel.axis_name
+            self._split(variables), batch, method=self.method, axis_name=self._parallel.axis_name
         )
 
 
