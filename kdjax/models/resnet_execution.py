@@ -3,9 +3,7 @@
 Parameters are those of :class:`kdjax.models.resnet.Branch`; only how they are used differs.
 """
 
-import functools
 import itertools
-import math
 import operator
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -179,18 +177,17 @@ def _stacked(variables: Sequence[Mapping[str, Any]], names: Sequence[str]) -> li
 def _unstacked(tree: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """Name of the block -> its part of a stacked tree."""
 
-    # Without a barrier XLA takes rows of the stack instead, which it does not join again.
-    flat = jax.lax.optimization_barrier(jax.tree.map(jnp.ravel, tree))
+    count = len(names)
 
-    def part(place: int, leaf: chex.Array, stacked: chex.Array) -> chex.Array:
-        shape = stacked.shape[1:]
-        size = math.prod(shape)
-        return leaf[place * size : (place + 1) * size].reshape(shape)
+    def cut(leaf: chex.Array) -> list[chex.Array]:
+        # Without a barrier XLA takes rows of the stack instead, which it does not join again.
+        flat = jax.lax.optimization_barrier(leaf.reshape(-1))
+        parts = jax.lax.split(flat, [leaf.size // count] * count)
+        return [jax.lax.reshape(part, leaf.shape[1:]) for part in parts]
 
-    return {
-        name: jax.tree.map(functools.partial(part, place), flat, tree)
-        for place, name in enumerate(names)
-    }
+    leaves, structure = jax.tree.flatten(tree)
+    rows = zip(*(cut(leaf) for leaf in leaves), strict=True)
+    return {name: jax.tree.unflatten(structure, row) for name, row in zip(names, rows, strict=True)}
 
 
 def _pack(trees: Sequence[Mapping[str, Any]], block: _Block) -> dict[str, _ConvNorm]:

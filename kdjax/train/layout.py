@@ -7,10 +7,9 @@ all. On the host, in checkpoints and wherever a module is applied, variables are
 """
 
 import functools
-import itertools
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import chex
@@ -58,13 +57,11 @@ class Layout:
 
     def split(self, vectors: Vectors) -> dict[str, Any]:
         """The tree of :meth:`join`; of NumPy arrays, views of them."""
-        leaves = {}
+        leaves: dict[tuple[str, ...], Any] = {}
         for network, names in self._paths.items():
             for name, paths in names.items():
-                sizes = [math.prod(self._shapes[path]) for path in paths]
-                for path, start in zip(paths, itertools.accumulate(sizes, initial=0), strict=False):
-                    part = vectors[network][name][start : start + math.prod(self._shapes[path])]
-                    leaves[path] = part.reshape(self._shapes[path])
+                shapes = [self._shapes[path] for path in paths]
+                leaves.update(zip(paths, _cut(vectors[network][name], shapes), strict=True))
         return flax.traverse_util.unflatten_dict(leaves)
 
     @functools.cached_property
@@ -105,6 +102,16 @@ class Layout:
             return self.join(moved), self.join_state(state)
 
         return optax.GradientTransformation(init, update)
+
+
+def _cut(vector: chex.Array, shapes: Sequence[tuple[int, ...]]) -> list[chex.Array]:
+    sizes = [math.prod(shape) for shape in shapes]
+    if isinstance(vector, np.ndarray):
+        parts = np.split(vector, np.cumsum(sizes)[:-1])
+        return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+    # A few operations of lax, where indexing would be traced thousands of times.
+    traced = jax.lax.split(vector, sizes)
+    return [jax.lax.reshape(part, shape) for part, shape in zip(traced, shapes, strict=True)]
 
 
 def _order(path: tuple[str, ...]) -> list[list[Any]]:
