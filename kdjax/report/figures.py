@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import ticker
 
 from kdjax.report.drawing import new_figure, save_figure
 
@@ -58,6 +59,9 @@ def _draw_accuracy(summary: dict[str, Any], path: Path) -> Path:
         )
     made = summary["made_with"]
     axes[0].set_xscale("log")
+    axes[0].xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes[0].xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+    axes[0].xaxis.set_minor_formatter(ticker.NullFormatter())
     axes[0].set_xlabel("parameters")
     axes[0].set_ylabel("test accuracy, %")
     axes[0].set_title(

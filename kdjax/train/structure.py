@@ -243,8 +243,8 @@ def _note(
         added = sum(change for change in changes if change > 0)
         taken = -sum(change for change in changes if change < 0)
         parts.append(
-            f"to come closer to what was undercut, {added} channels were given back"
-            + (f" and {taken} others taken" if taken else "")
+            f"channels given back, to come closer to what was undercut: {added}"
+            + (f"; others taken: {taken}" if taken else "")
         )
     low = [name for name, share in shares.items() if share < (1 - TOLERANCE) * targets[name]]
     if low:
