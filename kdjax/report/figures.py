@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import ticker
 
 from kdjax.report.drawing import new_figure, save_figure
 
@@ -36,6 +35,8 @@ def read_curves(path: Path) -> dict[str, tuple[list[float], list[list[float]]]]:
 
 
 def _draw_accuracy(summary: dict[str, Any], path: Path) -> Path:
+    from matplotlib import ticker
+
     figure, axes = new_figure(1)
     students = summary["students"]
     for role, colour in _COLOURS.items():
