@@ -53,13 +53,21 @@ bench() {
     --dtype=float32,bfloat16 --out="$out/gpu_bench.json"
 }
 
+memory() {
+  part "$python" -m kdjax bench --network=resnet110 --batch=512 --dtype=bfloat16 \
+    --execution=sequential,packed_scanned --remat=0,1 --rounds=2 --out="$out/gpu_memory.json"
+}
+
 mkdir -p "$out"
-for name in "${@:-check compare separate bench}"; do
+for name in "${@:-check compare separate bench memory}"; do
   for step in $name; do
     case $step in
-      check | compare_128 | compare_512 | separate | bench) "$step" ;;
+      check | compare_128 | compare_512 | separate | bench | memory) "$step" ;;
       compare) compare_128 && compare_512 ;;
-      *) echo "no part $step: check, compare, compare_128, compare_512, separate, bench" >&2; exit 2 ;;
+      *)
+        echo "no part $step: check, compare, compare_128, compare_512, separate, bench, memory" >&2
+        exit 2
+        ;;
     esac
   done
 done

@@ -75,7 +75,10 @@ class Trial:
         return {
             "workload": {
                 name: getattr(workload, name)
-                for name in ("network", "batch_size", "dtype", "execution", "devices", "method")
+                for name in (
+                    *("network", "batch_size", "dtype", "execution", "devices", "method"),
+                    "remat",
+                )
             }
             | {"students": len(workload.student_scales)},
             "steps_per_dispatch": self.job.runner.steps_per_dispatch,
@@ -140,9 +143,10 @@ def memory(program: Any, job: Job) -> dict[str, float]:
     """Bytes on one device.
 
     Returns:
-      ``peak``: the device's own count where it keeps one, else arguments, results and temporaries
-      of the compiled step; ``state``: parameters, optimiser and statistics; ``data``: the images;
-      ``activations``: one output of each normalised layer, counted.
+      ``planned``: arguments, results and temporaries of the compiled step; ``state``: parameters,
+      optimiser and statistics; ``data``: the images; ``activations``: one output of each normalised
+      layer, counted; ``device_peak``, where the device counts: the most that was in use since the
+      process began, by all workloads that are measured together.
     """
     workload = job.workload
     analysis = program.memory_analysis()
@@ -152,7 +156,7 @@ def memory(program: Any, job: Job) -> dict[str, float]:
         + analysis.temp_size_in_bytes
         - analysis.alias_size_in_bytes
     )
-    counted = jax.devices()[0].memory_stats() or {}
+    device = jax.devices()[0].memory_stats() or {}
     experiment = workload.experiment(images=workload.batch_size)
     tables = independent_layers(
         experiment.architecture,
@@ -164,10 +168,12 @@ def memory(program: Any, job: Job) -> dict[str, float]:
     share = workload.batch_size // workload.devices
     held = sum(leaf.nbytes for leaf in jax.tree.leaves(job.state)) // workload.devices
     images = sum(leaf.nbytes for leaf in jax.tree.leaves(job.data)) // workload.devices
-    return {
-        "peak": float(counted.get("peak_bytes_in_use", planned)),
+    found = {
         "planned": float(planned),
         "state": float(held),
         "data": float(images),
         "activations": float(outputs * share * number_bytes),
     }
+    if "peak_bytes_in_use" in device:
+        found["device_peak"] = float(device["peak_bytes_in_use"])
+    return found

@@ -30,8 +30,9 @@ class Settings:
     """What to measure: every combination of the sequences.
 
     Attributes:
-      networks, batch_sizes, dtypes, executions, devices, students: as in
-        :class:`kdjax.bench.Workload`; students is how many of the factors 1, .8, .6, .4, .2.
+      networks, batch_sizes, dtypes, executions, devices, students, remat: as in
+        :class:`kdjax.bench.Workload`; students is how many of the factors 1, .8, .6, .4, .2,
+        remat 0 or 1.
       rounds: turns of each workload.
       classes, image_size: of the generated images.
       choose: measure every strategy, and record the fastest for `auto`.
@@ -44,6 +45,7 @@ class Settings:
     executions: Sequence[str] = ()
     devices: Sequence[int] = (1,)
     students: Sequence[int] = (5,)
+    remat: Sequence[int] = (0,)
     rounds: int = 5
     classes: int = 10
     image_size: int = 32
@@ -67,11 +69,19 @@ class Settings:
         for count in self.students:
             if not 1 <= count <= 5:
                 raise ValueError(f"--students is {count}: 1 to 5")
-        if self.choose and (tuple(self.devices) != (1,) or tuple(self.students) != (5,)):
-            raise ValueError("--choose measures 1 device and 5 students")
+        for remat in self.remat:
+            if remat not in (0, 1):
+                raise ValueError(f"--remat is {remat}: 0 or 1")
+        if self.choose and (*self.devices, *self.students, *self.remat) != (1, 5, 0):
+            raise ValueError("--choose measures 1 device and 5 students, without --remat")
         found = []
-        for network, batch, dtype, devices, count in itertools.product(
-            self.networks, self.batch_sizes, self.dtypes, self.devices, self.students
+        for network, batch, dtype, devices, count, remat in itertools.product(
+            self.networks,
+            self.batch_sizes,
+            self.dtypes,
+            self.devices,
+            self.students,
+            self.remat,
         ):
             known = ("auto", *models.create(network, 2).executions)
             for execution in executions:
@@ -86,6 +96,7 @@ class Settings:
                     (1.0, 0.8, 0.6, 0.4, 0.2)[:count],
                     self.classes,
                     self.image_size,
+                    remat=bool(remat),
                 )
                 if execution not in known:
                     raise ValueError(
@@ -171,6 +182,8 @@ def label(workload: Workload) -> str:
     return (
         f"{workload.network} x {len(workload.student_scales)}, batch {workload.batch_size}, "
         f"{workload.dtype}, {workload.execution}, {workload.devices} device(s)"
+        + ", blocks recomputed"
+        * workload.remat
     )
 
 

@@ -37,6 +37,7 @@ class Workload:
       classes: of the classifiers.
       image_size: height and width in pixels.
       method: ``ensemble`` or ``independent``.
+      remat: compute blocks again in the backward pass.
       overrides: further fields of the configuration, ``(name, value)``.
     """
 
@@ -49,6 +50,7 @@ class Workload:
     classes: int = 10
     image_size: int = 32
     method: str = "ensemble"
+    remat: bool = False
     overrides: tuple[tuple[str, object], ...] = ()
 
     def experiment(self, images: int = 0) -> Experiment:
@@ -66,6 +68,7 @@ class Workload:
                 "compute.devices": self.devices,
                 "compute.dtype": self.dtype,
                 "compute.execution": self.execution,
+                "compute.remat": self.remat,
                 "evaluation.batch_size": self.batch_size,
                 **dict(self.overrides),
             }

@@ -106,6 +106,7 @@ def bench(known: argparse.Namespace, overrides: Sequence[str]) -> int:
         executions=known.execution,
         devices=known.devices,
         students=known.students,
+        remat=known.remat,
         rounds=known.rounds,
         classes=known.classes,
         image_size=known.image_size,

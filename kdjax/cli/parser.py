@@ -179,6 +179,7 @@ def _add_bench_options(command: argparse.ArgumentParser) -> None:
         ("execution", words, "", "strategies; default: auto,sequential,scanned"),
         ("devices", numbers, "1", "numbers of devices"),
         ("students", numbers, "5", "numbers of students"),
+        ("remat", numbers, "0", "1: compute blocks again in the backward pass"),
     ):
         text = f"{meaning}; default: {default}" if default else meaning
         command.add_argument(

@@ -40,7 +40,7 @@ def startup_rows(record: dict[str, Any]) -> Rows:
     """The same of start-up, in seconds, and memory, in MB of one device."""
     steps = {"initialize": "initialise", "trace": "trace", "compile": "compile"}
     steps |= {"first_step": "step", "time_to_first_step": "to first step"}
-    parts = ("peak", "state", "activations", "data")
+    parts = ("planned", "state", "activations", "data")
     columns = ["job", "execution", *steps.values()]
     rows = [
         [
@@ -58,6 +58,8 @@ def _what(workload: dict[str, Any]) -> list[str]:
     job += f", {workload['dtype']}"
     if workload["devices"] > 1:
         job += f", {workload['devices']} devices"
+    if workload["remat"]:
+        job += ", remat"
     return [job, workload["execution"]]
 
 

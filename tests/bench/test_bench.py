@@ -69,7 +69,9 @@ def test_the_fastest_of_each_workload_is_chosen():
         ("--rounds=0", "--rounds is 0: at least 1"),
         ("--classes=1", "--classes is 1: at least 2"),
         ("--image_size=4", "--image_size is 4: at least 8"),
+        ("--remat=2", "--remat is 2: 0 or 1"),
         ("--choose --students=3", "--choose measures 1 device and 5 students"),
+        ("--choose --remat=0,1", "--choose measures 1 device and 5 students, without --remat"),
     ],
 )
 def test_bad_values_are_refused_before_anything_is_measured(
