@@ -161,7 +161,7 @@ class Watch:
 
 def final_structure(budget: Budget, state: TrainState) -> tuple[np.ndarray, np.ndarray]:
     """``(magnitudes, dead)`` of the units of a finished search, on the host."""
-    cpu = jax.devices("cpu")[0]
+    cpu = jax.local_devices(backend="cpu")[0]
     with jax.default_device(cpu):
         magnitudes = np.asarray(budget.channels.magnitudes(state.params))
     return magnitudes, np.asarray(state.optimizer_state.controller.dead)

@@ -39,8 +39,23 @@ def environment(tmp_path_factory):
     }
 
 
-def command(workdir, *more):
-    return [sys.executable, "-m", "kdjax", "train", f"--workdir={workdir}", *OVERRIDES, *more]
+SEARCH_OVERRIDES = (
+    "--config.seeds=(0,)",
+    "--config.network_width=0.25",
+    "--config.schedule.warmup_epochs=0.0",
+    "--config.teacher.epochs=1",
+    "--config.search.epochs=4",
+    "--config.distil.epochs=1",
+    "--config.evaluation.every_epochs=1",
+    "--config.checkpoint.every_epochs=1",
+    "--config.log.tensorboard=False",
+    "--config.compute.batch_norm=global",
+)
+
+
+def command(workdir, *more, name="train"):
+    overrides = {"train": OVERRIDES, "search": SEARCH_OVERRIDES}[name]
+    return [sys.executable, "-m", "kdjax", name, f"--workdir={workdir}", *overrides, *more]
 
 
 def free_port():
@@ -49,12 +64,12 @@ def free_port():
         return free.getsockname()[1]
 
 
-def start(environment, workdir, *more, own=((), ())):
+def start(environment, workdir, *more, own=((), ()), name="train"):
     """Two processes, each with arguments of its own; their output goes to pipes."""
     shared = [f"--coordinator=localhost:{free_port()}", "--num_processes=2", *more]
     return [
         subprocess.Popen(
-            command(workdir, *shared, f"--process_id={number}", *own[number]),
+            command(workdir, *shared, f"--process_id={number}", *own[number], name=name),
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -100,6 +115,20 @@ def test_two_processes_give_the_numbers_of_one(environment, one_process, tmp_pat
     assert numbers(tmp_path / "run") == one_process
     # Only the first of them speaks and writes.
     assert "[0] Results: " in done.stdout and "[1] Results" not in done.stdout
+
+
+def test_two_processes_search(environment, tmp_path):
+    # That devices change nothing in the numbers of a search, tests/train/test_search_pipeline.py
+    # shows; here what only the first process has and writes reaches all of them.
+    statuses, outputs = ends(start(environment, tmp_path / "run", name="search"))
+    assert statuses == [0, 0], outputs
+    assert "compact minus uniform" in outputs[0] and "compact minus" not in outputs[1]
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert [found["name"] for found in results["candidates"]] == [
+        "compact, distilled",
+        "compact, alone",
+        "uniform, distilled",
+    ]
 
 
 def test_a_dead_process_ends_the_other_and_a_new_start_goes_on(environment, one_process, tmp_path):
