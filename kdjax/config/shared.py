@@ -51,6 +51,9 @@ DATA: dict[str, Field] = {
         below=True,
     ),
     "data.split_seed": number(0, "decides which examples are held out", 0),
+    "data.labels_per_class": number(
+        0, "how many labelled images of each class to train on; 0: all that are there", 0
+    ),
     "data.memory": one_of(
         "device",
         "where images are: all on every device, or streamed from disk for every batch",

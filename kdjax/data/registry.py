@@ -5,8 +5,15 @@ import difflib
 from collections.abc import Callable, Mapping
 
 from kdjax.data import digits, files, tfds_source
-from kdjax.data.dataset import DataError, Dataset, RawSet, channel_statistics, check_split
-from kdjax.data.splits import stratified
+from kdjax.data.dataset import (
+    DataError,
+    Dataset,
+    RawSet,
+    Split,
+    channel_statistics,
+    check_split,
+)
+from kdjax.data.splits import few_per_class, stratified
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +26,7 @@ class SourceOptions:
       validation: share of train held out for validation, in [0, 1).
       test: share of the whole held out for test where a source has no test split of its own.
       split_seed: decides which examples are held out.
+      labels_per_class: how many of what is left of train are trained on, of each class; 0: all.
       image_size: (height, width) to resize to while decoding; (0, 0) keeps sizes.
       skip_corrupt: leave out examples that do not decode, instead of stopping.
     """
@@ -27,6 +35,7 @@ class SourceOptions:
     validation: float = 0.1
     test: float = 0.2
     split_seed: int = 0
+    labels_per_class: int = 0
     image_size: tuple[int, int] = (0, 0)
     skip_corrupt: bool = False
 
@@ -83,7 +92,26 @@ def load(name: str, options: SourceOptions | None = None) -> Dataset:
         )
     kept, held_out = stratified(train.labels, options.validation, options.split_seed)
     mean, std = statistics(name) or channel_statistics(train.images)
-    return Dataset(name, train.take(kept), train.take(held_out), test, raw.class_names, mean, std)
+    validation = train.take(held_out)
+    train = with_few_labels(train.take(kept), name, options)
+    return Dataset(name, train, validation, test, raw.class_names, mean, std)
+
+
+def with_few_labels(train: Split, name: str, options: SourceOptions) -> Split:
+    """The part of a training split that ``options.labels_per_class`` asks for.
+
+    Raises:
+      DataError: if a class has fewer examples.
+    """
+    if not options.labels_per_class:
+        return train
+    try:
+        few = few_per_class(train.labels, options.labels_per_class, options.split_seed)
+    except ValueError as error:
+        raise DataError(
+            f"config.data.labels_per_class is {options.labels_per_class}: {name}, train: {error}"
+        ) from None
+    return train.take(few)
 
 
 def _read(name: str, options: SourceOptions) -> RawSet:

@@ -29,3 +29,26 @@ def stratified(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarr
     )
     held_out = np.sort(held_out).astype(int)
     return np.setdiff1d(np.arange(len(labels)), held_out), held_out
+
+
+def few_per_class(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Indices of ``count`` examples of each class, drawn at random; more contain the fewer.
+
+    Args:
+      labels: ``[n]`` integers.
+      count: examples to take of each class that occurs.
+      seed: decides which.
+
+    Returns:
+      ``[count * classes]`` integers, sorted.
+
+    Raises:
+      ValueError: if a class has fewer examples; names it.
+    """
+    classes, counts = np.unique(labels, return_counts=True)
+    if counts.min() < count:
+        scarce = counts.argmin()
+        raise ValueError(f"class {classes[scarce]} has {counts[scarce]} examples, not {count}")
+    shuffled = np.random.default_rng(seed).permutation(len(labels))
+    taken = [shuffled[labels[shuffled] == one][:count] for one in classes]
+    return np.sort(np.concatenate(taken))

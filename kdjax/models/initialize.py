@@ -1,6 +1,7 @@
 """Initial variables, drawn on the host: no compilation, seconds at any depth."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,9 +18,10 @@ def initialize(
     """The variables of a network or an ensemble, with the tree and distributions of ``net.init``.
 
     ``net.init`` compiles for minutes on deep ensembles; here shapes come from abstract evaluation
-    and numbers from NumPy. Each array has a random stream of its own, named by its path, so that
-    a network's start does not depend on what surrounds it: the pivot of an ensemble starts as the
-    same network alone would, and the branch of student i as that of baseline i.
+    and numbers from NumPy. Each array has a random stream of its own, named by its path below the
+    student, so that a network starts alike whoever stands beside it and whatever its number: a
+    student of an ensemble as its baseline, two candidates of one structure as each other. Only
+    twins in one ensemble, students of equal widths, start differently: they would stay equal.
 
     Args:
       net: any module of :mod:`kdjax.models`.
@@ -48,17 +50,36 @@ def variable_shapes(
 def draw(shapes: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """The arrays of :func:`initialize` for a tree of :func:`variable_shapes`."""
     flat = flax.traverse_util.flatten_dict(shapes)
+    twins = _twins(shapes["params"])
     return flax.traverse_util.unflatten_dict(
-        {path: _draw_leaf(path, leaf.shape, seed) for path, leaf in flat.items()}
+        {
+            path: _draw_leaf(path, leaf.shape, seed, twins.get(path[1], 0))
+            for path, leaf in flat.items()
+        }
     )
 
 
-def _draw_leaf(path: tuple[str, ...], shape: tuple[int, ...], seed: int) -> np.ndarray:
+def _twins(params: Mapping[str, Any]) -> dict[str, int]:
+    """For each student of an ensemble how many before it have its shapes."""
+    if "stem" not in params:  # A single network, or networks that do not see each other.
+        return {}
+    seen: list[Any] = []
+    numbers = {}
+    for student in sorted(params, key=lambda name: (len(name), name)):
+        if student.startswith("student_"):
+            shapes = jax.tree.map(lambda leaf: leaf.shape, params[student])
+            numbers[student] = seen.count(shapes)
+            seen.append(shapes)
+    return numbers
+
+
+def _draw_leaf(path: tuple[str, ...], shape: tuple[int, ...], seed: int, twin: int) -> np.ndarray:
     kind = path[-1]
     if kind in _CONSTANTS:
         return np.full(shape, _CONSTANTS[kind], np.float32)
-    # The pivot is the network itself, so the names that only place it do not count.
-    name = "/".join(part for part in path if part not in ("branch", "student_1"))
+    # Names that only say where a network stands do not count.
+    below = [part for part in path if not re.fullmatch(r"branch|student_\d+", part)]
+    name = "/".join([*below, *([f"twin {twin}"] if twin else [])])
     stream = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
     generator = np.random.default_rng([seed, stream])
     # The axes before the last hold one output's inputs, also in grouped convolutions.

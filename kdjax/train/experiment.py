@@ -199,6 +199,7 @@ def _source_options(config: ml_collections.ConfigDict) -> data.SourceOptions:
         validation=config.data.validation,
         test=config.data.test,
         split_seed=config.data.split_seed,
+        labels_per_class=config.data.labels_per_class,
         skip_corrupt=config.data.skip_corrupt,
         image_size=tuple(config.data.image_size),
     )

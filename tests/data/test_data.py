@@ -17,7 +17,7 @@ from kdjax import data
 from kdjax.data import batches, cache, images
 from kdjax.data.dataset import channel_statistics
 from kdjax.data.registry import SourceOptions
-from kdjax.data.splits import stratified
+from kdjax.data.splits import few_per_class, stratified
 
 # Digits
 
@@ -95,6 +95,29 @@ def test_the_extra_examples_go_to_the_largest_remainders():
 def test_the_seed_decides_which_examples_are_held_out():
     labels = np.repeat([0, 1], 50)
     assert not np.array_equal(stratified(labels, 0.2, 0)[1], stratified(labels, 0.2, 1)[1])
+
+
+def test_few_labels_are_drawn_from_each_class_and_more_contain_the_fewer():
+    labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [7, 9, 5]))
+    few, more = (few_per_class(labels, count, seed=1) for count in (2, 5))
+    assert np.bincount(labels[few]).tolist() == [2, 2, 2]
+    assert np.bincount(labels[more]).tolist() == [5, 5, 5]
+    assert set(few) < set(more)
+    assert not np.array_equal(few, few_per_class(labels, 2, seed=2))
+
+
+def test_few_labels_leave_validation_and_test_as_they_are():
+    whole = data.load("digits", SourceOptions(validation=0.5))
+    few = data.load("digits", SourceOptions(validation=0.5, labels_per_class=3))
+    assert np.bincount(few.train.labels).tolist() == [3] * 10
+    np.testing.assert_array_equal(few.validation.images, whole.validation.images)
+    np.testing.assert_array_equal(few.test.images, whole.test.images)
+    assert few.mean == whole.mean
+
+
+def test_more_labels_than_there_are_name_the_field_and_the_class():
+    with pytest.raises(data.DataError, match=r"labels_per_class is 200: digits, train: class \d"):
+        data.load("digits", SourceOptions(labels_per_class=200))
 
 
 # npz

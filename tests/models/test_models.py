@@ -166,13 +166,26 @@ def test_initialize_is_decided_by_the_seed():
 
 
 def test_kernels_of_equal_shape_start_differently():
-    _, ensemble = small()
+    architecture, _ = small()
+    twins = models.StudentEnsemble(architecture, (architecture.widths,) * 3)
     kernels = [
         leaf.tobytes()
-        for path, leaf in flat(models.initialize(ensemble, 0, SHAPE)).items()
+        for path, leaf in flat(models.initialize(twins, 0, SHAPE)).items()
         if path.endswith("kernel")
     ]
     assert len(set(kernels)) == len(kernels)
+
+
+def test_a_network_starts_alike_whoever_stands_beside_it():
+    architecture, ensemble = small()
+    wide, thin = ensemble.student_widths[:2]
+    rows = [(wide, thin), (thin, thin), (thin,)]
+    starts = [
+        models.initialize(models.IndependentNetworks(architecture, row), 3, SHAPE) for row in rows
+    ]
+    alone = models.initialize(architecture.build(thin), 3, SHAPE)
+    for start, number in zip(starts, (2, 2, 1), strict=True):
+        assert_trees_equal(models.extract_student(start, number), alone)
 
 
 def test_the_pivot_starts_as_the_network_alone():
