@@ -1,9 +1,9 @@
 """Your own images: one folder per class, ResNet20 x 5.
 
 Command:  kdjax train --config=configs/custom_folder.py:<dir> --workdir=<dir>
-Data:     <dir>/<class>/<image>, or <dir>/train/<class>/... and <dir>/test/<class>/...; without a
-          test folder a stratified 20 % is held out. Images of different sizes:
-          --config.data.image_size='(64, 64)'
+Data:     <dir>/<class>/<image>, or <dir>/train/<class>/... with val/ and test/ beside it; without
+          a test folder a stratified 20 % of train is held out, without a val folder 10 %. Images
+          of different sizes: --config.data.image_size='(64, 64)'
 Cost:     6 runs of 100 epochs (two methods, three seeds)
 Expected: whatever your data holds
 """

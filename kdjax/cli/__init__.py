@@ -22,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:  # Called as a program, not by one.
         process.restart_tuned(sys.orig_argv, process.cache_directory() / "compiled")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.getLogger("kdjax").setLevel(logging.INFO)  # What was found in the data, for one.
     try:
         return known.run(known, rest)
     except (ValueError, ArithmeticError, OSError) as error:

@@ -41,7 +41,13 @@ DATA: dict[str, Field] = {
     "data.data_dir": Field(
         "", "where prepared TFDS sets lie; empty: $TFDS_DATA_DIR, else ~/tensorflow_datasets"
     ),
-    "data.validation": number(0.1, "share of train held out for validation", 0, 1, below=True),
+    "data.validation": number(
+        0.1,
+        "share of train held out for validation where the source has no validation split",
+        0,
+        1,
+        below=True,
+    ),
     "data.test": number(
         0.2,
         "share held out for test where the source has no test split",
@@ -71,12 +77,18 @@ DATA: dict[str, Field] = {
     ),
     "data.image_size": tuple_of(
         (0, 0),
-        "resize to (height, width) while decoding; (0, 0): keep sizes",
+        "(height, width) to resize images to; of a stream that of the crops; (0, 0): keep sizes, "
+        "which must be equal",
         "two whole numbers, both 0 or both from 8 to 4096",
         lambda value: is_count(value) and value <= 4096,
         lambda n: n == 2,
     ),
-    "data.crop_padding": number(1, "pixels of zeros around the image before a random crop", 0),
+    "data.crop_padding": number(
+        1,
+        "pixels of zeros around the image before a random crop; of a stream only without "
+        "data.resized_crop",
+        0,
+    ),
     "data.flip": Field(False, "flip half of the training images left to right"),
 }
 

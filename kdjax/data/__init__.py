@@ -1,8 +1,9 @@
 """Named sources of images, read whole into memory as uint8, and their augmentation."""
 
 from kdjax.data.dataset import DataError, Dataset, Split
+from kdjax.data.division import SourceOptions
 from kdjax.data.images import fit_image, read_image
-from kdjax.data.registry import SourceOptions, load, names
+from kdjax.data.registry import load, names
 from kdjax.data.streamed import Streamed, stream
 
 __all__ = [

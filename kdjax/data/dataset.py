@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -26,10 +27,9 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class RawSet:
-    """What a source reads: train, perhaps test, and names of the classes."""
+    """What a source reads: ``train``, perhaps ``validation`` and ``test``; names of the classes."""
 
-    train: Split
-    test: Split | None
+    splits: Mapping[str, Split]
     class_names: tuple[str, ...]
 
 
@@ -39,8 +39,8 @@ class Dataset:
 
     Attributes:
       name: as asked for.
-      train, validation, test: the splits; validation is held out of the source's train split and
-        may be empty.
+      train, validation, test: the splits; where a source has no validation or test split of its
+        own, they are held out of its train split. Validation may be empty.
       class_names: one per class, in label order.
       mean, std: per channel, of pixel values in [0, 1], for normalisation.
     """
@@ -96,13 +96,19 @@ def check_split(split: Split, where: str, num_classes: int) -> Split:
             f"{where}: images are {images.shape[1]} x {images.shape[2]} pixels; expected at "
             "least 8 x 8"
         )
+    check_labels(labels, where, num_classes)
+    if len(labels) != len(images):
+        raise DataError(f"{where}: {len(images)} images but {len(labels)} labels")
+    return Split(np.ascontiguousarray(images), labels.astype(np.int32))
+
+
+def check_labels(labels: np.ndarray, where: str, num_classes: int) -> None:
+    """Raises DataError unless there are integer labels, all of them in range."""
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(
             f"{where}: labels have shape {labels.shape} and dtype {labels.dtype}; expected one "
             "integer per image"
         )
-    if len(labels) != len(images):
-        raise DataError(f"{where}: {len(images)} images but {len(labels)} labels")
     if len(labels) == 0:
         raise DataError(f"{where}: the split is empty")
     outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
@@ -111,16 +117,29 @@ def check_split(split: Split, where: str, num_classes: int) -> Split:
             f"{where}: label {labels[outside[0]]} of example {outside[0]} is outside "
             f"[0, {num_classes}); {len(outside)} labels are"
         )
-    return Split(np.ascontiguousarray(images), labels.astype(np.int32))
 
 
-def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+def channel_statistics(images: np.ndarray) -> Statistics:
     """Mean and deviation per channel of uint8 images, in units where 255 is 1."""
-    # Exact and small in memory: a histogram per channel instead of a float copy of the set.
+    return statistics_of(histogram(images))
+
+
+def histogram(images: np.ndarray) -> np.ndarray:
+    """``[channels, 256]``: how often each value occurs in uint8 images ``[..., channels]``."""
+    # Exact and small in memory, where a float copy of a set is not.
+    channels = [images[..., channel].ravel() for channel in range(images.shape[-1])]
+    return np.stack([np.bincount(channel, minlength=256) for channel in channels])
+
+
+def statistics_of(counts: np.ndarray) -> Statistics:
+    """Mean and deviation per channel, in units where 255 is 1, of a :func:`histogram`."""
     values = np.arange(256) / 255.0
     means, deviations = [], []
-    for channel in range(images.shape[3]):
-        share = np.bincount(images[..., channel].ravel(), minlength=256) / images[..., 0].size
+    for channel in counts:
+        share = channel / channel.sum()
         mean = float(share @ values)
         means.append(mean)
         deviations.append(max(float(np.sqrt(share @ (values - mean) ** 2)), 1e-3))

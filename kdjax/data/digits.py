@@ -23,4 +23,5 @@ def read() -> RawSet:
     images = np.round(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
     whole = Split(images, bunch.target.astype(np.int32))
     train, test = stratified(whole.labels, _TEST_FRACTION, _SPLIT_SEED)
-    return RawSet(whole.take(train), whole.take(test), tuple(str(digit) for digit in range(10)))
+    splits = {"train": whole.take(train), "test": whole.take(test)}
+    return RawSet(splits, tuple(str(digit) for digit in range(10)))

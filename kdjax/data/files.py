@@ -1,5 +1,6 @@
 """The user's own data: one npz file, or a folder with one folder per class."""
 
+import logging
 import zipfile
 import zlib
 from pathlib import Path
@@ -8,13 +9,14 @@ import numpy as np
 
 from kdjax.data import cache
 from kdjax.data.dataset import DataError, RawSet, Split
+from kdjax.data.folders import find_images
 from kdjax.data.images import colour_mode, decode_all
 
-_IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
+_PARTS = ("train", "validation", "test")
 
 
 def read_npz(location: str) -> RawSet:
-    """Reads ``train_images``, ``train_labels`` and perhaps ``test_images``, ``test_labels``.
+    """Reads ``train_images``, ``train_labels`` and perhaps the same of ``validation`` and ``test``.
 
     Images are ``[n, height, width, channels]`` or ``[n, height, width]`` uint8, labels ``[n]``
     integers. ``class_names [classes]`` strings is optional; without it the classes are 0 to the
@@ -23,9 +25,12 @@ def read_npz(location: str) -> RawSet:
     Raises:
       DataError: if the file is not such an archive.
     """
+    name = f"config.data.name is 'npz:{location}'"
+    if not location:
+        raise DataError(f"{name}: expected npz:<file>")
     path = Path(location).expanduser()
     if not path.is_file():
-        raise DataError(f"npz:{location}: there is no such file")
+        raise DataError(f"{name}: there is no such file")
     if not zipfile.is_zipfile(path):
         raise DataError(f"npz:{location} cannot be read: it is not an npz archive")
     try:
@@ -34,21 +39,23 @@ def read_npz(location: str) -> RawSet:
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"npz:{location} cannot be read: {error}") from None
-    needed = {"train_images", "train_labels"}
-    optional = {"test_images", "test_labels", "class_names"}
-    if not needed <= set(arrays) or ("test_images" in arrays) != ("test_labels" in arrays):
+    pairs = {part: {f"{part}_images", f"{part}_labels"} for part in _PARTS}
+    halves = [part for part, pair in pairs.items() if len(pair & set(arrays)) == 1]
+    if halves or not pairs["train"] <= set(arrays):
         raise DataError(
-            f"npz:{location} holds {sorted(arrays)}; expected {sorted(needed)} and, if at all "
-            f"together, test_images and test_labels (of {sorted(needed | optional)})"
+            f"npz:{location} holds {sorted(arrays)}; expected {sorted(pairs['train'])} and, if at "
+            "all together, validation_images and validation_labels, test_images and test_labels"
         )
-    splits = [_npz_split(arrays, part) for part in ("train", "test") if f"{part}_labels" in arrays]
+    if unknown := set(arrays) - set().union(*pairs.values()) - {"class_names"}:
+        logging.warning("npz:%s: not used: %s", location, ", ".join(sorted(unknown)))
+    splits = {part: _npz_split(arrays, part) for part in _PARTS if f"{part}_labels" in arrays}
     if "class_names" in arrays:
         class_names = tuple(str(name) for name in arrays["class_names"])
     else:
-        labels = splits[0].labels
+        labels = splits["train"].labels
         largest = labels.max(initial=-1) if np.issubdtype(labels.dtype, np.integer) else -1
         class_names = tuple(str(index) for index in range(int(largest) + 1))
-    return RawSet(splits[0], splits[1] if len(splits) > 1 else None, class_names)
+    return RawSet(splits, class_names)
 
 
 def _npz_split(arrays: dict[str, np.ndarray], part: str) -> Split:
@@ -56,37 +63,11 @@ def _npz_split(arrays: dict[str, np.ndarray], part: str) -> Split:
     return Split(images[..., None] if images.ndim == 3 else images, arrays[f"{part}_labels"])
 
 
-Listing = list[tuple[Path, int]]
-
-
-def find_images(location: str) -> tuple[Path, tuple[str, ...], dict[str, Listing]]:
-    """The image files of ``<class>/<image>``, or ``train/<class>/...`` and ``test/<class>/...``.
-
-    Returns:
-      The folder; the classes, its folders' names in sorted order; the files of each part with
-      their labels.
-
-    Raises:
-      DataError: if there is no such folder, it holds no classes or images, or the test split has a
-        class that train lacks.
-    """
-    root = Path(location).expanduser()
-    if not root.is_dir():
-        raise DataError(f"folder:{location}: there is no such folder")
-    parts = {"train": root}
-    if (root / "train").is_dir():
-        parts = {part: root / part for part in ("train", "test") if (root / part).is_dir()}
-    class_names = tuple(sorted(path.name for path in parts["train"].iterdir() if path.is_dir()))
-    if not class_names:
-        raise DataError(f"{parts['train']} holds no folders; expected one per class")
-    return root, class_names, {part: _list_images(p, class_names) for part, p in parts.items()}
-
-
 def read_folder(location: str, size: tuple[int, int], *, skip_corrupt: bool = False) -> RawSet:
-    """Reads the image files of :func:`find_images`. Grey images stay grey if all are.
+    """Reads the files of :func:`kdjax.data.folders.find_images`; grey if all images are.
 
     Raises:
-      DataError: as :func:`find_images`, or if a file does not decode.
+      DataError: as :func:`kdjax.data.folders.find_images`, or if a file does not decode.
     """
     root, class_names, listings = find_images(location)
     paths = [path for listing in listings.values() for path, _ in listing]
@@ -109,21 +90,4 @@ def read_folder(location: str, size: tuple[int, int], *, skip_corrupt: bool = Fa
         labels = np.array([label for _, label in listing], np.int32)[kept]
         splits[part] = Split(images[place : place + len(labels)], labels)
         start, place = start + len(listing), place + len(labels)
-    return RawSet(splits["train"], splits.get("test"), class_names)
-
-
-def _list_images(folder: Path, class_names: tuple[str, ...]) -> Listing:
-    if unknown := [p.name for p in folder.iterdir() if p.is_dir() and p.name not in class_names]:
-        raise DataError(f"{folder} has classes {sorted(unknown)} that train lacks")
-    listing = [
-        (path, label)
-        for label, name in enumerate(class_names)
-        for path in sorted((folder / name).rglob("*"))
-        if path.suffix.lower() in _IMAGE_ENDINGS and path.is_file()
-    ]
-    for label, name in enumerate(class_names):
-        if not any(index == label for _, index in listing):
-            raise DataError(
-                f"{folder / name} holds no images ({', '.join(sorted(_IMAGE_ENDINGS))})"
-            )
-    return listing
+    return RawSet(splits, class_names)

@@ -3,11 +3,12 @@
 import io
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
 import PIL.ImageOps
 from rich.progress import track
@@ -44,7 +45,7 @@ def read_image(source: str | Path | bytes, where: str = "") -> PIL.Image.Image:
         except OSError as error:
             raise DataError(f"{where} cannot be read: {error.strerror or error}") from None
     try:
-        with PIL.Image.open(io.BytesIO(encoded)) as image:
+        with _open(encoded) as image:
             if image.mode.startswith(("I", "F")):
                 # Pillow would clip them to 8 bits, silently.
                 raise OSError(f"it has more than 8 bits a channel (mode {image.mode})")
@@ -52,6 +53,13 @@ def read_image(source: str | Path | bytes, where: str = "") -> PIL.Image.Image:
             return _opaque(_upright(image, where))
     except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
         raise DataError(f"{where} does not decode as an image: {error}") from None
+
+
+def _open(source: bytes | Path) -> PIL.Image.Image:
+    try:
+        return PIL.Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    except PIL.UnidentifiedImageError:  # Says where the bytes lie in memory.
+        raise OSError("it is in no format that Pillow knows") from None
 
 
 def _upright(image: PIL.Image.Image, where: str) -> PIL.Image.Image:
@@ -182,11 +190,7 @@ def decode_all(
                 decoded[index] = False
                 continue
             if image.shape != first.shape:
-                raise DataError(
-                    f"{read(index)[1]} is {image.shape[0]} x {image.shape[1]} pixels, "
-                    f"{read(0)[1]} is {first.shape[0]} x {first.shape[1]}: images must agree in "
-                    "size; give --config.data.image_size='(height, width)' to resize them"
-                )
+                raise sizes_differ(read(index)[1], image.shape[:2], read(0)[1], first.shape[:2])
             images[index] = image
 
     # Pillow releases the interpreter lock while it decodes.
@@ -199,14 +203,52 @@ def decode_all(
     return (images if decoded.all() else images[decoded]), decoded
 
 
-def colour_mode(encoded: Sequence[tuple[bytes, str]], *, skip_corrupt: bool = False) -> str:
+def sizes_differ(
+    where: str, size: tuple[int, ...], other: str, expected: tuple[int, ...]
+) -> DataError:
+    """The error for an image that has another (height, width) than another one."""
+    return DataError(
+        f"{where} is {size[0]} x {size[1]} pixels, {other} is {expected[0]} x {expected[1]}: "
+        "images must agree in size; give --config.data.image_size='(height, width)' to resize them"
+    )
+
+
+def colour_mode(encoded: Iterable[tuple[bytes | Path, str]], *, skip_corrupt: bool = False) -> str:
     """``L`` if every image is grey, else ``RGB``; only headers are read."""
-    for content, where in encoded:
-        try:
-            with PIL.Image.open(io.BytesIO(content)) as image:
-                if image.mode not in _GREY_MODES:
-                    return "RGB"
-        except (OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-            if not skip_corrupt:
-                raise DataError(f"{where} does not decode as an image: {error}") from None
+    for source, where in encoded:
+        found = header(source, where, skip_corrupt=skip_corrupt)
+        if found is not None and found[0] not in _GREY_MODES:
+            return "RGB"
     return "L"
+
+
+def header(
+    source: bytes | Path, where: str, *, skip_corrupt: bool = False
+) -> tuple[str, tuple[int, int]] | None:
+    """Pillow's mode of a stored image, and the (height, width) that it decodes to.
+
+    Args:
+      source: the encoded image, or its file.
+      where: what to call it in errors.
+      skip_corrupt: whether to return None instead of raising.
+
+    Raises:
+      DataError: if it is not an image.
+    """
+    try:
+        with _open(source) as image:
+            # Pillow turns a TIFF by itself; without this key it would decode a PNG to find out.
+            turned = image.format != "TIFF" and "exif" in image.info and _lies(image)
+            return image.mode, image.size if turned else (image.height, image.width)
+    except (OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+        if skip_corrupt:
+            return None
+        raise DataError(f"{where} does not decode as an image: {error}") from None
+
+
+def _lies(image: PIL.Image.Image) -> bool:
+    """Whether EXIF data says that rows are stored as columns."""
+    try:
+        return image.getexif().get(PIL.ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    except Exception:  # As in _upright, where it is said.
+        return False

@@ -1,18 +1,26 @@
 """Encoded images one by one, from prepared TFDS sets and folders; opened where they are read."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from kdjax.data.dataset import DataError
-from kdjax.data.files import find_images
+from kdjax.data.folders import find_images
 from kdjax.data.images import colour_mode
-from kdjax.data.tfds_source import feature_keys, open_builder, open_part
+from kdjax.data.tfds_source import feature_keys, open_builder, open_part, split_names
+
+_CHUNK = 512  # records read at once
 
 
 class Records(Protocol):
-    """Labelled, encoded images by number; can be sent to another process."""
+    """Labelled, encoded images by number; can be sent to another process.
+
+    Attributes:
+      size: (height, width) of all images, where it is known without looking at them.
+    """
+
+    size: tuple[int, int] | None
 
     def __len__(self) -> int: ...
 
@@ -20,21 +28,30 @@ class Records(Protocol):
         """(encoded image, label)."""
         ...
 
+    def all(self) -> Iterator[tuple[bytes | Path, int]]:
+        """All in order: (encoded image or its file, label); faster than one by one."""
+        ...
+
     def where(self, index: int) -> str:
         """What to call it in errors."""
         ...
 
-    def identity(self) -> str:
-        """A digest of names and sizes of all files."""
+    def identity(self, *, times: bool = False) -> str:
+        """A digest of names and sizes of all files, with or without the times of their changes."""
         ...
 
 
 class PreparedRecords:
     """One part of a prepared TFDS set."""
 
-    def __init__(self, folder: Path, part: str, image_key: str, label_key: str, count: int):
-        self._folder, self._part, self._count = folder, part, count
+    def __init__(self, folder: Path, part: str, image_key: str, label_key: str):
+        """Opens nothing but the description; ``part`` is the split as TFDS calls it."""
+        self._folder, self._part = folder, part
         self._image_key, self._label_key = image_key, label_key
+        info = open_builder(folder).info
+        self._count = info.splits[part].num_examples
+        height, width, _ = info.features[image_key].shape
+        self.size: tuple[int, int] | None = (height, width) if height and width else None
         self._source: Any = None
 
     def __len__(self) -> int:
@@ -44,27 +61,41 @@ class PreparedRecords:
         return self.__dict__ | {"_source": None}  # Open files do not travel.
 
     def read(self, index: int) -> tuple[bytes, int]:
+        return self._pair(self._get(lambda source: source[index], self.where(index)))
+
+    def all(self) -> Iterator[tuple[bytes, int]]:
+        for start in range(0, self._count, _CHUNK):
+            chunk = range(start, min(start + _CHUNK, self._count))
+            where = self.where(start)
+            for record in self._get(lambda source, c=chunk: source.__getitems__(c), where):
+                yield self._pair(record)
+
+    def _get(self, get: Any, where: str) -> Any:
         if self._source is None:
             builder = open_builder(self._folder)
             self._source = open_part(builder, self._part, self._folder, self._image_key)
         try:
-            record = self._source[index]
+            return get(self._source)
         except Exception as error:  # array_record raises bare errors of many types.
-            raise DataError(f"{self.where(index)} cannot be read: {error}") from None
+            raise DataError(f"{where} cannot be read: {error}") from None
+
+    def _pair(self, record: dict[str, Any]) -> tuple[bytes, int]:
         return record[self._image_key], int(record[self._label_key])
 
     def where(self, index: int) -> str:
         return f"{self._folder}, {self._part}, record {index}"
 
-    def identity(self) -> str:
+    def identity(self, *, times: bool = False) -> str:
         files = sorted(path for path in self._folder.iterdir() if path.is_file())
-        listing = [(path.name, path.stat().st_size) for path in files]
+        listing = [(path.name, *_stamp(path, times)) for path in files]
         info = (self._folder / "dataset_info.json").read_bytes()
         return hashlib.sha256(repr((self._part, listing, info)).encode()).hexdigest()
 
 
 class FolderRecords:
     """Image files with their labels."""
+
+    size: tuple[int, int] | None = None
 
     def __init__(self, root: Path, listing: Sequence[tuple[Path, int]]):
         self._root, self._listing = root, listing
@@ -79,50 +110,54 @@ class FolderRecords:
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error}") from None
 
+    def all(self) -> Iterator[tuple[Path, int]]:
+        return iter(self._listing)
+
     def where(self, index: int) -> str:
         return str(self._listing[index][0])
 
-    def identity(self) -> str:
+    def identity(self, *, times: bool = False) -> str:
         digest = hashlib.sha256()
         for path, label in self._listing:
-            name = path.relative_to(self._root)
-            digest.update(f"{name} {label} {path.stat().st_size}\n".encode())
+            stamp = " ".join(str(number) for number in _stamp(path, times))
+            digest.update(f"{path.relative_to(self._root)} {label} {stamp}\n".encode())
         return digest.hexdigest()
+
+
+def _stamp(path: Path, times: bool) -> tuple[int, ...]:
+    stat = path.stat()
+    return (stat.st_size, stat.st_mtime_ns) if times else (stat.st_size,)
 
 
 Opened = tuple[dict[str, Records], tuple[str, ...], int]
 
 
 def open_prepared(folder: Path) -> Opened:
-    """The parts ``train`` and, where there is one, ``test``; class names; channels.
+    """The parts ``train``, perhaps ``validation`` and ``test``; class names; channels.
 
     Raises:
       DataError: if it is not a prepared array_record set with one image and one class label.
     """
     builder = open_builder(folder)
     image_key, label_key = feature_keys(builder.info.features, folder)
-    splits = builder.info.splits
-    names = {"train": "train", "test": "test" if "test" in splits else "validation"}
     parts: dict[str, Records] = {
-        part: PreparedRecords(folder, name, image_key, label_key, splits[name].num_examples)
-        for part, name in names.items()
-        if name in splits
+        part: PreparedRecords(folder, stored, image_key, label_key)
+        for part, stored in split_names(builder, folder, image_key, label_key).items()
     }
-    if "train" not in parts:
-        raise DataError(f"{folder} has splits {list(splits)}; expected train")
     channels = 1 if builder.info.features[image_key].shape[-1] == 1 else 3
     return parts, tuple(builder.info.features[label_key].names), channels
 
 
-def open_folder(location: str) -> Opened:
-    """The same of ``<class>/<image>`` files; grey if the first image is.
+def open_folder(location: str, *, skip_corrupt: bool = False) -> Opened:
+    """The same of ``<class>/<image>`` files; grey if all images are.
 
     Raises:
-      DataError: as :func:`kdjax.data.files.find_images`.
+      DataError: as :func:`kdjax.data.folders.find_images`, or if a file is not an image.
     """
     root, class_names, listings = find_images(location)
     parts: dict[str, Records] = {
         part: FolderRecords(root, listing) for part, listing in listings.items()
     }
-    first = parts["train"].read(0)[0], parts["train"].where(0)
-    return parts, class_names, 1 if colour_mode([first]) == "L" else 3
+    files = [(path, str(path)) for listing in listings.values() for path, _ in listing]
+    mode = colour_mode(files, skip_corrupt=skip_corrupt)
+    return parts, class_names, 1 if mode == "L" else 3

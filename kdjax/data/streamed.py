@@ -9,22 +9,20 @@ import dataclasses
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import PIL.Image
 
 from kdjax.data.augment import central_crop, resized_crop
-from kdjax.data.dataset import DataError
-from kdjax.data.images import decode_with
-from kdjax.data.records import Records, open_folder, open_prepared
-from kdjax.data.registry import SourceOptions, statistics
-from kdjax.data.tfds_source import find
+from kdjax.data.dataset import DataError, check_labels
+from kdjax.data.division import SourceOptions, check_classes, divide, needs_labels
+from kdjax.data.images import decode_with, sizes_differ
+from kdjax.data.records import Opened, Records, open_folder, open_prepared
+from kdjax.data.registry import statistics
+from kdjax.data.survey import common_size, read_labels, sampled_statistics
+from kdjax.data.tfds_source import directory, find
 
-_DEFAULT_SIZE = (224, 224)
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_GREY = ((0.45,), (0.226,))
 # Steps that a stream is made for; more than any run takes.
 _STEPS = 1 << 40
 
@@ -53,6 +51,7 @@ class Streamed:
       class_names: one per class, in label order.
       mean, std: per channel, of pixel values in [0, 1], for normalisation.
       size: (height, width) of the crops.
+      keep_sizes: whether images have that size, and another size is an error.
       skip_corrupt: whether examples that do not decode are left out instead of raised.
     """
 
@@ -62,6 +61,7 @@ class Streamed:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     size: tuple[int, int]
+    keep_sizes: bool = False
     skip_corrupt: bool = False
 
     @property
@@ -97,6 +97,7 @@ class Streamed:
         batch_size: int,
         flip: bool = True,
         resized_crop: bool = True,
+        crop_padding: int = 0,
         process: int = 0,
         processes: int = 1,
         workers: int = 0,
@@ -112,7 +113,10 @@ class Streamed:
           first_step: of the run.
           batch_size: of all processes together; a multiple of their number.
           flip: whether half of the images are flipped left to right.
-          resized_crop: whether to crop at random; else as in evaluation.
+          resized_crop: whether to take a random part of each image, resized; else it is cropped
+            as in evaluation, and then moved.
+          crop_padding: by how many pixels an image is moved at most, along either side, without
+            ``resized_crop``; what moves in is 0.
           process: which one this is, from 0.
           processes: how many there are.
           workers: processes that decode, 0 for threads of this one; the results are the same.
@@ -121,7 +125,7 @@ class Streamed:
         _check_shares(batch_size, processes)
         size = len(self.records["train"][1])
         steps_per_epoch = -(-size // batch_size)
-        crop = self._random_crop if resized_crop else self._central_crop
+        crop = _RandomCrop(self.size, -1 if resized_crop else crop_padding)
         example = _TrainExample(self, seed, size, steps_per_epoch * batch_size, crop, flip)
         first = first_step * batch_size
         positions = (first + process, first + _STEPS * batch_size, processes)
@@ -204,7 +208,10 @@ class Streamed:
         try:
             encoded, label = records.read(record)
             where = records.where(record)
-            image = decode_with(encoded, where, "L" if len(self.mean) == 1 else "RGB", crop)
+            mode = "L" if len(self.mean) == 1 else "RGB"
+            image = decode_with(
+                encoded, where, mode, lambda image: crop(self._checked(image, where))
+            )
         except DataError as error:
             if not self.skip_corrupt:
                 raise
@@ -214,17 +221,33 @@ class Streamed:
             raise DataError(f"{where}: label {label} is outside [0, {self.num_classes})")
         return {"images": image, "labels": np.int32(label), "mask": np.bool_(True)}
 
+    def _checked(self, image: PIL.Image.Image, where: str) -> PIL.Image.Image:
+        size = (image.height, image.width)
+        if self.keep_sizes and size != self.size:
+            raise sizes_differ(where, size, "the first image", self.size)
+        return image
+
     def padding(self) -> dict[str, Any]:
         """What stands where there is no example."""
         image = np.zeros(self.image_shape, np.uint8)
         return {"images": image, "labels": np.int32(0), "mask": np.bool_(False)}
 
-    def _random_crop(self, image: PIL.Image.Image, rng: np.random.Generator) -> PIL.Image.Image:
-        return resized_crop(image, self.size, rng)
 
-    def _central_crop(self, image: PIL.Image.Image, rng: np.random.Generator) -> PIL.Image.Image:
-        del rng
-        return central_crop(image, self.size)
+@dataclasses.dataclass(frozen=True)
+class _RandomCrop:
+    """A random part of an image, resized; or, from a padding of 0 on, its middle, moved."""
+
+    size: tuple[int, int]
+    padding: int
+
+    def __call__(self, image: PIL.Image.Image, rng: np.random.Generator) -> PIL.Image.Image:
+        if self.padding < 0:
+            return resized_crop(image, self.size, rng)
+        middle = central_crop(image, self.size)
+        if self.padding == 0:
+            return middle
+        y, x = rng.integers(-self.padding, self.padding + 1, 2).tolist()
+        return middle.crop((x, y, x + middle.width, y + middle.height))
 
 
 class _TrainExample:
@@ -272,54 +295,64 @@ class _EvaluationExample:
 def stream(name: str, options: SourceOptions | None = None) -> Streamed:
     """A set that is read while it is used.
 
+    It has the splits, classes and, up to sampling, the mean and deviation that
+    :func:`kdjax.data.load` gives it. Two things differ: with an ``image_size`` evaluation crops
+    images that have another size instead of distorting them, and with ``skip_corrupt`` what does
+    not decode is left out of a split where it is met, not before the set is divided.
+
+    Mean and deviation of a set that is not one of the usual are computed from the training images,
+    of more than 10,000 from as many, drawn by ``split_seed``. Labels of a TFDS set are read once
+    where they decide how it is divided; both are kept in the cache.
+
     Args:
       name: a TFDS set prepared as array_record, by name or as ``tfds:<dir>``, or ``folder:<dir>``.
-      options: how to read it; ``image_size`` is that of the crops, (0, 0) means 224 x 224.
-        Validation is a random share of train, not a stratified one: labels are not read before.
+      options: how to read it.
 
     Raises:
-      DataError: if there is no such set, or it cannot be streamed.
+      DataError: if there is no such set, or it cannot be streamed, or its images differ in size
+        and ``image_size`` is (0, 0).
     """
     options = options or SourceOptions()
+    parts, class_names, channels = _open(name, options)
+    labels = None
+    if needs_labels(parts, options):
+        labels = read_labels(parts["train"], name)
+        check_labels(labels, f"{name}, train", len(class_names))
+    check_classes(name, labels, class_names)
+    sizes = {part: len(records) for part, records in parts.items()}
+    for part, size in sizes.items():
+        if not size:
+            raise DataError(f"{name}, {part}: the split is empty")
+    division = divide(name, sizes, labels, options)
+    skip, keep_sizes = options.skip_corrupt, options.image_size == (0, 0)
+    shape = common_size(parts, name, skip_corrupt=skip) if keep_sizes else options.image_size
+    if min(shape) < 8:
+        raise DataError(
+            f"{name}: images are {shape[0]} x {shape[1]} pixels; expected at least 8 x 8"
+        )
+    mean, std = statistics(name) or sampled_statistics(
+        parts["train"],
+        division.measured,
+        shape,
+        "L" if channels == 1 else "RGB",
+        options.split_seed,
+        skip_corrupt=skip,
+    )
+    records = {split: (parts[part], indices) for split, (part, indices) in division.splits.items()}
+    return Streamed(name, records, class_names, mean, std, shape, keep_sizes, skip)
+
+
+def _open(name: str, options: SourceOptions) -> Opened:
     kind, separator, location = name.partition(":")
     if kind == "folder" and separator:
-        parts, class_names, channels = open_folder(location)
-    elif kind == "tfds" or (not separator and name != "digits"):
-        folder = Path(location).expanduser() if separator else find(name, options.data_dir)
-        parts, class_names, channels = open_prepared(folder)
-    else:
-        raise DataError(
-            f"{name} cannot be streamed: it is held in memory anyway (config.data.memory='device')"
-        )
-    rng = np.random.default_rng(options.split_seed)
-    train, test = np.arange(len(parts["train"])), None
-    if "test" not in parts:
-        train, test = _held_out(train, options.test, rng)
-        parts["test"] = parts["train"]
-    train, validation = _held_out(train, options.validation, rng)
-    test = np.arange(len(parts["test"])) if test is None else test
-    for part, indices in (("train", train), ("test", test)):
-        if not len(indices):
-            raise DataError(f"{name}, {part}: the split is empty")
-    if len(class_names) < 2:
-        raise DataError(f"{name}: {len(class_names)} class; a classifier needs at least 2")
-    mean, std = statistics(name) or (_GREY if channels == 1 else _IMAGENET)
-    size = options.image_size if options.image_size != (0, 0) else _DEFAULT_SIZE
-    records = {
-        "train": (parts["train"], train),
-        "validation": (parts["train"], validation),
-        "test": (parts["test"], test),
-    }
-    return Streamed(name, records, class_names, mean, std, size, options.skip_corrupt)
-
-
-def _held_out(
-    indices: np.ndarray, share: float, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """``(kept, held out)``, both in order."""
-    shuffled = rng.permutation(indices)
-    count = round(share * len(indices))
-    return np.sort(shuffled[count:]), np.sort(shuffled[:count])
+        return open_folder(location, skip_corrupt=options.skip_corrupt)
+    if kind == "tfds" and separator:
+        return open_prepared(directory(location))
+    if not separator and name != "digits":
+        return open_prepared(find(name, options.data_dir))
+    raise DataError(
+        f"{name} cannot be streamed: it is held in memory anyway (config.data.memory='device')"
+    )
 
 
 def _check_shares(batch_size: int, processes: int) -> None:

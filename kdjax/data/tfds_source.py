@@ -1,5 +1,6 @@
 """TFDS sets prepared as array_record, read without TensorFlow."""
 
+import logging
 import os
 import re
 from pathlib import Path
@@ -52,23 +53,18 @@ def default_data_dir(data_dir: str = "") -> Path:
 def read_directory(location: str, size: tuple[int, int], *, skip_corrupt: bool = False) -> RawSet:
     """Reads one prepared directory (the one that holds ``dataset_info.json``).
 
-    The test split is ``test``, or ``validation`` where there is no test.
+    Its parts are those of :func:`split_names`.
 
     Raises:
       DataError: if it is not a prepared array_record set with one image and one class label.
     """
-    folder = Path(location).expanduser()
-    builder = open_builder(folder)
+    builder = open_builder(folder := directory(location))
     image_key, label_key = feature_keys(builder.info.features, folder)
-    parts = [part for part in ("train", "test") if part in builder.info.splits]
-    if "test" not in parts and "validation" in builder.info.splits:
-        parts.append("validation")
-    if "train" not in parts:
-        raise DataError(f"{folder} has splits {list(builder.info.splits)}; expected train")
+    parts = split_names(builder, folder, image_key, label_key)
 
     def make() -> dict[str, np.ndarray]:
         arrays = {}
-        for part in parts:
+        for part in parts.values():
             source = open_part(builder, part, folder, image_key)
             records = source.__getitems__(range(len(source)))  # 3 times as fast as one by one
             encoded = [
@@ -93,9 +89,57 @@ def read_directory(location: str, size: tuple[int, int], *, skip_corrupt: bool =
         f"{builder.info.name}-{cache.key(files, [path.name for path in files], size, skip_corrupt)}"
     )
     arrays = cache.cached(name, make)
-    splits = [Split(arrays[f"{part}_images"], arrays[f"{part}_labels"]) for part in parts]
-    class_names = tuple(builder.info.features[label_key].names)
-    return RawSet(splits[0], splits[1] if len(splits) > 1 else None, class_names)
+    splits = {
+        part: Split(arrays[f"{stored}_images"], arrays[f"{stored}_labels"])
+        for part, stored in parts.items()
+    }
+    return RawSet(splits, tuple(builder.info.features[label_key].names))
+
+
+def split_names(builder: Any, folder: Path, image_key: str, label_key: str) -> dict[str, str]:
+    """Which of its splits a set gives for ``train``, ``validation`` and ``test``.
+
+    Where there is no test split with labels, ``validation`` is the test split: by custom, sets
+    without one are compared on it.
+
+    Args:
+      builder: of the prepared set.
+      folder: where it lies.
+      image_key: of a record.
+      label_key: of a record.
+
+    Raises:
+      DataError: if there is no train split.
+    """
+    splits = builder.info.splits
+    if "train" not in splits:
+        raise DataError(f"{folder} has splits {list(splits)}; expected train")
+    names = {part: part for part in ("train", "validation", "test") if part in splits}
+    if "test" in names:
+        # Competitions publish test images without labels; TFDS gives them the label -1.
+        records = open_part(builder, "test", folder, image_key)
+        if len(records) and int(records[0][label_key]) < 0:
+            del names["test"]
+    if "test" not in names and "validation" in names:
+        logging.getLogger(__name__).info(
+            "%s has no test split with labels: its validation split is the test split", folder
+        )
+        names["test"] = names.pop("validation")
+    return names
+
+
+def directory(location: str) -> Path:
+    """The directory that ``tfds:<location>`` names.
+
+    Raises:
+      DataError: if there is none.
+    """
+    folder = Path(location).expanduser()
+    if not location:
+        raise DataError("config.data.name is 'tfds:': expected tfds:<prepared dir>")
+    if not folder.is_dir():
+        raise DataError(f"config.data.name is 'tfds:{location}': there is no such folder")
+    return folder
 
 
 def open_builder(folder: Path) -> Any:

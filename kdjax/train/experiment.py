@@ -77,6 +77,7 @@ class Experiment:
                 evaluation_batch_size=evaluated,
                 flip=config.data.flip,
                 resized_crop=config.data.resized_crop,
+                crop_padding=config.data.crop_padding,
                 workers=config.data.workers,
             )
         host_data, bounds = device_data(self.dataset)

@@ -136,6 +136,7 @@ class Streaming:
         evaluation_batch_size: int,
         flip: bool,
         resized_crop: bool,
+        crop_padding: int,
         workers: int,
     ):
         """Reads nothing yet; arguments are of :class:`kdjax.data.stream.Streamed`."""
@@ -144,7 +145,11 @@ class Streaming:
         self.image_shape = streamed.image_shape
         self._streamed, self._parallel = streamed, parallel
         self._evaluated = evaluation_batch_size
-        self._training: dict[str, Any] = {"flip": flip, "resized_crop": resized_crop}
+        self._training: dict[str, Any] = {
+            "flip": flip,
+            "resized_crop": resized_crop,
+            "crop_padding": crop_padding,
+        }
         self._reading: dict[str, Any] = {
             "process": processes.index(),
             "processes": processes.count(),

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from kdjax import data
 from kdjax.data import batches, cache, images
 from kdjax.data.dataset import channel_statistics
-from kdjax.data.registry import SourceOptions
+from kdjax.data.division import SourceOptions
 from kdjax.data.splits import few_per_class, stratified
 
 # Digits
@@ -212,7 +212,7 @@ def replaced(**changes):
         ),
         (
             replaced(test_images=np.zeros((10, 8, 9, 3), np.uint8)),
-            "train images are (8, 8, 3), test images (8, 9, 3)",
+            "train images are (8, 8, 3), test images are (8, 9, 3)",
         ),
     ],
 )
@@ -247,7 +247,7 @@ def test_npz_that_is_damaged(tmp_path):
 
 
 def test_npz_that_is_missing(tmp_path):
-    with pytest.raises(data.DataError, match=r"none\.npz: there is no such file"):
+    with pytest.raises(data.DataError, match=r"none\.npz': there is no such file"):
         data.load(f"npz:{tmp_path / 'none.npz'}")
 
 
@@ -338,11 +338,10 @@ def test_images_of_another_size_are_named_and_can_be_resized(tmp_path):
     assert sum((image == 7).all() for image in both) == 1  # a constant stays one
 
 
-def test_a_class_without_images_is_named(tmp_path):
-    write_folder(tmp_path)
+def test_a_folder_of_empty_classes_says_so(tmp_path):
     (tmp_path / "cow").mkdir()
     (tmp_path / "cow" / "notes.txt").write_text("no image")
-    with pytest.raises(data.DataError, match=r"cow holds no images"):
+    with pytest.raises(data.DataError, match=r"its folders hold no images \(\.bmp, "):
         data.load(f"folder:{tmp_path}", WHOLE)
 
 

@@ -200,7 +200,9 @@ def options(**more):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_image_that_does_not_decode_is_named(broken, workers):
+    broken.write_bytes(jpeg(np.random.default_rng(11)))
     streamed = data.stream(f"folder:{broken.parent.parent}", options())
+    broken.write_bytes(b"no image")
     with pytest.raises(DataError, match=f"{broken.name} does not decode as an image"):
         take(streamed, 3, batch_size=4, workers=workers)
         list(streamed.evaluation_batches("test", batch_size=4))

@@ -1,0 +1,154 @@
+"""How a set is read, and which of its examples each split has, whatever memory it is read into."""
+
+import dataclasses
+import logging
+from collections.abc import Collection, Mapping
+
+import numpy as np
+
+from kdjax.data.dataset import DataError
+from kdjax.data.splits import few_per_class, stratified
+
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceOptions:
+    """How a source is read.
+
+    Attributes:
+      data_dir: where prepared TFDS sets lie; empty means ``$TFDS_DATA_DIR`` or
+        ``~/tensorflow_datasets``.
+      validation: share of train held out for validation, in [0, 1), where a source has no
+        validation split of its own.
+      test: share of the whole held out for test where a source has no test split of its own.
+      split_seed: decides which examples are held out.
+      labels_per_class: how many of what is left of train are trained on, of each class; 0: all.
+      image_size: (height, width) to resize to while decoding, of a stream: of the crops; (0, 0)
+        keeps sizes, which must be equal.
+      skip_corrupt: leave out examples that do not decode, instead of stopping.
+    """
+
+    data_dir: str = ""
+    validation: float = 0.1
+    test: float = 0.2
+    split_seed: int = 0
+    labels_per_class: int = 0
+    image_size: tuple[int, int] = (0, 0)
+    skip_corrupt: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Division:
+    """Which examples each split has.
+
+    Attributes:
+      splits: of ``train``, ``validation`` and ``test``: the part of the source that a split is
+        taken from, and the examples' numbers in it, sorted.
+      measured: the training examples that mean and deviation are computed from: all but test.
+    """
+
+    splits: Mapping[str, tuple[str, np.ndarray]]
+    measured: np.ndarray
+
+
+def needs_labels(parts: Collection[str], options: SourceOptions) -> bool:
+    """Whether the labels decide how a source with these parts is divided."""
+    validation = options.validation > 0 and "validation" not in parts
+    return "test" not in parts or validation or options.labels_per_class > 0
+
+
+def divide(
+    name: str, sizes: Mapping[str, int], labels: np.ndarray | None, options: SourceOptions
+) -> Division:
+    """Takes the splits that a source has, holds out the others, and says so in the log.
+
+    Args:
+      name: of the set, for errors.
+      sizes: examples of each part of the source: ``train``, perhaps ``validation`` and ``test``.
+      labels: ``[sizes["train"]]`` integers; None where :func:`needs_labels` says so.
+      options: the shares and their seed.
+
+    Raises:
+      DataError: if train or test is empty, or a class has fewer examples than are asked for.
+    """
+    train, seed = np.arange(sizes["train"]), options.split_seed
+    test = train[:0]
+    if "test" not in sizes and labels is not None:
+        train, test = stratified(labels, options.test, seed)
+        if not len(test):
+            raise DataError(
+                f"{name}, test (a share of {options.test} of {sizes['train']}): the split is empty"
+            )
+    measured, validation = train, train[:0]
+    if "validation" not in sizes and labels is not None:
+        kept, held_out = stratified(labels[train], options.validation, seed)
+        train, validation = train[kept], train[held_out]
+    if not len(train):
+        raise DataError(f"{name}, train: the split is empty")
+    if options.labels_per_class and labels is not None:
+        train = train[_few(name, labels[train], options)]
+    splits = {"train": ("train", train), "validation": ("train", validation)}
+    splits["test"] = ("train", test)
+    for part in set(sizes) - {"train"}:
+        splits[part] = (part, np.arange(sizes[part]))
+    _say(name, sizes, {split: len(indices) for split, (_, indices) in splits.items()}, options)
+    return Division(splits, measured)
+
+
+def _few(name: str, labels: np.ndarray, options: SourceOptions) -> np.ndarray:
+    try:
+        return few_per_class(labels, options.labels_per_class, options.split_seed)
+    except ValueError as error:
+        raise DataError(
+            f"config.data.labels_per_class is {options.labels_per_class}: {name}, train: {error}"
+        ) from None
+
+
+def _say(
+    name: str, parts: Collection[str], sizes: Mapping[str, int], options: SourceOptions
+) -> None:
+    origins = {}
+    for split in ("validation", "test"):
+        share, default = getattr(options, split), getattr(SourceOptions(), split)
+        origins[split] = f"{share:g} of train"
+        if split in parts:
+            origins[split] = f"its own split, config.data.{split} is not used"
+            # The default is not a wish.
+            if share != default:
+                _LOGGER.warning(
+                    "%s has a %s split of its own: config.data.%s = %s is not used",
+                    *(name, split, split, share),
+                )
+    _LOGGER.info(
+        "%s: %d images to train on, %d to validate (%s), %d to test (%s)",
+        *(name, sizes["train"]),
+        *(sizes["validation"], origins["validation"], sizes["test"], origins["test"]),
+    )
+
+
+def check_classes(name: str, labels: np.ndarray | None, class_names: tuple[str, ...]) -> None:
+    """Names classes of which there are no training images, in a warning.
+
+    Args:
+      name: of the set.
+      labels: ``[n]`` integers of the source's train part, in range; None: all classes have images.
+      class_names: one per class.
+
+    Raises:
+      DataError: if there are images of less than two classes.
+    """
+    counts = np.ones(len(class_names), int)
+    if labels is not None:
+        counts = np.bincount(labels, minlength=len(class_names))
+    if np.count_nonzero(counts) < 2:
+        there = ", ".join(np.array(class_names)[counts > 0])
+        raise DataError(
+            f"{name}: images of 1 class; a classifier needs at least 2 (there is only {there})"
+        )
+    if empty := [name for name, count in zip(class_names, counts, strict=True) if not count]:
+        _LOGGER.warning(
+            "%s: no training images of %d of %d classes: %s",
+            *(name, len(empty), len(class_names)),
+            ", ".join(empty[:10]) + (", ..." if len(empty) > 10 else ""),
+        )

@@ -1,0 +1,128 @@
+"""What lies in a folder of images: which folders are splits, which are classes, and their files."""
+
+import logging
+from pathlib import Path
+
+from kdjax.data.dataset import DataError
+
+_IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
+_SPLITS = {
+    "train": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+# What operating systems, archives and file servers leave behind.
+_LEFT_BEHIND = {
+    "__MACOSX",
+    "__pycache__",
+    "@eaDir",
+    "$RECYCLE.BIN",
+    "System Volume Information",
+    "lost+found",
+}
+
+Listing = list[tuple[Path, int]]
+
+
+def find_images(location: str) -> tuple[Path, tuple[str, ...], dict[str, Listing]]:
+    """The image files of ``<class>/<image>``, or of splits, ``train/<class>/<image>`` and others.
+
+    Splits are ``train``, ``val`` (or ``valid``, ``validation``) and ``test``. A folder is read as
+    splits if all folders in it are called so and ``train`` is one of them, or if ``train`` and
+    another split hold folders, whatever lies beside them; else its folders are classes, and one
+    of them may be called ``train``. Names that start with a dot, and what archives and operating
+    systems leave behind (``__MACOSX``), are passed over.
+
+    Returns:
+      The folder; the classes, its folders' names in sorted order; the files of each part,
+      ``train``, perhaps ``validation`` and ``test``, with their labels.
+
+    Raises:
+      DataError: if there is no such folder, it holds no classes or images, it can be read in two
+        ways, or a split has a class that train lacks.
+    """
+    name = f"config.data.name is 'folder:{location}'"
+    if not location:
+        raise DataError(f"{name}: expected folder:<dir>")
+    root = Path(location).expanduser()
+    if not root.is_dir():
+        raise DataError(f"{name}: there is no such folder")
+    parts = _parts(root) or {"train": root}
+    for folder in parts.values():
+        if not _folders(folder):
+            raise DataError(f"{folder} holds no folders; expected one per class")
+    class_names = tuple(_folders(parts["train"]))
+    listings = {part: _list_images(folder, class_names) for part, folder in parts.items()}
+    found = [
+        f"{len(listing)} images in {parts[part].name if parts[part] != root else 'its folders'}"
+        for part, listing in listings.items()
+    ]
+    logging.getLogger(__name__).info(
+        "folder:%s: %s, of %d classes: %s",
+        location,
+        ", ".join(found),
+        len(class_names),
+        ", ".join(class_names[:10]) + (", ..." if len(class_names) > 10 else ""),
+    )
+    return root, class_names, listings
+
+
+def _folders(folder: Path) -> list[str]:
+    """Names of the folders in a folder that count, sorted."""
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and _counts(path.name))
+
+
+def _counts(name: str) -> bool:
+    return not name.startswith(".") and name not in _LEFT_BEHIND
+
+
+def _images(folder: Path) -> list[Path]:
+    """The image files anywhere in a folder, sorted."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in _IMAGE_ENDINGS
+        and all(_counts(name) for name in path.relative_to(folder).parts)
+        and path.is_file()
+    )
+
+
+def _parts(root: Path) -> dict[str, Path]:
+    """The folder of each part; none if the folders are classes."""
+    folders = _folders(root)
+    splits = [name for name in folders if name.lower() in _SPLITS]
+    others = [name for name in folders if name not in splits]
+    train = [name for name in splits if name.lower() == "train"]
+    if splits and not others and not train:
+        raise DataError(f"{root} holds {', '.join(splits)}, but no train")
+    if not train or (others and not _folders(root / train[0])):
+        return {}
+    if others and not any(_folders(root / name) for name in splits if name not in train):
+        raise DataError(
+            f"{root} holds {train[0]}/, in which there are folders, and {', '.join(others[:5])}: "
+            "are they splits or classes? Beside splits (train, val, test) there must be nothing, "
+            "and a class called train must hold images"
+        )
+    parts: dict[str, Path] = {}
+    for name in sorted(splits, key=lambda name: list(_SPLITS).index(name.lower())):
+        part = _SPLITS[name.lower()]
+        if part in parts:
+            raise DataError(f"{root} holds both {parts[part].name}/ and {name}/: expected one")
+        parts[part] = root / name
+    if others:
+        logging.getLogger(__name__).warning("%s: not used: %s", root, ", ".join(others))
+    return parts
+
+
+def _list_images(folder: Path, class_names: tuple[str, ...]) -> Listing:
+    if unknown := set(_folders(folder)) - set(class_names):
+        raise DataError(f"{folder} has classes {sorted(unknown)} that train lacks")
+    listing = [
+        (path, label) for label, name in enumerate(class_names) for path in _images(folder / name)
+    ]
+    if not listing:
+        endings = ", ".join(sorted(_IMAGE_ENDINGS))
+        raise DataError(f"{folder}: its folders hold no images ({endings})")
+    return listing
