@@ -1,5 +1,6 @@
 """Crops of images of any size to one size, on the host, from Pillow to Pillow."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -59,3 +60,26 @@ def central_crop(image: PIL.Image.Image, size: tuple[int, int]) -> PIL.Image.Ima
     resized = image.resize((round(image.width * scale), round(image.height * scale)), _BILINEAR)
     left, top = (resized.width - width) // 2, (resized.height - height) // 2
     return resized.crop((left, top, left + width, top + height))
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingCrop:
+    """How a training image of a stream is cropped; can be sent to another process.
+
+    Attributes:
+      size: (height, width) of the crop.
+      padding: -1: a random part of the image, resized; else its middle, moved by up to so many
+        pixels along either side. What moves in is 0.
+    """
+
+    size: tuple[int, int]
+    padding: int
+
+    def __call__(self, image: PIL.Image.Image, rng: np.random.Generator) -> PIL.Image.Image:
+        if self.padding < 0:
+            return resized_crop(image, self.size, rng)
+        middle = central_crop(image, self.size)
+        if self.padding == 0:
+            return middle
+        y, x = rng.integers(-self.padding, self.padding + 1, 2).tolist()
+        return middle.crop((x, y, x + middle.width, y + middle.height))

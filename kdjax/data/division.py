@@ -61,7 +61,7 @@ def needs_labels(parts: Collection[str], options: SourceOptions) -> bool:
 def divide(
     name: str, sizes: Mapping[str, int], labels: np.ndarray | None, options: SourceOptions
 ) -> Division:
-    """Takes the splits that a source has, holds out the others, and says so in the log.
+    """Takes the splits that a source has, and holds out the others of its train part.
 
     Args:
       name: of the set, for errors.
@@ -92,7 +92,7 @@ def divide(
     splits["test"] = ("train", test)
     for part in set(sizes) - {"train"}:
         splits[part] = (part, np.arange(sizes[part]))
-    _say(name, sizes, {split: len(indices) for split, (_, indices) in splits.items()}, options)
+    _say(name, sizes, options)
     return Division(splits, measured)
 
 
@@ -105,26 +105,23 @@ def _few(name: str, labels: np.ndarray, options: SourceOptions) -> np.ndarray:
         ) from None
 
 
-def _say(
-    name: str, parts: Collection[str], sizes: Mapping[str, int], options: SourceOptions
-) -> None:
-    origins = {}
+def _say(name: str, parts: Collection[str], options: SourceOptions) -> None:
+    """What of the options does not count for a source with these parts."""
     for split in ("validation", "test"):
         share, default = getattr(options, split), getattr(SourceOptions(), split)
-        origins[split] = f"{share:g} of train"
-        if split in parts:
-            origins[split] = f"its own split, config.data.{split} is not used"
-            # The default is not a wish.
-            if share != default:
-                _LOGGER.warning(
-                    "%s has a %s split of its own: config.data.%s = %s is not used",
-                    *(name, split, split, share),
-                )
-    _LOGGER.info(
-        "%s: %d images to train on, %d to validate (%s), %d to test (%s)",
-        *(name, sizes["train"]),
-        *(sizes["validation"], origins["validation"], sizes["test"], origins["test"]),
-    )
+        if split in parts and share != default:  # The default is not a wish.
+            _LOGGER.warning(
+                "%s has a %s split of its own: config.data.%s = %s is not used",
+                *(name, split, split, share),
+            )
+        elif split in parts and split == "validation":
+            _LOGGER.info(
+                "%s has a validation split of its own: nothing is held out of train for it", name
+            )
+        elif split not in parts and split == "test" and "validation" in parts:
+            _LOGGER.info(
+                "%s has no test split: config.data.test = %s of train is held out", name, share
+            )
 
 
 def check_classes(name: str, labels: np.ndarray | None, class_names: tuple[str, ...]) -> None:

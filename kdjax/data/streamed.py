@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import PIL.Image
 
-from kdjax.data.augment import central_crop, resized_crop
+from kdjax.data.augment import TrainingCrop, central_crop
 from kdjax.data.dataset import DataError, check_labels
 from kdjax.data.division import SourceOptions, check_classes, divide, needs_labels
 from kdjax.data.images import decode_with, sizes_differ
@@ -125,7 +125,7 @@ class Streamed:
         _check_shares(batch_size, processes)
         size = len(self.records["train"][1])
         steps_per_epoch = -(-size // batch_size)
-        crop = _RandomCrop(self.size, -1 if resized_crop else crop_padding)
+        crop = TrainingCrop(self.size, -1 if resized_crop else crop_padding)
         example = _TrainExample(self, seed, size, steps_per_epoch * batch_size, crop, flip)
         first = first_step * batch_size
         positions = (first + process, first + _STEPS * batch_size, processes)
@@ -201,53 +201,36 @@ class Streamed:
         """One example of a split, cropped.
 
         Raises:
-          DataError: if it cannot be read or decoded, unless such are left out, or has no class.
+          DataError: if it cannot be read or decoded, unless such are left out, has no class, or
+            another size than all must have.
         """
         records, indices = self.records[split]
         record = int(indices[index])
+        where = records.where(record)
+        sizes: list[tuple[int, int]] = []
+
+        def noted(image: PIL.Image.Image) -> PIL.Image.Image:
+            sizes.append((image.height, image.width))
+            return crop(image)
+
         try:
             encoded, label = records.read(record)
-            where = records.where(record)
-            mode = "L" if len(self.mean) == 1 else "RGB"
-            image = decode_with(
-                encoded, where, mode, lambda image: crop(self._checked(image, where))
-            )
+            image = decode_with(encoded, where, "L" if len(self.mean) == 1 else "RGB", noted)
         except DataError as error:
             if not self.skip_corrupt:
                 raise
             logging.warning("%s: left out", error)
             return self.padding()
+        if self.keep_sizes and sizes != [self.size]:
+            raise sizes_differ(where, sizes[0], "the first image", self.size)
         if not 0 <= label < self.num_classes:
             raise DataError(f"{where}: label {label} is outside [0, {self.num_classes})")
         return {"images": image, "labels": np.int32(label), "mask": np.bool_(True)}
-
-    def _checked(self, image: PIL.Image.Image, where: str) -> PIL.Image.Image:
-        size = (image.height, image.width)
-        if self.keep_sizes and size != self.size:
-            raise sizes_differ(where, size, "the first image", self.size)
-        return image
 
     def padding(self) -> dict[str, Any]:
         """What stands where there is no example."""
         image = np.zeros(self.image_shape, np.uint8)
         return {"images": image, "labels": np.int32(0), "mask": np.bool_(False)}
-
-
-@dataclasses.dataclass(frozen=True)
-class _RandomCrop:
-    """A random part of an image, resized; or, from a padding of 0 on, its middle, moved."""
-
-    size: tuple[int, int]
-    padding: int
-
-    def __call__(self, image: PIL.Image.Image, rng: np.random.Generator) -> PIL.Image.Image:
-        if self.padding < 0:
-            return resized_crop(image, self.size, rng)
-        middle = central_crop(image, self.size)
-        if self.padding == 0:
-            return middle
-        y, x = rng.integers(-self.padding, self.padding + 1, 2).tolist()
-        return middle.crop((x, y, x + middle.width, y + middle.height))
 
 
 class _TrainExample:

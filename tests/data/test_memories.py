@@ -186,9 +186,10 @@ def test_photos_that_lie_count_as_they_stand(tmp_path):
     assert held.image_shape == (12, 10, 3)
 
 
-def test_an_image_that_gets_another_size_is_found_when_it_is_read(tmp_path):
+@pytest.mark.parametrize("skip_corrupt", [False, True])
+def test_an_image_that_gets_another_size_is_found_when_it_is_read(tmp_path, skip_corrupt):
     write_classes(tmp_path, 12)
-    streamed = data.stream(f"folder:{tmp_path}")
+    streamed = data.stream(f"folder:{tmp_path}", SourceOptions(skip_corrupt=skip_corrupt))
     for path in tmp_path.rglob("*.png"):
         write(path, 30, 20)
     with pytest.raises(DataError, match=r"is 30 x 20 pixels, .* is 12 x 10.*image_size"):
@@ -287,16 +288,20 @@ def said(caplog, name, read=data.load, **fields):
 @pytest.mark.parametrize("read", [data.load, data.stream])
 def test_what_was_found_in_a_folder_is_said(folders, caplog, read):
     name = f"folder:{folders / 'both'}"
+    own = "has a validation split of its own: nothing is held out of train for it"
     assert said(caplog, name, read) == [
         f"{name}: 40 images in train, 8 images in valid, 12 images in test, of 3 classes: "
         "ape, bee, cow",
-        f"{name}: 40 images to train on, 8 to validate (its own split, config.data.validation is "
-        "not used), 12 to test (its own split, config.data.test is not used)",
+        f"{name} {own}",
     ]
     name = f"folder:{folders / 'val'}"
     assert said(caplog, name, read)[1:] == [
-        f"{name}: 32 images to train on, 8 to validate (its own split, config.data.validation is "
-        "not used), 8 to test (0.2 of train)"
+        f"{name} {own}",
+        f"{name} has no test split: config.data.test = 0.2 of train is held out",
+    ]
+    name = f"folder:{folders / 'flat'}"
+    assert said(caplog, name, read) == [
+        f"{name}: 40 images in its folders, of 3 classes: ape, bee, cow"
     ]
 
 
