@@ -311,7 +311,7 @@ def test_a_checkpoint_of_another_network_is_refused(both):
         ({"network": "resnet9"}, "unknown network 'resnet9'.*known are resnet8, resnet20"),
         ({"data.name": "nothing10"}, "dataset 'nothing10' is not in .*kdjax prepare nothing10"),
         ({"data.name": "cifra10"}, "Known names: digits, cifar10.*did you mean cifar10"),
-        ({"data.name": "npz:nothing.npz"}, "npz:nothing.npz: there is no such file"),
+        ({"data.name": "npz:nothing.npz"}, "'npz:nothing.npz': there is no such file"),
         ({"data.crop_padding": 8}, "config.data.crop_padding is 8: it must be below"),
         ({"student_widths": ("nothing.json",)}, "1 entries"),
         ({"student_widths": ("a.json", "b.json")}, "a.json"),
