@@ -155,11 +155,17 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
+    """Writes a text file whole or not at all.
+
+    Raises:
+      OSError: naming ``path``, if it cannot be written, on a full disk say.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(text)
         os.replace(temporary, path)
+    except OSError as error:  # What the system says of a failed write names no file.
+        raise OSError(f"{path} cannot be written: {error.strerror}") from None
     finally:
         temporary.unlink(missing_ok=True)
 
