@@ -32,7 +32,8 @@ def check(path: Path, config: ml_collections.ConfigDict) -> None:
             f"workdir {path} is not empty and holds no kdjax run: choose another --workdir"
         )
     if stored_path.exists():
-        changes = configuration.forbidden_changes(read_config(path), config)
+        finished = (path / "results.json").exists()
+        changes = configuration.forbidden_changes(read_config(path), config, finished=finished)
         if changes:
             raise WorkdirError(
                 f"workdir {path} holds a run with another configuration:\n  "
