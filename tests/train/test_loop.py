@@ -237,7 +237,7 @@ def test_a_finished_run_takes_more_seeds_and_no_more_epochs(small_config, tmp_pa
     written = {path: path.read_bytes() for path in tmp_path.glob("*.json*")}
     with pytest.raises(
         workdir.WorkdirError,
-        match="config.epochs was 2, is 3: the run is finished and its test set has been read",
+        match=r"config\.epochs was 2, is 3: the run is finished and its test set has been read",
     ):
         train(small_config, tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.glob("*.json*")} == written

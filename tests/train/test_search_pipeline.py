@@ -395,7 +395,8 @@ def test_channels_are_given_back_where_a_target_is_undercut(small_npz):
 
 def test_the_rival_keeps_what_is_frozen(small_npz):
     config = search_config(small_npz, search__blocks__frozen=("stage1",))
-    structure = find_structure(*made_up(config, {"stage3": 3, "stage3.block1.conv1": 3}))
+    alive = dict.fromkeys(("stage2", "stage2.block1.conv1", "stage3", "stage3.block1.conv1"), 2)
+    structure = find_structure(*made_up(config, alive))
     for vector in (structure.uniform, structure.compact):
         for group in ("stem", "stage1", "stage1.block1.conv1"):
             assert vector[group] == structure.full[group]
@@ -409,9 +410,9 @@ def test_the_rival_keeps_what_is_frozen(small_npz):
 
 def test_with_two_targets_the_one_that_binds_the_rival_is_named(small_npz):
     config = search_config(small_npz, search__target__params=0.2)
-    experiment, budget, state = made_up(
-        config, {"stage3": 2, "stage3.block1.conv1": 3, "stage2": 5}
-    )
+    alive = {"stem": 3, "stage1.block1.conv1": 2, "stage2": 4, "stage2.block1.conv1": 4}
+    alive |= {"stage3": 2, "stage3.block1.conv1": 3}
+    experiment, budget, state = made_up(config, alive)
     structure = find_structure(experiment, budget, state)
     found = costs.count(experiment.architecture, structure.uniform, SHAPE)
     full = costs.count(experiment.architecture, structure.full, SHAPE)
