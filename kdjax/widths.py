@@ -180,13 +180,19 @@ def with_shared(
 
 
 def save(widths: Mapping[str, int], path: str | os.PathLike[str]) -> None:
-    """Writes a width vector as sorted JSON, whole or not at all."""
+    """Writes a width vector as sorted JSON, whole or not at all.
+
+    Raises:
+      OSError: naming ``path``, if it cannot be written, on a full disk say.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(json.dumps(dict(widths), indent=1, sort_keys=True) + "\n")
         os.replace(temporary, path)
+    except OSError as error:  # What the system says of a failed write names no file.
+        raise OSError(f"{path} cannot be written: {error.strerror}") from None
     finally:
         temporary.unlink(missing_ok=True)
 

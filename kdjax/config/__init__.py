@@ -19,6 +19,7 @@ from kdjax.config.kinds import (
     search_default,
     unknown_field,
 )
+from kdjax.config.lengths import ramp_epochs, shortened, warmup_epochs
 from kdjax.config.search import RESOURCES
 from kdjax.config.shared import OPTIMIZERS, SCHEDULES
 from kdjax.config.stored import forbidden_changes, from_json, to_json
@@ -41,8 +42,11 @@ __all__ = [
     "forbidden_changes",
     "from_json",
     "kind",
+    "ramp_epochs",
     "search_default",
+    "shortened",
     "to_json",
     "unknown_field",
     "validate",
+    "warmup_epochs",
 ]

@@ -61,19 +61,6 @@ def _boundaries(config: ml_collections.ConfigDict) -> None:
     )
 
 
-def _warmup_below(*names: str) -> Callable[[ml_collections.ConfigDict], None]:
-    def check(config: ml_collections.ConfigDict) -> None:
-        values = dict(flatten(config))
-        for name in names:
-            _require(
-                config.schedule.warmup_epochs < values[name],
-                f"config.schedule.warmup_epochs is {config.schedule.warmup_epochs}: it must be "
-                f"below config.{name}, {values[name]}",
-            )
-
-    return check
-
-
 def _image_size(config: ml_collections.ConfigDict) -> None:
     size = config.data.image_size
     _require(
@@ -181,7 +168,6 @@ _TOGETHER: dict[Kind, tuple[Callable[[ml_collections.ConfigDict], None], ...]] =
         _students,
         _weights,
         _boundaries,
-        _warmup_below("epochs"),
         _image_size,
         _selection,
     ),
@@ -193,7 +179,6 @@ _TOGETHER: dict[Kind, tuple[Callable[[ml_collections.ConfigDict], None], ...]] =
         _order,
         _weights,
         _boundaries,
-        _warmup_below("teacher.epochs", "distil.epochs"),
         _image_size,
         _selection,
     ),

@@ -21,6 +21,7 @@ SEEDS: dict[str, Field] = {
         "different whole numbers from 0 to 4294967295",
         lambda value: is_count(value) and value < 1 << 32,
         lambda n: n > 0,
+        resumable=True,
     ),
 }
 
@@ -114,7 +115,9 @@ OPTIMIZATION: dict[str, Field] = {
     ),
     "schedule.name": one_of("cosine", "learning rate schedule", *SCHEDULES),
     "schedule.learning_rate": number(0.1, "peak learning rate", 0, above=True),
-    "schedule.warmup_epochs": number(1.0, "linear rise from 0", 0),
+    "schedule.warmup_epochs": number(
+        1.0, "linear rise from 0; half the run where that is no longer", 0
+    ),
     "schedule.boundaries": tuple_of(
         (0.5, 0.75),
         "step: where the rate drops, as shares of all epochs",

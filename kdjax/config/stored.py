@@ -1,12 +1,21 @@
 """Configurations on disk: JSON, and what a resumed run may change."""
 
 import json
+from typing import Any
 
 import ml_collections
 
 from kdjax.config.checks import validate
 from kdjax.config.fields import ConfigError
-from kdjax.config.kinds import default, fields_of, flatten, kind, search_default, unknown_field
+from kdjax.config.kinds import (
+    Kind,
+    default,
+    fields_of,
+    flatten,
+    kind,
+    search_default,
+    unknown_field,
+)
 
 _LARGEST = 1 << 20  # characters: far beyond any configuration, far below what would hurt
 
@@ -43,9 +52,17 @@ def from_json(text: str) -> ml_collections.ConfigDict:
 
 
 def forbidden_changes(
-    stored: ml_collections.ConfigDict, wanted: ml_collections.ConfigDict
+    stored: ml_collections.ConfigDict,
+    wanted: ml_collections.ConfigDict,
+    *,
+    finished: bool = False,
 ) -> list[str]:
     """What keeps a run started with ``stored`` from being continued with ``wanted``.
+
+    Args:
+      stored: what it was started with.
+      wanted: what it is to go on with. Seeds may be added at any time.
+      finished: whether the test set has been read: then a run grows no longer.
 
     Returns:
       One line per field that differs and may not; a single line if the two are configurations of
@@ -63,8 +80,31 @@ def forbidden_changes(
         for name in after
         if before.get(name) != after[name] and not fields[name].resumable
     ]
-    if kind(wanted) == "train" and after["epochs"] < before["epochs"]:
-        lines.append(
-            f"config.epochs was {before['epochs']!r}, is {after['epochs']!r}: it may only grow"
-        )
-    return lines
+    return (
+        lines
+        + _forbidden_seeds(before, after, kind(wanted))
+        + _forbidden_epochs(before, after, finished)
+    )
+
+
+def _forbidden_seeds(before: dict[str, Any], after: dict[str, Any], command: Kind) -> list[str]:
+    old, new = before["seeds"], after["seeds"]
+    line = f"config.seeds was {old!r}, is {new!r}: "
+    if not set(old) <= set(new):
+        return [f"{line}seeds may only be added"]
+    if command == "search" and old[0] != new[0]:
+        return [f"{line}the first one, of teacher and search, stays"]
+    return []
+
+
+def _forbidden_epochs(before: dict[str, Any], after: dict[str, Any], finished: bool) -> list[str]:
+    old, new = before.get("epochs"), after.get("epochs")  # A search has none of this name.
+    if old is None or new is None or old == new:
+        return []
+    line = f"config.epochs was {old!r}, is {new!r}: "
+    if finished:
+        return [
+            f"{line}the run is finished and its test set has been read; a longer one needs a new "
+            "workdir"
+        ]
+    return [] if new > old else [f"{line}it may only grow"]

@@ -39,7 +39,9 @@ FIELDS: dict[str, Field] = {
         )
         for term, shape in (("hard", "constant"), ("feature", "cosine"), ("soft", "constant"))
     },
-    "weight_ramp.epochs": number(15.0, "length of the ramps, in epochs", 0, above=True),
+    "weight_ramp.epochs": number(
+        15.0, "length of the ramps, in epochs; at most the whole run", 0, above=True
+    ),
     "temperature": number(2.0, "softens the logits of the soft term", 0, above=True),
     "teacher_weights": tuple_of(
         (),

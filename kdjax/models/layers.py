@@ -160,23 +160,55 @@ normalize_batch.defvjp(_normalize_forward, _normalize_backward)
 def _moments(
     x: chex.Array, mask: chex.Array | None, axis_name: str | None
 ) -> tuple[chex.Array, chex.Array, chex.Array]:
-    """Mean, biased variance ``[channels]`` and number of the real positions in x, float32."""
+    """Mean, biased variance ``[channels]`` and number of the real positions in x, float32.
+
+    The sums are taken of x minus a value near its mean: without it, the variance would be the small
+    difference of two large sums where a channel's mean is far from 0 against its deviation.
+
+    References:
+      Chan, Golub, LeVeque, *Algorithms for computing the sample variance*, 1983, sections 1 and 3
+      (shifted sums; joining those of several groups).
+    """
     axes = tuple(range(x.ndim - 1))
     positions = x[0, ..., 0].size
-    x = x.astype(jnp.float32)
+    pivot = _pivot(x, mask)
+    x = x.astype(jnp.float32) - pivot
     if mask is None:
         count = jnp.float32(x.shape[0] * positions)
     else:
         count = jnp.sum(mask, dtype=jnp.float32) * positions
         x = jnp.where(_per_example(mask, x.ndim), x, 0.0)
     # Both sums come from one pass over x, the largest array there is.
-    moments = (jnp.sum(x, axes), jnp.sum(jnp.square(x), axes), count)
-    if axis_name is not None:
-        moments = jax.lax.psum(moments, axis_name)
-    total, total_square, count = moments
+    total, squares = jnp.sum(x, axes), jnp.sum(jnp.square(x), axes)
+    own = count
     count = jnp.maximum(count, 1.0)  # A device may hold nothing but padding.
-    mean = total / count
-    return mean, jnp.maximum(total_square / count - jnp.square(mean), 0.0), count
+    shift = total / count
+    mean, squares = pivot + shift, jnp.maximum(squares - total * shift, 0.0)
+    if axis_name is not None:
+        # Every device has a pivot of its own, so its sums are joined by their means.
+        own_mean = mean
+        total, count = jax.lax.psum((own * own_mean, own), axis_name)
+        count = jnp.maximum(count, 1.0)
+        mean = total / count
+        squares = jax.lax.psum(squares + own * jnp.square(own_mean - mean), axis_name)
+    return mean, squares / count, count
+
+
+def _pivot(x: chex.Array, mask: chex.Array | None) -> chex.Array:
+    """A value of each channel's size, ``[channels]`` float32: the mean of a row of an example.
+
+    The example is the first real one; the row, where there are any, the middle one, which padding
+    of a convolution does not reach.
+    """
+    if mask is None:
+        example = x[0]
+    else:
+        first = jnp.argmax(mask)
+        example = jax.lax.dynamic_index_in_dim(x, first, keepdims=False)
+        example = jnp.where(jnp.any(mask), example, 0.0)
+    while example.ndim > 2:
+        example = example[example.shape[0] // 2]
+    return jnp.mean(example.astype(jnp.float32), axis=tuple(range(example.ndim - 1)))
 
 
 def _per_example(mask: chex.Array, ndim: int) -> chex.Array:

@@ -30,7 +30,8 @@ def write(summary: dict[str, Any], workdir: Path) -> list[Path]:
     """Writes ``workdir/report``: the table as Markdown and the figures; returns the paths."""
     figures = draw(summary, workdir)
     table = workdir / "report" / "table.md"
-    table.write_text(markdown_table(*results_rows(summary)))
+    raised = "".join(f"\n- {line}\n" for line in summary.get("raised", ()))
+    table.write_text(markdown_table(*results_rows(summary)) + raised)
     return [table, *figures]
 
 

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from kdjax.train import checksums
+from kdjax.train import array_writes, checksums
 from kdjax.train.state import TrainState
 
 _SUMS = "sha256"
@@ -53,6 +53,7 @@ class Checkpoints:
         # Orbax reports every barrier of a save, and every failure with several stack traces; what
         # matters is said here.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
+        array_writes.register()
         self.directory = directory
         self._keep = {"last": keep, "best": 1}
         self._read_only = read_only
@@ -130,7 +131,7 @@ class Checkpoints:
 
     def _give_up(self, kind: str, error: Exception) -> None:
         self._unwritten[kind] = self._writing[kind]
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = _reason(error)
         self._close(kind)  # A manager is of no use after a failed save.
         self._managers[kind] = self._open(kind)
         step = self._managers[kind].latest_step()
@@ -283,8 +284,9 @@ class Checkpoints:
                 self.latest_step(kind), args=ocp.args.Composite(**items)
             )
         except Exception as error:  # Orbax raises many unrelated types for damaged files.
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise DamagedError(f"{self._path(kind)} cannot be read: {reason[:300]}") from error
+            raise DamagedError(
+                f"{self._path(kind)} cannot be read: {_reason(error)[:300]}"
+            ) from error
 
     def wait(self) -> None:
         """Returns when all saves are on disk, or given up with a warning after another try."""
@@ -311,6 +313,12 @@ class Checkpoints:
             self._managers[kind].close()
         except Exception as error:  # What failed before may be said again.
             logging.debug("%s", error)
+
+
+def _reason(error: Exception) -> str:
+    """An error in one line, without TensorStore's description of the array."""
+    first = (str(error).splitlines() or [type(error).__name__])[0]
+    return first.split(" [tensorstore_spec=")[0]
 
 
 def _alone() -> ocp.options.MultiprocessingOptions:

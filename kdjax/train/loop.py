@@ -26,7 +26,8 @@ def train(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any]
     Args:
       config: every field as in :data:`kdjax.config.FIELDS`.
       path: the workdir. Missing or empty: a new experiment. One of the same configuration: it is
-        continued, or read if it is finished. Anything else is refused and left as it is.
+        continued, or read if it is finished; of the same but for added seeds: they are trained
+        too. Anything else is refused and left as it is.
 
     Returns:
       The content of ``results.json``.
@@ -86,7 +87,7 @@ def _train_all(experiment: Experiment, path: Path) -> dict[str, Any]:
     elsewhere = not processes.is_first()
     images = count * config.epochs * feed.sizes["train"]
     progress = ProgressReport(images, bar=config.log.progress, silent=elsewhere)
-    progress.say(describe(experiment))
+    progress.say("\n".join([describe(experiment), *configuration.shortened(config)]))
     writer = MetricsWriter(path, tensorboard=config.log.tensorboard, elsewhere=elsewhere)
     finished: list[tuple[str, Run, TrainState]] = []
     with contextlib.ExitStack() as stack, Interrupts() as interrupts, progress:
@@ -114,6 +115,8 @@ def _train_all(experiment: Experiment, path: Path) -> dict[str, Any]:
         # Only now, with nothing left to train, is the test set looked at.
         measured = [measure(method, run, last) for method, run, last in finished]
     summary = results.summarize(experiment, measured)
+    if raised := [line for _, run, _ in finished for line in run.raised]:
+        summary["raised"] = raised
     # A run that was already finished was not timed again: its rate stays as it was measured.
     earlier = workdir.read_json(path / "results.json").get("throughput", {})
     summary["throughput"] = earlier | summary["throughput"]

@@ -8,11 +8,15 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
+from kdjax.config import ramp_epochs, warmup_epochs
+
 
 def learning_rate_schedule(
     config: ml_collections.ConfigDict, epochs: int, steps_per_epoch: int
 ) -> optax.Schedule:
     """Step -> learning rate.
+
+    A warm-up that is no shorter than the run takes half of it.
 
     Args:
       config: ``config.schedule``.
@@ -24,7 +28,7 @@ def learning_rate_schedule(
       ``exponential`` with factor .97: Tan, Le, *EfficientNet*, ICML 2019, section 5.
     """
     peak, total = config.learning_rate, epochs * steps_per_epoch
-    warmup = round(config.warmup_epochs * steps_per_epoch)
+    warmup = round(warmup_epochs(config.warmup_epochs, epochs) * steps_per_epoch)
     schedules: dict[str, Callable[[], optax.Schedule]] = {
         "constant": lambda: optax.constant_schedule(peak),
         "step": lambda: _step(peak, total, config.boundaries, config.factor),
@@ -59,8 +63,11 @@ def _cosine(peak: float, total: int, warmup: int, final: float) -> optax.Schedul
 def weight_ramps(
     config: ml_collections.ConfigDict, steps_per_epoch: int
 ) -> Callable[[chex.Array], dict[str, chex.Array]]:
-    """Step -> weight of each loss term, ``config.weights`` shaped by ``config.weight_ramp``."""
-    length = config.weight_ramp.epochs * steps_per_epoch
+    """Step -> weight of each loss term, ``config.weights`` shaped by ``config.weight_ramp``.
+
+    Ramps that are longer than the run take all of it.
+    """
+    length = ramp_epochs(config.weight_ramp.epochs, config.epochs) * steps_per_epoch
     shapes: dict[str, Callable[[chex.Array], chex.Numeric]] = {
         "constant": lambda progress: 1.0,
         "linear": lambda progress: progress,

@@ -48,7 +48,8 @@ def search(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any
     Args:
       config: every field as in :data:`kdjax.config.SEARCH_FIELDS`.
       path: the workdir. Missing or empty: a new search. One of the same configuration: it is
-        continued at the stage it is in, or read if it is finished. Anything else is refused.
+        continued at the stage it is in, or read if it is finished; of the same but for seeds added
+        behind the first: they are distilled too. Anything else is refused.
 
     Returns:
       The content of ``results.json``.
@@ -141,7 +142,8 @@ class _Stages:
 
 def _search(stages: _Stages, budget: Budget, teacher: Mapping[str, Any] | None) -> dict[str, Any]:
     experiment = stages.experiment
-    stages.progress.say(_describe(experiment, budget))
+    said = [_describe(experiment, budget), *configuration.shortened(experiment.config)]
+    stages.progress.say("\n".join(said))
     teacher_run, teacher_state = None, None
     if teacher is None:
         teacher_run, teacher_state = _train_teacher(stages)

@@ -34,6 +34,7 @@ class Run:
       writer, progress, interrupts: where measurements go and signals come from.
       begin: the state to start from, made of the runner's initial one.
       watch: sees every written record of training: ``(step, values)``.
+      raised: one line for each time the run was made longer while it was under way.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Run:
     watch: Callable[[int, Mapping[str, Any]], None] = lambda step, values: None
 
     def __post_init__(self) -> None:
+        self.raised: list[str] = []
         self._steps_per_epoch = self.runner.steps_per_epoch
         self._best, self._best_step = -1.0, -1
         self._agreed, self._skipped, self._rollbacks = 0, 0, 0
@@ -163,12 +165,15 @@ class Run:
         found = processes.on_first(read)
         if found is None:
             return self.begin(initial), 0
-        self._best, self._best_step = found
+        self._best, self._best_step, self.raised = found
         state = processes.broadcast(state)
         return state, int(state.step)
 
     def _recover_best(self, state: TrainState, stored: Mapping[str, Any]) -> list[Any]:
-        """What is best so far, value and step, as ``state`` knew it; its checkpoint is there."""
+        """What is best so far, value and step, as ``state`` knew it; its checkpoint is there.
+
+        With it the run's history: how often it was made longer.
+        """
         per_device = self.config.compute.batch_norm == "device"
         if per_device and stored["devices"] != self.record["devices"]:
             self.progress.say(
@@ -187,7 +192,19 @@ class Run:
                 self._save("best", state)
         elif damaged:
             self._miss_best(best_step)
-        return [self._best, self._best_step]
+        return [self._best, self._best_step, self._raised_since(stored, step)]
+
+    def _raised_since(self, stored: Mapping[str, Any], step: int) -> list[str]:
+        """``raised`` of a checkpoint and, if the run has become longer since, one line more."""
+        raised, before = list(stored.get("raised", ())), stored.get("epochs")
+        if before in (None, self.config.epochs):
+            return raised
+        line = (
+            f"{self.name}: epochs raised from {before} to {self.config.epochs} at step {step}; "
+            "learning rate and ramps are those of the longer run from there on"
+        )
+        self.progress.say(line)
+        return [*raised, line]
 
     def _miss_best(self, step: int) -> None:
         """The best checkpoint is lost: an error where the results would quote another one."""
@@ -296,7 +313,8 @@ class Run:
 
     def _save(self, kind: str, host_state: TrainState) -> TrainState:
         best = {"best_validation": self._best, "best_step": self._best_step}
-        record = {**self.record, "step": int(host_state.step), **best}
+        history = {"epochs": self.config.epochs, "raised": self.raised}
+        record = {**self.record, "step": int(host_state.step), **best, **history}
         self.checkpoints.save(kind, host_state, record)
         return host_state
 

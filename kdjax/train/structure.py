@@ -60,7 +60,8 @@ class Structure:
       kept: group -> indices of the channels that stay in ``compact``.
       targets: constraint -> share of the full cost to reach.
       shares: constraint -> share that ``compact`` has.
-      full_costs, compact_costs: resource -> cost.
+      full_costs, compact_costs, uniform_costs: resource -> cost.
+      binding: the resource whose limit keeps ``uniform`` from being wider.
       note: what a person should know, such as why a target is undercut; or empty.
     """
 
@@ -73,6 +74,8 @@ class Structure:
     shares: Mapping[str, float]
     full_costs: Mapping[str, int]
     compact_costs: Mapping[str, int]
+    uniform_costs: Mapping[str, int]
+    binding: str
     note: str
 
     def widths_of(self, candidate: Candidate) -> WidthVector:
@@ -83,7 +86,12 @@ class Structure:
         """``structure.json``: widths and costs before and after, targets and shares reached."""
         return {
             "widths": dict(sorted(self.compact.items())),
-            "cost": {"before": dict(self.full_costs), "after": dict(self.compact_costs)},
+            "cost": {
+                "before": dict(self.full_costs),
+                "after": dict(self.compact_costs),
+                "uniform": dict(self.uniform_costs),
+            },
+            "uniform_bound_by": self.binding,
             "targets": dict(self.targets),
             "shares": dict(self.shares),
             "widths_before": dict(sorted(self.full.items())),
@@ -128,20 +136,33 @@ def find_structure(experiment: Experiment, budget: Budget, state: TrainState) ->
             fixed=budget.held,
         )
     costs_of = _cost_counter(experiment)
-    rival = _rival_allows(budget, costs_of(full), costs_of(compact), costs_of)
+    limits = _rival_limits(budget, costs_of(full), costs_of(compact))
+    uniform = _rival(budget, full, compact, limits, costs_of)
+    uniform_costs = costs_of(uniform)
+    binding = max(limits, key=lambda resource: uniform_costs[resource] / limits[resource])
     shares = budget.shares(compact)
     targets = {constraint.name: constraint.target for constraint in budget.constraints}
     return Structure(
         full=full,
         found=found,
         compact=compact,
-        uniform=expand(full, channels, rival, limit=full),
+        uniform=uniform,
         kept=kept_channels(channels, magnitudes, dead, compact),
         targets=targets,
         shares=shares,
         full_costs=costs_of(full),
         compact_costs=costs_of(compact),
-        note=_note(targets, shares, changes, config.multiple),
+        uniform_costs=uniform_costs,
+        binding=binding,
+        note="; ".join(
+            filter(
+                None,
+                (
+                    _note(targets, shares, changes, config.multiple),
+                    _rival_note(budget, full, uniform, binding, costs_of),
+                ),
+            )
+        ),
     )
 
 
@@ -190,15 +211,13 @@ def _cost_counter(experiment: Experiment) -> Callable[[Mapping[str, int]], dict[
     return count
 
 
-def _rival_allows(
-    budget: Budget,
-    full: Mapping[str, int],
-    compact: Mapping[str, int],
-    costs_of: Callable[[Mapping[str, int]], dict[str, int]],
-) -> Callable[[Mapping[str, int]], bool]:
-    """The budget of the uniform rival: whatever has a target, as much of it as the compact one may.
+def _rival_limits(
+    budget: Budget, full: Mapping[str, int], compact: Mapping[str, int]
+) -> dict[str, float]:
+    """Resource -> cost that the uniform rival may have: the targets of the whole network.
 
-    Where only blocks have targets, that is what the compact network has.
+    Of a resource that only blocks have targets for, it is what the compact network has: how a cost
+    is divided among blocks is part of what is compared.
     """
     limits: dict[str, float] = {}
     for constraint in budget.constraints:
@@ -207,12 +226,52 @@ def _rival_allows(
             limits[resource] = constraint.target * full[resource] * (1 + EXACTNESS)
         else:
             limits.setdefault(resource, compact[resource])
+    return limits
+
+
+def _rival(
+    budget: Budget,
+    full: WidthVector,
+    compact: WidthVector,
+    limits: Mapping[str, float],
+    costs_of: Callable[[Mapping[str, int]], dict[str, int]],
+) -> WidthVector:
+    """One multiplier for all groups that the search may thin; the others keep their width."""
 
     def allows(vector: Mapping[str, int]) -> bool:
         found = costs_of(vector)
         return all(found[resource] <= most for resource, most in limits.items())
 
-    return allows
+    # What no target presses on is thinned by no search either.
+    pressed = np.any([c.pressure.any(axis=0) for c in budget.constraints], axis=0)
+    kept = [
+        group.name
+        for group, felt in zip(budget.channels.groups, pressed, strict=True)
+        if group.name in budget.held or (not felt and compact[group.name] == full[group.name])
+    ]
+    return expand(full, budget.channels, allows, limit=full, fixed=kept)
+
+
+def _rival_note(
+    budget: Budget,
+    full: WidthVector,
+    uniform: WidthVector,
+    binding: str,
+    costs_of: Callable[[Mapping[str, int]], dict[str, int]],
+) -> str:
+    """What the uniform network is held to and what that leaves it of the other resource."""
+    whole, found = costs_of(full), costs_of(uniform)
+    other = next(resource for resource in ("flops", "params") if resource != binding)
+    text = (
+        f"the uniform network is held to the budget by its {binding}, "
+        f"{found[binding] / whole[binding]:.1%} of the full network's, and has "
+        f"{found[other] / whole[other]:.1%} of the {other}"
+    )
+    if budget.held:
+        text += f"; it too keeps {', '.join(budget.held)} as they are"
+    if all(c.name != c.model.resource for c in budget.constraints):
+        text += "; the targets of single blocks do not bind it, only their total does"
+    return text
 
 
 def _why_not(budget: Budget, found: Mapping[str, int]) -> str:

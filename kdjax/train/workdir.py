@@ -32,7 +32,8 @@ def check(path: Path, config: ml_collections.ConfigDict) -> None:
             f"workdir {path} is not empty and holds no kdjax run: choose another --workdir"
         )
     if stored_path.exists():
-        changes = configuration.forbidden_changes(read_config(path), config)
+        finished = (path / "results.json").exists()
+        changes = configuration.forbidden_changes(read_config(path), config, finished=finished)
         if changes:
             raise WorkdirError(
                 f"workdir {path} holds a run with another configuration:\n  "
@@ -155,11 +156,17 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
+    """Writes a text file whole or not at all.
+
+    Raises:
+      OSError: naming ``path``, if it cannot be written, on a full disk say.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(text)
         os.replace(temporary, path)
+    except OSError as error:  # What the system says of a failed write names no file.
+        raise OSError(f"{path} cannot be written: {error.strerror}") from None
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -12,6 +12,8 @@ BEFORE = {"epochs": 60, "batch_size": 64, "seeds": (0, 1, 2)}
     [
         {},
         {"epochs": 61},
+        {"seeds": (0, 1, 2, 3)},
+        {"seeds": (4, 2, 1, 0)},
         {"log__every_steps": 1, "log__tensorboard": False, "log__progress": False},
         {"checkpoint__every_epochs": 5, "checkpoint__keep": 9},
         {"compute__devices": 4, "compute__steps_per_dispatch": 8, "evaluation__batch_size": 9},
@@ -27,7 +29,7 @@ def test_a_run_may_be_continued(changed, changes):
     [
         ({"epochs": 59}, ["config.epochs was 60, is 59: it may only grow"]),
         ({"batch_size": 32}, ["config.batch_size was 64, is 32"]),
-        ({"seeds": (0,)}, ["config.seeds was (0, 1, 2), is (0,)"]),
+        ({"seeds": (0,)}, ["config.seeds was (0, 1, 2), is (0,): seeds may only be added"]),
         (
             {"temperature": 4.0, "weights__soft": 0.3, "log__every_steps": 1},
             ["config.temperature was 2.0, is 4.0", "config.weights.soft was 0.15, is 0.3"],
@@ -39,10 +41,22 @@ def test_a_run_may_not_be_continued(changed, changes, expected):
     assert sorted(configuration.forbidden_changes(before, after)) == expected
 
 
+@pytest.mark.parametrize("epochs", [59, 61])
+def test_a_finished_run_neither_grows_nor_shrinks(changed, epochs):
+    before, after = changed(**BEFORE), changed(**{**BEFORE, "epochs": epochs})
+    assert configuration.forbidden_changes(before, after, finished=True) == [
+        f"config.epochs was 60, is {epochs}: the run is finished and its test set has been read; a "
+        "longer one needs a new workdir"
+    ]
+    more = changed(**{**BEFORE, "seeds": (0, 1, 2, 7)})
+    assert configuration.forbidden_changes(before, more, finished=True) == []
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {},
+        {"seeds": (0, 1, 2, 3)},
         {"log__every_steps": 1, "checkpoint__keep": 9},
         {"compute__devices": 4, "evaluation__batch_size": 9},
     ],
@@ -57,6 +71,14 @@ def test_a_search_may_be_continued(changes, changed_search):
         ({"teacher__epochs": 21}, ["config.teacher.epochs was 20, is 21"]),
         ({"search__epochs": 21}, ["config.search.epochs was 20, is 21"]),
         ({"distil__epochs": 19}, ["config.distil.epochs was 20, is 19"]),
+        (
+            {"seeds": (1, 0, 2)},
+            [
+                "config.seeds was (0, 1, 2), is (1, 0, 2): the first one, of teacher and search, "
+                "stays"
+            ],
+        ),
+        ({"seeds": (0, 2)}, ["config.seeds was (0, 1, 2), is (0, 2): seeds may only be added"]),
         (
             {
                 "search__target__flops": 0.3,

@@ -459,6 +459,31 @@ def test_normalisation_and_its_written_out_gradient_equal_the_formula(mask):
         np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
 
+@pytest.mark.parametrize("ratio", [0, 1, 1e3, 1e4])
+@pytest.mark.parametrize("devices", [1, 4])
+def test_a_mean_far_above_the_deviation_leaves_the_variance_exact(ratio, devices):
+    generator = np.random.default_rng(13)
+    signs = np.array([1.0, -1.0, 0.0])  # The third channel stays around 0.
+    x = (generator.standard_normal((8, 4, 6, 3)) + signs * ratio).astype(np.float32)
+    # Padding is no example: whatever it holds, first or last, changes nothing.
+    mask = np.array([False, True, True, True, True, True, False, False])
+    x[~mask] = np.nan
+    real = x[mask].astype(np.float64)
+    if devices == 1:
+        _, mean, var = layers.normalize_batch(x, np.ones(3), np.zeros(3), mask, 1e-5, None)
+    else:
+        _, means, variances = jax.vmap(
+            lambda x, mask: layers.normalize_batch(x, np.ones(3), np.zeros(3), mask, 1e-5, "d"),
+            axis_name="d",
+        )(x.reshape(4, 2, 4, 6, 3), mask.reshape(4, 2))
+        for device in range(1, 4):
+            np.testing.assert_array_equal(variances[device], variances[0])
+        mean, var = means[0], variances[0]
+    np.testing.assert_allclose(var, real.var(axis=(0, 1, 2)), rtol=3e-6 if devices == 1 else 1e-5)
+    # As close as float32 can name the mean.
+    np.testing.assert_allclose(mean, real.mean(axis=(0, 1, 2)), rtol=2e-7, atol=1e-6)
+
+
 def test_statistics_and_gradients_across_devices_are_those_of_the_whole_batch():
     generator = np.random.default_rng(12)
     x = generator.standard_normal((6, 2, 2, 3)).astype(np.float32)

@@ -4,11 +4,15 @@ import contextlib
 import json
 import logging
 import os
+import resource
 import shutil
+import sys
+import time
 
 import numpy as np
 import pytest
 
+from kdjax.train import workdir
 from kdjax.train.checkpoint import CheckpointError, Checkpoints, DamagedError
 from kdjax.train.state import TrainState
 
@@ -206,3 +210,46 @@ def test_what_was_not_written_gives_way_to_what_is_newer(tmp_path):
         checkpoints.save("last", state(2), RECORD)
         checkpoints.wait()
         assert [path.name for path in (tmp_path / "run" / "last").iterdir()] == ["2"]
+
+
+@contextlib.contextmanager
+def files_end_at(size):
+    """Every file of this process ends at so many bytes, as on a full disk."""
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, hard))
+
+
+def test_a_full_disk_is_one_warning_without_tracebacks(tmp_path, monkeypatch, caplog):
+    """Of the many arrays that are written at once, the first to fail ends the save."""
+    unraisable = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    many = {f"layer{number}": np.ones((30, 10), np.float32) for number in range(40)}
+    with contextlib.closing(Checkpoints(tmp_path / "run", 2)) as checkpoints:
+        checkpoints.save("last", state(1), RECORD)
+        checkpoints.wait()
+        with files_end_at(600):
+            checkpoints.save("last", state(2).replace(params=many), RECORD)
+            checkpoints._finish("last")
+            time.sleep(0.1)  # For what would still be on its way.
+        assert "last could not be written (" in caplog.text
+        assert "the last good one is of step 1, and training goes on" in caplog.text
+        assert {record.name for record in caplog.records} == {"root"}
+        checkpoints.wait()
+        assert checkpoints.latest_step("last") == 2
+    assert unraisable == []
+
+
+def test_a_file_that_cannot_be_written_is_named_and_stays_as_it_was(tmp_path):
+    path = tmp_path / "results.json"
+    workdir.write_json(path, {"seeds": [0]})
+    with (
+        files_end_at(100),
+        pytest.raises(OSError, match=f"^{path} cannot be written: File too large$"),
+    ):
+        workdir.write_json(path, {"long": "x" * 1000})
+    assert workdir.read_json(path) == {"seeds": [0]}
+    assert list(tmp_path.iterdir()) == [path]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -229,12 +230,64 @@ def test_a_best_checkpoint_from_the_future_is_made_anew(small_config, tmp_path):
     assert summary["other"]["checkpoint"] == "best"
 
 
-def test_a_longer_run_continues(small_config, tmp_path):
+def test_a_finished_run_takes_more_seeds_and_no_more_epochs(small_config, tmp_path):
     small_config.epochs = 2
-    train(small_config, tmp_path)
+    first = train(small_config, tmp_path)
     small_config.epochs = 3
-    train(small_config, tmp_path)
+    written = {path: path.read_bytes() for path in tmp_path.glob("*.json*")}
+    with pytest.raises(
+        workdir.WorkdirError,
+        match=r"config\.epochs was 2, is 3: the run is finished and its test set has been read",
+    ):
+        train(small_config, tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.glob("*.json*")} == written
+    small_config.epochs = 2
+    small_config.seeds = (0, 1)
+    both = train(small_config, tmp_path)
+    assert both["seeds"] == [0, 1] and "raised" not in both
+    for student, before in zip(both["students"], first["students"], strict=True):
+        per_seed = student["distilled"]["per_seed"]
+        assert per_seed[:1] == before["distilled"]["per_seed"] and len(per_seed) == 2
+        assert student["distilled"]["test"] == pytest.approx(np.mean(per_seed))
+
+
+def test_an_unfinished_run_may_grow_and_its_results_say_so(
+    small_config, tmp_path, monkeypatch, capsys
+):
+    small_config.epochs = 2
+    original = Run._read
+
+    def read(self, window, pending, started):
+        os.kill(os.getpid(), signal.SIGINT)
+        return original(self, window, pending, started)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(Run, "_read", read)
+        train(small_config, tmp_path)
+    small_config.epochs = 3
+    summary = train(small_config, tmp_path)
     assert int(last_state(tmp_path, small_config).step) == 18
+    (line,) = summary["raised"]
+    assert re.match(r"ensemble-seed0: epochs raised from 2 to 3 at step \d+; learning rate", line)
+    assert line in capsys.readouterr().out.replace("\n", " ")
+    assert train(small_config, tmp_path) == summary  # Written down, not remembered.
+    assert f"- {line}" in report.write(summary, tmp_path)[0].read_text()
+
+
+def test_one_epoch_of_the_defaults_is_a_smoke_test(small_config, tmp_path, capsys):
+    small_config.update_from_flattened_dict(
+        {"epochs": 1, "weight_ramp.feature": "cosine", "evaluation.every_epochs": 3}
+    )
+    train(small_config, tmp_path)
+    said = capsys.readouterr().out
+    for line in configuration.shortened(small_config):
+        assert line in said
+    assert len(configuration.shortened(small_config)) == 2
+    # The last epoch is evaluated, whatever the interval.
+    assert [record["step"] for record in records(tmp_path, kind="validation")] == [6]
+    # Half of 6 steps warm up: the rate is at its peak from the third on, then the cosine falls.
+    rates = [record["learning_rate"] for record in records(tmp_path)]
+    assert rates == pytest.approx([0.1 * 2 / 3, 0.1, 0.1 * (0.5 + 0.5 * np.cos(np.pi * 2 / 3))])
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_term_and_checkpoint(small_config, tmp_path):
@@ -351,7 +404,6 @@ def test_changed_data_is_refused_in_training_and_evaluation(small_config, small_
     before = sorted((tmp_path / "run").rglob("*"))
     arrays["test_labels"][3] = (arrays["test_labels"][3] + 1) % 4
     np.savez(copy, **arrays)
-    small_config.epochs = 3
     with pytest.raises(workdir.WorkdirError, match="run on other data"):
         train(small_config, tmp_path / "run")
     with pytest.raises(workdir.WorkdirError, match="run on other data"):

@@ -27,6 +27,19 @@ def updates_of(steps=1, **changes):
     return updates["layer"]
 
 
+def test_a_run_of_one_epoch_warms_up_and_reaches_its_weights():
+    config = config_with(epochs=1, schedule__name="constant", schedule__learning_rate=0.4)
+    schedule = learning_rate_schedule(config.schedule, 1, 8)  # Half of 8 steps: 4.
+    np.testing.assert_allclose(
+        [schedule(step) for step in range(6)], [0.1, 0.2, 0.3, 0.4, 0.4, 0.4]
+    )
+    # The feature term's cosine reaches .15 with the last step, not after 15 epochs.
+    weights = weight_ramps(config, 8)
+    np.testing.assert_allclose(
+        [weights(jnp.float32(step))["feature"] for step in (0, 4, 8)], [0, 0.075, 0.15], atol=1e-7
+    )
+
+
 def test_sgd_adds_decay_to_kernels_only():
     updates = updates_of(momentum=0.0, nesterov=False, weight_decay=0.1)
     np.testing.assert_allclose(updates["kernel"], [[-0.1 * (0.5 + 0.2), -0.1 * (0.25 - 0.4)]])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -390,6 +391,66 @@ def test_channels_are_given_back_where_a_target_is_undercut(small_npz):
     added -= structure.compact["stage1"] - structure.found["stage1"]
     assert added > 0
     assert f"channels given back, to come closer to what was undercut: {added}" in structure.note
+
+
+def test_the_rival_keeps_what_is_frozen(small_npz):
+    config = search_config(small_npz, search__blocks__frozen=("stage1",))
+    alive = dict.fromkeys(("stage2", "stage2.block1.conv1", "stage3", "stage3.block1.conv1"), 2)
+    structure = find_structure(*made_up(config, alive))
+    for vector in (structure.uniform, structure.compact):
+        for group in ("stem", "stage1", "stage1.block1.conv1"):
+            assert vector[group] == structure.full[group]
+    # One multiplier for the rest, up to a channel, and within the same budget.
+    rest = ("stage2", "stage2.block1.conv1", "stage3", "stage3.block1.conv1")
+    shares = [structure.uniform[group] / structure.full[group] for group in rest]
+    assert max(shares) < 1 and max(shares) - min(shares) <= 1 / 8
+    assert structure.uniform_costs["flops"] <= 0.5 * structure.full_costs["flops"]
+    assert "it too keeps stem, stage1.block1.conv1 as they are" in structure.note
+
+
+def test_with_two_targets_the_one_that_binds_the_rival_is_named(small_npz):
+    config = search_config(small_npz, search__target__params=0.2)
+    alive = {"stem": 3, "stage1.block1.conv1": 2, "stage2": 4, "stage2.block1.conv1": 4}
+    alive |= {"stage3": 2, "stage3.block1.conv1": 3}
+    experiment, budget, state = made_up(config, alive)
+    structure = find_structure(experiment, budget, state)
+    found = costs.count(experiment.architecture, structure.uniform, SHAPE)
+    full = costs.count(experiment.architecture, structure.full, SHAPE)
+    assert structure.to_json()["cost"]["uniform"] == {
+        "flops": found.flops, "macs": found.macs, "params": found.params,
+    }  # fmt: skip
+    # A fifth of the parameters leaves a uniform network about a fifth of the FLOPs, not half.
+    assert structure.to_json()["uniform_bound_by"] == "params"
+    assert 0.15 < found.params / full.params <= 0.2 and found.flops / full.flops < 0.3
+    assert (
+        f"held to the budget by its params, {found.params / full.params:.1%} of the full network's,"
+        f" and has {found.flops / full.flops:.1%} of the flops" in structure.note
+    )
+
+
+def test_targets_of_blocks_bind_the_rival_by_their_total(small_npz):
+    config = search_config(
+        small_npz, search__target__flops=0.0, search__blocks__targets=(0.0, 0.0, 0.5)
+    )
+    structure = find_structure(*made_up(config, {"stage3": 3, "stage3.block1.conv1": 4}))
+    assert structure.uniform_costs["flops"] <= structure.compact_costs["flops"]
+    # Only stage 3 is pressed on, so that nothing else is thinned.
+    for group in ("stem", "stage1", "stage1.block1.conv1", "stage2", "stage2.block1.conv1"):
+        assert structure.uniform[group] == structure.full[group]
+    assert structure.uniform["stage3"] < structure.full["stage3"]
+    assert "the targets of single blocks do not bind it, only their total does" in structure.note
+
+
+def test_a_finished_search_distils_more_seeds(finished, tmp_path):
+    config, path, summary = finished
+    copy = shutil.copytree(path, tmp_path / "run")
+    more = config.copy_and_resolve_references()
+    more.seeds = (0, 1)
+    found = search(more, copy)
+    assert found["seeds"] == [0, 1] and found["structure"] == summary["structure"]
+    for now, before in zip(found["candidates"], summary["candidates"], strict=True):
+        assert now["per_seed"][:1] == before["per_seed"] and len(now["per_seed"]) == 2
+    assert found["teacher"] == summary["teacher"]
 
 
 def test_a_teacher_from_another_search(finished, small_npz, tmp_path):
