@@ -6,21 +6,14 @@ from typing import Any
 from kdjax.report.bench_table import print_bench
 from kdjax.report.figures import draw
 from kdjax.report.search_figures import draw_search
-from kdjax.report.search_table import (
-    comparison_rows,
-    print_search,
-    search_markdown,
-    widths_rows,
-)
-from kdjax.report.table import markdown_table, print_evaluation, print_table, results_rows
+from kdjax.report.search_table import print_search, search_markdown
+from kdjax.report.table import print_evaluation, print_table, table_markdown
 
 __all__ = [
-    "comparison_rows",
     "print_bench",
     "print_evaluation",
     "print_search",
     "print_table",
-    "widths_rows",
     "write",
     "write_search",
 ]
@@ -30,7 +23,7 @@ def write(summary: dict[str, Any], workdir: Path) -> list[Path]:
     """Writes ``workdir/report``: the table as Markdown and the figures; returns the paths."""
     figures = draw(summary, workdir)
     table = workdir / "report" / "table.md"
-    table.write_text(markdown_table(*results_rows(summary)))
+    table.write_text(table_markdown(summary))
     return [table, *figures]
 
 

@@ -174,5 +174,5 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes indented JSON whole or not at all."""
-    write_atomically(path, json.dumps(content, indent=2) + "\n")
+    """Writes indented JSON whole or not at all; what is not finite is no JSON, and refused."""
+    write_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
