@@ -19,6 +19,7 @@ from kdjax.config.kinds import (
     search_default,
     unknown_field,
 )
+from kdjax.config.names import nearest
 from kdjax.config.search import RESOURCES
 from kdjax.config.shared import OPTIMIZERS, SCHEDULES
 from kdjax.config.stored import forbidden_changes, from_json, to_json
@@ -41,6 +42,7 @@ __all__ = [
     "forbidden_changes",
     "from_json",
     "kind",
+    "nearest",
     "search_default",
     "to_json",
     "unknown_field",

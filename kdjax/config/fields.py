@@ -5,6 +5,13 @@ from collections.abc import Callable
 from typing import Any
 
 _LARGEST = 3e38
+_TYPES = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    tuple: "a tuple such as (1, 2)",
+}
 
 
 class ConfigError(ValueError):
@@ -18,16 +25,22 @@ class Field:
     Attributes:
       default: also decides the type.
       meaning: one line for people.
-      allowed: what a valid value is, in words.
+      allowed: what a valid value is, in words; empty: anything of the type.
       valid: value -> bool.
       resumable: whether a run may be continued with another value.
     """
 
     default: Any
     meaning: str
-    allowed: str = "anything"
+    allowed: str = ""
     valid: Callable[[Any], bool] = lambda value: True
     resumable: bool = False
+
+    @property
+    def expected(self) -> str:
+        """The type and what is allowed of it, in words."""
+        name = _TYPES[type(self.default)]
+        return f"{name}, {self.allowed}" if self.allowed else name
 
 
 def one_of(default: str, meaning: str, *known: str, resumable: bool = False) -> Field:

@@ -45,8 +45,8 @@ def results_grid(summary: dict[str, Any]) -> Grid:
         mean_gain = summary["mean_gain"]
         gain = signed(mean_gain["points"], mean_gain["half_width"])
         rows.append(["mean gain", "", "", "", "", "", gain, ""])
-    # Relative gain, MACs, width, parameters, then the baseline, which the gain stands for.
-    least_first = [7, 3, 1, 2, 4] if both else [3, 1, 2]
+    # Relative gain, MACs, width, parameters; then the accuracies that the gain comes from.
+    least_first = [7, 3, 1, 2, 4, 5] if both else [3, 1, 2]
     return Grid(title, columns, rows, least_first)
 
 

@@ -45,16 +45,11 @@ def print_grids(grids: Iterable[Grid], console: Console | None = None, *, whole:
     console = console or new_console()
     for grid in grids:
         shown = fitting(grid, console.width)
-        # Better too wide than cut, where not even the most important columns fit.
-        console.print(_table(grid, shown), crop=False, no_wrap=True, overflow="ignore")
+        console.print(_table(grid, shown), crop=False)
         if len(shown) < len(grid.columns):
             names = [_line(name) for i, name in enumerate(grid.columns) if i not in shown]
-            place = f", and in {whole}" if whole else ""
-            print_text(
-                f"Left out for want of room: {', '.join(names)}; they are shown on a wider "
-                f"terminal{place}.",
-                console,
-            )
+            place = f"all are in {whole}" if whole else "a wider terminal shows all"
+            print_text(f"Columns left out for want of room: {'; '.join(names)} ({place})", console)
 
 
 def print_text(text: str, console: Console | None = None) -> None:
@@ -83,8 +78,9 @@ def _width(grid: Grid, shown: Sequence[int]) -> int:
 
 
 def _table(grid: Grid, shown: Sequence[int]) -> Table:
-    # Texts, not strings: in strings rich looks for markup and emoji.
-    table = Table(title=Text(grid.title))
+    # Texts, not strings: in strings rich looks for markup and emoji. And better too wide than cut,
+    # where not even the most important columns fit.
+    table = Table(title=Text(grid.title), width=_width(grid, shown))
     for number in shown:
         table.add_column(Text(grid.columns[number]), justify="right", no_wrap=True)
     for row in grid.rows:

@@ -143,8 +143,12 @@ def locked(path: Path) -> Iterator[None]:
     Raises:
       WorkdirError: if another process holds it.
     """
-    path.mkdir(parents=True, exist_ok=True)
-    with open(path / ".lock", "w") as file:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        file = open(path / ".lock", "w")  # noqa: SIM115: closed below
+    except OSError as error:
+        raise WorkdirError(f"workdir {path} cannot be written: {error.strerror}") from None
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

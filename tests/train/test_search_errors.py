@@ -47,11 +47,11 @@ def refused(small_npz, tmp_path, capsys, *overrides):
         (["search.target.flops=0.0"], "config.search.target has no target"),
         (
             ["search.target.flops=1e9"],
-            f"config: search.target.flops is 1e+09: above the full network's {FULL:,} flops",
+            f"config.search.target.flops is 1e+09: above the full network's {FULL:,} flops",
         ),
         (
             ["search.target.params=1000000"],
-            "config: search.target.params is 1e+06: above the full network's 5,040 params",
+            "config.search.target.params is 1e+06: above the full network's 5,040 params",
         ),
         (
             ["search.target.flops=1e-6"],
