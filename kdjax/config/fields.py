@@ -10,7 +10,7 @@ _TYPES = {
     int: "a whole number",
     float: "a number",
     str: "text",
-    tuple: "a tuple such as (1, 2)",
+    tuple: "a tuple",
 }
 
 
@@ -40,7 +40,9 @@ class Field:
     def expected(self) -> str:
         """The type and what is allowed of it, in words."""
         name = _TYPES[type(self.default)]
-        return f"{name}, {self.allowed}" if self.allowed else name
+        if isinstance(self.default, tuple) and self.default:
+            name += f" such as {self.default}"
+        return f"{name}: {self.allowed}" if self.allowed else name
 
 
 def one_of(default: str, meaning: str, *known: str, resumable: bool = False) -> Field:
