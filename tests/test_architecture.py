@@ -76,7 +76,8 @@ def test_heavy_libraries_are_imported_where_they_are_used():
             names = [alias.name for alias in getattr(node, "names", [])]
             module = getattr(node, "module", None) or ""
             assert not any(
-                name.split(".")[0] in ("tensorflow_datasets", "grain", "sklearn", "scipy", "matplotlib")
+                name.split(".")[0]
+                in ("tensorflow_datasets", "grain", "sklearn", "scipy", "matplotlib")
                 for name in [*names, module]
             ), f"{path}: import it in the function that needs it"
 

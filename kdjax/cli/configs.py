@@ -101,9 +101,7 @@ def default_workdir(config: ml_collections.ConfigDict) -> Path:
     return Path("kdjax-runs") / f"{prefix}{name}"
 
 
-def check_overrides(
-    arguments: Sequence[str], fields: Mapping[str, configuration.Field]
-) -> None:
+def check_overrides(arguments: Sequence[str], fields: Mapping[str, configuration.Field]) -> None:
     """Checks that arguments are overrides of known fields, before anything reads their values.
 
     Raises:
@@ -126,9 +124,7 @@ def check_overrides(
             no_more([text], fields)
 
 
-def _wrong_value(
-    name: str, value: str, field: configuration.Field
-) -> configuration.ConfigError:
+def _wrong_value(name: str, value: str, field: configuration.Field) -> configuration.ConfigError:
     return configuration.ConfigError(
         f"config.{name} is {value!r}: expected {field.expected} ({field.meaning})"
     )

@@ -229,5 +229,7 @@ def _describe_fields(kind: configuration.Kind) -> str:
     lines = ["fields (--config.NAME=VALUE), with default, meaning and what they may be:"]
     for name, field in configuration.fields_of(kind).items():
         lines += [f"  {name} = {field.default!r}", f"      {field.meaning}"]
-        lines += textwrap.wrap(field.expected, 94, initial_indent=_INDENT, subsequent_indent=_INDENT)
+        lines += textwrap.wrap(
+            field.expected, 94, initial_indent=_INDENT, subsequent_indent=_INDENT
+        )
     return "\n".join([*lines, "", _ENVIRONMENT, "", _INSTALLING])

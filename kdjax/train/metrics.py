@@ -84,7 +84,7 @@ class MetricsWriter:
                 self._give_up_events(error)
 
     def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
-        """Writes one record: ``kind`` is ``train`` or ``validation``; None for what is not finite."""
+        """Writes one record: ``kind`` is ``train`` or ``validation``; NaN becomes None."""
         if self._elsewhere:
             return
         record = {"run": self._run, "kind": kind, "step": step, **values}

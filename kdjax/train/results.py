@@ -168,4 +168,3 @@ def _other_checkpoint(experiment: Experiment, measured: Sequence[Measured]) -> d
             if group
         },
     }
-

@@ -145,10 +145,10 @@ def locked(path: Path) -> Iterator[None]:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        file = open(path / ".lock", "w")  # noqa: SIM115: closed below
+        (path / ".lock").touch()
     except OSError as error:
         raise WorkdirError(f"workdir {path} cannot be written: {error.strerror}") from None
-    with file:
+    with open(path / ".lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
