@@ -25,14 +25,14 @@ class Field:
     Attributes:
       default: also decides the type.
       meaning: one line for people.
-      allowed: what a valid value is, in words; empty: anything of the type.
+      allowed: what a valid value is, in words.
       valid: value -> bool.
       resumable: whether a run may be continued with another value.
     """
 
     default: Any
     meaning: str
-    allowed: str = ""
+    allowed: str = "anything"
     valid: Callable[[Any], bool] = lambda value: True
     resumable: bool = False
 
@@ -42,7 +42,7 @@ class Field:
         name = _TYPES[type(self.default)]
         if isinstance(self.default, tuple) and self.default:
             name += f" such as {self.default}"
-        return f"{name}: {self.allowed}" if self.allowed else name
+        return f"{name}: {self.allowed}" if self.allowed != "anything" else name
 
 
 def one_of(default: str, meaning: str, *known: str, resumable: bool = False) -> Field:

@@ -88,7 +88,7 @@ def print_evaluation(
     rows: Sequence[dict[str, Any]], split: str, console: Console | None = None
 ) -> None:
     """Prints what :func:`kdjax.train.evaluate.evaluate` returned."""
-    columns = ["run", "step", *(f"student\n{number}" for number in rows[0]["students"])]
+    columns = ["run", "step", *(f"student {number}" for number in rows[0]["students"])]
     columns += ["ensemble"] if "ensemble_accuracy" in rows[0] else []
     cells = []
     for row in rows:
