@@ -13,6 +13,7 @@ FORBIDDEN = {
     "widths.py": {"jax", "flax", "kdjax.*"},
     "costs.py": {"jax", "flax", "kdjax.*"},
     "process.py": {"jax", "flax", "numpy", "kdjax.*"},
+    "statistics.py": {"jax", "flax", "kdjax.*"},
     "models": {"kdjax.losses", "kdjax.train", "kdjax.config", "kdjax.data", "ml_collections"},
     "data": {"kdjax.models", "kdjax.train", "kdjax.config", "kdjax.losses", "flax"},
     "search": {"kdjax.train", "kdjax.data", "kdjax.config", "kdjax.report", "ml_collections"},
@@ -75,7 +76,8 @@ def test_heavy_libraries_are_imported_where_they_are_used():
             names = [alias.name for alias in getattr(node, "names", [])]
             module = getattr(node, "module", None) or ""
             assert not any(
-                name.split(".")[0] in ("tensorflow_datasets", "grain", "sklearn", "matplotlib")
+                name.split(".")[0]
+                in ("tensorflow_datasets", "grain", "sklearn", "scipy", "matplotlib")
                 for name in [*names, module]
             ), f"{path}: import it in the function that needs it"
 

@@ -1,11 +1,19 @@
 """The command line as a person meets it."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
-from kdjax import cli
+from kdjax import cli, models
 from kdjax import config as configuration
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
 def overrides_of(config):
@@ -38,7 +46,15 @@ def test_train_then_evaluate(small_config, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["train", "--config.weights.sooft=1"], "did you mean config.weights.soft?"),
-        (["train", "--config.epochs=1e3"], "--config.epochs=1e3"),
+        (["train", "--config.epochs=1e3"], "config.epochs is '1e3': expected a whole number"),
+        (["train", "--lr=0.1"], "did you mean --config.schedule.learning_rate?"),
+        (["search", "--config.search.target.flops=1.5"], "config.search.target.flops is 1.5: "),
+        (["evaluate", "--workdir=nothing", "--config.epochs=3"], "--help lists what there is"),
+        (
+            ["train", "--config.student_widths=('a.json', 'b.json')"],
+            "config.student_widths: a.json",
+        ),
+        (["train", "--workdir=/proc/none/run"], "workdir /proc/none/run cannot be written"),
         (["train", "--config=nothing.py"], "there is no such file"),
         (["train", "extra"], "unknown argument 'extra'"),
         (["train", "--config.network=resnet21"], "known are resnet8, resnet20"),
@@ -81,6 +97,13 @@ def test_help_is_worth_reading(command, capsys):
         for name, field in configuration.fields_of(command).items():
             assert name in shown
             assert field.meaning in shown
+            assert field.expected in " ".join(shown.split())
+        # What the code reads from the environment, and how to install, as in the README.
+        for name in ("KDJAX_CACHE", "KDJAX_TUNE", "KDJAX_TRACEBACK", "TFDS_DATA_DIR"):
+            assert f"\n  {name}\n" in shown
+        for extra in ("", "cuda", "tpu", "prepare"):
+            assert f'pip install ".[{extra}]"' in shown if extra else "pip install . " in shown
+            assert f'".[{extra}]"' in README if extra else "pip install . " in README
     assert cli.main.__doc__
 
 
@@ -88,3 +111,56 @@ def test_preparing_without_tensorflow_says_how(monkeypatch, capsys):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert cli.main(["prepare", "cifar100"]) == 2
     assert 'pip install "kdjax[prepare]"' in capsys.readouterr().err
+
+
+def test_help_names_the_networks_there_are():
+    for kind in ("train", "search"):
+        allowed = configuration.fields_of(kind)["network"].allowed
+        assert allowed == f"one of {', '.join(models.names())}"
+
+
+def test_ctrl_c_ends_with_a_line_and_130(monkeypatch, capsys, tmp_path):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(configuration, "validate", stop)
+    assert cli.main(["train", f"--workdir={tmp_path}"]) == 130
+    assert capsys.readouterr().err == "\nkdjax: stopped at once\n"
+
+
+@pytest.mark.parametrize("place", ["import", "callback"])
+def test_ctrl_c_ends_in_order_wherever_it_comes(place, tmp_path):
+    program = tmp_path / "program.py"
+    waits = "import time\nprint('here', flush=True)\ntime.sleep(30)\n"
+    if place == "import":  # In place of a library that the command imports.
+        (tmp_path / "ml_collections.py").write_text(waits)
+        before = ""
+    else:  # Python reports an exception in a destructor and goes on.
+        before = (
+            "class Slow:\n"
+            "    def __del__(self):\n"
+            "        print('here', flush=True); time.sleep(30)\n"
+            "import kdjax.cli.program as program\n"
+            "def run(arguments):\n"
+            "    Slow()\n"
+            "    time.sleep(30)\n"
+            "program.run = run\n"
+        )
+    program.write_text(
+        f"import sys, time\nfrom kdjax import cli\n{before}sys.argv = ['kdjax', 'train']\n"
+        "sys.exit(cli.main())\n"
+    )
+    root = str(Path(cli.__file__).parents[2])
+    process = subprocess.Popen(
+        [sys.executable, str(program)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": root, "KDJAX_TUNE": "0"},
+    )
+    assert process.stdout.readline() == "here\n"
+    time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, shown = process.communicate(timeout=20)
+    assert shown == "\nkdjax: stopped at once\n"
+    assert process.returncode in (130, -signal.SIGINT)  # To a shell both are 130.

@@ -152,7 +152,7 @@ def bench(
         record["chosen"] = fastest(results)
         record["chosen_in"] = str(choice.record(record["chosen"]))
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=2) + "\n")
+    path.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
     return record
 
 

@@ -1,35 +1,45 @@
 """The command line: flags in, one library call each."""
 
-import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
-
-from kdjax import process
-from kdjax.cli.commands import STOPPED
-from kdjax.cli.configs import default_workdir, read_config
-from kdjax.cli.parser import make_parser
+from typing import Any
 
 __all__ = ["default_workdir", "main", "make_parser", "read_config"]
 
-_USAGE_ERROR = 2
+STOPPED = 130  # What shells use for a process that Ctrl-C ended.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status. Errors that a person can mend print one line."""
-    parser = make_parser()
-    known, rest = parser.parse_known_args(arguments)
-    if arguments is None:  # Called as a program, not by one.
-        process.restart_tuned(sys.orig_argv, process.cache_directory() / "compiled")
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    logging.getLogger("kdjax").setLevel(logging.INFO)  # What was found in the data, for one.
+    if arguments is None:
+        sys.unraisablehook = _ask_again
     try:
-        return known.run(known, rest)
-    except (ValueError, ArithmeticError, OSError) as error:
-        if os.environ.get("KDJAX_TRACEBACK"):
-            raise
-        print(f"kdjax {known.command}: {error}", file=sys.stderr)
-        return _USAGE_ERROR
+        # Imported here, so that Ctrl-C while it is imported ends as it does later.
+        from kdjax.cli.program import run
+
+        return run(arguments)
     except KeyboardInterrupt:
-        print(f"\nkdjax {known.command}: stopped at once", file=sys.stderr)
+        if arguments is None:  # A program that ends is not to be asked again.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        print("\nkdjax: stopped at once", file=sys.stderr)
         return STOPPED
+
+
+def _ask_again(found: "sys.UnraisableHookArgs") -> None:
+    """Sends Ctrl-C once more where Python would drop it, such as in a callback of the collector."""
+    if issubclass(found.exc_type, KeyboardInterrupt):
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    else:
+        sys.__unraisablehook__(found)
+
+
+def __getattr__(name: str) -> Any:
+    """The parts that :func:`main` is made of, imported when they are asked for."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from kdjax.cli import configs, parser
+
+    return parser.make_parser if name == "make_parser" else getattr(configs, name)

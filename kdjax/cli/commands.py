@@ -9,9 +9,9 @@ from typing import Any
 import ml_collections
 
 from kdjax import config as configuration
+from kdjax.cli import STOPPED
 from kdjax.cli.configs import default_workdir, no_more, read_config
 
-STOPPED = 130  # What shells use for a process that Ctrl-C ended.
 LOST = 3  # Most likely another process of the run is gone.
 
 

@@ -1,13 +1,16 @@
 """Configurations from files and overrides, with errors that name the field."""
 
+import difflib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import ml_collections
 
 from kdjax import config as configuration
+
+_FLAGS = ("config", "workdir", "coordinator", "num_processes", "process_id")
 
 
 def read_config(
@@ -30,10 +33,7 @@ def read_config(
 
     fields = configuration.fields_of(kind)
     default = {"train": configuration.default, "search": configuration.search_default}[kind]
-    for name in (text.split("=")[0] for text in overrides if text.startswith("--config.")):
-        field = name.removeprefix("--config.")
-        if field not in fields:
-            raise configuration.unknown_field(field, fields)
+    check_overrides(overrides, fields)
     values = flags.FlagValues()
     arguments = ["kdjax", *([f"--config={path}"] if path else []), *overrides]
     # Without sys_argv the flags would look at the arguments of whatever process this is.
@@ -50,12 +50,28 @@ def read_config(
         left = values(arguments)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         _check_kind(path, kind)
+        if wrong := re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error), re.DOTALL):
+            name, value = wrong.groups()
+            if name in fields and any(text.startswith(f"--config.{name}") for text in overrides):
+                raise _wrong_value(name, value, fields[name]) from None
         if unknown := re.search(r'Key "(\w+)" does not exist', str(error)):
             raise configuration.unknown_field(unknown[1], fields) from None
+        if path and isinstance(error, (AttributeError, KeyError, TypeError)):
+            raise _cannot_be_run(path, error) from error
         raise configuration.ConfigError(f"{' '.join(arguments[1:])}: {error}") from None
-    no_more(left[1:])
+    except Exception as error:  # A config file is Python, and may raise anything.
+        if not path:
+            raise
+        raise _cannot_be_run(path, error) from error
+    no_more(left[1:], fields)
     _check_kind(path, kind)
     return values["config"].value
+
+
+def _cannot_be_run(path: str, error: Exception) -> configuration.ConfigError:
+    return configuration.ConfigError(
+        f"--config={path} cannot be run: {type(error).__name__}: {error}"
+    )
 
 
 def _check_kind(path: str, kind: configuration.Kind) -> None:
@@ -69,7 +85,7 @@ def _check_kind(path: str, kind: configuration.Kind) -> None:
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=arguments)
     try:
         values(arguments)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError):
+    except Exception:
         return  # What is wrong with the file itself is said where it is read.
     found = configuration.kind(values["config"].value)
     if found != kind:
@@ -85,9 +101,54 @@ def default_workdir(config: ml_collections.ConfigDict) -> Path:
     return Path("kdjax-runs") / f"{prefix}{name}"
 
 
-def no_more(arguments: Sequence[str]) -> None:
-    """Raises ConfigError if arguments are left over."""
-    if arguments:
-        raise configuration.ConfigError(
-            f"unknown argument {arguments[0]!r}; overrides look like --config.weights.soft=0.3"
-        )
+def check_overrides(arguments: Sequence[str], fields: Mapping[str, configuration.Field]) -> None:
+    """Checks that arguments are overrides of known fields, before anything reads their values.
+
+    Raises:
+      ConfigError: for the first one that is not; it names what was probably meant.
+    """
+    for before, text in zip(["", *arguments], arguments, strict=False):
+        name = text.partition("=")[0]
+        if name.startswith("--config."):
+            if (field := name.removeprefix("--config.")) not in fields:
+                raise configuration.unknown_field(field, fields)
+        elif name.startswith("--noconfig."):
+            continue
+        elif before.startswith("--config.") and "=" not in before and not name.startswith("--"):
+            field = before.removeprefix("--config.")
+            if isinstance(fields[field].default, bool):  # By name alone it is True already.
+                raise configuration.ConfigError(
+                    f"unknown argument {text!r}: write --config.{field}=True or =False"
+                )
+        else:
+            no_more([text], fields)
+
+
+def _wrong_value(name: str, value: str, field: configuration.Field) -> configuration.ConfigError:
+    return configuration.ConfigError(
+        f"config.{name} is {value!r}: expected {field.expected} ({field.meaning})"
+    )
+
+
+def no_more(
+    arguments: Sequence[str], fields: Mapping[str, configuration.Field] | None = None
+) -> None:
+    """Raises ConfigError if arguments are left over.
+
+    Args:
+      arguments: what no flag has taken.
+      fields: those that a command can override; None: it has none.
+    """
+    if not arguments:
+        return
+    text = arguments[0]
+    if fields is None:
+        raise configuration.ConfigError(f"unknown argument {text!r}: --help lists what there is")
+    name = text.partition("=")[0].lstrip("-").removeprefix("config.")
+    if flag := difflib.get_close_matches(name, _FLAGS, n=1, cutoff=0.8):
+        raise configuration.ConfigError(f"unknown argument {text!r}: did you mean --{flag[0]}=...?")
+    near = configuration.nearest(name, fields)
+    hint = f": did you mean --config.{near}?" if near else ""
+    raise configuration.ConfigError(
+        f"unknown argument {text!r}{hint or '; overrides look like --config.weights.soft=0.3'}"
+    )

@@ -1,11 +1,36 @@
 """The commands, their flags and their help."""
 
 import argparse
+import textwrap
 from collections.abc import Callable, Sequence
 
 import kdjax
 from kdjax import config as configuration
 from kdjax.cli import commands
+
+_INDENT = " " * 6
+_ENVIRONMENT = """\
+environment variables:
+  KDJAX_CACHE
+      where decoded images, compiled programs and measured speeds are kept; default:
+      $XDG_CACHE_HOME/kdjax, else ~/.cache/kdjax
+  KDJAX_TUNE
+      0: leave the environment as it is; else what is not set yet of JAX_COMPILATION_CACHE_DIR,
+      JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS and, on a CPU, XLA_FLAGS and GLIBC_TUNABLES is set
+  KDJAX_TRACEBACK
+      anything: where an error stands in the code
+  TFDS_DATA_DIR
+      where prepared TFDS sets lie, unless data.data_dir says so; default: ~/tensorflow_datasets
+  JAX_PLATFORMS
+      cpu, cuda or tpu: the kind of devices to use; default: the fastest there is
+  SLURM_*, OMPI_*, TPU_WORKER_HOSTNAMES, MEGASCALE_COORDINATOR_ADDRESS, JAX_COORDINATOR_ADDRESS
+      how several processes find each other, as clusters set them"""
+_INSTALLING = """\
+installing, in a checkout:
+  pip install .              on a CPU
+  pip install ".[cuda]"      on NVIDIA GPUs
+  pip install ".[tpu]"       on TPUs
+  pip install ".[prepare]"   for `kdjax prepare`"""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -121,7 +146,7 @@ def make_parser() -> argparse.ArgumentParser:
         "download and prepare a TFDS set as array_record",
         "Downloads a TensorFlow Datasets set and writes it in the format that kdjax reads\n"
         "without TensorFlow. Preparing itself needs TensorFlow and the network:\n\n"
-        '  pip install "kdjax[prepare]"\n'
+        '  pip install ".[prepare]"\n'
         "  kdjax prepare cifar100",
     )
     prepare.add_argument("name", help="as in the TFDS catalogue: cifar10, svhn_cropped, ...")
@@ -201,8 +226,10 @@ def _add_bench_options(command: argparse.ArgumentParser) -> None:
 
 
 def _describe_fields(kind: configuration.Kind) -> str:
-    lines = ["fields (--config.NAME=VALUE), with the default:"]
+    lines = ["fields (--config.NAME=VALUE), with default, meaning and what they may be:"]
     for name, field in configuration.fields_of(kind).items():
-        lines.append(f"  {name} = {field.default!r}")
-        lines.append(f"      {field.meaning}")
-    return "\n".join(lines)
+        lines += [f"  {name} = {field.default!r}", f"      {field.meaning}"]
+        lines += textwrap.wrap(
+            field.expected, 94, initial_indent=_INDENT, subsequent_indent=_INDENT
+        )
+    return "\n".join([*lines, "", _ENVIRONMENT, "", _INSTALLING])

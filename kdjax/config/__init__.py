@@ -20,6 +20,7 @@ from kdjax.config.kinds import (
     unknown_field,
 )
 from kdjax.config.lengths import ramp_epochs, shortened, warmup_epochs
+from kdjax.config.names import nearest
 from kdjax.config.search import RESOURCES
 from kdjax.config.shared import OPTIMIZERS, SCHEDULES
 from kdjax.config.stored import forbidden_changes, from_json, to_json
@@ -42,6 +43,7 @@ __all__ = [
     "forbidden_changes",
     "from_json",
     "kind",
+    "nearest",
     "ramp_epochs",
     "search_default",
     "shortened",

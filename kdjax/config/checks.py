@@ -28,7 +28,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         if not right_type or (isinstance(value, bool) and expected is not bool):
             raise ConfigError(
                 f"config.{name} is {value!r}, a {type(value).__name__}: expected "
-                f"{expected.__name__} ({field.meaning})"
+                f"{expected.__name__} ({field.expected}: {field.meaning})"
             )
         if not field.valid(value):
             raise ConfigError(f"config.{name} is {value!r}: allowed is {field.allowed}")

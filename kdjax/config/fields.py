@@ -5,6 +5,13 @@ from collections.abc import Callable
 from typing import Any
 
 _LARGEST = 3e38
+_TYPES = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    tuple: "a tuple",
+}
 
 
 class ConfigError(ValueError):
@@ -28,6 +35,14 @@ class Field:
     allowed: str = "anything"
     valid: Callable[[Any], bool] = lambda value: True
     resumable: bool = False
+
+    @property
+    def expected(self) -> str:
+        """The type and what is allowed of it, in words."""
+        name = _TYPES[type(self.default)]
+        if isinstance(self.default, tuple) and self.default:
+            name += f" such as {self.default}"
+        return f"{name}: {self.allowed}" if self.allowed != "anything" else name
 
 
 def one_of(default: str, meaning: str, *known: str, resumable: bool = False) -> Field:

@@ -1,6 +1,5 @@
 """The kinds of configuration: which table each has, and what follows from a table alone."""
 
-import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -8,6 +7,7 @@ import ml_collections
 
 from kdjax.config import search, training
 from kdjax.config.fields import ConfigError, Field
+from kdjax.config.names import nearest
 
 Kind = Literal["train", "search"]
 
@@ -58,10 +58,8 @@ def unknown_field(name: str, fields: Mapping[str, Field] = FIELDS) -> ConfigErro
         return ConfigError(
             f"config.{name} is a section: set one of {', '.join(f'config.{i}' for i in inside)}"
         )
-    near = difflib.get_close_matches(name, fields, n=1, cutoff=0.5)
-    if not near:  # Perhaps the right leaf in the wrong place.
-        near = [known for known in fields if known.split(".")[-1] == name.split(".")[-1]][:1]
-    hint = f": did you mean config.{near[0]}?" if near else ""
+    near = nearest(name, fields)
+    hint = f": did you mean config.{near}?" if near else ""
     return ConfigError(f"unknown field config.{name}{hint}")
 
 

@@ -13,6 +13,19 @@ EXECUTIONS = (
     "merged",
     "merged_scanned",
 )
+# Said in help. Models are not imported here; a test holds this list to theirs.
+NETWORKS = (
+    "resnet8",
+    "resnet20",
+    "resnet32",
+    "resnet44",
+    "resnet56",
+    "resnet110",
+    "mobilenet_v2",
+    "mobilenet_v2_imagenet",
+    "vgg16_bn",
+    "vgg16_bn_imagenet",
+)
 
 SEEDS: dict[str, Field] = {
     "seeds": tuple_of(
@@ -26,7 +39,7 @@ SEEDS: dict[str, Field] = {
 }
 
 NETWORK: dict[str, Field] = {
-    "network": Field("resnet8", "name of the network family and depth"),
+    "network": Field("resnet8", "family and depth", f"one of {', '.join(NETWORKS)}"),
     "network_width": number(
         0.625, "multiplies every full width, the stem's included", 0, 16, above=True
     ),

@@ -6,21 +6,14 @@ from typing import Any
 from kdjax.report.bench_table import print_bench
 from kdjax.report.figures import draw
 from kdjax.report.search_figures import draw_search
-from kdjax.report.search_table import (
-    comparison_rows,
-    print_search,
-    search_markdown,
-    widths_rows,
-)
-from kdjax.report.table import markdown_table, print_evaluation, print_table, results_rows
+from kdjax.report.search_table import print_search, search_markdown
+from kdjax.report.table import print_evaluation, print_table, table_markdown
 
 __all__ = [
-    "comparison_rows",
     "print_bench",
     "print_evaluation",
     "print_search",
     "print_table",
-    "widths_rows",
     "write",
     "write_search",
 ]
@@ -31,7 +24,7 @@ def write(summary: dict[str, Any], workdir: Path) -> list[Path]:
     figures = draw(summary, workdir)
     table = workdir / "report" / "table.md"
     raised = "".join(f"\n- {line}\n" for line in summary.get("raised", ()))
-    table.write_text(markdown_table(*results_rows(summary)) + raised)
+    table.write_text(table_markdown(summary) + raised)
     return [table, *figures]
 
 

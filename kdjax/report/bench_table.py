@@ -4,13 +4,11 @@ from typing import Any
 
 from rich.console import Console
 
-from kdjax.report.table import print_tables, terminal_table
-
-Rows = tuple[str, list[str], list[list[str]]]
+from kdjax.report.terminal import Grid, print_grids, print_text
 
 
-def speed_rows(record: dict[str, Any]) -> Rows:
-    """(title, column headings, rows of text) of the speeds; one row per workload."""
+def speed_grid(record: dict[str, Any]) -> Grid:
+    """The speeds; one row per workload."""
     made = record["environment"]
     title = (
         f"{made['device_kind']} ({made['cpu']}, {made['cores']} cores), jax "
@@ -33,10 +31,10 @@ def speed_rows(record: dict[str, Any]) -> Rows:
                 f"{100 * result['input_share']:.1f} %",
             ]
         )
-    return title, columns, rows
+    return Grid(title, columns, rows, [7, 6, 5, 4, 3])
 
 
-def startup_rows(record: dict[str, Any]) -> Rows:
+def startup_grid(record: dict[str, Any]) -> Grid:
     """The same of start-up, in seconds, and memory, in MB of one device."""
     steps = {"initialize": "initialise", "trace": "trace", "compile": "compile"}
     steps |= {"first_step": "step", "time_to_first_step": "to first step"}
@@ -50,7 +48,8 @@ def startup_rows(record: dict[str, Any]) -> Rows:
         ]
         for result in record["results"]
     ]
-    return "Start-up, seconds; memory, MB", [*columns, *parts], rows
+    least_first = [10, 9, 8, 5, 2, 3, 4, 7]
+    return Grid("Start-up, seconds; memory, MB", [*columns, *parts], rows, least_first)
 
 
 def _what(workload: dict[str, Any]) -> list[str]:
@@ -64,11 +63,12 @@ def _what(workload: dict[str, Any]) -> list[str]:
 
 
 def print_bench(record: dict[str, Any], console: Console | None = None) -> None:
-    """Prints :func:`speed_rows`, :func:`startup_rows` and, where one was made, the choice."""
-    tables = [speed_rows(record), startup_rows(record)]
-    print_tables([terminal_table(*rows) for rows in tables], console)
+    """Prints :func:`speed_grid`, :func:`startup_grid` and, where one was made, the choice."""
+    grids = [speed_grid(record), startup_grid(record)]
+    print_grids(grids, console, whole="the results file")
     for entry in record.get("chosen", ()):
-        print(
+        print_text(
             f"auto on this {entry['device_kind']}, {entry['network']}, batch "
-            f"{entry['batch_size']}, {entry['dtype']}: {entry['execution']}"
+            f"{entry['batch_size']}, {entry['dtype']}: {entry['execution']}",
+            console,
         )

@@ -1,21 +1,66 @@
 """What all figures share."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+COLOURS = {"baseline": "#888888", "distilled": "#1f6fb4"}
 
-def new_figure(columns: int, *, share_y: bool = True) -> tuple[Any, list[Any]]:
-    """A figure with so many panels side by side, and their axes."""
+
+def new_figure(
+    columns: int,
+    *,
+    rows: int = 1,
+    size: tuple[float, float] = (6, 4),
+    share_y: bool = True,
+    ratios: Sequence[float] | None = None,
+) -> tuple[Any, list[Any]]:
+    """A figure of panels, and their axes row by row.
+
+    Args:
+      columns: panels side by side.
+      rows: of such panels.
+      size: (width, height) of a panel, in inches.
+      share_y: whether all have the same vertical axis.
+      ratios: of the panels' widths; default: all alike.
+    """
     # The object interface needs no display and leaves the user's pyplot alone.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6 * columns, 4), layout="constrained")
+    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = list(figure.subplots(1, columns, sharey=share_y, squeeze=False)[0])
+    grid = figure.subplots(rows, columns, sharey=share_y, squeeze=False, width_ratios=ratios)
+    axes = list(grid.ravel())
     for axis in axes:
         axis.grid(alpha=0.3)
     return figure, axes
+
+
+def legend_below(figure: Any, axis: Any, columns: int) -> None:
+    """One legend for the figure, under its panels, where it covers no data."""
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
+
+
+def named(summary: dict[str, Any]) -> str:
+    """Network and data of a result, for a title; ``$`` in a name starts no formula."""
+    made = summary["made_with"]
+    return f"{made['network']} on {made['dataset']}".replace("$", r"\$")
+
+
+def seeds_text(seeds: Sequence[int], shown: str) -> str:
+    """How many seeds there are and, of several, what shows how far they scatter."""
+    return "1 seed" if len(seeds) == 1 else f"{len(seeds)} seeds ({shown}: 95 % intervals)"
+
+
+def error_bar(mean: float, half_width: float | None) -> list[list[float]]:
+    """The bar of an interval around a fraction, in %, as far as accuracies reach: 0 to 100.
+
+    None, where one seed has no interval, is no bar.
+    """
+    reach = half_width or 0.0
+    return [[100 * min(reach, mean)], [100 * min(reach, 1 - mean)]]
 
 
 def save_figure(figure: Any, path: Path) -> Path:

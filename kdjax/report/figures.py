@@ -1,14 +1,28 @@
 """Results as figures: accuracy against parameters, and learning curves."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kdjax.report.drawing import new_figure, save_figure
+from kdjax.report.drawing import (
+    COLOURS,
+    error_bar,
+    legend_below,
+    named,
+    new_figure,
+    save_figure,
+    seeds_text,
+)
 
-_COLOURS = {"baseline": "#888888", "distilled": "#1f6fb4"}
+_METHODS = {"baseline": "independent", "distilled": "ensemble"}
+_LABELS = {"baseline": "baseline, each student alone", "distilled": "distilled"}
+_LINES = {"baseline": "--", "distilled": "-"}
+
+# Run -> (epochs, validation accuracies [evaluation][student]).
+Curves = dict[str, tuple[list[float], list[list[float]]]]
 
 
 def draw(summary: dict[str, Any], workdir: Path) -> list[Path]:
@@ -18,13 +32,13 @@ def draw(summary: dict[str, Any], workdir: Path) -> list[Path]:
     paths = [_draw_accuracy(summary, folder / "accuracy.png")]
     curves = read_curves(workdir / "metrics.jsonl")
     if curves:
-        paths.append(_draw_curves(curves, folder / "curves.png"))
+        paths.append(_draw_curves(summary, curves, folder / "curves.png"))
     return paths
 
 
-def read_curves(path: Path) -> dict[str, tuple[list[float], list[list[float]]]]:
-    """Run -> (epochs, validation accuracies ``[evaluation][student]``) from ``metrics.jsonl``."""
-    curves: dict[str, tuple[list[float], list[list[float]]]] = {}
+def read_curves(path: Path) -> Curves:
+    """The validation accuracies in ``metrics.jsonl``."""
+    curves: Curves = {}
     for line in path.read_text().splitlines() if path.exists() else ():
         record = json.loads(line)
         if record["kind"] == "validation":
@@ -35,55 +49,103 @@ def read_curves(path: Path) -> dict[str, tuple[list[float], list[list[float]]]]:
 
 
 def _draw_accuracy(summary: dict[str, Any], path: Path) -> Path:
-    from matplotlib import ticker
-
-    figure, axes = new_figure(1)
+    figure, (axis, side) = new_figure(2, size=(4, 4.5), ratios=(6, 1))
     students = summary["students"]
-    for role, colour in _COLOURS.items():
-        if role not in students[0]:
-            continue
-        axes[0].errorbar(
-            [student["params"] for student in students],
-            [100 * student[role]["test"] for student in students],
-            [100 * student[role]["test_std"] for student in students],
-            marker="o",
-            capsize=3,
-            color=colour,
-            label=f"{role}, each student alone" if role == "baseline" else role,
-        )
-    if "ensemble" in summary:
-        axes[0].axhline(
-            100 * summary["ensemble"]["test"],
-            color=_COLOURS["distilled"],
-            ls=":",
-            label="distilled, average of all students",
-        )
-    made = summary["made_with"]
-    axes[0].set_xscale("log")
-    axes[0].xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-    axes[0].xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
-    axes[0].xaxis.set_minor_formatter(ticker.NullFormatter())
-    axes[0].set_xlabel("parameters")
-    axes[0].set_ylabel("test accuracy, %")
-    axes[0].set_title(
-        f"{made['network']} on {made['dataset']}, {len(summary['seeds'])} seeds (bars: 1 deviation)"
-    )
-    axes[0].legend()
+    params = [student["params"] for student in students]
+    averages = {"baseline": "baseline_ensemble", "distilled": "ensemble"}
+    roles = [role for role in COLOURS if role in students[0]]
+    for place, role in enumerate(roles):
+        style = {"marker": "o", "capsize": 3, "color": COLOURS[role]}
+        # Bars beside each other, not on each other.
+        places = [(0.99, 1.01)[place] * count for count in params]
+        means = [100 * student[role]["test"] for student in students]
+        axis.plot(places, means, ls=_LINES[role], label=_LABELS[role], **_without_caps(style))
+        for at, student in zip(places, students, strict=True):
+            _draw_interval(axis, at, student[role], style)
+        _draw_interval(side, place, summary[averages[role]], style)
+    _count_axis(axis, params)
+    axis.set_ylabel("test accuracy, %")
+    side.set_xlim(-1, len(roles))
+    side.set_xticks([(len(roles) - 1) / 2], ["average\nof all"])
+    figure.suptitle(f"{named(summary)}, {seeds_text(summary['seeds'], 'bars')}")
+    legend_below(figure, axis, 2)
     return save_figure(figure, path)
 
 
-def _draw_curves(curves: dict[str, tuple[list[float], list[list[float]]]], path: Path) -> Path:
-    methods = sorted({run.split("-seed")[0] for run in curves})
-    figure, axes = new_figure(len(methods))
-    for axis, method in zip(axes, methods, strict=True):
-        runs = [curve for run, curve in curves.items() if run.startswith(f"{method}-seed")]
-        shortest = min(len(epochs) for epochs, _ in runs)
-        epochs = runs[0][0][:shortest]
-        mean = 100 * np.mean([np.array(values[:shortest]) for _, values in runs], axis=0)
-        for student in range(mean.shape[1]):
-            axis.plot(epochs, mean[:, student], label=f"student {student + 1}")
-        axis.set_title(f"{method}, mean of {len(runs)} seeds")
-        axis.set_xlabel("epoch")
-        axis.legend()
-    axes[0].set_ylabel("validation accuracy, %")
+def _draw_interval(axis: Any, place: float, entry: dict[str, Any], style: dict[str, Any]) -> None:
+    bar = error_bar(entry["test"], entry["test_half_width"])
+    axis.errorbar([place], [100 * entry["test"]], bar, **style)
+
+
+def _without_caps(style: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in style.items() if name != "capsize"}
+
+
+def _count_axis(axis: Any, counts: list[int]) -> None:
+    """A logarithmic axis whose ticks are the students themselves, those apart enough to read."""
+    axis.set_xscale("log")
+    room = 0.07 * max(math.log(max(counts) / min(counts)), 0.1)
+    ticks: list[int] = []
+    for count in sorted(counts):
+        if not ticks or math.log(count / ticks[-1]) > room:
+            ticks.append(count)
+    axis.set_xticks(ticks, [_short(count) for count in ticks])
+    axis.minorticks_off()
+    axis.margins(x=0.08)
+    axis.set_xlabel("parameters")
+
+
+def _short(count: int) -> str:
+    """A count with two digits: 950, 1.6k, 31k, 1.7M."""
+    for unit, name in ((1e6, "M"), (1e3, "k")):
+        if count >= 0.995 * unit:
+            number = count / unit
+            return f"{number:.1f}{name}" if number < 9.95 else f"{number:.0f}{name}"
+    return str(count)
+
+
+def _draw_curves(summary: dict[str, Any], curves: Curves, path: Path) -> Path:
+    students = summary["students"]
+    columns = min(len(students), 3)
+    rows = -(-len(students) // columns)
+    figure, axes = new_figure(columns, rows=rows, size=(4.2, 3.2))
+    for number, student in enumerate(students):
+        axis = axes[number]
+        for role, method in _METHODS.items():
+            runs = [curve for run, curve in curves.items() if run.startswith(f"{method}-seed")]
+            if role in student and runs:
+                _draw_band(axis, role, runs, number)
+        axis.set_xlim(0, 1.05 * max(epochs[-1] for epochs, _ in curves.values()))
+        axis.locator_params(axis="x", integer=True)
+        axis.set_title(f"student {number + 1}, {student['params']:,} parameters", fontsize=10)
+        if number % columns == 0:
+            axis.set_ylabel("validation accuracy, %")
+        if number + columns >= len(students):
+            axis.set_xlabel("epoch")
+    for axis in axes[len(students) :]:
+        axis.set_visible(False)
+    figure.suptitle(f"{named(summary)}, {_spread_text(summary['seeds'])}")
+    legend_below(figure, axes[0], 2)
     return save_figure(figure, path)
+
+
+def _spread_text(seeds: list[int]) -> str:
+    return "1 seed" if len(seeds) == 1 else f"{len(seeds)} seeds (bands: lowest to highest)"
+
+
+def _draw_band(
+    axis: Any, role: str, runs: list[tuple[list[float], list[list[float]]]], student: int
+) -> None:
+    """The mean over runs of one student's accuracy, and the band that the runs are in."""
+    shortest = min(len(epochs) for epochs, _ in runs)
+    epochs = runs[0][0][:shortest]
+    # What was not finite is None on disk.
+    values = [[row[student] for row in accuracies[:shortest]] for _, accuracies in runs]
+    percents = 100 * np.array(values, np.float64)
+    mean, low, high = percents.mean(axis=0), percents.min(axis=0), percents.max(axis=0)
+    label = f"{role}, mean of {len(runs)} runs" if len(runs) > 1 else role
+    style = {"color": COLOURS[role], "ls": _LINES[role], "marker": "o", "ms": 3}
+    axis.plot(epochs, mean, label=label, **style)
+    axis.fill_between(epochs, low, high, color=COLOURS[role], alpha=0.2, lw=0)
+    if shortest == 1:  # A band has no width there.
+        axis.vlines(epochs, low, high, color=COLOURS[role])

@@ -4,9 +4,20 @@ import json
 from pathlib import Path
 from typing import Any
 
-from kdjax.report.drawing import new_figure, save_figure
+import numpy as np
 
-_COLOURS = {"before": "#cccccc", "uniform": "#888888", "compact": "#1f6fb4", "alone": "#7fb2dc"}
+from kdjax.report.drawing import (
+    error_bar,
+    legend_below,
+    named,
+    new_figure,
+    save_figure,
+    seeds_text,
+)
+
+_COLOURS = {"before": "#cccccc", "uniform": "#888888", "compact": "#1f6fb4"}
+_A_ROW = 40  # groups that fit beside each other
+_LINES = 8  # blocks that can be told apart as lines
 
 
 def draw_search(summary: dict[str, Any], workdir: Path) -> list[Path]:
@@ -24,69 +35,79 @@ def draw_search(summary: dict[str, Any], workdir: Path) -> list[Path]:
 
 
 def _draw_widths(summary: dict[str, Any], path: Path) -> Path:
-    figure, (axis,) = new_figure(1)
     structure, before = summary["structure"], summary["teacher"]["widths"]
     groups = list(before)
-    figure.set_size_inches(max(6.0, 0.3 * len(groups) + 2), 4.5)
+    rows = -(-len(groups) // _A_ROW)
+    in_a_row = -(-len(groups) // rows)
+    size = (max(7.0, 0.28 * in_a_row + 1.5), 3.8)
+    figure, axes = new_figure(1, rows=rows, size=size, share_y=False)
+    for number, axis in enumerate(axes):
+        shown = groups[number * in_a_row : (number + 1) * in_a_row]
+        _draw_bars(axis, shown, before, structure)
+        axis.set_xlim(-0.7, in_a_row - 0.3)  # Bars of all rows are equally wide.
+        axis.set_ylabel("channels")
+    axes[0].set_title(f"{named(summary)}: widths before and after the search")
+    legend_below(figure, axes[0], 3)
+    return save_figure(figure, path)
+
+
+def _draw_bars(
+    axis: Any, groups: list[str], before: dict[str, int], structure: dict[str, Any]
+) -> None:
     places = range(len(groups))
+    after, uniform = structure["widths"], structure["widths_uniform"]
     axis.bar(places, [before[g] for g in groups], 0.9, color=_COLOURS["before"], label="before")
-    axis.bar(
-        places,
-        [structure["widths"][g] for g in groups],
-        0.6,
-        color=_COLOURS["compact"],
-        label="compact",
-    )
+    axis.bar(places, [after[g] for g in groups], 0.6, color=_COLOURS["compact"], label="compact")
     axis.scatter(
         places,
-        [structure["widths_uniform"][g] for g in groups],
+        [uniform[g] for g in groups],
         marker="_",
         color="black",
         zorder=3,
         label="uniform at equal budget",
     )
-    axis.set_xticks(list(places), groups, rotation=90, fontsize=7)
-    axis.set_ylabel("channels")
-    axis.set_title(f"{summary['made_with']['network']}: widths before and after")
-    axis.legend()
-    return save_figure(figure, path)
+    axis.set_xticks(list(places), groups, rotation=90, fontsize=8)
+    axis.grid(visible=False, axis="x")
+    axis.locator_params(axis="y", integer=True, nbins=6)
 
 
 def _draw_accuracy(summary: dict[str, Any], path: Path) -> Path:
-    figure, axes = new_figure(2)
+    """Candidates may cost the same: each has a line of its own, and its cost is said in words."""
     teacher = summary["teacher"]
-    styles = {
-        ("compact", True): ("o", _COLOURS["compact"]),
-        ("compact", False): ("v", _COLOURS["alone"]),
-        ("uniform", True): ("s", _COLOURS["uniform"]),
-    }
-    for axis, cost in zip(axes, ("macs", "params"), strict=True):
-        axis.scatter(
-            [teacher[cost]],
-            [100 * teacher["test"]],
-            marker="*",
-            s=120,
-            color="black",
-            label="teacher",
+    entries = [{"name": "teacher, one run", "structure": "full", **teacher}]
+    entries += summary["candidates"]
+    figure, (axis,) = new_figure(1, size=(8, 1.6 + 0.75 * len(entries)))
+    for place, entry in enumerate(entries):
+        colour = _COLOURS.get(entry["structure"], "black")
+        filled = colour if entry.get("distilled", True) else "white"
+        axis.errorbar(
+            [100 * entry["test"]],
+            [place],
+            xerr=error_bar(entry["test"], entry["test_half_width"]),
+            marker="o",
+            ms=8,
+            mfc=filled,
+            color=colour,
+            capsize=4,
         )
-        for entry in summary["candidates"]:
-            marker, colour = styles[entry["structure"], entry["distilled"]]
-            axis.errorbar(
-                [entry[cost]],
-                [100 * entry["test"]],
-                [100 * entry["test_std"]],
-                marker=marker,
-                color=colour,
-                capsize=3,
-                ls="",
-                label=entry["name"],
-            )
-        axis.set_xlim(left=0)
-        axis.set_xlabel("multiply-accumulates" if cost == "macs" else "parameters")
-    axes[0].set_ylabel("test accuracy, %")
-    axes[0].set_title(f"{len(summary['seeds'])} seeds (bars: 1 deviation)")
-    axes[0].legend()
+        if len(entry["per_seed"]) > 1:
+            seeds = [100 * value for value in entry["per_seed"]]
+            axis.plot(seeds, [place + 0.22] * len(seeds), "|", color=colour, ms=9)
+    axis.set_yticks(range(len(entries)), [_costly_name(entry, teacher) for entry in entries])
+    axis.set_ylim(len(entries) - 0.5, -0.5)
+    axis.margins(x=0.08)
+    axis.locator_params(axis="x", nbins=8)
+    axis.set_xlabel("test accuracy, %")
+    shown = seeds_text(summary["seeds"], "strokes: each of them; bars")
+    figure.suptitle(f"{named(summary)}\n{shown}", fontsize=11)
     return save_figure(figure, path)
+
+
+def _costly_name(entry: dict[str, Any], full: dict[str, Any]) -> str:
+    return (
+        f"{entry['name']}\n{entry['flops'] / full['flops']:.1%} of FLOPs, "
+        f"{entry['params'] / full['params']:.1%} of parameters"
+    )
 
 
 def _search_records(path: Path) -> list[dict[str, Any]]:
@@ -99,22 +120,49 @@ def _search_records(path: Path) -> list[dict[str, Any]]:
 
 
 def _draw_descent(summary: dict[str, Any], records: list[dict[str, Any]], path: Path) -> Path:
-    figure, axes = new_figure(2, share_y=False)
-    epochs = [record["epoch"] for record in records]
-    for name, target in summary["structure"]["targets"].items():
-        (line,) = axes[0].plot(epochs, [record[f"cost/{name}"] for record in records], label=name)
-        axes[0].axhline(target, color=line.get_color(), ls=":")
-    accuracy = [record["accuracy"][0] for record in records]
-    axes[0].plot(epochs, accuracy, color="#999999", label="training accuracy")
-    axes[0].set_title("share of the full cost (dotted: target)")
     before = summary["teacher"]["widths"]
-    for block in summary["blocks"]:
-        alive = [sum(record[f"alive/{g}"] for g in block["groups"]) for record in records]
-        if full := sum(before[group] for group in block["groups"]):
-            axes[1].plot(epochs, [value / full for value in alive], label=block["name"])
-    axes[1].set_title("channels alive in each block, share")
-    for axis in axes:
+    blocks = [b for b in summary["blocks"] if sum(before[g] for g in b["groups"])]
+    height = 4.5 if len(blocks) <= _LINES else max(4.5, 1.5 + 0.16 * len(blocks))
+    figure, (costs, alive) = new_figure(2, size=(6.5, height), share_y=False)
+    epochs = [record["epoch"] for record in records]
+    marker = "o" if len(records) == 1 else None  # A single point is no line.
+    for name, target in summary["structure"]["targets"].items():
+        shares = [record[f"cost/{name}"] for record in records]
+        (line,) = costs.plot(epochs, shares, marker=marker, label=f"cost in {name}")
+        costs.axhline(target, color=line.get_color(), ls=":")
+    accuracy = [record["accuracy"][0] for record in records]
+    costs.plot(epochs, accuracy, color="#999999", marker=marker, label="training accuracy")
+    costs.set_title("share of the full cost (dotted: targets)", fontsize=11)
+    costs.set_ylim(0, 1.05)
+    _legend_under(costs)
+    shares_alive = np.array([_alive(block["groups"], records, before) for block in blocks])
+    names = [block["name"] for block in blocks]
+    if len(blocks) <= _LINES:
+        for name, share in zip(names, shares_alive, strict=True):
+            alive.plot(epochs, share, marker=marker, label=name)
+        alive.set_ylim(0, 1.05)
+        _legend_under(alive)
+    else:  # So many lines could not be told apart.
+        rows = range(len(blocks))
+        shades = alive.pcolormesh(epochs, rows, shares_alive, vmin=0, vmax=1, shading="nearest")
+        figure.colorbar(shades, ax=alive)
+        alive.grid(visible=False)
+        alive.set_yticks(rows, names, fontsize=7)
+        alive.invert_yaxis()
+    alive.set_title("channels alive in each block, share", fontsize=11)
+    for axis in (costs, alive):
         axis.set_xlabel("epoch of the search")
-        axis.set_ylim(0, 1.05)
-        axis.legend()
+        axis.locator_params(axis="x", integer=True)
+    figure.suptitle(f"The search: {named(summary)}")
     return save_figure(figure, path)
+
+
+def _alive(groups: list[str], records: list[dict[str, Any]], before: dict[str, int]) -> list[float]:
+    """Share of a block's channels that live, in each record."""
+    full = sum(before[group] for group in groups)
+    return [sum(record[f"alive/{group}"] for group in groups) / full for record in records]
+
+
+def _legend_under(axis: Any) -> None:
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14)}
+    axis.legend(ncols=4, fontsize=9, frameon=False, **place)

@@ -1,43 +1,57 @@
-"""The results of a structure search as tables."""
+"""The results of a structure search as tables and in words."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 
-from kdjax.report.table import markdown_table, percent, print_tables, signed, terminal_table
+from kdjax.report.terminal import Grid, markdown, print_grids, print_text
+from kdjax.report.words import over, percent, sentence
 
-Rows = tuple[str, list[str], list[list[str]]]
+# Differences in a search's results, each in words: above chance, below it, perhaps chance.
+_DIFFERENCES = {
+    "compact_minus_uniform_points": (
+        "The compact network is {} points better than the uniform one, both distilled",
+        "The compact network is {} points worse than the uniform one, both distilled",
+        "Compact minus uniform, both distilled, is {} points",
+    ),
+    "distilled_minus_alone_points": (
+        "Distillation gains the compact network {} points over training it alone",
+        "Distillation loses the compact network {} points against training it alone",
+        "Compact distilled minus compact alone is {} points",
+    ),
+    "compact_minus_teacher_points": (
+        "The compact network, distilled, is {} points better than its teacher, one run",
+        "The compact network, distilled, is {} points worse than its teacher, one run",
+        "Compact, distilled, minus its teacher, one run, is {} points",
+    ),
+}
 
 
-def comparison_rows(summary: dict[str, Any]) -> Rows:
-    """(title, column headings, rows): teacher, compact network and its rivals."""
+def comparison_grid(summary: dict[str, Any]) -> Grid:
+    """Teacher, compact network and its rivals: cost and test accuracy."""
     made, teacher = summary["made_with"], summary["teacher"]
-    seeds = ", ".join(map(str, summary["seeds"]))
     title = (
         f"{made['network']} on {made['dataset']}: test accuracy of the {summary['last_or_best']} "
-        f"checkpoint, %, over seeds {seeds} (teacher: one run)"
+        f"checkpoint, %; {over(summary['seeds'])} (teacher: one run)"
     )
-    columns = ["network", "parameters", "share", "MACs", "share", "accuracy"]
-    rows = []
-    for entry in [{"name": "teacher", **teacher}, *summary["candidates"]]:
-        rows.append(
-            [
-                entry["name"],
-                f"{entry['params']:,}",
-                f"{entry['params'] / teacher['params']:.1%}",
-                f"{entry['macs'] / 1e6:.3f} M",
-                f"{entry['macs'] / teacher['macs']:.1%}",
-                percent(entry["test"], entry["test_std"])
-                if len(entry["per_seed"]) > 1
-                else f"{100 * entry['test']:.2f}",
-            ]
-        )
-    return title, columns, rows
+    columns = ["network", "parameters", "share of\nparameters", "MACs", "share of\nMACs"]
+    columns += ["accuracy"]
+    rows = [
+        [
+            entry["name"],
+            f"{entry['params']:,}",
+            f"{entry['params'] / teacher['params']:.1%}",
+            f"{entry['macs'] / 1e6:.3f} M",
+            f"{entry['macs'] / teacher['macs']:.1%}",
+            percent(entry["test"], entry["test_half_width"]),
+        ]
+        for entry in [{"name": "teacher", **teacher}, *summary["candidates"]]
+    ]
+    return Grid(title, columns, rows, [3, 1, 2, 4])
 
 
-def widths_rows(summary: dict[str, Any]) -> Rows:
-    """(title, column headings, rows): the width of each channel group before and after."""
+def widths_grid(summary: dict[str, Any]) -> Grid:
+    """The width of each channel group before and after."""
     structure = summary["structure"]
     reached = ", ".join(
         f"{name} {share:.2%} for a target of {structure['targets'][name]:.2%}"
@@ -48,21 +62,16 @@ def widths_rows(summary: dict[str, Any]) -> Rows:
         after, uniform = structure["widths"][group], structure["widths_uniform"][group]
         rows.append([group, str(before), str(after), f"{after / before:.0%}", str(uniform)])
     columns = ["group", "before", "after", "share", "uniform"]
-    return f"Channels of each group: {reached}", columns, rows
+    return Grid(f"Channels of each group: {reached}", columns, rows, [4, 3, 1])
 
 
 def verdict(summary: dict[str, Any]) -> str:
     """What the comparison says, in words."""
-    lines = []
-    for key, text in (
-        ("compact_minus_uniform_points", "compact minus uniform, both distilled"),
-        ("distilled_minus_alone_points", "compact, distilled minus alone"),
-    ):
-        difference = summary[key]
-        value = signed(difference["mean"], difference["std"])
-        if len(summary["seeds"]) == 1:
-            value = value.split()[0]
-        lines.append(f"{text}: {value} points of accuracy")
+    lines = [
+        sentence(*texts, found["mean"], found["half_width"], len(summary["seeds"])) + "."
+        for key, texts in _DIFFERENCES.items()
+        if (found := summary.get(key))
+    ]
     starts = {
         "fresh": "All candidates started from fresh weights.",
         "slim": "The compact candidates started from what survived the search, the uniform one "
@@ -74,16 +83,16 @@ def verdict(summary: dict[str, Any]) -> str:
 
 def print_search(summary: dict[str, Any], console: Console | None = None) -> None:
     """Prints widths, comparison and verdict."""
-    tables = [terminal_table(*widths_rows(summary)), terminal_table(*comparison_rows(summary))]
-    print_tables(tables, console)
-    print(verdict(summary))
+    grids = [widths_grid(summary), comparison_grid(summary)]
+    print_grids(grids, console, whole="report/table.md and results.json")
+    print_text(verdict(summary), console)
 
 
 def search_markdown(summary: dict[str, Any]) -> str:
     """The same as Markdown."""
-    parts: Sequence[str] = (
-        markdown_table(*comparison_rows(summary)),
+    parts = (
+        markdown(comparison_grid(summary)),
         "\n".join(f"- {line}" for line in verdict(summary).splitlines()) + "\n",
-        markdown_table(*widths_rows(summary)),
+        markdown(widths_grid(summary)),
     )
     return "\n".join(parts)

@@ -1,29 +1,29 @@
-"""Results as tables on the terminal."""
+"""The results of a training run as a table and in words."""
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+
+from kdjax.report.terminal import Grid, markdown, print_grids, print_text
+from kdjax.report.words import direction, over, percent, sentence, signed, unsigned
 
 
-def results_rows(summary: dict[str, Any]) -> tuple[str, list[str], list[list[str]]]:
-    """The comparison as (title, column headings, rows of text); one row per student.
+def results_grid(summary: dict[str, Any]) -> Grid:
+    """The comparison: a row for each student, then their average and the mean of their gains.
 
-    Accuracies are in %, with means and deviations over seeds.
+    Accuracies are in %, gains in percentage points, both with half their intervals over seeds.
     """
-    seeds = ", ".join(map(str, summary["seeds"]))
     made = summary["made_with"]
     title = (
         f"{made['network']} on {made['dataset']}: test accuracy of the "
-        f"{summary['last_or_best']} checkpoint, %, over seeds {seeds}"
+        f"{summary['last_or_best']} checkpoint, %; {over(summary['seeds'])}"
     )
     pivot = summary["students"][0]
     roles = [role for role in ("baseline", "distilled") if role in pivot]
-    both = "gain_points" in pivot
+    both = len(roles) == 2
     columns = ["student", "width", "parameters", "MACs", *roles]
-    columns += ["gain, points", "relative gain, %"] if both else []
+    columns += ["gain,\npoints", "relative\ngain, %"] if both else []
     rows = []
     for student in summary["students"]:
         row = [
@@ -31,81 +31,78 @@ def results_rows(summary: dict[str, Any]) -> tuple[str, list[str], list[list[str
             f"{_relative_width(student['widths'], pivot['widths']):.2f}",
             f"{student['params']:,}",
             f"{student['macs'] / 1e6:.2f} M",
-            *(percent(student[role]["test"], student[role]["test_std"]) for role in roles),
+            *(_accuracy(student[role]) for role in roles),
         ]
         if both:
-            relative, deviation = student["relative_gain"], student["relative_gain_std"]
-            row.append(signed(student["gain_points"], student["gain_points_std"]))
-            row.append(signed(100 * relative, 100 * deviation))
+            relative = student["relative_gain"]
+            row.append(signed(student["gain_points"], student["gain_half_width"]))
+            row.append(signed(None if relative is None else 100 * relative))
         rows.append(row)
     keys = {"baseline": "baseline_ensemble", "distilled": "ensemble"}
-    accuracies = [percent(summary[keys[r]]["test"], summary[keys[r]]["test_std"]) for r in roles]
-    rows.append(["average of all", "", "", "", *accuracies, *([""] * (2 * both))])
-    return title, columns, rows
+    averages = [_accuracy(summary[keys[role]]) for role in roles]
+    rows.append(["average of all", "", "", "", *averages, *([""] * (2 * both))])
+    if both:
+        mean_gain = summary["mean_gain"]
+        gain = signed(mean_gain["points"], mean_gain["half_width"])
+        rows.append(["mean gain", "", "", "", "", "", gain, ""])
+    # Relative gain, MACs, width, parameters; then the accuracies that the gain comes from.
+    least_first = [7, 3, 1, 2, 4, 5] if both else [3, 1, 2]
+    return Grid(title, columns, rows, least_first)
 
 
-def terminal_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A table for a terminal; every column is set to the right."""
-    table = Table(title=title)
-    for column in columns:
-        table.add_column(column, justify="right")
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def markdown_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The same as Markdown under its title."""
-    lines = [title, "", _markdown_row(columns), _markdown_row(["---:"] * len(columns))]
-    return "\n".join([*lines, *map(_markdown_row, rows)]) + "\n"
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+def verdict(summary: dict[str, Any]) -> str:
+    """What the table says of distillation, in a sentence; empty if nothing is compared."""
+    if "mean_gain" not in summary:
+        return ""
+    mean_gain = summary["mean_gain"]
+    text = sentence(
+        "Distillation gains {} points on average over the students",
+        "Distillation loses {} points on average over the students",
+        "Distillation changes accuracy by {} points on average over the students",
+        mean_gain["points"],
+        mean_gain["half_width"],
+        len(summary["seeds"]),
+    )
+    thinnest = min(summary["students"], key=lambda student: student["params"])
+    gain, half_width = thinnest["gain_points"], thinnest["gain_half_width"]
+    if way := direction(gain, half_width):
+        verb = "gains" if way > 0 else "loses"
+        return f"{text}; the thinnest student {verb} {unsigned(gain, half_width)}."
+    return f"{text}; for the thinnest student it is {signed(gain, half_width)}."
 
 
 def print_table(summary: dict[str, Any], console: Console | None = None) -> None:
-    """Prints :func:`results_rows`, wide enough for its columns."""
-    print_tables([terminal_table(*results_rows(summary))], console)
+    """Prints :func:`results_grid` and :func:`verdict`."""
+    print_grids([results_grid(summary)], console, whole="report/table.md and results.json")
+    if text := verdict(summary):
+        print_text(text, console)
+
+
+def table_markdown(summary: dict[str, Any]) -> str:
+    """The same as Markdown."""
+    text = verdict(summary)
+    return markdown(results_grid(summary)) + (f"\n{text}\n" if text else "")
 
 
 def print_evaluation(
     rows: Sequence[dict[str, Any]], split: str, console: Console | None = None
 ) -> None:
     """Prints what :func:`kdjax.train.evaluate.evaluate` returned."""
-    table = Table(title=f"accuracy on {split}, %")
-    table.add_column("run")
-    table.add_column("step", justify="right")
-    for number in rows[0]["students"]:
-        table.add_column(f"student {number}", justify="right")
-    if "ensemble_accuracy" in rows[0]:
-        table.add_column("ensemble", justify="right")
+    columns = ["run", "step", *(f"student {number}" for number in rows[0]["students"])]
+    columns += ["ensemble"] if "ensemble_accuracy" in rows[0] else []
+    cells = []
     for row in rows:
-        values = [
-            *row["accuracy"],
-            *([row["ensemble_accuracy"]] if "ensemble_accuracy" in row else []),
-        ]
-        table.add_row(row["run"], str(row["step"]), *(f"{100 * value:.2f}" for value in values))
-    print_tables([table], console)
+        values = [*row["accuracy"]]
+        values += [row["ensemble_accuracy"]] if "ensemble_accuracy" in row else []
+        cells.append([row["run"], str(row["step"]), *(percent(value) for value in values)])
+    # The step goes first, then students from the last one; --student=N shows it alone.
+    students = range(len(rows[0]["students"]) + 1, 2, -1)
+    print_grids([Grid(f"accuracy on {split}, %", columns, cells, [1, *students])], console)
 
 
-def print_tables(tables: Sequence[Table], console: Console | None = None) -> None:
-    """Prints tables one under another."""
-    # Where the output is no terminal, rich assumes 80 columns and would break numbers.
-    console = console or Console(width=None if sys.stdout.isatty() else 120)
-    for table in tables:
-        console.print(table)
+def _accuracy(entry: dict[str, Any]) -> str:
+    return percent(entry["test"], entry["test_half_width"])
 
 
 def _relative_width(widths: dict[str, int], pivot: dict[str, int]) -> float:
     return sum(widths.values()) / sum(pivot.values())
-
-
-def percent(mean: float, deviation: float) -> str:
-    """A mean of fractions and its deviation, in %."""
-    return f"{100 * mean:.2f} ± {100 * deviation:.2f}"
-
-
-def signed(mean: float, deviation: float) -> str:
-    """A difference with its sign, and its deviation."""
-    return f"{mean:+.2f} ± {deviation:.2f}"

@@ -90,7 +90,7 @@ def record(entries: Sequence[Entry]) -> Path:
     kept = [entry for entry in _read(path) if tuple(entry[key] for key in _KEYS) not in new]
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    unfinished.write_text(json.dumps([*entries, *kept], indent=2) + "\n")
+    unfinished.write_text(json.dumps([*entries, *kept], indent=2, allow_nan=False) + "\n")
     unfinished.replace(path)
     return path
 

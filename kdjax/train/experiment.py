@@ -129,9 +129,7 @@ def resolve(
     try:
         parallel = choose(config.compute.devices)
         # The number of classes is not known yet; names and widths can be checked without it.
-        _students(
-            config, models.create(config.network, 2, width=config.network_width), student_widths
-        )
+        _students(config, _architecture(config, 2), student_widths)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from None
     devices = len(parallel.devices)
@@ -166,7 +164,7 @@ def resolve(
             f"config.data.crop_padding is {config.data.crop_padding}: it must be below the image "
             f"size, {dataset.image_shape[0]} x {dataset.image_shape[1]}"
         )
-    architecture = models.create(config.network, dataset.num_classes, width=config.network_width)
+    architecture = _architecture(config, dataset.num_classes)
     try:
         execution_of(config, architecture, parallel)
     except ValueError as error:
@@ -206,6 +204,21 @@ def _source_options(config: ml_collections.ConfigDict) -> data.SourceOptions:
     )
 
 
+def _read_widths(path: str, architecture: models.Architecture) -> WidthVector:
+    try:
+        return widths.load(path, architecture.widths)
+    except (ValueError, OSError) as error:
+        reason = f"{path}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        raise ConfigError(f"config.student_widths: {reason}") from None
+
+
+def _architecture(config: ml_collections.ConfigDict, num_classes: int) -> models.Architecture:
+    try:
+        return models.create(config.network, num_classes, width=config.network_width)
+    except ValueError as error:
+        raise ConfigError(f"config.network: {error}") from None
+
+
 def _students(
     config: ml_collections.ConfigDict,
     architecture: models.Architecture,
@@ -216,7 +229,7 @@ def _students(
     if given:
         vectors = tuple(widths.check(vector, architecture.widths) for vector in given)
     elif config.student_widths:
-        vectors = tuple(widths.load(path, architecture.widths) for path in config.student_widths)
+        vectors = tuple(_read_widths(path, architecture) for path in config.student_widths)
         if config.method != "independent":
             # A structure that was searched alone has a stem of its own width; here all share one.
             vectors = tuple(

@@ -84,11 +84,11 @@ class MetricsWriter:
                 self._give_up_events(error)
 
     def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
-        """Writes one record: ``kind`` is ``train`` or ``validation``."""
+        """Writes one record: ``kind`` is ``train`` or ``validation``; NaN becomes None."""
         if self._elsewhere:
             return
         record = {"run": self._run, "kind": kind, "step": step, **values}
-        self._append(json.dumps(record) + "\n")
+        self._append(json.dumps(_finite(record), allow_nan=False) + "\n")
         if self._events is not None:
             try:
                 self._events.scalars(step, _tagged(kind, values))
@@ -137,6 +137,15 @@ def _parse(line: str) -> dict[str, Any] | None:
         return record if known and record["step"] >= 0 else None
     except (KeyError, RecursionError, TypeError, ValueError):
         return None
+
+
+def _finite(content: Any) -> Any:
+    """JSON has no NaN and no infinity: None in their place."""
+    if isinstance(content, Mapping):
+        return {name: _finite(value) for name, value in content.items()}
+    if isinstance(content, list):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def _tagged(kind: str, values: Mapping[str, Any]) -> dict[str, float]:

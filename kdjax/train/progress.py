@@ -15,7 +15,7 @@ class ProgressReport:
     """Progress over all runs of an experiment.
 
     On a terminal one bar covers all steps, with images/s, the latest validation accuracies and
-    time left. Elsewhere lines are printed, seconds apart.
+    time left. Elsewhere lines are printed, seconds apart, and one at the end.
     """
 
     def __init__(
@@ -26,15 +26,28 @@ class ProgressReport:
         bar: bool = True,
         silent: bool = False,
     ):
-        self.console = console or Console(highlight=False, soft_wrap=True, quiet=silent)
+        """Starts at none of ``total_images``, those of all epochs of all runs.
+
+        Args:
+          total_images: above 0.
+          console: where to; default: standard output.
+          bar: whether a terminal gets a bar.
+          silent: nothing is shown, as another process shows it.
+        """
+        # Names of files and sets are printed as they are: no markup, no emoji.
+        self.console = console or Console(
+            highlight=False, markup=False, emoji=False, soft_wrap=True, quiet=silent
+        )
         self._printed = time.monotonic()
         self._bar: Progress | None = None
-        self._total, self._done = total_images, 0
+        self._total = total_images
+        self._before, self._planned, self._done = 0, 0, 0
+        self._worked = False
         if bar and self.console.is_terminal and not silent:
             self._bar = Progress(
-                TextColumn("{task.fields[run]} {task.fields[place]}"),
+                TextColumn("{task.fields[run]} {task.fields[place]}", markup=False),
                 BarColumn(bar_width=24),
-                TextColumn("{task.fields[rate]} {task.fields[news]}"),
+                TextColumn("{task.fields[rate]} {task.fields[news]}", markup=False),
                 TimeElapsedColumn(),
                 TextColumn("left"),
                 TimeRemainingColumn(elapsed_when_finished=False),
@@ -49,26 +62,41 @@ class ProgressReport:
             self._bar.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
+        elif self._worked:
+            self.say(f"{self._percent()}  {'done' if kind is None else 'stopped'}")
 
     def say(self, text: str) -> None:
         """Prints a line of its own."""
-        self.console.print(text, markup=False)
+        self.console.print(text, markup=False, emoji=False)
 
-    def skip(self, images: int) -> None:
-        """Counts images of an earlier session as done."""
-        self._done += images
-        if self._bar is not None:
-            self._bar.update(self._task, advance=images)
+    def start(self, images: int, done: int) -> None:
+        """Begins the next run; the one before it is behind us.
 
-    def advance(self, images: int, run: str, place: str, rate: float) -> None:
-        """Counts trained images; ``rate`` is in images/s, 0 while unknown."""
-        self._done += images
+        Args:
+          images: of all epochs of this run.
+          done: how many of them an earlier session trained.
+        """
+        self._before, self._planned = self._before + self._planned, images
+        self._done = self._before + done
+        if self._bar is not None:  # Not through update(): what was there took no time.
+            self._bar.tasks[self._task].completed = self._done
+
+    def reach(self, images: int, run: str, place: str, rate: float) -> None:
+        """Notes how far the run is; after a rollback it is less far than before.
+
+        Args:
+          images: trained up to here, of those of this run.
+          run: its name.
+          place: such as an epoch.
+          rate: in images/s, 0 while unknown.
+        """
+        self._done, self._worked = self._before + images, True
         if self._bar is not None:
             shown = f"{rate:,.0f} images/s" if rate else ""
-            self._bar.update(self._task, advance=images, run=run, place=place, rate=shown)
+            self._bar.update(self._task, completed=self._done, run=run, place=place, rate=shown)
         else:
             self._line(run, place, rate, "", _SILENCE)
 
@@ -84,9 +112,12 @@ class ProgressReport:
         """Prints a line unless the last one is less than ``spacing`` seconds old."""
         if time.monotonic() - self._printed >= spacing:
             self._printed = time.monotonic()
-            share = self._done / self._total
             speed = f"{rate:,.0f} images/s" if rate else "compiled"
-            self.say(f"{share:4.0%}  {run} {place}  {speed}  {text}".rstrip())
+            self.say(f"{self._percent()}  {run} {place}  {speed}  {text}".rstrip())
+
+    def _percent(self) -> str:
+        """Rounded down: 100 % is when everything is trained."""
+        return f"{100 * self._done // self._total:3d}%"
 
 
 def accuracies(values: Sequence[float]) -> str:

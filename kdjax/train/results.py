@@ -10,6 +10,7 @@ import numpy as np
 
 import kdjax
 from kdjax import costs
+from kdjax.statistics import deviation, half_width, mean
 from kdjax.train.experiment import Experiment
 
 # How the two methods are called in results: what they are to a student.
@@ -34,11 +35,15 @@ class Measured:
 
 
 def summarize(experiment: Experiment, measured: Sequence[Measured]) -> dict[str, Any]:
-    """The content of ``results.json``; accuracies are fractions, means and deviations over seeds.
+    """The content of ``results.json``; accuracies are fractions.
+
+    Means are over seeds, ``..._std`` are sample standard deviations (``ddof=1``) and
+    ``..._half_width`` half the widths of 95 % t-intervals; both are None where there is one seed.
 
     ``gain_points`` is 100 times the mean difference of distilled and baseline test accuracy, both
-    of the same seed; ``relative_gain`` the mean difference over the mean baseline. Deviations are
-    sample standard deviations (``ddof=1``), 0 for a single seed.
+    of the same seed; ``relative_gain`` the mean difference over the mean baseline, None where that
+    is 0. ``mean_gain`` is the mean of the gains over students, its interval that of the seeds'
+    means over students.
     """
     config = experiment.config
     select = config.evaluation.select
@@ -58,6 +63,8 @@ def summarize(experiment: Experiment, measured: Sequence[Measured]) -> dict[str,
             entry |= _gain(entry["baseline"]["per_seed"], entry["distilled"]["per_seed"])
         students.append(entry)
     summary: dict[str, Any] = {"students": students}
+    if len(experiment.methods) == 2:
+        summary["mean_gain"] = _mean_gain(students)
     for method, role in _ROLES.items():
         if method in experiment.methods:
             key = "ensemble" if role == "distilled" else "baseline_ensemble"
@@ -106,27 +113,47 @@ def _accuracies(
     for split, short in (("test", "test"), ("validation", "val")):
         values = [float(s["accuracy"][student]) for s in _of(measured, method, kind, split)]
         if values:
-            entry[short] = float(np.mean(values))
-            entry[f"{short}_std"] = deviation(values)
-            if split == "test":
-                entry["per_seed"] = values
+            entry |= over_seeds(values, short)
     return entry
 
 
-def _ensemble(measured: Sequence[Measured], method: str, kind: str) -> dict[str, Any]:
-    values = [float(s["ensemble_accuracy"]) for s in _of(measured, method, kind, "test")]
-    return {"test": float(np.mean(values)), "test_std": deviation(values), "per_seed": values}
+def over_seeds(values: Sequence[float], short: str) -> dict[str, Any]:
+    """Accuracies of the seeds on a split, as entries of results whose names begin with ``short``.
 
-
-def _gain(baseline: Sequence[float], distilled: Sequence[float]) -> dict[str, float]:
-    differences = np.subtract(distilled, baseline)
-    mean = float(np.mean(baseline))
+    Those on ``test`` have each seed's value beside mean, deviation and interval.
+    """
     return {
-        "gain_points": 100 * float(np.mean(differences)),
-        "gain_points_std": 100 * deviation(differences),
-        "relative_gain": float(np.mean(differences)) / mean if mean else float("nan"),
-        "relative_gain_std": deviation(differences) / mean if mean else float("nan"),
+        short: mean(values),
+        f"{short}_std": deviation(values),
+        f"{short}_half_width": half_width(values),
+        **({"per_seed": list(values)} if short == "test" else {}),
     }
+
+
+def _ensemble(measured: Sequence[Measured], method: str, kind: str) -> dict[str, Any]:
+    scores = _of(measured, method, kind, "test")
+    return over_seeds([float(score["ensemble_accuracy"]) for score in scores], "test")
+
+
+def _gain(baseline: Sequence[float], distilled: Sequence[float]) -> dict[str, float | None]:
+    points = 100 * np.subtract(distilled, baseline)
+    gain, spread, reference = mean(points), deviation(points), 100 * float(np.mean(baseline))
+    return {
+        "gain_points": gain,
+        "gain_points_std": spread,
+        "gain_half_width": half_width(points),
+        "relative_gain": None if gain is None or not reference else gain / reference,
+        "relative_gain_std": None if spread is None or not reference else spread / reference,
+    }
+
+
+def _mean_gain(students: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    points = [
+        100 * np.subtract(student["distilled"]["per_seed"], student["baseline"]["per_seed"])
+        for student in students
+    ]
+    per_seed = np.mean(points, axis=0)
+    return {"points": mean(per_seed), "half_width": half_width(per_seed)}
 
 
 def _other_checkpoint(experiment: Experiment, measured: Sequence[Measured]) -> dict[str, Any]:
@@ -141,8 +168,3 @@ def _other_checkpoint(experiment: Experiment, measured: Sequence[Measured]) -> d
             if group
         },
     }
-
-
-def deviation(values: Sequence[float] | np.ndarray) -> float:
-    """Sample standard deviation; 0 of a single value."""
-    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0

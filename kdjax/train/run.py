@@ -54,7 +54,6 @@ class Run:
         self._steps_per_epoch = self.runner.steps_per_epoch
         self._best, self._best_step = -1.0, -1
         self._agreed, self._skipped, self._rollbacks = 0, 0, 0
-        self._read_up_to = 0
         self._compiled = False
         self._images = 0
         self._seconds = 0.0
@@ -79,7 +78,9 @@ class Run:
           NonFiniteError: if a loss is NaN or infinite; the last good state stays saved.
         """
         host_state, step = self._restore()
-        self.progress.skip(step // self._steps_per_epoch * self.runner.feed.sizes["train"])
+        self.progress.start(self._images_up_to(self.total_steps), self._images_up_to(step))
+        if 0 < step < self.total_steps:
+            self.progress.say(f"{self.name} goes on from step {step}, {self._place(step)}")
         while True:
             self.writer.start(self.name, step)
             if step >= self.total_steps:
@@ -90,6 +91,17 @@ class Run:
                 if self.config.faults.non_finite != "rollback":
                     raise
                 host_state, step = self._roll_back(error)
+
+    def _images_up_to(self, step: int) -> int:
+        """Images of the steps before ``step``; the last batch of an epoch may be a smaller one."""
+        epochs, steps = divmod(step, self._steps_per_epoch)
+        feed = self.runner.feed
+        size = feed.sizes["train"]
+        return epochs * size + min(steps * feed.batch_size, size)
+
+    def _place(self, step: int) -> str:
+        """The epoch that ``step`` is in, for people."""
+        return f"epoch {step // self._steps_per_epoch + 1}/{self.config.epochs}"
 
     def _train(self, host_state: TrainState, step: int) -> TrainState:
         state = self.runner.place(host_state)
@@ -117,7 +129,6 @@ class Run:
         state, step = self._restore()
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), self._rollbacks)
         logging.warning("%s. Back to step %d, and on with other batches", error, step)
-        self.progress.skip((step - self._read_up_to) * self.runner.feed.batch_size)
         return state.replace(key=np.asarray(jax.random.key_data(key))), step
 
     def best_state(self, last: TrainState) -> TrainState | None:
@@ -253,9 +264,8 @@ class Run:
             self._seconds += now - started
         self._compiled = True
         window.add(metrics, taken)
-        self._read_up_to = first_step + taken
-        place = f"epoch {first_step // self._steps_per_epoch + 1}/{self.config.epochs}"
-        self.progress.advance(images, self.name, place, self.images_per_second)
+        reached = self._images_up_to(first_step + taken)
+        self.progress.reach(reached, self.name, self._place(first_step), self.images_per_second)
         if window.steps >= self.config.log.every_steps:
             self._write(window, first_step + taken)
         return now

@@ -7,8 +7,9 @@ import numpy as np
 
 from kdjax import costs
 from kdjax.search import Budget
+from kdjax.statistics import deviation, half_width, mean
 from kdjax.train.experiment import Experiment
-from kdjax.train.results import Measured, deviation, made_with
+from kdjax.train.results import Measured, made_with, over_seeds
 from kdjax.train.structure import CANDIDATES, Structure
 
 
@@ -22,9 +23,11 @@ def summarize(
     """The content of a search's ``results.json``.
 
     ``teacher`` and each of ``candidates`` have ``widths``, ``params``, ``macs``, ``flops`` and
-    accuracies as fractions; those of the candidates are means and sample deviations over seeds.
-    ``structure`` is as in ``structure.json``. ``compact_minus_uniform_points`` and
-    ``distilled_minus_alone_points`` are paired differences of test accuracy in percentage points.
+    accuracies as fractions; those of the candidates are means over seeds with sample deviations
+    and half the widths of 95 % t-intervals, both None where there is one seed. ``structure`` is as
+    in ``structure.json``. ``compact_minus_uniform_points`` and ``distilled_minus_alone_points`` are
+    paired differences of test accuracy in percentage points; in
+    ``compact_minus_teacher_points`` the teacher is the same one run for all seeds.
     """
     select = experiment.config.evaluation.select
     candidates = [
@@ -38,11 +41,12 @@ def summarize(
         for index, candidate in enumerate(CANDIDATES)
     ]
     per_seed = [candidate["per_seed"] for candidate in candidates]
+    taught = _accuracies([teacher.scores["last"]], 0)  # The one that taught.
     return {
         "teacher": {
             "seed": None if teacher.seed < 0 else teacher.seed,
             **_cost(experiment, structure.full),
-            **_accuracies([teacher.scores["last"]], 0),  # The one that taught.
+            **taught,
         },
         "candidates": candidates,
         "structure": structure.to_json(),
@@ -52,6 +56,7 @@ def summarize(
         ],
         "compact_minus_uniform_points": _difference(per_seed[0], per_seed[2]),
         "distilled_minus_alone_points": _difference(per_seed[0], per_seed[1]),
+        "compact_minus_teacher_points": _difference(per_seed[0], taught["per_seed"]),
         "start": experiment.config.distil.start,
         "seeds": list(experiment.config.seeds),
         "last_or_best": select,
@@ -74,13 +79,10 @@ def _accuracies(scores: Sequence[dict[str, Any]], index: int) -> dict[str, Any]:
     for split, short in (("test", "test"), ("validation", "val")):
         values = [float(score[split]["accuracy"][index]) for score in scores if split in score]
         if values:
-            entry[short] = float(np.mean(values))
-            entry[f"{short}_std"] = deviation(values)
-            if split == "test":
-                entry["per_seed"] = values
+            entry |= over_seeds(values, short)
     return entry
 
 
-def _difference(first: Sequence[float], second: Sequence[float]) -> dict[str, float]:
+def _difference(first: Sequence[float], second: Sequence[float]) -> dict[str, float | None]:
     points = 100 * np.subtract(first, second)
-    return {"mean": float(np.mean(points)), "std": deviation(points)}
+    return {"mean": mean(points), "std": deviation(points), "half_width": half_width(points)}

@@ -1,6 +1,7 @@
 """The search as a training method: the network, its teacher and controller, what it reports."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -78,7 +79,16 @@ def resolve_budget(experiment: Experiment) -> Budget:
             )
         return budget
     except ValueError as error:
-        raise ConfigError(f"config: {error}") from None
+        raise ConfigError(_named(str(error), config)) from None
+
+
+def _named(message: str, config: Any) -> str:
+    """What is wrong with a budget, with the field and its value in front."""
+    if message.startswith("search."):
+        return f"config.{message}"
+    if found := re.match(r"the target \S+ for (flops|params) ", message):
+        return f"config.search.target.{found[1]} is {config.target[found[1]]:g}: {message}"
+    return f"config.search: {message}"
 
 
 def search_steps(experiment: Experiment) -> int:

@@ -144,7 +144,11 @@ def locked(path: Path) -> Iterator[None]:
     Raises:
       WorkdirError: if another process holds it.
     """
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / ".lock").touch()
+    except OSError as error:
+        raise WorkdirError(f"workdir {path} cannot be written: {error.strerror}") from None
     with open(path / ".lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -181,5 +185,5 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes indented JSON whole or not at all."""
-    write_atomically(path, json.dumps(content, indent=2) + "\n")
+    """Writes indented JSON whole or not at all; what is not finite is no JSON, and refused."""
+    write_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")

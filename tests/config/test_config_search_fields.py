@@ -52,6 +52,7 @@ TARGET = r"0, a share in \(0, 1\] or an absolute number"
         ("search.learning_rate", 0.0, "above 0, finite"),
         ("search.start", "slim", "one of teacher, fresh"),
         ("search.target.flops", -0.1, TARGET),
+        ("search.target.flops", 1.5, TARGET),
         ("search.target.flops", math.inf, TARGET),
         ("search.target.flops", math.nan, TARGET),
         ("search.target.params", -1e6, TARGET),
@@ -118,11 +119,11 @@ def test_a_value_of_another_type_is_named_in_a_search(changed_search, name, valu
 
 @settings(deadline=None, max_examples=60)
 @given(st.sampled_from(["flops", "params"]), st.floats() | st.integers(-3, 10**12))
-def test_a_target_is_any_number_from_0_that_is_finite(changed_search, cost, value):
+def test_a_target_is_a_share_or_a_whole_number(changed_search, cost, value):
     # The other target keeps this one from being the only one, so that 0 is allowed, too.
     other = {"flops": "params", "params": "flops"}[cost]
     config = changed_search(**{f"search__target__{cost}": value, f"search__target__{other}": 0.5})
-    if value >= 0 and math.isfinite(value):
+    if 0 <= value <= 1 or (value > 1 and math.isfinite(value) and value % 1 == 0):
         configuration.validate(config)
     else:
         with pytest.raises(

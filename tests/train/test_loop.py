@@ -16,7 +16,7 @@ import pytest
 
 from kdjax import config as configuration
 from kdjax import data, models, report, widths
-from kdjax.report.table import results_rows, terminal_table
+from kdjax.report.table import results_grid
 from kdjax.train import runner as runner_module
 from kdjax.train import train, workdir
 from kdjax.train.checkpoint import CheckpointError, Checkpoints
@@ -96,6 +96,15 @@ def test_results_are_as_documented(both):
         assert student["gain_points"] == pytest.approx(gain)
         expected = gain / 100 / student["baseline"]["test"]
         assert student["relative_gain"] == pytest.approx(expected)
+        # Of two seeds: t(.975, 1 degree of freedom) = 12.706, s / sqrt(2) = |difference| / 2.
+        first, second = np.subtract(
+            student["distilled"]["per_seed"], student["baseline"]["per_seed"]
+        )
+        half = 100 * 12.7062 * abs(first - second) / 2
+        assert student["gain_half_width"] == pytest.approx(half, rel=1e-4)
+    gains = [student["gain_points"] for student in summary["students"]]
+    assert summary["mean_gain"]["points"] == pytest.approx(np.mean(gains))
+    assert summary["mean_gain"]["half_width"] >= 0
     assert 0 <= summary["ensemble"]["test"] <= 1
 
 
@@ -155,9 +164,9 @@ def test_report_draws_figures(both):
     assert f"| 1 | 1.00 | {summary['students'][0]['params']:,} |" in table.read_text()
     for figure in figures:
         assert figure.read_bytes().startswith(b"\x89PNG")
-    table = terminal_table(*results_rows(summary))
-    assert table.row_count == 3  # Two students and their average.
-    assert [column.header for column in table.columns][4:6] == ["baseline", "distilled"]
+    grid = results_grid(summary)
+    assert len(grid.rows) == 4  # Two students, their average, and the mean of their gains.
+    assert grid.columns[4:6] == ["baseline", "distilled"]
 
 
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(small_config, tmp_path, monkeypatch):

@@ -47,19 +47,19 @@ def refused(small_npz, tmp_path, capsys, *overrides):
         (["search.target.flops=0.0"], "config.search.target has no target"),
         (
             ["search.target.flops=1e9"],
-            f"config: search.target.flops is 1e+09: above the full network's {FULL:,} flops",
+            f"config.search.target.flops is 1e+09: above the full network's {FULL:,} flops",
         ),
         (
             ["search.target.params=1000000"],
-            "config: search.target.params is 1e+06: above the full network's 5,040 params",
+            "config.search.target.params is 1e+06: above the full network's 5,040 params",
         ),
         (
             ["search.target.flops=1e-6"],
-            f"config: the target 1e-06 for flops (a share of {FULL:,}; ",
+            f"config.search.target.flops is 1e-06: the target 1e-06 for flops (a share of {FULL:,}; ",
         ),
         (
             ["search.target.flops=0.5", "search.target.params=1e-3"],
-            "config: the target 0.001 for params (a share of 5,040; numbers above 1 are absolute) "
+            "config.search.target.params is 0.001: the target 0.001 for params (a share of 5,040; numbers above 1 are absolute) "
             "cannot be reached: ",
         ),
         (

@@ -148,6 +148,9 @@ def test_accuracies_are_fractions_and_differences_are_points(finished):
     for name, other in (("compact_minus_uniform", uniform), ("distilled_minus_alone", alone)):
         found = summary[f"{name}_points"]
         assert found["mean"] == pytest.approx(100 * (compact - other))
+        assert found["std"] is None and found["half_width"] is None  # Of one seed.
+    teacher = summary["compact_minus_teacher_points"]["mean"]
+    assert teacher == pytest.approx(100 * (compact - summary["teacher"]["test"]))
 
 
 def test_the_search_is_written_step_by_step(finished):

@@ -1,0 +1,28 @@
+"""One command from its arguments to its exit status."""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from kdjax import process
+from kdjax.cli.parser import make_parser
+
+_USAGE_ERROR = 2
+
+
+def run(arguments: Sequence[str] | None) -> int:
+    """Runs the command that ``arguments`` name, or those of the program; returns the status."""
+    parser = make_parser()
+    known, rest = parser.parse_known_args(arguments)
+    if arguments is None:  # Called as a program, not by one.
+        process.restart_tuned(sys.orig_argv, process.cache_directory() / "compiled")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.getLogger("kdjax").setLevel(logging.INFO)  # What was found in the data, for one.
+    try:
+        return known.run(known, rest)
+    except (ValueError, ArithmeticError, OSError) as error:
+        if os.environ.get("KDJAX_TRACEBACK"):
+            raise
+        print(f"kdjax {known.command}: {error}", file=sys.stderr)
+        return _USAGE_ERROR

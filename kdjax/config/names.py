@@ -1,0 +1,49 @@
+"""Which field a name that does not exist was probably meant to be."""
+
+import difflib
+from collections.abc import Iterable
+
+# What people call fields elsewhere.
+_OTHER_NAMES = {
+    "lr": "schedule.learning_rate",
+    "base_lr": "schedule.learning_rate",
+    "wd": "optimizer.weight_decay",
+    "bs": "batch_size",
+    "batch": "batch_size",
+    "batchsize": "batch_size",
+    "seed": "seeds",
+    "num_epochs": "epochs",
+    "n_epochs": "epochs",
+    "model": "network",
+    "arch": "network",
+    "net": "network",
+    "dataset": "data.name",
+    "data_name": "data.name",
+    "optim": "optimizer.name",
+    "opt": "optimizer.name",
+    "scheduler": "schedule.name",
+    "warmup": "schedule.warmup_epochs",
+    "students": "student_scales",
+    "flops": "search.target.flops",
+    "params": "search.target.params",
+    "workers": "data.workers",
+    "num_workers": "data.workers",
+    "gpus": "compute.devices",
+    "precision": "compute.dtype",
+    "t": "temperature",
+}
+
+
+def nearest(name: str, fields: Iterable[str]) -> str:
+    """The field that was probably meant by ``name``, or empty."""
+    fields = list(fields)
+    leaf = name.split(".")[-1]
+    other = _OTHER_NAMES.get(leaf.lower().replace("-", "_"), "")
+    if other in fields and leaf not in fields:
+        return other
+    # The right leaf in the wrong place, or something misspelt.
+    leaves = [known for known in fields if known.split(".")[-1] == leaf]
+    near = difflib.get_close_matches(name, fields, n=1, cutoff=0.6)
+    if near and (not leaves or near[0] in leaves):
+        return near[0]
+    return leaves[0] if leaves else ""

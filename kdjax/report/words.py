@@ -1,0 +1,71 @@
+"""Numbers as text, and what a difference says in words."""
+
+from collections.abc import Sequence
+
+
+def percent(mean: float | None, half_width: float | None = None) -> str:
+    """A mean of fractions and, where there is one, half its interval, in %; empty for no mean."""
+    if mean is None:
+        return ""
+    return f"{100 * mean:.2f}" + ("" if half_width is None else f" ± {100 * half_width:.2f}")
+
+
+def signed(points: float | None, half_width: float | None = None) -> str:
+    """A difference with its sign and, where there is one, half its interval."""
+    if points is None:
+        return ""
+    return f"{points:+.2f}" + ("" if half_width is None else f" ± {half_width:.2f}")
+
+
+def unsigned(points: float, half_width: float | None = None) -> str:
+    """The size of a difference and, where there is one, half its interval."""
+    return signed(abs(points), half_width).removeprefix("+")
+
+
+def direction(points: float, half_width: float | None) -> int:
+    """1 or -1 if a difference is beyond its interval in that direction, 0 if it may be chance.
+
+    Without an interval, from one seed, the sign is all there is.
+    """
+    if _seeds_agree(half_width) or abs(points) <= (half_width or 0.0):
+        return 0
+    return 1 if points > 0 else -1
+
+
+def _seeds_agree(half_width: float | None) -> bool:
+    """Whether all seeds gave the same, as few of them do by chance on a small test set."""
+    return half_width is not None and half_width < 1e-9
+
+
+def sentence(
+    better: str, worse: str, unclear: str, points: float, half_width: float | None, seeds: int
+) -> str:
+    """What a mean difference of accuracy over seeds says, without its full stop.
+
+    Args:
+      better: for a difference above chance; ``{}`` stands for its size in points.
+      worse: for one below, likewise.
+      unclear: for one that may be chance; ``{}`` stands for the difference with its sign.
+      points: the difference, in percentage points.
+      half_width: half the width of its 95 % interval; None for a single seed.
+      seeds: how many there are.
+    """
+    way = direction(points, half_width)
+    if way == 0:
+        text = unclear.format(signed(points, half_width))
+    else:
+        text = (better if way > 0 else worse).format(unsigned(points, half_width))
+    if half_width is None:
+        return f"{text}: one seed says nothing about chance"
+    verdict = "more than chance explains" if way else "no difference is shown"
+    if _seeds_agree(half_width) and abs(points) > 1e-9:
+        verdict = "all seeds agree, which leaves no interval to judge by"
+    return f"{text} (95 % interval over {seeds} seeds): {verdict}"
+
+
+def over(seeds: Sequence[int]) -> str:
+    """Seeds, and what ± stands for over them."""
+    names = ", ".join(map(str, seeds))
+    if len(seeds) == 1:
+        return f"seed {names}"
+    return f"means over seeds {names} with 95 % intervals"

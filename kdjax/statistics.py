@@ -1,0 +1,43 @@
+"""Means over seeds, how far values scatter, and how far chance alone may move their mean."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+LEVEL = 0.95  # Of all intervals that kdjax quotes.
+
+
+def mean(values: Sequence[float] | np.ndarray) -> float | None:
+    """The mean; None of no values, which have none."""
+    return float(np.mean(values)) if len(values) else None
+
+
+def deviation(values: Sequence[float] | np.ndarray) -> float | None:
+    """Sample standard deviation (``ddof=1``); None of fewer than two values, which have none."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def half_width(values: Sequence[float] | np.ndarray, level: float = LEVEL) -> float | None:
+    """Half the width of the t-interval of a mean: ``t * s / sqrt(n)``.
+
+    ``s`` is the sample standard deviation of the ``n`` values, ``t`` the quantile of Student's
+    distribution with ``n - 1`` degrees of freedom at ``(1 + level) / 2``. Of paired differences it
+    is the interval of the paired difference.
+
+    >>> round(half_width([1.0, 2.0, 3.0]), 3)
+    2.484
+
+    Args:
+      values: independent measurements, one per seed.
+      level: how much the interval is to cover, in (0, 1).
+
+    Returns:
+      In the unit of the values; None for fewer than two of them.
+    """
+    spread = deviation(values)
+    if spread is None:
+        return None
+    from scipy import stats
+
+    quantile = float(stats.t.ppf((1 + level) / 2, len(values) - 1))
+    return quantile * spread / float(np.sqrt(len(values)))

@@ -1,0 +1,122 @@
+"""Tables as they are printed, at any width."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from kdjax import report
+from kdjax.report.search_table import search_markdown
+from kdjax.report.table import table_markdown
+
+BASELINES = [[90.0, 91.0, 92.0], [80.0, 82.0, 84.0]]
+GAINS = [[1.0, 2.0, 3.0], [-1.0, 0.0, 1.0]]
+
+
+def printed(show, *arguments, width):
+    console = Console(file=io.StringIO(), width=width)
+    show(*arguments, console)
+    return console.file.getvalue()
+
+
+def table_of(text):
+    """The lines of the table alone, without title and remarks."""
+    return [line for line in text.splitlines() if line and line[0] in "┏┃┡│└"]
+
+
+def cells(text):
+    """Texts of the body's rows by their first cell."""
+    rows = [line.strip("│").split("│") for line in table_of(text) if line.startswith("│")]
+    return {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows}
+
+
+def test_a_wide_terminal_shows_every_column(make_training):
+    text = printed(report.print_table, make_training(BASELINES, GAINS), width=120)
+    rows = cells(text)
+    # t(.975, 2 degrees of freedom) = 4.3027: 4.3027 * 1 / sqrt(3) = 2.484, twice that for 80..84.
+    assert rows["1"] == [
+        "1.00", "1,234,567", "40.00 M", "91.00 ± 2.48", "93.00 ± 4.97", "+2.00 ± 2.48", "+2.20",
+    ]  # fmt: skip
+    assert rows["2"][3:] == ["82.00 ± 4.97", "82.00 ± 7.45", "+0.00 ± 2.48", "+0.00"]
+    assert rows["average of all"] == ["", "", "", "90.00 ± 0.00", "90.00 ± 0.00", "", ""]
+    # Of the seeds' means over students: (1 - 1) / 2, (2 + 0) / 2, (3 + 1) / 2.
+    assert rows["mean gain"] == ["", "", "", "", "", "+1.00 ± 2.48", ""]
+    assert "left out" not in text
+    assert "seeds 0, 1, 2 with 95 % intervals" in " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("width", "shown", "missing"),
+    [
+        (80, ["1,234,567", "91.00 ± 2.48", "93.00 ± 4.97", "+2.00 ± 2.48"],
+         "width; MACs; relative gain, %"),
+        (50, ["93.00 ± 4.97", "+2.00 ± 2.48"],
+         "width; parameters; MACs; baseline; relative gain, %"),
+        (20, ["+2.00 ± 2.48"],
+         "width; parameters; MACs; baseline; distilled; relative gain, %"),
+    ],
+)  # fmt: skip
+def test_a_narrow_terminal_loses_columns_and_no_digit(make_training, width, shown, missing):
+    text = printed(report.print_table, make_training(BASELINES, GAINS), width=width)
+    assert cells(text)["1"] == shown
+    assert "…" not in text
+    assert max(map(len, table_of(text))) <= max(width, 33)  # The last two columns stay.
+    assert f"Columns left out for want of room: {missing} (all are in" in text
+    assert "results.json" in text
+
+
+def test_one_seed_has_no_deviation_and_no_interval(make_training):
+    text = printed(report.print_table, make_training([[90.0], [80.0]], [[1.0], [2.0]]), width=120)
+    assert cells(text)["1"][3:] == ["90.00", "91.00", "+1.00", "+1.11"]
+    assert cells(text)["mean gain"][5] == "+1.50"
+    assert "±" not in text
+    assert "checkpoint, %; seed 0 " in text
+
+
+def test_a_single_method_is_a_table_without_gains(make_training):
+    summary = make_training(BASELINES, GAINS)
+    for student in summary["students"]:
+        del student["distilled"]
+    del summary["mean_gain"]
+    text = printed(report.print_table, summary, width=120)
+    assert set(cells(text)) == {"1", "2", "average of all"}
+    assert "Distillation" not in text + table_markdown(summary)
+
+
+def test_names_are_printed_as_they_are(make_training, make_search):
+    summary = make_training(BASELINES, GAINS)
+    summary["made_with"] = {"network": "resnet8", "dataset": "folder:dog:[red]x"}
+    assert "resnet8 on folder:dog:[red]x:" in printed(report.print_table, summary, width=120)
+    found = make_search([91.0, 92.0], [91.0, 92.0], [91.0, 92.0])
+    assert "resnet8 on folder:dog:" in printed(report.print_search, found, width=120)
+    row = {"run": "a:dog:b", "step": 3, "accuracy": [0.5], "students": [1]}
+    assert "a:dog:b" in printed(report.print_evaluation, [row], "test", width=80)
+
+
+@pytest.mark.parametrize("width", [50, 80, 120])
+def test_the_comparison_of_a_search_fits(make_search, width):
+    summary = make_search([91.0, 92.0, 93.0], [90.0, 91.0, 92.0], [90.0, 92.0, 91.0])
+    text = printed(report.print_search, summary, width=width)
+    assert max(map(len, table_of(text))) <= width
+    assert cells(text)["compact, distilled"][-1] == "92.00 ± 2.48"
+    assert cells(text)["teacher"][-1] == "90.00"
+    assert ("left out" in text) == (width < 120)
+
+
+def test_markdown_has_every_column_and_the_sentence(make_training, make_search):
+    text = table_markdown(make_training(BASELINES, GAINS))
+    heading = "| student | width | parameters | MACs | baseline | distilled | gain, points |"
+    assert f"{heading} relative gain, % |" in text
+    assert "| mean gain |  |  |  |  |  | +1.00 ± 2.48 |  |" in text
+    assert "Distillation changes accuracy by +1.00 ± 2.48 points" in text
+    search = search_markdown(make_search([91.0, 92.0], [91.0, 91.5], [90.0, 91.0]))
+    assert "| network | parameters | share of parameters | MACs | share of MACs |" in search
+    assert "- All candidates started from fresh weights." in search
+
+
+def test_many_students_of_an_evaluation_leave_the_first_ones(make_training):
+    row = {"run": "ensemble-seed0", "step": 3, "accuracy": [0.5] * 9, "ensemble_accuracy": 0.75}
+    row["students"] = list(range(1, 10))
+    text = printed(report.print_evaluation, [row], "test", width=60)
+    assert cells(text)["ensemble-seed0"] == ["50.00"] * 2 + ["75.00"]
+    assert "left out for want of room: step; student 3; student 4;" in text

@@ -1,0 +1,75 @@
+"""What goes into results: what does not exist is None, and nothing on disk is NaN."""
+
+import json
+
+import numpy as np
+import pytest
+
+from kdjax.train import workdir
+from kdjax.train.metrics import MetricsWriter
+from kdjax.train.results import _gain, _mean_gain, over_seeds
+
+
+def no_constant(name):
+    raise AssertionError(f"{name} is no JSON")
+
+
+def test_one_seed_has_neither_deviation_nor_interval():
+    assert over_seeds([0.5], "test") == {
+        "test": 0.5,
+        "test_std": None,
+        "test_half_width": None,
+        "per_seed": [0.5],
+    }
+    assert over_seeds([], "val") == {"val": None, "val_std": None, "val_half_width": None}
+    assert _gain([0.5], [0.75]) == {
+        "gain_points": 25.0,
+        "gain_points_std": None,
+        "gain_half_width": None,
+        "relative_gain": 0.5,
+        "relative_gain_std": None,
+    }
+
+
+def test_gains_are_paired():
+    # Differences of 1, 2 and 3 points, although both vary by tens: 4.3027 * 1 / sqrt(3).
+    gain = _gain([0.40, 0.50, 0.60], [0.41, 0.52, 0.63])
+    assert gain["gain_points"] == pytest.approx(2)
+    assert gain["gain_points_std"] == pytest.approx(1)
+    assert gain["gain_half_width"] == pytest.approx(2.484, abs=5e-4)
+    assert gain["relative_gain"] == pytest.approx(0.02 / 0.5)
+    assert gain["relative_gain_std"] == pytest.approx(0.01 / 0.5)
+
+
+def test_the_mean_gain_is_that_of_each_seed_first():
+    students = [
+        {"baseline": {"per_seed": [0.5, 0.5]}, "distilled": {"per_seed": [0.51, 0.53]}},
+        {"baseline": {"per_seed": [0.2, 0.2]}, "distilled": {"per_seed": [0.23, 0.21]}},
+    ]
+    # Students vary by 2 points, in opposite ways; every seed's mean is 2.
+    found = _mean_gain(students)
+    assert found["points"] == pytest.approx(2)
+    assert found["half_width"] == pytest.approx(0, abs=1e-9)
+
+
+def test_a_baseline_of_nothing_has_no_relative_gain():
+    gain = _gain([0.0, 0.0], [0.25, 0.25])
+    assert gain["relative_gain"] is None and gain["relative_gain_std"] is None
+    json.dumps(gain, allow_nan=False)
+
+
+def test_files_hold_no_nan(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        workdir.write_json(tmp_path / "results.json", {"test": float("nan")})
+    assert not list(tmp_path.iterdir())
+    writer = MetricsWriter(tmp_path, tensorboard=False)
+    writer.start("run", 0)
+    writer.write("train", 1, {"loss": float("nan"), "accuracy": [0.5, float("inf")]})
+    writer.close()
+    line = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=no_constant)
+    assert (line["loss"], line["accuracy"]) == (None, [0.5, None])
+
+
+def test_numbers_of_numpy_become_plain_ones():
+    entry = over_seeds(list(np.array([0.5, 0.75])), "test")
+    assert json.loads(json.dumps(entry))["test"] == 0.625
