@@ -19,8 +19,9 @@ def read_config(
     """The configuration of a file with overrides applied.
 
     Args:
-      path: ``file.py`` or ``file.py:argument`` with a ``get_config``; empty means the default.
-        A config file is Python and is run.
+      path: ``file.py`` or ``file.py:argument`` with a ``get_config``. A config file is Python and
+        is run. Empty: the recipe for the embedded digits; if an override names other data, which
+        that recipe does not suit, the default of every field.
       overrides: ``--config.a.b=value`` (or the value as the next argument).
       kind: ``train`` or ``search``.
 
@@ -32,7 +33,6 @@ def read_config(
     from ml_collections import config_flags
 
     fields = configuration.fields_of(kind)
-    default = {"train": configuration.default, "search": configuration.search_default}[kind]
     check_overrides(overrides, fields)
     values = flags.FlagValues()
     arguments = ["kdjax", *([f"--config={path}"] if path else []), *overrides]
@@ -45,7 +45,7 @@ def read_config(
         sys.path.insert(0, str(Path(path.partition(":")[0]).resolve().parent))
         config_flags.DEFINE_config_file("config", **settings)
     else:
-        config_flags.DEFINE_config_dict("config", default(), **settings)
+        config_flags.DEFINE_config_dict("config", _start(overrides, kind), **settings)
     try:
         left = values(arguments)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -66,6 +66,14 @@ def read_config(
     no_more(left[1:], fields)
     _check_kind(path, kind)
     return values["config"].value
+
+
+def _start(overrides: Sequence[str], kind: configuration.Kind) -> ml_collections.ConfigDict:
+    """What overrides change where no file is named."""
+    text = "=".join(overrides)  # A value may be an argument of its own.
+    if re.search(r"--config\.data\.name=(?!['\"]?digits\b)", text):
+        return {"train": configuration.default, "search": configuration.search_default}[kind]()
+    return configuration.first_run(kind)
 
 
 def _cannot_be_run(path: str, error: Exception) -> configuration.ConfigError:

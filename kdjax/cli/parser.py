@@ -83,12 +83,13 @@ def make_parser() -> argparse.ArgumentParser:
         "meets a budget, builds the smaller network, distils it from the teacher, and compares it\n"
         "with the same structure trained alone and with uniform thinning at equal budget.\n\n"
         "  kdjax search\n"
-        "  kdjax search --config.search.target.flops=0.3 --workdir=runs/third\n"
+        "  kdjax search --config.search.target.params=0.3 --workdir=runs/third\n"
         "  kdjax search --config=configs/search_cifar10_resnet56.py --workdir=runs/r56 \\\n"
         "    --config.search.target.flops=0.5 --config.search.target.params=0.4\n\n"
         "The same command again continues at whatever stage it was in. The structure it finds can\n"
         "be a student of an online ensemble:\n\n"
-        '  kdjax train --config.student_widths=\'("W/full.json", "W/widths.json")\'\n\n'
+        '  kdjax train --config.student_widths=\'("W/full.json", "W/widths.json")\' \\\n'
+        "    --config.teacher_weights='()'\n\n"
         "with W the workdir of the search.",
         _describe_fields("search"),
     )
@@ -226,9 +227,15 @@ def _add_bench_options(command: argparse.ArgumentParser) -> None:
 
 
 def _describe_fields(kind: configuration.Kind) -> str:
-    lines = ["fields (--config.NAME=VALUE), with default, meaning and what they may be:"]
+    lines = [
+        "fields (--config.NAME=VALUE), with default, meaning and what they may be; [in brackets]",
+        "what the recipe for the embedded digits has, which is run where no --config is given:",
+    ]
+    first_run = dict(configuration.flatten(configuration.first_run(kind)))
     for name, field in configuration.fields_of(kind).items():
-        lines += [f"  {name} = {field.default!r}", f"      {field.meaning}"]
+        differs = first_run[name] != field.default
+        bracket = f"  [{first_run[name]!r}]" if differs else ""
+        lines += [f"  {name} = {field.default!r}{bracket}", f"      {field.meaning}"]
         lines += textwrap.wrap(
             field.expected, 94, initial_indent=_INDENT, subsequent_indent=_INDENT
         )

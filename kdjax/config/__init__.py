@@ -8,6 +8,7 @@ can be overridden on a command line.
 
 from kdjax.config.checks import validate
 from kdjax.config.fields import ConfigError, Field
+from kdjax.config.first_run import first_run
 from kdjax.config.kinds import (
     FIELDS,
     SEARCH_FIELDS,
@@ -39,6 +40,7 @@ __all__ = [
     "Kind",
     "default",
     "fields_of",
+    "first_run",
     "flatten",
     "forbidden_changes",
     "from_json",

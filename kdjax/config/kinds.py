@@ -17,12 +17,12 @@ _TABLES: dict[Kind, dict[str, Field]] = {"train": FIELDS, "search": SEARCH_FIELD
 
 
 def default() -> ml_collections.ConfigDict:
-    """The default of `kdjax train`: both methods on the embedded digits, minutes on a CPU."""
+    """The default of every field of `kdjax train`, from which configurations start."""
     return _default_of(FIELDS)
 
 
 def search_default() -> ml_collections.ConfigDict:
-    """The default of `kdjax search`: half the FLOPs of a small network on the embedded digits."""
+    """The default of every field of `kdjax search`, from which configurations start."""
     return _default_of(SEARCH_FIELDS)
 
 

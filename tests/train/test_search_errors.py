@@ -55,12 +55,13 @@ def refused(small_npz, tmp_path, capsys, *overrides):
         ),
         (
             ["search.target.flops=1e-6"],
-            f"config.search.target.flops is 1e-06: the target 1e-06 for flops (a share of {FULL:,}; ",
+            "config.search.target.flops is 1e-06: the target 1e-06 for flops "
+            f"(a share of {FULL:,}; ",
         ),
         (
             ["search.target.flops=0.5", "search.target.params=1e-3"],
-            "config.search.target.params is 0.001: the target 0.001 for params (a share of 5,040; numbers above 1 are absolute) "
-            "cannot be reached: ",
+            "config.search.target.params is 0.001: the target 0.001 for params (a share of 5,040; "
+            "numbers above 1 are absolute) cannot be reached: ",
         ),
         (
             ["search.target.flops=0.5", "search.min_width=16"],

@@ -1,0 +1,48 @@
+"""What `kdjax train` and `kdjax search` do where no configuration is named: the embedded digits.
+
+Both are set up so that there is something to gain on so small a set: few labels, or few parameters.
+They were chosen on validation splits that are not used here (experiments/digits,
+experiments/search_digits).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from kdjax.config.kinds import Kind, default, search_default
+
+# 20 labels of each class to train on; four fifths of the set are left to test on.
+_FEW_LABELS: Mapping[str, Any] = {
+    "seeds": (0, 1, 2, 3, 4, 5, 6),
+    "data.test": 0.8,
+    "data.validation": 0.3,
+    "data.labels_per_class": 20,
+    "batch_size": 32,
+    "epochs": 100,
+    "weights.hard": 1.0,
+    "weights.feature": 0.0,
+    "weights.soft": 1.0,
+    "teacher_weights": (0.4, 0.25, 0.2, 0.1, 0.05),
+    "evaluation.every_epochs": 20,
+    "checkpoint.every_epochs": 50,
+}
+# At a tenth of the parameters it matters which channels stay.
+_FEW_PARAMETERS: Mapping[str, Any] = {
+    "seeds": (0, 1, 2, 3, 4, 5, 6),
+    "search.target.flops": 0.0,
+    "search.target.params": 0.1,
+    "evaluation.every_epochs": 10,
+    "checkpoint.every_epochs": 10,
+}
+
+
+def first_run(kind: Kind) -> ml_collections.ConfigDict:
+    """The configuration of `kdjax train` or `kdjax search` without ``--config``."""
+    config, changes = {
+        "train": (default, _FEW_LABELS),
+        "search": (search_default, _FEW_PARAMETERS),
+    }[kind]
+    made = config()
+    made.update_from_flattened_dict(changes)
+    return made
