@@ -42,9 +42,19 @@ def resized_crop(
     return image.resize((size[1], size[0]), _BILINEAR, box=random_box(*image.size, rng))
 
 
+def resized(image: PIL.Image.Image, size: tuple[int, int]) -> PIL.Image.Image:
+    """The whole image as (height, width), bilinear; (0, 0) keeps its size."""
+    return image if size == (0, 0) else image.resize((size[1], size[0]), _BILINEAR)
+
+
 def central_crop(image: PIL.Image.Image, size: tuple[int, int]) -> PIL.Image.Image:
-    """The middle of the image as (height, width), its shorter side 256/224 of the crop's before."""
+    """The middle of the image as (height, width), its shorter side 256/224 of the crop's before.
+
+    An image that has that size already is taken whole.
+    """
     height, width = size
+    if (image.height, image.width) == size:
+        return image
     scale = max(_MARGIN * width / image.width, _MARGIN * height / image.height)
     resized = image.resize((round(image.width * scale), round(image.height * scale)), _BILINEAR)
     left, top = (resized.width - width) // 2, (resized.height - height) // 2

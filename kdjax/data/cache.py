@@ -11,7 +11,7 @@ import numpy as np
 
 from kdjax.process import cache_directory
 
-_FORMAT = "1"  # Part of every key: raise it when the meaning of a cached file changes.
+_FORMAT = "2"  # Part of every key: raise it when the meaning of a cached file changes.
 
 
 def key(files: Iterable[Path], *parameters: object) -> str:

@@ -5,14 +5,97 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 from rich.progress import track
 
+from kdjax.data.augment import central_crop, resized
 from kdjax.data.dataset import DataError
 
 _CHUNK = 256  # images a task: large enough that handing out tasks costs nothing
+_GREY_MODES = ("1", "L", "LA")
+
+
+def read_image(source: str | Path | bytes, where: str = "") -> PIL.Image.Image:
+    """One image as training reads it, upright and without transparency, of the size it has.
+
+    The orientation that EXIF data names is applied, as viewers do; what is transparent is laid on
+    white. Of an animation it is the first image.
+
+    Args:
+      source: a file, or the bytes of one, in any format Pillow reads.
+      where: what to call it in errors; empty: the file's path.
+
+    Returns:
+      The image in mode ``L`` if it is grey, else ``RGB``.
+
+    Raises:
+      DataError: if it cannot be read, does not decode or has more than 8 bits a channel; names it.
+    """
+    if isinstance(source, bytes):
+        encoded, where = source, where or "the image"
+    else:
+        where = where or str(source)
+        try:
+            encoded = Path(source).expanduser().read_bytes()
+        except OSError as error:
+            raise DataError(f"{where} cannot be read: {error.strerror or error}") from None
+    try:
+        with PIL.Image.open(io.BytesIO(encoded)) as image:
+            if image.mode.startswith(("I", "F")):
+                # Pillow would clip them to 8 bits, silently.
+                raise OSError(f"it has more than 8 bits a channel (mode {image.mode})")
+            image.load()
+            return _opaque(_upright(image, where))
+    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+        raise DataError(f"{where} does not decode as an image: {error}") from None
+
+
+def _upright(image: PIL.Image.Image, where: str) -> PIL.Image.Image:
+    try:
+        return PIL.ImageOps.exif_transpose(image)
+    except Exception as error:  # Pillow raises bare errors of many types for broken EXIF data.
+        logging.warning("%s: its EXIF data cannot be read (%s), taken as stored", where, error)
+        return image
+
+
+def _opaque(image: PIL.Image.Image) -> PIL.Image.Image:
+    mode = "L" if image.mode in _GREY_MODES else "RGB"
+    if image.has_transparency_data:
+        white = PIL.Image.new("RGBA", image.size, "white")
+        image = PIL.Image.alpha_composite(white, image.convert("RGBA"))
+    return image.convert(mode)
+
+
+def fit_image(
+    image: PIL.Image.Image, image_shape: tuple[int, int, int], memory: str = "device"
+) -> np.ndarray:
+    """An image as evaluation sees it.
+
+    With ``device`` it is resized as a whole; with ``stream`` it is the middle of the image
+    (:func:`kdjax.data.augment.central_crop`). An image that has the size already is the same in
+    both. Grey becomes colour, and colour grey, where the networks want it.
+
+    Args:
+      image: of :func:`read_image`.
+      image_shape: (height, width, channels) of a dataset.
+      memory: of the dataset, ``device`` or ``stream``, as the field ``data.memory`` names it.
+
+    Returns:
+      ``[height, width, channels]`` uint8.
+    """
+    height, width, channels = image_shape
+    image = image.convert("L" if channels == 1 else "RGB")
+    fit = {"device": resized, "stream": central_crop}[memory]
+    return _array(fit(image, (height, width)))
+
+
+def _array(image: PIL.Image.Image) -> np.ndarray:
+    array = np.asarray(image, np.uint8)
+    return array if array.ndim == 3 else array[..., None]
 
 
 def decode(encoded: bytes, where: str, size: tuple[int, int], mode: str) -> np.ndarray:
@@ -27,13 +110,7 @@ def decode(encoded: bytes, where: str, size: tuple[int, int], mode: str) -> np.n
     Raises:
       DataError: if the bytes do not decode; names ``where``.
     """
-
-    def resize(image: PIL.Image.Image) -> PIL.Image.Image:
-        if size == (0, 0):
-            return image
-        return image.resize((size[1], size[0]), PIL.Image.Resampling.BILINEAR)
-
-    return decode_with(encoded, where, mode, resize)
+    return decode_with(encoded, where, mode, lambda image: resized(image, size))
 
 
 def decode_with(
@@ -53,15 +130,7 @@ def decode_with(
     Raises:
       DataError: if the bytes do not decode; names ``where``.
     """
-    try:
-        with PIL.Image.open(io.BytesIO(encoded)) as image:
-            if image.mode.startswith(("I", "F")):
-                # Pillow would clip them to 8 bits, silently.
-                raise OSError(f"it has more than 8 bits a channel (mode {image.mode})")
-            array = np.asarray(transform(image.convert(mode)), np.uint8)
-    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
-        raise DataError(f"{where} does not decode as an image: {error}") from None
-    return array if array.ndim == 3 else array[..., None]
+    return _array(transform(read_image(encoded, where).convert(mode)))
 
 
 def decode_all(
@@ -135,7 +204,7 @@ def colour_mode(encoded: Sequence[tuple[bytes, str]], *, skip_corrupt: bool = Fa
     for content, where in encoded:
         try:
             with PIL.Image.open(io.BytesIO(content)) as image:
-                if image.mode not in ("1", "L", "LA"):
+                if image.mode not in _GREY_MODES:
                     return "RGB"
         except (OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:
             if not skip_corrupt:
