@@ -10,7 +10,7 @@ from kdjax.data import cache
 from kdjax.data.dataset import DataError, RawSet, Split
 from kdjax.data.images import colour_mode, decode_all
 
-_IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
+IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
 
 
 def read_npz(location: str) -> RawSet:
@@ -119,11 +119,9 @@ def _list_images(folder: Path, class_names: tuple[str, ...]) -> Listing:
         (path, label)
         for label, name in enumerate(class_names)
         for path in sorted((folder / name).rglob("*"))
-        if path.suffix.lower() in _IMAGE_ENDINGS and path.is_file()
+        if path.suffix.lower() in IMAGE_ENDINGS and path.is_file()
     ]
     for label, name in enumerate(class_names):
         if not any(index == label for _, index in listing):
-            raise DataError(
-                f"{folder / name} holds no images ({', '.join(sorted(_IMAGE_ENDINGS))})"
-            )
+            raise DataError(f"{folder / name} holds no images ({', '.join(sorted(IMAGE_ENDINGS))})")
     return listing

@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from kdjax.report.bench_table import print_bench
+from kdjax.report.confusion import draw_confusion
+from kdjax.report.evaluation import print_evaluation, print_predictions
 from kdjax.report.figures import draw
 from kdjax.report.search_figures import draw_search
 from kdjax.report.search_table import (
@@ -12,12 +14,14 @@ from kdjax.report.search_table import (
     search_markdown,
     widths_rows,
 )
-from kdjax.report.table import markdown_table, print_evaluation, print_table, results_rows
+from kdjax.report.table import markdown_table, print_table, results_rows
 
 __all__ = [
     "comparison_rows",
+    "draw_confusion",
     "print_bench",
     "print_evaluation",
+    "print_predictions",
     "print_search",
     "print_table",
     "widths_rows",

@@ -69,26 +69,6 @@ def print_table(summary: dict[str, Any], console: Console | None = None) -> None
     print_tables([terminal_table(*results_rows(summary))], console)
 
 
-def print_evaluation(
-    rows: Sequence[dict[str, Any]], split: str, console: Console | None = None
-) -> None:
-    """Prints what :func:`kdjax.train.evaluate.evaluate` returned."""
-    table = Table(title=f"accuracy on {split}, %")
-    table.add_column("run")
-    table.add_column("step", justify="right")
-    for number in rows[0]["students"]:
-        table.add_column(f"student {number}", justify="right")
-    if "ensemble_accuracy" in rows[0]:
-        table.add_column("ensemble", justify="right")
-    for row in rows:
-        values = [
-            *row["accuracy"],
-            *([row["ensemble_accuracy"]] if "ensemble_accuracy" in row else []),
-        ]
-        table.add_row(row["run"], str(row["step"]), *(f"{100 * value:.2f}" for value in values))
-    print_tables([table], console)
-
-
 def print_tables(tables: Sequence[Table], console: Console | None = None) -> None:
     """Prints tables one under another."""
     # Where the output is no terminal, rich assumes 80 columns and would break numbers.
