@@ -3,6 +3,7 @@
 import argparse
 import csv
 import io
+import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -89,7 +90,7 @@ def evaluate(known: argparse.Namespace, overrides: Sequence[str]) -> int:
     out = _out(known.out, ".json")
     from kdjax import report
     from kdjax.train.evaluate import evaluate
-    from kdjax.train.workdir import write_json
+    from kdjax.train.workdir import write_atomically
 
     summary = evaluate(
         known.workdir,
@@ -100,7 +101,8 @@ def evaluate(known: argparse.Namespace, overrides: Sequence[str]) -> int:
         other_data=known.other_data,
     )
     if out is not None:
-        write_json(out, summary)
+        # On one line: a confusion matrix has a number for every two classes.
+        write_atomically(out, json.dumps(summary, allow_nan=False) + "\n")
     report.print_evaluation(summary)
     try:
         figures = report.draw_confusion(summary, Path(known.workdir))

@@ -76,9 +76,9 @@ def make_parser() -> argparse.ArgumentParser:
             "evaluate",
             deployed.evaluate,
             "evaluate the networks of a finished or running experiment",
-            "Restores the checkpoints of an experiment and evaluates its networks, each as it would\n"
-            "be deployed, on a whole split: accuracy over seeds and of each class; figures of what\n"
-            "is taken for what go to the workdir's report/confusion.\n\n"
+            "Restores the checkpoints of an experiment and evaluates its networks, each as it\n"
+            "would be deployed, on a whole split: accuracy over seeds and of each class; figures\n"
+            "of what is taken for what go to the workdir's report/confusion.\n\n"
             "  kdjax evaluate --workdir=kdjax-runs/digits-resnet8 --student=3\n"
             "  kdjax evaluate --workdir=runs/mine --data=/new/place/images --out=mine.json\n"
             "  kdjax evaluate --workdir=runs/mine --other_data=photos/of/this/year",

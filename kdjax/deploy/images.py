@@ -29,8 +29,9 @@ def find_images(named: Sequence[str]) -> list[Path]:
             matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
             files = [match for match in matches if match.is_file()]
         if not files:
-            what = "a folder without images" if path.is_dir() else "no such file, folder or pattern"
-            raise DataError(f"{name}: {what} ({', '.join(sorted(IMAGE_ENDINGS))})")
+            if path.is_dir():
+                raise DataError(f"{name} holds no images ({', '.join(sorted(IMAGE_ENDINGS))})")
+            raise DataError(f"{name}: there is no such file or folder, and no file like it")
         found.update(dict.fromkeys(files))
     return list(found)
 

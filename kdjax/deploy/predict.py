@@ -64,6 +64,7 @@ def predict(
     Raises:
       ValueError: if ``top`` is out of range.
       kdjax.data.DataError: if no image can be read.
+      ArithmeticError: if the network's output is not finite.
     """
     classes = len(student.class_names)
     top = min(5, classes) if top == 0 else top
@@ -78,6 +79,8 @@ def predict(
     def collect() -> None:
         values, count = pending.pop(0)
         probabilities, indices = jax.device_get(values)
+        if not np.isfinite(probabilities).all():
+            raise ArithmeticError(f"{student.name} of {student.run}: its output is not finite")
         parts.append((probabilities[:count], indices[:count]))
 
     for paths, images in _batches(student.preprocess.fit, files, size):

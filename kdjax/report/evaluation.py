@@ -16,6 +16,7 @@ def print_evaluation(summary: dict[str, Any], console: Console | None = None) ->
     """Prints tables of what :func:`kdjax.train.evaluate.evaluate` returned, and its remarks."""
     # Where the output is no terminal, rich assumes 80 columns and would break numbers.
     console = console or Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    console.print(_title(summary), markup=False, soft_wrap=True)
     console.print(_overview(summary))
     networks = summary["networks"]
     if len(summary["classes"]) <= _MOST_CLASSES:
@@ -25,16 +26,20 @@ def print_evaluation(summary: dict[str, Any], console: Console | None = None) ->
         console.print(remark, markup=False, soft_wrap=True)
 
 
-def _overview(summary: dict[str, Any]) -> Table:
-    """One row per network: accuracy over seeds, and its lowest class."""
+def _title(summary: dict[str, Any]) -> str:
     runs = [run for network in summary["networks"] for run in network["runs"]]
     seeds = sorted({run["seed"] for run in runs})
     steps = sorted({run["step"] for run in runs})
-    table = Table(
-        title=f"{summary['data']['name']}, {summary['split']}: {summary['examples']:,} images. "
-        f"Accuracy of the {summary['checkpoint']} checkpoint, %, "
-        f"{_listed('seed', seeds)}, {_listed('step', steps)}"
+    return (
+        f"{summary['data']['name']}, {summary['split']}: {summary['examples']:,} images. "
+        f"Accuracy of the {summary['checkpoint']} checkpoint, %; {_listed('seed', seeds)}; "
+        f"{_listed('step', steps)}"
     )
+
+
+def _overview(summary: dict[str, Any]) -> Table:
+    """One row per network: accuracy over seeds, and its lowest class."""
+    table = Table()
     columns = {"accuracy": "accuracy", "top5": "among the top 5"}
     known = [name for name in columns if summary["networks"][0][name] is not None]
     table.add_column("network")

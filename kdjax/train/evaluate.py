@@ -146,7 +146,7 @@ def _evaluate_stage(
 def _compiled(
     experiment: Experiment, feed: Feed, averaged: bool, shares: tuple[float, ...] | None
 ) -> Any:
-    """(variables, data, inputs) -> the likeliest classes ``[networks, top, batch]``, labels, mask."""
+    """(variables, data, inputs) -> likeliest classes ``[networks, top, batch]``, labels, mask."""
     config, architecture = experiment.config, experiment.architecture
     model = IndependentNetworks(
         architecture,

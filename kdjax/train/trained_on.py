@@ -70,7 +70,9 @@ def read(path: Path) -> TrainedOn | None:
         fields: dict[str, Any] = {
             field.name: content[field.name] for field in dataclasses.fields(TrainedOn)
         }
-        found = TrainedOn(**{n: tuple(v) if isinstance(v, list) else v for n, v in fields.items()})
+        for name, value in fields.items():
+            fields[name] = tuple(value) if isinstance(value, list) else value
+        found = TrainedOn(**fields)
         height, width, channels = (int(size) for size in found.image_shape)
         good = (
             min(height, width) > 0
