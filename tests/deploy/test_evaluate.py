@@ -11,9 +11,11 @@ from rich.console import Console
 
 import kdjax
 from kdjax import cli, report
+from kdjax import config as configuration
 from kdjax.data import DataError
 from kdjax.train import measures
 from kdjax.train.evaluate import evaluate
+from kdjax.train.evaluation_data import relocate
 from kdjax.train.workdir import WorkdirError
 
 
@@ -137,6 +139,30 @@ def test_a_moved_workdir_with_its_data_elsewhere(evaluated, moved):
     assert found["networks"] == evaluated["networks"]
     assert found["data"] == {"name": f"folder:{data}", "other": False}
     assert evaluate(path, data=f"folder:{data}", student=1)["examples"] == 30
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "place", "expected"),
+    [
+        ("cifar10", "tfds", ("cifar10", "tfds")),
+        ("cifar10", "tfds/cifar10/3.0.2", ("tfds:tfds/cifar10/3.0.2", "")),
+        ("cifar10", "photos", ("folder:photos", "")),
+        ("folder:old", "photos", ("folder:photos", "")),
+        ("npz:old.npz", "set.npz", ("npz:set.npz", "")),
+        ("cifar10", "npz:not/there.npz", ("npz:not/there.npz", "")),
+        ("cifar10", "digits", ("digits", "")),
+    ],
+)
+def test_a_place_is_a_name_or_a_path(tmp_path, monkeypatch, trained_on, place, expected):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("tfds/cifar10/3.0.2", "photos/a", "digits"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "tfds/cifar10/3.0.2/dataset_info.json").write_text("{}")
+    (tmp_path / "set.npz").write_bytes(b"")
+    config = configuration.default()
+    config.data.name = trained_on
+    relocate(config, place)
+    assert (config.data.name, config.data.data_dir) == expected
 
 
 def test_changed_data_is_refused_unless_it_is_called_other(evaluated, moved):

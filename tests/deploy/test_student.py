@@ -1,5 +1,6 @@
 """A student is loaded from its workdir alone, and is what evaluation saw."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,11 +12,12 @@ import PIL.Image
 import pytest
 
 import kdjax
-from kdjax import models
+from kdjax import data, models
+from kdjax.deploy import Preprocess, find_images
 from kdjax.models import StudentEnsemble
 from kdjax.train import networks
 from kdjax.train.trained_on import TrainedOn
-from kdjax.train.workdir import WorkdirError
+from kdjax.train.workdir import WorkdirError, check_data
 
 
 def opened(file):
@@ -141,13 +143,13 @@ def test_a_teacher_from_elsewhere_is_named(searched, moved, tmp_path):
 
 
 def test_a_workdir_of_an_earlier_version_asks_its_data(trained, moved):
-    path, data = moved
+    path, place = moved
     stored = json.loads((path / "data.json").read_text())
     (path / "data.json").write_text(json.dumps({"fingerprint": stored["fingerprint"]}))
     with pytest.raises(WorkdirError, match=r"is of an earlier version, whose data.json names neit"):
         kdjax.load_student(path)
     config = (path / "config.json").read_text()
-    (path / "config.json").write_text(config.replace(str(path.parents[1] / "gone"), str(data)))
+    (path / "config.json").write_text(config.replace(str(path.parents[1] / "gone"), str(place)))
     assert kdjax.load_student(path).preprocess == kdjax.load_student(trained[0]).preprocess
 
 
@@ -159,6 +161,27 @@ def test_a_damaged_data_json_is_one_error(moved, change):
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
     with pytest.raises(WorkdirError, match=r"data.json is damaged"):
         kdjax.load_student(moved[0])
+
+
+def test_streamed_images_are_cropped_as_in_evaluation(photos):
+    """Files of 8 x 8 pixels, networks that see 6 x 6: the middle, after resizing."""
+    streamed = data.stream(f"folder:{photos}", data.SourceOptions(image_size=(6, 6)))
+    (expected,) = streamed.evaluation_batches("test", batch_size=30)
+    described = TrainedOn.of(streamed)
+    assert (described.image_shape, described.memory) == ((6, 6, 1), "stream")
+    preprocess = Preprocess(described.image_shape, described.mean, described.std, described.memory)
+    files = find_images([str(photos / "test")])
+    np.testing.assert_array_equal(preprocess.pixels(files), expected.images)
+    # Resizing alone would give other pixels.
+    resized = dataclasses.replace(preprocess, memory="device")
+    assert (resized.pixels(files) != expected.images).any()
+
+
+def test_training_on_completes_an_earlier_data_json(trained, tmp_path):
+    content = json.loads((trained[0] / "data.json").read_text())
+    (tmp_path / "data.json").write_text(json.dumps({"fingerprint": content["fingerprint"]}))
+    check_data(tmp_path, content)
+    assert json.loads((tmp_path / "data.json").read_text()) == content
 
 
 def test_data_json_holds_what_the_dataset_is(trained):
