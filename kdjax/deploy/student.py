@@ -68,7 +68,9 @@ def load_student(
     config = read_config(path)
     if checkpoint not in ("last", "best"):
         raise ValueError(f"checkpoint is {checkpoint!r}: allowed are 'last' and 'best'")
-    chosen = networks.select(path, config, student or -1)[0]
+    if str(student).strip() == "0":
+        raise ValueError(f"student is {student!r}: the first is 1")
+    chosen = networks.select(path, config, student)[0]
     taken = chosen.seeds[0] if seed is None else seed
     if taken not in chosen.seeds:
         raise ValueError(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 # With more classes a table of them is longer than a screen.
@@ -55,7 +56,7 @@ def _overview(summary: dict[str, Any]) -> Table:
             if share is not None
         ]
         lowest, index = min(shares)
-        table.add_row(network["name"], *values, f"{names[index]}: {100 * lowest:.2f}")
+        table.add_row(network["name"], *values, f"{escape(names[index])}: {100 * lowest:.2f}")
     return table
 
 
@@ -69,7 +70,7 @@ def _classes(summary: dict[str, Any], networks: Sequence[dict[str, Any]]) -> Tab
     for index, entry in enumerate(summary["classes"]):
         values = [network["class_accuracy"][index] for network in networks]
         shown = ["" if value is None else f"{100 * value:.2f}" for value in values]
-        table.add_row(entry["name"], f"{entry['examples']:,}", *shown)
+        table.add_row(escape(entry["name"]), f"{entry['examples']:,}", *shown)
     return table
 
 
@@ -94,15 +95,9 @@ def print_predictions(found: dict[str, Any], console: Console | None = None) -> 
         first, *rest = entry["classes"]
         others = ", ".join(f"{e['class']} {100 * e['probability']:.2f}" for e in rest)
         table.add_row(
-            _plain(entry["image"]),
-            _plain(first["class"]),
+            escape(entry["image"]),
+            escape(first["class"]),
             f"{100 * first['probability']:.2f}",
-            _plain(others),
+            escape(others),
         )
     console.print(table)
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
