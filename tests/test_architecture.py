@@ -19,6 +19,7 @@ FORBIDDEN = {
     "search": {"kdjax.train", "kdjax.data", "kdjax.config", "kdjax.report", "ml_collections"},
     "train": {"absl", "kdjax.cli", "kdjax.report", "kdjax.bench"},
     "bench": {"absl", "kdjax.cli", "kdjax.report"},
+    "deploy": {"absl", "kdjax.cli", "kdjax.report", "kdjax.bench"},
     "config": {"jax", "flax", "kdjax.*"},
     "report": {"jax", "flax", "kdjax.train", "kdjax.models", "kdjax.data", "kdjax.bench"},
 }

@@ -82,18 +82,6 @@ def _say_where(path: Path, written: Sequence[Path]) -> None:
     print(f"Results: {path / 'results.json'}  Report: {written[0].parent} ({names})")
 
 
-def evaluate(known: argparse.Namespace, overrides: Sequence[str]) -> int:
-    no_more(overrides)
-    from kdjax import report
-    from kdjax.train.evaluate import evaluate
-
-    rows = evaluate(
-        known.workdir, student=known.student, split=known.split, checkpoint=known.checkpoint
-    )
-    report.print_evaluation(rows, known.split)
-    return 0
-
-
 def bench(known: argparse.Namespace, overrides: Sequence[str]) -> int:
     no_more(overrides)
     from kdjax import report

@@ -73,7 +73,10 @@ def _start(overrides: Sequence[str], kind: configuration.Kind) -> ml_collections
     text = "=".join(overrides)  # A value may be an argument of its own.
     if re.search(r"--config\.data\.name=(?!['\"]?digits\b)", text):
         return {"train": configuration.default, "search": configuration.search_default}[kind]()
-    return configuration.first_run(kind)
+    config = configuration.first_run(kind)
+    if re.search(r"--config\.student_(scales|widths)=", text):
+        config.teacher_weights = ()  # Those of the recipe belong to its five students.
+    return config
 
 
 def _cannot_be_run(path: str, error: Exception) -> configuration.ConfigError:

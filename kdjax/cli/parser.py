@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 import kdjax
 from kdjax import config as configuration
-from kdjax.cli import commands
+from kdjax.cli import commands, deployed
+from kdjax.cli.deployed import add_evaluate_options, add_predict_options
 
 _INDENT = " " * 6
 _ENVIRONMENT = """\
@@ -88,41 +89,36 @@ def make_parser() -> argparse.ArgumentParser:
         "    --config.search.target.flops=0.5 --config.search.target.params=0.4\n\n"
         "The same command again continues at whatever stage it was in. The structure it finds can\n"
         "be a student of an online ensemble:\n\n"
-        '  kdjax train --config.student_widths=\'("W/full.json", "W/widths.json")\' \\\n'
-        "    --config.teacher_weights='()'\n\n"
+        '  kdjax train --config.student_widths=\'("W/full.json", "W/widths.json")\'\n\n'
         "with W the workdir of the search.",
         _describe_fields("search"),
     )
     _add_config_and_workdir(search, "kdjax-runs/search-<dataset>-<network>")
     _add_processes(search)
 
-    evaluate = command(
-        "evaluate",
-        commands.evaluate,
-        "evaluate the students of a finished or running experiment",
-        "Restores the checkpoints of an experiment and evaluates its students with running\n"
-        "statistics on a whole split.\n\n"
-        "  kdjax evaluate --workdir=kdjax-runs/digits-resnet8 --student=3",
+    add_evaluate_options(
+        command(
+            "evaluate",
+            deployed.evaluate,
+            "evaluate the networks of a finished or running experiment",
+            "Restores the checkpoints of an experiment and evaluates its networks, each as it\n"
+            "would be deployed, on a whole split: accuracy over seeds and of each class; figures\n"
+            "of what is taken for what go to the workdir's report/confusion.\n\n"
+            "  kdjax evaluate --workdir=kdjax-runs/digits-resnet8 --student=3\n"
+            "  kdjax evaluate --workdir=runs/mine --data=/new/place/images --out=mine.json\n"
+            "  kdjax evaluate --workdir=runs/mine --other_data=photos/of/this/year",
+        )
     )
-    evaluate.add_argument(
-        "--workdir", required=True, metavar="DIR", help="of `kdjax train` or `kdjax search`"
-    )
-    evaluate.add_argument(
-        "--student",
-        type=int,
-        default=0,
-        metavar="N",
-        help="one student, as its own deployable network; of a search 1 compact and distilled, "
-        "2 compact, 3 uniform and distilled; default: all, and the ensemble where there is one",
-    )
-    evaluate.add_argument(
-        "--split", choices=("train", "validation", "test"), default="test", help="default: test"
-    )
-    evaluate.add_argument(
-        "--checkpoint",
-        choices=("last", "best"),
-        default="last",
-        help="the last one, or the best on validation; default: last",
+    add_predict_options(
+        command(
+            "predict",
+            deployed.predict,
+            "classify images with a trained student",
+            "Classifies image files with one network of a workdir, treated as in its evaluation.\n"
+            "The data it was trained on is not needed.\n\n"
+            "  kdjax predict --workdir=kdjax-runs/digits-resnet8 --student=3 seven.png scans/\n"
+            "  kdjax predict --workdir=runs/found --student=compact --out=classes.csv 'in/*.jpg'",
+        )
     )
 
     _add_bench_options(

@@ -121,8 +121,19 @@ class Batches:
         return jnp.arange(self.batch_size // self.devices) * self.devices + device
 
     def _normalize(self, images: chex.Array) -> chex.Array:
-        scaled = images.astype(jnp.float32) / 255.0
-        return (scaled - jnp.asarray(self.mean, jnp.float32)) / jnp.asarray(self.std, jnp.float32)
+        return normalize(images, self.mean, self.std)
+
+
+def normalize(images: chex.Array, mean: Sequence[float], std: Sequence[float]) -> chex.Array:
+    """``(images / 255 - mean) / std`` in float32.
+
+    Args:
+      images: ``[..., channels]`` uint8.
+      mean: per channel, of pixel values in [0, 1].
+      std: as ``mean``.
+    """
+    scaled = images.astype(jnp.float32) / 255.0
+    return (scaled - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
 
 
 def crop_and_flip(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from kdjax.data.dataset import DataError
 
-_IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
+IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
 _SPLITS = {
     "train": "train",
     "val": "validation",
@@ -78,12 +78,12 @@ def _counts(name: str) -> bool:
     return not name.startswith(".") and name not in _LEFT_BEHIND
 
 
-def _images(folder: Path) -> list[Path]:
-    """The image files anywhere in a folder, sorted."""
+def images_below(folder: Path) -> list[Path]:
+    """The image files anywhere in a folder, sorted; hidden ones and what is left behind do not."""
     return sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in _IMAGE_ENDINGS
+        if path.suffix.lower() in IMAGE_ENDINGS
         and all(_counts(name) for name in path.relative_to(folder).parts)
         and path.is_file()
     )
@@ -120,9 +120,11 @@ def _list_images(folder: Path, class_names: tuple[str, ...]) -> Listing:
     if unknown := set(_folders(folder)) - set(class_names):
         raise DataError(f"{folder} has classes {sorted(unknown)} that train lacks")
     listing = [
-        (path, label) for label, name in enumerate(class_names) for path in _images(folder / name)
+        (path, label)
+        for label, name in enumerate(class_names)
+        for path in images_below(folder / name)
     ]
     if not listing:
-        endings = ", ".join(sorted(_IMAGE_ENDINGS))
+        endings = ", ".join(sorted(IMAGE_ENDINGS))
         raise DataError(f"{folder}: its folders hold no images ({endings})")
     return listing

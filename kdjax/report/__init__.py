@@ -4,14 +4,18 @@ from pathlib import Path
 from typing import Any
 
 from kdjax.report.bench_table import print_bench
+from kdjax.report.confusion import draw_confusion
+from kdjax.report.evaluation import print_evaluation, print_predictions
 from kdjax.report.figures import draw
 from kdjax.report.search_figures import draw_search
 from kdjax.report.search_table import print_search, search_markdown
-from kdjax.report.table import print_evaluation, print_table, table_markdown
+from kdjax.report.table import print_table, table_markdown
 
 __all__ = [
+    "draw_confusion",
     "print_bench",
     "print_evaluation",
+    "print_predictions",
     "print_search",
     "print_table",
     "write",

@@ -1,6 +1,5 @@
 """The results of a training run as a table and in words."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -82,22 +81,6 @@ def table_markdown(summary: dict[str, Any]) -> str:
     """The same as Markdown."""
     text = verdict(summary)
     return markdown(results_grid(summary)) + (f"\n{text}\n" if text else "")
-
-
-def print_evaluation(
-    rows: Sequence[dict[str, Any]], split: str, console: Console | None = None
-) -> None:
-    """Prints what :func:`kdjax.train.evaluate.evaluate` returned."""
-    columns = ["run", "step", *(f"student {number}" for number in rows[0]["students"])]
-    columns += ["ensemble"] if "ensemble_accuracy" in rows[0] else []
-    cells = []
-    for row in rows:
-        values = [*row["accuracy"]]
-        values += [row["ensemble_accuracy"]] if "ensemble_accuracy" in row else []
-        cells.append([row["run"], str(row["step"]), *(percent(value) for value in values)])
-    # The step goes first, then students from the last one; --student=N shows it alone.
-    students = range(len(rows[0]["students"]) + 1, 2, -1)
-    print_grids([Grid(f"accuracy on {split}, %", columns, cells, [1, *students])], console)
 
 
 def _accuracy(entry: dict[str, Any]) -> str:

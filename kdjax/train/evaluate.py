@@ -1,134 +1,219 @@
-"""Evaluating the checkpoints of an experiment."""
+"""Evaluating the checkpoints of an experiment: every network as it would be deployed."""
 
-import contextlib
 import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import ml_collections
+import jax
+import jax.numpy as jnp
+import numpy as np
 
-from kdjax import config as configuration
-from kdjax import models
-from kdjax.train import workdir
-from kdjax.train.checkpoint import CheckpointError, Checkpoints
-from kdjax.train.experiment import Experiment, resolve, stage_config
-from kdjax.train.loop import run_name
-from kdjax.train.state import TrainState
-from kdjax.train.structure import CANDIDATES
-from kdjax.widths import WidthVector
+from kdjax import losses, models
+from kdjax.models import IndependentNetworks
+from kdjax.train import measures, networks, workdir
+from kdjax.train.checkpoint import CheckpointError
+from kdjax.train.evaluation_data import EvaluationData, open_data
+from kdjax.train.experiment import Experiment
+from kdjax.train.feed import Feed
+from kdjax.train.networks import Trained
+from kdjax.train.parallel import choose
+
+# Batches that are under way at once: a stream must not fill the devices.
+_AHEAD = 8
+_TOP = 5
 
 
 def evaluate(
-    path: str | Path, *, student: int = 0, split: str = "test", checkpoint: str = "last"
-) -> list[dict[str, Any]]:
-    """Evaluates what was trained in a workdir.
+    path: str | Path,
+    *,
+    student: int | str = 0,
+    split: str = "test",
+    checkpoint: str = "last",
+    data: str = "",
+    other_data: str = "",
+) -> dict[str, Any]:
+    """Evaluates what was trained in a workdir, each network as it would be deployed.
 
     Args:
-      path: the workdir. Of a search the students are the compared networks, in the order of
-        :data:`kdjax.train.structure.CANDIDATES`.
-      student: 1 to the number of students: that one, extracted as its own network; 0: all.
+      path: the workdir, wherever it lies now.
+      student: a number from 1 or a name of :func:`kdjax.train.networks.select`; 0: all networks,
+        and the average of an ensemble's students.
       split: ``train``, ``validation`` or ``test``.
       checkpoint: ``last`` or ``best``.
+      data: where the data lies now: a directory, a file, or a name as in ``config.data.name``;
+        empty: where it lay.
+      other_data: other data of the same classes, named in the same way, of which all is evaluated.
 
     Returns:
-      One row per run: ``run``, ``step``, ``students`` (numbers), ``accuracy`` (fractions), and with
-      all students ``ensemble_accuracy``.
+      ``workdir``, ``data`` (``name``, ``other``), ``split``, ``checkpoint``, ``examples``,
+      ``classes`` (``name`` and ``examples`` of each), ``networks`` and ``remarks``, lines for
+      people. Each of ``networks`` has ``name``, ``accuracy`` and ``top5`` (fractions, means over
+      seeds; ``top5`` with more than 10 classes), ``accuracy_std`` and ``top5_std`` (sample
+      deviations), ``class_accuracy``, ``confusion`` (``[true][predicted]``, the sum over seeds) and
+      ``runs`` with the values of each. What there is no number for is None.
 
     Raises:
-      ValueError: if there is nothing to evaluate: no run, checkpoint, split or student.
+      ValueError: if there is nothing to evaluate: no run, checkpoint, split or student, or the data
+        is not what the networks were trained on.
     """
     path = Path(path)
     config = workdir.read_config(path)
     # What was trained on many devices can be evaluated on one, wherever its width files have gone.
     config.compute.devices = 1
-    if configuration.kind(config) == "search":
-        return _evaluate_search(path, config, student, split, checkpoint)
-    experiment = resolve(config, workdir.read_student_widths(path))
-    workdir.check_same_data(path, experiment.dataset.fingerprint())
-    students = len(experiment.student_widths)
-    if not 0 <= student <= students:
-        raise ValueError(f"--student is {student}: this ensemble has students 1 to {students}")
-    feed = experiment.feed()
-    if not feed.sizes[split]:
+    chosen = networks.select(path, config, student)
+    opened = open_data(path, config, data=data, other_data=other_data)
+    parts = list(opened.dataset.sizes) if other_data else [split]
+    if not sum(opened.dataset.sizes[part] for part in parts):
         raise ValueError(f"--split is {split}: it is empty in this experiment")
-    rows = []
-    for method in experiment.methods:
-        runner = experiment.runner(method, feed)
-        if student:
-            alone = dataclasses.replace(
-                experiment, student_widths=(experiment.student_widths[student - 1],)
-            ).runner("independent", feed)
-        for seed in config.seeds:
-            name = run_name(method, seed)
-            state = _restore(path, name, checkpoint, runner.initial_state(seed), experiment)
-            if state is None:
-                continue
-            row: dict[str, Any] = {"run": name, "step": int(state.step)}
-            if student:
-                extracted = models.extract_student(state.variables, student)
-                variables = {kind: {"student_1": tree} for kind, tree in extracted.items()}
-                scores = alone.evaluate(alone.place_variables(variables), split)
-                row["students"] = [student]
-            else:
-                scores = runner.evaluate(runner.place_variables(state.variables), split)
-                row["students"] = list(range(1, students + 1))
-                row["ensemble_accuracy"] = float(scores["ensemble_accuracy"])
-            rows.append(row | {"accuracy": scores["accuracy"].tolist()})
-    if not rows:
-        raise CheckpointError(f"{path} has no {checkpoint!r} checkpoint yet")
-    return rows
+    architecture = models.create(
+        config.network, len(opened.class_names), width=config.network_width
+    )
+    experiment = Experiment(config, opened.dataset, architecture, (), choose(1))
+    feed = experiment.feed()
+    predicted: dict[str, list[_Predicted]] = {}
+    for stage in dict.fromkeys(network.stage for network in chosen):
+        members = tuple(network for network in chosen if network.stage == stage)
+        for found in _evaluate_stage(path, experiment, feed, members, parts, checkpoint):
+            predicted.setdefault(found.network, []).append(found)
+    if not predicted:
+        raise CheckpointError(f"{path} has no {checkpoint!r} checkpoint of {chosen[0].name} yet")
+    summary = {
+        "workdir": str(path),
+        "data": {"name": opened.dataset.name, "other": bool(other_data)},
+        "split": "all" if other_data else split,
+        "checkpoint": checkpoint,
+    }
+    return summary | _summarize(predicted, opened)
 
 
-def _evaluate_search(
-    path: Path, config: ml_collections.ConfigDict, student: int, split: str, checkpoint: str
-) -> list[dict[str, Any]]:
-    if not 0 <= student <= len(CANDIDATES):
-        raise ValueError(f"--student is {student}: this search compares 1 to {len(CANDIDATES)}")
-    experiment = resolve(config)
-    workdir.check_same_data(path, experiment.dataset.fingerprint())
-    feed = experiment.feed()
-    if not feed.sizes[split]:
-        raise ValueError(f"--split is {split}: it is empty in this experiment")
-    numbers = [student] if student else list(range(1, len(CANDIDATES) + 1))
-    runner, rows = None, []
-    for seed in config.seeds:
-        name = run_name("distil", seed)
-        folder = path / "checkpoints" / name
-        if not folder.is_dir():
+class _Predicted(NamedTuple):
+    """What one network of one run predicts.
+
+    Attributes:
+      network: its name.
+      run, seed, step: where it comes from.
+      ranks: ``[n, top]`` the likeliest classes, the likeliest first.
+      labels: ``[n]`` in the order of the dataset that is evaluated.
+    """
+
+    network: str
+    run: str
+    seed: int
+    step: int
+    ranks: np.ndarray
+    labels: np.ndarray
+
+
+def _evaluate_stage(
+    path: Path,
+    experiment: Experiment,
+    feed: Feed,
+    members: Sequence[Trained],
+    parts: Sequence[str],
+    checkpoint: str,
+) -> Iterator[_Predicted]:
+    """Predictions of networks that are trained side by side, seed by seed."""
+    places = [network.place for network in members]
+    titles = [network.name for network in members]
+    # Students that teach each other, and the same ones alone, are compared as a whole too.
+    stage = members[0].stage
+    averaged = len(members) > 1 and stage in ("ensemble", "independent")
+    shares = tuple(experiment.config.teacher_weights) or None if stage == "ensemble" else None
+    if averaged:
+        titles.append("average of all," + members[0].name.partition(",")[2])
+    run = None
+    for seed in members[0].seeds:
+        found = networks.restore(path, stage, seed, checkpoint, experiment.architecture.num_classes)
+        if found is None:
             continue
-        with contextlib.closing(Checkpoints(folder, read_only=True)) as checkpoints:
-            step = checkpoints.latest_step(checkpoint)
-            if step is None:
-                continue
-            variables = checkpoints.variables(checkpoint)
-            widths = checkpoints.record(checkpoint)["student_widths"]
-        if runner is None:  # All seeds train the same networks.
-            vectors = tuple(WidthVector(widths[number - 1]) for number in numbers)
-            chosen = dataclasses.replace(experiment, student_widths=vectors)
-            runner = chosen.runner("independent", feed, stage_config(config, 1))
-        trees = {
-            kind: {
-                f"student_{place}": tree[f"student_{number}"]
-                for place, number in enumerate(numbers, start=1)
-            }
-            for kind, tree in variables.items()
+        if run is None:  # All seeds train the same networks.
+            vectors = tuple(found.widths[place - 1] for place in places)
+            experiment = dataclasses.replace(experiment, student_widths=vectors)
+            run = _compiled(experiment, feed, averaged, shares)
+        trees = [found.variables_of(place) for place in places]
+        variables = {
+            kind: {f"student_{number}": tree[kind] for number, tree in enumerate(trees, start=1)}
+            for kind in trees[0]
         }
-        scores = runner.evaluate(runner.place_variables(trees), split)
-        accuracy = scores["accuracy"].tolist()
-        rows.append({"run": name, "step": step, "students": numbers, "accuracy": accuracy})
-    if not rows:
-        raise CheckpointError(f"{path} has no {checkpoint!r} checkpoint of its networks yet")
-    return rows
+        placed = experiment.parallel.replicate(variables)
+        rows = list(_rows(run, placed, feed, experiment, parts))
+        ranks, labels = (np.concatenate(part, axis=-1) for part in zip(*rows, strict=True))
+        for title, own in zip(titles, ranks, strict=True):
+            yield _Predicted(title, found.run, seed, found.step, own.T, labels)
 
 
-def _restore(
-    path: Path, name: str, kind: str, template: TrainState, experiment: Experiment
-) -> TrainState | None:
-    """The state of a run's checkpoint; None if it has none of that kind."""
-    folder = path / "checkpoints" / name
-    if not folder.is_dir():
-        return None
-    with contextlib.closing(Checkpoints(folder, read_only=True)) as checkpoints:
-        if checkpoints.latest_step(kind) is None:
-            return None
-        return checkpoints.restore(kind, template, experiment.record)[0]
+def _compiled(
+    experiment: Experiment, feed: Feed, averaged: bool, shares: tuple[float, ...] | None
+) -> Any:
+    """(variables, data, inputs) -> likeliest classes ``[networks, top, batch]``, labels, mask."""
+    config, architecture = experiment.config, experiment.architecture
+    model = IndependentNetworks(
+        architecture,
+        experiment.student_widths,
+        dtype=jnp.dtype(config.compute.dtype),
+        execution=experiment.execution,
+    )
+    top = min(_TOP, architecture.num_classes)
+
+    def run(variables: Any, data: Any, given: Any) -> Any:
+        batch = feed.evaluation(data, given, experiment.parallel.device_index())
+        outputs: Any = model.apply(variables, batch.images, train=False)
+        logits = outputs.logits
+        if averaged:
+            together = losses.ensemble_logits(logits, shares)
+            logits = jnp.concatenate([logits, together[None]])
+        ranks = jax.lax.top_k(logits, top)[1]
+        return jnp.swapaxes(ranks, 1, 2), batch.labels, batch.mask
+
+    return experiment.parallel.compile(run)
+
+
+def _rows(
+    run: Any, variables: Any, feed: Feed, experiment: Experiment, parts: Sequence[str]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The likeliest classes and the labels of the real examples, batch by batch."""
+    pending: list[Any] = []
+
+    def taken() -> tuple[np.ndarray, np.ndarray]:
+        ranks, labels, mask = experiment.parallel.unreplicate(pending.pop(0))
+        return ranks[..., mask], labels[mask]
+
+    for part in parts:
+        for given in feed.evaluation_inputs(part, feed.sizes[part]) if feed.sizes[part] else ():
+            pending.append(run(variables, feed.data, given))
+            if len(pending) > _AHEAD:
+                yield taken()
+    while pending:
+        yield taken()
+
+
+def _summarize(predicted: Mapping[str, list[_Predicted]], opened: EvaluationData) -> dict[str, Any]:
+    names = opened.class_names
+    entries, remarks = [], list(opened.remarks)
+    for name, group in predicted.items():
+        runs = [
+            {
+                "run": one.run,
+                "seed": one.seed,
+                "step": one.step,
+                **measures.of_run(opened.numbers[one.labels], one.ranks, len(names)),
+            }
+            for one in group
+        ]
+        entries.append({"name": name, **measures.over_seeds(runs)})
+        for run, one in zip(runs, group, strict=True):
+            only = np.unique(one.ranks[:, 0])
+            if len(only) == 1:
+                which = f", seed {run['seed']}," if len(group) > 1 else ""
+                remarks.append(f"{name}{which} only predicts class {names[only[0]]!r}")
+    labels = opened.numbers[next(iter(predicted.values()))[0].labels]
+    counts = np.bincount(labels, minlength=len(names)).tolist()
+    return {
+        "examples": len(labels),
+        "classes": [
+            {"name": name, "examples": count} for name, count in zip(names, counts, strict=True)
+        ],
+        "networks": entries,
+        "remarks": remarks,
+    }

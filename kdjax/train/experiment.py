@@ -138,8 +138,7 @@ def resolve(
             f"config.batch_size is {config.batch_size}: it must be divisible by the {devices} "
             "devices (or choose config.compute.devices)"
         )
-    read = data.stream if config.data.memory == "stream" else data.load
-    dataset: data.Dataset | data.Streamed = read(config.data.name, _source_options(config))
+    dataset = read_dataset(config)
     train_size = dataset.sizes["train"]
     if config.batch_size > train_size:
         raise ConfigError(
@@ -192,8 +191,14 @@ def stage_config(
     return stage
 
 
-def _source_options(config: ml_collections.ConfigDict) -> data.SourceOptions:
-    return data.SourceOptions(
+def read_dataset(config: ml_collections.ConfigDict) -> data.Dataset | data.Streamed:
+    """The set that ``config.data`` names, read or ready to be streamed.
+
+    Raises:
+      kdjax.data.DataError: if it is missing or wrong.
+    """
+    read = data.stream if config.data.memory == "stream" else data.load
+    options = data.SourceOptions(
         data_dir=config.data.data_dir,
         validation=config.data.validation,
         test=config.data.test,
@@ -202,6 +207,7 @@ def _source_options(config: ml_collections.ConfigDict) -> data.SourceOptions:
         skip_corrupt=config.data.skip_corrupt,
         image_size=tuple(config.data.image_size),
     )
+    return read(config.data.name, options)
 
 
 def _read_widths(path: str, architecture: models.Architecture) -> WidthVector:

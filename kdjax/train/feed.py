@@ -7,10 +7,9 @@ from typing import Any, Protocol
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from kdjax.data.batches import Batch, Batches, DeviceData
+from kdjax.data.batches import Batch, Batches, DeviceData, normalize
 from kdjax.data.streamed import HostBatch, Streamed
 from kdjax.train import processes
 from kdjax.train.parallel import Parallel
@@ -232,8 +231,7 @@ class Streaming:
         return Batch(self._normalize(given.images), given.labels, given.mask)
 
     def _normalize(self, images: chex.Array) -> chex.Array:
-        mean, std = (jnp.asarray(x, jnp.float32) for x in (self._streamed.mean, self._streamed.std))
-        return (images.astype(jnp.float32) / 255.0 - mean) / std
+        return normalize(images, self._streamed.mean, self._streamed.std)
 
 
 def _seed(key: np.ndarray) -> int:

@@ -18,6 +18,7 @@ from kdjax.train.metrics import MetricsWriter
 from kdjax.train.progress import ProgressReport
 from kdjax.train.run import Run
 from kdjax.train.state import TrainState
+from kdjax.train.trained_on import TrainedOn
 
 
 def train(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def train(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any]
             stack.enter_context(workdir.locked(path))
             workdir.check(path, config)
             workdir.check_widths(path, experiment.student_widths)
-            workdir.check_data(path, experiment.dataset.fingerprint())
+            workdir.check_data(path, TrainedOn.of(experiment.dataset).to_json())
             workdir.create(path, config, experiment.student_widths)
 
         processes.on_first_unshared(claim)

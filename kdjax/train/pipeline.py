@@ -36,6 +36,7 @@ from kdjax.train.search_stage import (
 from kdjax.train.state import TrainState
 from kdjax.train.structure import CANDIDATES, Structure, candidate_start, find_structure
 from kdjax.train.teacher import digest, load_teacher
+from kdjax.train.trained_on import TrainedOn
 from kdjax.widths import WidthVector
 
 
@@ -76,7 +77,7 @@ def search(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any
             workdir.check(path, config)
             if teacher is not None:
                 _check_teacher(path, teacher)
-            workdir.check_data(path, experiment.dataset.fingerprint())
+            workdir.check_data(path, TrainedOn.of(experiment.dataset).to_json())
             workdir.create(path, config)
 
         processes.on_first_unshared(claim)

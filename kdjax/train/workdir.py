@@ -60,21 +60,21 @@ def check_widths(path: Path, student_widths: Sequence[Mapping[str, int]]) -> Non
         )
 
 
-def check_data(path: Path, fingerprint: str) -> None:
+def check_data(path: Path, content: Mapping[str, Any]) -> None:
     """Notes which data an experiment trains on; the same run goes on with the same data.
 
     Args:
       path: the workdir, locked.
-      fingerprint: of the dataset.
+      content: of ``data.json``, with the ``fingerprint`` of the dataset.
 
     Raises:
       WorkdirError: if the data has changed since the experiment began.
     """
     marker = path / "data.json"
-    if marker.exists():
-        check_same_data(path, fingerprint)
-    else:
-        write_json(marker, {"fingerprint": fingerprint})
+    check_same_data(path, content["fingerprint"])
+    # An earlier version noted less.
+    if read_json(marker).keys() != content.keys():
+        write_json(marker, content)
 
 
 def check_same_data(path: Path, fingerprint: str) -> None:

@@ -112,12 +112,16 @@ def write_images(root, *names):
         PIL.Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8)).save(root / name)
 
 
+def warned(caplog):
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
 @pytest.mark.parametrize("read", [data.load, data.stream])
 def test_an_empty_class_is_warned_of_once(tmp_path, caplog, read):
     write_images(tmp_path, *(f"{name}/{n}.png" for name in ("ape", "cow") for n in range(4)))
     (tmp_path / "bee").mkdir()
     assert read(f"folder:{tmp_path}").num_classes == 3
-    assert caplog.messages == [f"folder:{tmp_path}: no training images of 1 of 3 classes: bee"]
+    assert warned(caplog) == [f"folder:{tmp_path}: no training images of 1 of 3 classes: bee"]
 
 
 def test_classes_that_labels_pass_over_are_warned_of(tmp_path, caplog):
@@ -125,7 +129,7 @@ def test_classes_that_labels_pass_over_are_warned_of(tmp_path, caplog):
     labels = np.tile([0, 1, 3, 9], 5)
     np.savez(path, train_images=np.zeros((20, 8, 8), np.uint8), train_labels=labels)
     assert data.load(f"npz:{path}").num_classes == 10
-    assert caplog.messages == [
+    assert warned(caplog) == [
         f"npz:{path}: no training images of 6 of 10 classes: 2, 4, 5, 6, 7, 8"
     ]
 
@@ -154,7 +158,7 @@ def test_an_npz_may_have_a_validation_split(tmp_path, caplog):
     loaded = data.load(f"npz:{path}")
     for part in ("train", "validation", "test"):
         np.testing.assert_array_equal(getattr(loaded, part).images, arrays[f"{part}_images"])
-    assert caplog.messages == [f"npz:{path}: not used: val_images"]
+    assert warned(caplog) == [f"npz:{path}: not used: val_images"]
     del arrays["validation_labels"]
     np.savez(path, **arrays)
     with pytest.raises(DataError, match="validation_images and validation_labels"):

@@ -89,8 +89,28 @@ def test_names_are_printed_as_they_are(make_training, make_search):
     assert "resnet8 on folder:dog:[red]x:" in printed(report.print_table, summary, width=120)
     found = make_search([91.0, 92.0], [91.0, 92.0], [91.0, 92.0])
     assert "resnet8 on folder:dog:" in printed(report.print_search, found, width=120)
-    row = {"run": "a:dog:b", "step": 3, "accuracy": [0.5], "students": [1]}
-    assert "a:dog:b" in printed(report.print_evaluation, [row], "test", width=80)
+    text = printed(report.print_evaluation, evaluation(["a:dog:b"]), width=80)
+    assert "a:dog:b" in text
+
+
+def evaluation(names):
+    """What `kdjax evaluate` found of networks with these names, all alike."""
+    network = {
+        "accuracy": 0.5,
+        "accuracy_std": None,
+        "top5": None,
+        "class_accuracy": [0.5, 0.5],
+        "runs": [{"seed": 0, "step": 3}],
+    }
+    return {
+        "data": {"name": "folder:dog:[red]x"},
+        "split": "test",
+        "examples": 8,
+        "checkpoint": "last",
+        "classes": [{"name": name, "examples": 4} for name in ("one", "two")],
+        "networks": [{"name": name, **network} for name in names],
+        "remarks": [],
+    }
 
 
 @pytest.mark.parametrize("width", [50, 80, 120])
@@ -114,9 +134,9 @@ def test_markdown_has_every_column_and_the_sentence(make_training, make_search):
     assert "- All candidates started from fresh weights." in search
 
 
-def test_many_students_of_an_evaluation_leave_the_first_ones(make_training):
-    row = {"run": "ensemble-seed0", "step": 3, "accuracy": [0.5] * 9, "ensemble_accuracy": 0.75}
-    row["students"] = list(range(1, 10))
-    text = printed(report.print_evaluation, [row], "test", width=60)
-    assert cells(text)["ensemble-seed0"] == ["50.00"] * 2 + ["75.00"]
-    assert "left out for want of room: step; student 3; student 4;" in text
+def test_many_networks_of_an_evaluation_leave_the_first_ones():
+    summary = evaluation([f"student {number}, distilled" for number in range(1, 10)])
+    text = printed(report.print_evaluation, summary, width=60)
+    assert cells(text)["one"] == ["50.00"] * 3
+    assert "left out for want of room: images; student 4, distilled;" in text
+    assert "all are in the file of --out" in text

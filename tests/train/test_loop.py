@@ -141,17 +141,23 @@ def test_a_finished_experiment_is_read_not_trained(both, monkeypatch):
 
 def test_evaluate_agrees_with_results(both):
     _, path, summary, _ = both
-    rows = {row["run"]: row for row in evaluate(path)}
-    for seed in (0, 1):
-        for method, role in (("ensemble", "distilled"), ("independent", "baseline")):
-            expected = [student[role]["per_seed"][seed] for student in summary["students"]]
-            assert rows[f"{method}-seed{seed}"]["accuracy"] == expected
-    for row in evaluate(path, student=2):
-        assert row["accuracy"] == [rows[row["run"]]["accuracy"][1]]
+    found = {network["name"]: network for network in evaluate(path)["networks"]}
+    for way, role, key in (
+        ("distilled", "distilled", "ensemble"),
+        ("alone", "baseline", "baseline_ensemble"),
+    ):
+        expected = {f"student {s['index']}": s[role]["per_seed"] for s in summary["students"]}
+        expected["average of all"] = summary[key]["per_seed"]
+        for name, values in expected.items():
+            assert [run["accuracy"] for run in found[f"{name}, {way}"]["runs"]] == values
+    assert evaluate(path, student=2)["networks"] == [
+        found["student 2, distilled"],
+        found["student 2, alone"],
+    ]
 
 
 def test_evaluate_refuses_what_is_not_there(both, tmp_path):
-    with pytest.raises(ValueError, match="--student is 3: this ensemble has students 1 to 2"):
+    with pytest.raises(ValueError, match="student is 3: this workdir has 1 to 2"):
         evaluate(both[1], student=3)
     with pytest.raises(ValueError, match=r"holds no kdjax run"):
         evaluate(tmp_path)

@@ -21,6 +21,7 @@ from kdjax.models.initialize import variable_shapes
 from kdjax.search import Channels, masked
 from kdjax.train import methods, search, train, workdir
 from kdjax.train.checkpoint import Checkpoints
+from kdjax.train.evaluate import evaluate
 from kdjax.train.experiment import resolve, stage_config
 from kdjax.train.interrupt import Interrupted
 from kdjax.train.run import Run
@@ -151,6 +152,13 @@ def test_accuracies_are_fractions_and_differences_are_points(finished):
         assert found["std"] is None and found["half_width"] is None  # Of one seed.
     teacher = summary["compact_minus_teacher_points"]["mean"]
     assert teacher == pytest.approx(100 * (compact - summary["teacher"]["test"]))
+
+
+def test_evaluate_agrees_with_results(finished):
+    _, path, summary = finished
+    found = {network["name"]: network["accuracy"] for network in evaluate(path)["networks"]}
+    expected = {entry["name"]: entry["test"] for entry in summary["candidates"]}
+    assert found == {**expected, "teacher": summary["teacher"]["test"]}
 
 
 def test_the_search_is_written_step_by_step(finished):

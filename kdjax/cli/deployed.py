@@ -1,0 +1,169 @@
+"""The commands that use what was trained: `evaluate` and `predict`."""
+
+import argparse
+import csv
+import io
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kdjax import config as configuration
+from kdjax.cli.configs import no_more
+
+
+def add_evaluate_options(command: argparse.ArgumentParser) -> None:
+    """The options of `kdjax evaluate`."""
+    _add_network_options(
+        command,
+        "0",
+        "one student, by number or name; of a search 1 compact and distilled, 2 compact, 3 uniform "
+        "and distilled, or 'teacher'; default: all, and the average of an ensemble",
+    )
+    command.add_argument(
+        "--split", choices=("train", "validation", "test"), default="test", help="default: test"
+    )
+    command.add_argument(
+        "--data",
+        default="",
+        metavar="PLACE",
+        help="where the data of training lies now: a directory or file, or a name as in "
+        "--config.data.name; default: where it lay",
+    )
+    command.add_argument(
+        "--other_data",
+        default="",
+        metavar="PLACE",
+        help="other data of the same classes, named in the same way; all of it is evaluated",
+    )
+    command.add_argument(
+        "--out", default="", metavar="FILE.json", help="writes all numbers there too"
+    )
+
+
+def add_predict_options(command: argparse.ArgumentParser) -> None:
+    """The options of `kdjax predict`."""
+    _add_network_options(
+        command, "1", "its number or name, such as 3, compact or teacher; default: 1"
+    )
+    command.add_argument(
+        "--seed", type=int, metavar="N", help="of the run; default: the first of its seeds"
+    )
+    command.add_argument(
+        "--top", type=int, default=0, metavar="K", help="classes for each image; default: up to 5"
+    )
+    command.add_argument(
+        "--batch", type=int, default=64, metavar="N", help="images computed at once; default: 64"
+    )
+    command.add_argument(
+        "--out",
+        default="",
+        metavar="FILE",
+        help="a file.json or file.csv to write, instead of a table",
+    )
+    command.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="files, folders (with all below, but nothing hidden) or patterns in quotes",
+    )
+
+
+def _add_network_options(command: argparse.ArgumentParser, student: str, meaning: str) -> None:
+    command.add_argument(
+        "--workdir", required=True, metavar="DIR", help="of `kdjax train` or `kdjax search`"
+    )
+    command.add_argument("--student", default=student, metavar="N", help=meaning)
+    command.add_argument(
+        "--checkpoint",
+        choices=("last", "best"),
+        default="last",
+        help="the last one, or the best on validation; default: last",
+    )
+
+
+def evaluate(known: argparse.Namespace, overrides: Sequence[str]) -> int:
+    """Prints an evaluation, draws it, and writes it where asked."""
+    no_more(overrides)
+    out = _out(known.out, ".json")
+    from kdjax import report
+    from kdjax.train.evaluate import evaluate
+    from kdjax.train.workdir import write_atomically
+
+    summary = evaluate(
+        known.workdir,
+        student=known.student,
+        split=known.split,
+        checkpoint=known.checkpoint,
+        data=known.data,
+        other_data=known.other_data,
+    )
+    if out is not None:
+        # On one line: a confusion matrix has a number for every two classes.
+        write_atomically(out, json.dumps(summary, allow_nan=False) + "\n")
+    report.print_evaluation(summary)
+    try:
+        figures = report.draw_confusion(summary, Path(known.workdir))
+        print(f"Figures: {figures[0].parent}")
+    except OSError as error:  # A workdir that may only be read can be evaluated all the same.
+        logging.warning("no figures were written: %s", error)
+    if out is not None:
+        print(f"Numbers: {out}")
+    return 0
+
+
+def predict(known: argparse.Namespace, overrides: Sequence[str]) -> int:
+    """Prints or writes the classes of images."""
+    no_more(overrides)
+    out = _out(known.out, ".json", ".csv")
+    if known.batch < 1:
+        raise configuration.ConfigError(f"--batch is {known.batch}: at least 1")
+    from kdjax import deploy, report
+    from kdjax.train.workdir import write_atomically, write_json
+
+    files = deploy.find_images(known.images)
+    student = deploy.load_student(
+        known.workdir, known.student, seed=known.seed, checkpoint=known.checkpoint
+    )
+    found = deploy.predict(student, files, top=known.top, batch_size=known.batch).to_json()
+    found = {"workdir": known.workdir, "student": student.name, "run": student.run} | found
+    if out is None:
+        report.print_predictions(found)
+    elif out.suffix == ".json":
+        write_json(out, found)
+    else:
+        write_atomically(out, _csv(found))
+    count, unread = len(found["predictions"]), len(found["unread"])
+    left_out = f", {unread} could not be read" if unread else ""
+    where = "" if out is None else f". Classes: {out}"
+    print(f"{student.name}, {student.run}: {count} images{left_out}{where}", file=sys.stderr)
+    return 0
+
+
+def _csv(found: dict[str, Any]) -> str:
+    """One line for each image and class, the likeliest first."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", "rank", "class", "probability"])
+    for entry in found["predictions"]:
+        for rank, one in enumerate(entry["classes"], start=1):
+            writer.writerow([entry["image"], rank, one["class"], one["probability"]])
+    return text.getvalue()
+
+
+def _out(name: str, *endings: str) -> Path | None:
+    """The file to write, checked before anything is computed.
+
+    Raises:
+      ConfigError: if it has another ending, or its directory is not there.
+    """
+    if not name:
+        return None
+    path = Path(name)
+    if path.suffix not in endings:
+        raise configuration.ConfigError(f"--out is {name!r}: it must end in {' or '.join(endings)}")
+    if not path.resolve().parent.is_dir():
+        raise configuration.ConfigError(f"--out is {name!r}: there is no {path.parent}")
+    return path

@@ -1,0 +1,8 @@
+"""Taking a student away: loading it from its workdir, and using it on images."""
+
+from kdjax.deploy.images import find_images
+from kdjax.deploy.predict import Predictions, predict
+from kdjax.deploy.preprocess import Preprocess
+from kdjax.deploy.student import Student, load_student
+
+__all__ = ["Predictions", "Preprocess", "Student", "find_images", "load_student", "predict"]

@@ -1,0 +1,36 @@
+"""Image files named by a person: files, folders and patterns."""
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+
+from kdjax.data import DataError
+from kdjax.data.folders import IMAGE_ENDINGS, images_below
+
+
+def find_images(named: Sequence[str]) -> list[Path]:
+    """The files that arguments name, each once, in the order of the arguments.
+
+    A folder stands for the image files in it and below, sorted; hidden files and folders are left
+    out. A pattern such as ``"photos/*.png"`` stands for the files that match it. A file named by
+    itself is taken whatever it is called.
+
+    Raises:
+      DataError: if an argument names nothing.
+    """
+    found: dict[Path, None] = {}
+    for name in named:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            files = images_below(path)
+        elif path.exists():
+            files = [path]
+        else:
+            matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
+            files = [match for match in matches if match.is_file()]
+        if not files:
+            if path.is_dir():
+                raise DataError(f"{name} holds no images ({', '.join(sorted(IMAGE_ENDINGS))})")
+            raise DataError(f"{name}: there is no such file or folder, and no file like it")
+        found.update(dict.fromkeys(files))
+    return list(found)

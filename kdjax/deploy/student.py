@@ -1,0 +1,94 @@
+"""One trained network as a user takes it away."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kdjax import models
+from kdjax.deploy.preprocess import Preprocess
+from kdjax.train import networks, trained_on
+from kdjax.train.checkpoint import CheckpointError
+from kdjax.train.workdir import read_config
+from kdjax.widths import WidthVector
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Student:
+    """A trained network and what is needed to use it.
+
+    Attributes:
+      network: the linen module; ``network.apply(variables, images, train=False).logits`` is
+        ``[batch, classes]`` float32.
+      variables: of the module: ``params`` and ``batch_stats``, on the host.
+      preprocess: uint8 images or files -> ``images``, as in evaluation.
+      class_names: one per class, in the order of the logits.
+      widths: channel group -> width.
+      name: such as ``student 3, distilled``.
+      run, step: the run it comes from, and its training steps.
+    """
+
+    network: models.Network
+    variables: Mapping[str, Any]
+    preprocess: Preprocess
+    class_names: tuple[str, ...]
+    widths: WidthVector
+    name: str
+    run: str
+    step: int
+
+
+def load_student(
+    workdir: str | Path,
+    student: int | str = 1,
+    *,
+    seed: int | None = None,
+    checkpoint: str = "last",
+) -> Student:
+    """Loads a trained network from a workdir; the data it was trained on is not needed.
+
+    >>> student = load_student("kdjax-runs/digits-resnet8", student=3)  # doctest: +SKIP
+    >>> images = student.preprocess(["seven.png"])  # doctest: +SKIP
+    >>> student.network.apply(student.variables, images, train=False).logits  # doctest: +SKIP
+
+    Args:
+      workdir: of `kdjax train` or `kdjax search`, finished or running, wherever it lies now.
+      student: its number, from 1; or its name. Of `kdjax train` a number is a student as it was
+        distilled; ``"student 3, alone"`` is the same one trained by itself. Of `kdjax search` the
+        names are ``"compact"``, ``"compact, alone"``, ``"uniform"`` and ``"teacher"``.
+      seed: one of the run's seeds; None: the first.
+      checkpoint: ``last``, or ``best`` on validation.
+
+    Raises:
+      ValueError: if there is no such student, seed or checkpoint.
+      kdjax.train.workdir.WorkdirError: if the directory holds no run, or is damaged.
+      kdjax.train.checkpoint.CheckpointError: if the checkpoint is damaged.
+    """
+    path = Path(workdir)
+    config = read_config(path)
+    if checkpoint not in ("last", "best"):
+        raise ValueError(f"checkpoint is {checkpoint!r}: allowed are 'last' and 'best'")
+    if str(student).strip() == "0":
+        raise ValueError(f"student is {student!r}: the first is 1")
+    chosen = networks.select(path, config, student)[0]
+    taken = chosen.seeds[0] if seed is None else seed
+    if taken not in chosen.seeds:
+        raise ValueError(
+            f"seed is {seed}: {chosen.name} was trained with {', '.join(map(str, chosen.seeds))}"
+        )
+    data = trained_on.of_workdir(path, config)
+    found = networks.restore(path, chosen.stage, taken, checkpoint, len(data.class_names))
+    if found is None:
+        raise CheckpointError(
+            f"{path} has no {checkpoint!r} checkpoint of {chosen.name} with seed {taken} yet"
+        )
+    return Student(
+        network=found.network(chosen.place),
+        variables=found.variables_of(chosen.place),
+        preprocess=Preprocess(data.image_shape, data.mean, data.std, data.memory),
+        class_names=data.class_names,
+        widths=found.widths[chosen.place - 1],
+        name=chosen.name,
+        run=found.run,
+        step=found.step,
+    )

@@ -1,0 +1,144 @@
+"""The data of an evaluation: what the networks were trained on, wherever it lies, or other data."""
+
+import dataclasses
+from pathlib import Path
+
+import ml_collections
+import numpy as np
+import PIL.Image
+
+from kdjax import data
+from kdjax.data import DataError, fit_image
+from kdjax.train import trained_on, workdir
+from kdjax.train.experiment import read_dataset
+from kdjax.train.trained_on import TrainedOn
+from kdjax.train.workdir import WorkdirError
+
+AnyDataset = data.Dataset | data.Streamed
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EvaluationData:
+    """A dataset as networks trained on another, or on the same, see it.
+
+    Attributes:
+      dataset: normalised, and of the size, as in training.
+      class_names: of the networks.
+      numbers: ``[classes of dataset]``, the networks' number of each.
+      remarks: what a person should know of it.
+    """
+
+    dataset: AnyDataset
+    class_names: tuple[str, ...]
+    numbers: np.ndarray
+    remarks: tuple[str, ...] = ()
+
+
+def open_data(
+    path: Path, config: ml_collections.ConfigDict, *, data: str = "", other_data: str = ""
+) -> EvaluationData:
+    """Reads what a workdir's networks are to be evaluated on.
+
+    Args:
+      path: the workdir.
+      config: its configuration; ``data`` is changed in place.
+      data: where the data lies now, as :func:`relocate` takes it; empty: where it lay.
+      other_data: data of the same classes that the networks were not trained on.
+
+    Raises:
+      ValueError: if both are given.
+      kdjax.data.DataError: if it is missing or wrong, or has other classes.
+      WorkdirError: if it should be the data of training and is not.
+    """
+    if data and other_data:
+        raise ValueError(f"--data is {data!r} and --other_data {other_data!r}: give one of them")
+    trained = trained_on.read(path)
+    if other_data:
+        trained = trained_on.of_workdir(path, config) if trained is None else trained
+        return _open_other(config, other_data, trained)
+    if data:
+        relocate(config, data)
+    try:
+        dataset = read_dataset(config)
+    except DataError as error:
+        if data:
+            raise
+        raise DataError(f"{error}. If the data lies elsewhere now, say where with --data") from None
+    try:
+        workdir.check_same_data(path, dataset.fingerprint())
+    except WorkdirError as error:
+        raise WorkdirError(
+            f"{error}; to evaluate on other data, name it with --other_data"
+        ) from None
+    # A usual set has other statistics under another name.
+    trained = TrainedOn.of(dataset) if trained is None else trained
+    dataset = dataclasses.replace(dataset, mean=trained.mean, std=trained.std)
+    return EvaluationData(dataset, trained.class_names, np.arange(len(trained.class_names)))
+
+
+def relocate(config: ml_collections.ConfigDict, place: str) -> None:
+    """Changes ``config.data`` to read a set from somewhere else.
+
+    Args:
+      config: of an experiment.
+      place: a name as in ``config.data.name`` (``folder:<dir>``, ``npz:<file>``, ``tfds:<dir>``,
+        ``cifar10``); or a path: an npz file, a prepared TFDS set, a directory in which the
+        experiment's TFDS set lies prepared, or a folder of images.
+    """
+    path = Path(place).expanduser()
+    if place in data.names() or not path.exists():
+        config.data.name = place
+    elif path.is_file():
+        config.data.name = f"npz:{place}"
+    elif (path / "dataset_info.json").is_file():
+        config.data.name = f"tfds:{place}"
+    elif ":" not in config.data.name and (path / config.data.name).is_dir():
+        config.data.data_dir = place
+    else:
+        config.data.name = f"folder:{place}"
+
+
+def _open_other(
+    config: ml_collections.ConfigDict, place: str, trained: TrainedOn
+) -> EvaluationData:
+    relocate(config, place)
+    # All of it is evaluated: how it is split does not matter, but no split may be empty.
+    config.data.update(image_size=trained.image_shape[:2], validation=0.0, test=0.5)
+    dataset = read_dataset(config)
+    unknown = [name for name in dataset.class_names if name not in trained.class_names]
+    if unknown:
+        raise DataError(
+            f"{dataset.name} has classes that the networks do not know: {_few(unknown)}; theirs "
+            f"are {_few(trained.class_names)}"
+        )
+    dataset = dataclasses.replace(dataset, mean=trained.mean, std=trained.std)
+    if isinstance(dataset, data.Dataset):
+        dataset = dataclasses.replace(
+            dataset,
+            train=_fitted(dataset.train, trained),
+            validation=_fitted(dataset.validation, trained),
+            test=_fitted(dataset.test, trained),
+        )
+    size = sum(dataset.sizes.values())
+    remark = (
+        f"{dataset.name} is other data than the networks were trained on ({trained.name}): all of "
+        f"its {size:,} images are evaluated"
+    )
+    numbers = np.array([trained.class_names.index(name) for name in dataset.class_names])
+    return EvaluationData(dataset, trained.class_names, numbers, (remark,))
+
+
+def _fitted(split: data.Split, trained: TrainedOn) -> data.Split:
+    """Images in the size and colours that the networks take."""
+    if split.images.shape[1:] == trained.image_shape:
+        return split
+    fitted = np.empty((len(split), *trained.image_shape), np.uint8)
+    for index, image in enumerate(split.images):
+        opened = PIL.Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+        fitted[index] = fit_image(opened, trained.image_shape, trained.memory)
+    return dataclasses.replace(split, images=fitted)
+
+
+def _few(names: list[str] | tuple[str, ...]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(map(repr, names[:5])) + more

@@ -1,0 +1,172 @@
+"""The networks that a workdir holds, by name and number, with their variables."""
+
+import contextlib
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import ml_collections
+
+from kdjax import config as configuration
+from kdjax import models
+from kdjax.train import workdir
+from kdjax.train.checkpoint import CheckpointError, Checkpoints
+from kdjax.train.loop import run_name
+from kdjax.train.structure import CANDIDATES
+from kdjax.widths import WidthVector
+
+# What training with a method makes of a student, by the method's name.
+_ROLES = {"ensemble": "distilled", "independent": "alone"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A network that is, or will be, in the checkpoints of a workdir.
+
+    Attributes:
+      name: such as ``student 3, distilled``, ``compact, alone`` or ``teacher``.
+      stage: which runs train it: ``ensemble``, ``independent``, ``distil`` or ``teacher``.
+      place: its number in such a run, from 1.
+      seeds: of the runs.
+    """
+
+    name: str
+    stage: str
+    place: int
+    seeds: tuple[int, ...]
+
+    @property
+    def short(self) -> str:
+        """The name without how it was trained."""
+        return self.name.partition(",")[0]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """The networks of one run at one step, on the host.
+
+    Attributes:
+      run: its name.
+      step: training steps taken.
+      architecture: of all its networks.
+      widths: of each network.
+      dtype: of the computation.
+      variables: of all networks together.
+    """
+
+    run: str
+    step: int
+    architecture: models.Architecture
+    widths: tuple[WidthVector, ...]
+    dtype: str
+    variables: dict[str, Any]
+
+    def network(self, place: int) -> models.Network:
+        """The deployable network of that number."""
+        return self.architecture.build(self.widths[place - 1], dtype=jnp.dtype(self.dtype))
+
+    def variables_of(self, place: int) -> dict[str, Any]:
+        """The variables of :meth:`network`."""
+        return models.extract_student(self.variables, place)
+
+
+def names(path: Path, config: ml_collections.ConfigDict) -> tuple[Trained, ...]:
+    """The networks of a workdir in the order of their numbers, those that learn from others first.
+
+    Args:
+      path: the workdir.
+      config: its configuration. Of a search the networks are those that it compares, and the
+        teacher unless it came from elsewhere.
+    """
+    seeds = tuple(config.seeds)
+    if configuration.kind(config) == "search":
+        compared = tuple(
+            Trained(candidate.name, "distil", place, seeds)
+            for place, candidate in enumerate(CANDIDATES, start=1)
+        )
+        own = () if config.teacher.workdir else (Trained("teacher", "teacher", 1, seeds[:1]),)
+        return compared + own
+    stages = tuple(_ROLES) if config.method == "both" else (config.method,)
+    students = len(workdir.read_student_widths(path))
+    return tuple(
+        Trained(f"student {place}, {_ROLES[stage]}", stage, place, seeds)
+        for stage in stages
+        for place in range(1, students + 1)
+    )
+
+
+def select(
+    path: Path, config: ml_collections.ConfigDict, student: int | str
+) -> tuple[Trained, ...]:
+    """The networks of a workdir that have a number or name.
+
+    Args:
+      path: the workdir.
+      config: its configuration.
+      student: a number; a name, in full or up to its comma; or 0 for all.
+
+    Returns:
+      All that fit: of a number, or of a name up to its comma, one for each way it was trained;
+      the distilled one first.
+
+    Raises:
+      ValueError: if none fits.
+    """
+    known = names(path, config)
+    text = str(student).strip()
+    number = int(text) if text.isdecimal() else -1
+    if number == 0:
+        return tuple(known)
+    chosen = tuple(
+        network
+        for network in known
+        if (number == network.place and network.stage != "teacher")
+        or text in (network.name, network.short)
+    )
+    if not chosen:
+        last = max(network.place for network in known)
+        shorts = ", ".join(dict.fromkeys(repr(network.short) for network in known))
+        if text == "teacher" and configuration.kind(config) == "search":
+            raise ValueError(
+                f"student is 'teacher': that of this search is in {config.teacher.workdir}"
+            )
+        raise ValueError(
+            f"student is {student!r}: this workdir has 1 to {last}, by name {shorts}; in full "
+            f"{', '.join(repr(network.name) for network in known)}"
+        )
+    return chosen
+
+
+def restore(path: Path, stage: str, seed: int, kind: str, classes: int) -> Checkpoint | None:
+    """The networks in a run's newest checkpoint; None if it has none of that kind yet.
+
+    Args:
+      path: the workdir.
+      stage: of the run.
+      seed: of the run.
+      kind: ``last`` or ``best``.
+      classes: how many the networks must have.
+
+    Raises:
+      kdjax.train.checkpoint.CheckpointError: if it is damaged, or has other classes.
+    """
+    name = run_name(stage, seed)
+    folder = path / "checkpoints" / name
+    if not folder.is_dir():
+        return None
+    with contextlib.closing(Checkpoints(folder, read_only=True)) as checkpoints:
+        step = checkpoints.latest_step(kind)
+        if step is None:
+            return None
+        record = checkpoints.record(kind)
+        variables = checkpoints.variables(kind)
+    if record["num_classes"] != classes:
+        raise CheckpointError(
+            f"{folder} is a checkpoint of another network: its num_classes is "
+            f"{record['num_classes']}, expected {classes}"
+        )
+    config = record["config"]
+    architecture = models.create(record["network"], classes, width=config["network_width"])
+    widths = tuple(WidthVector(vector) for vector in record["student_widths"])
+    return Checkpoint(name, step, architecture, widths, config["compute"]["dtype"], variables)

@@ -1,0 +1,109 @@
+"""What an experiment was trained on, as ``data.json`` keeps it, for use without the data."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from kdjax import data
+from kdjax.data import DataError
+from kdjax.train import workdir
+from kdjax.train.experiment import read_dataset
+from kdjax.train.workdir import WorkdirError
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedOn:
+    """A dataset without its images.
+
+    Attributes:
+      name: as the configuration names it.
+      fingerprint: its identity: a digest of images, labels and splits.
+      class_names: one per class, in label order.
+      image_shape: (height, width, channels) as the networks see them.
+      mean, std: per channel, of pixel values in [0, 1], for normalisation.
+      memory: what evaluation does to an image of another size. ``device``: it is resized;
+        ``stream``: its shorter side is resized, and the middle cut out.
+    """
+
+    name: str
+    fingerprint: str
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    memory: str
+
+    @classmethod
+    def of(cls, dataset: data.Dataset | data.Streamed) -> "TrainedOn":
+        """That of a dataset, read or ready to be streamed."""
+        return cls(
+            name=dataset.name,
+            fingerprint=dataset.fingerprint(),
+            class_names=tuple(dataset.class_names),
+            image_shape=dataset.image_shape,
+            mean=tuple(float(value) for value in dataset.mean),
+            std=tuple(float(value) for value in dataset.std),
+            memory="stream" if isinstance(dataset, data.Streamed) else "device",
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of ``data.json``."""
+        fields = dataclasses.asdict(self)
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in fields.items()
+        }
+
+
+def read(path: Path) -> TrainedOn | None:
+    """What ``data.json`` of a workdir says; None if an earlier version left it out.
+
+    Raises:
+      WorkdirError: if the file is damaged.
+    """
+    content = workdir.read_json(path / "data.json")
+    if content.keys() <= {"fingerprint"}:
+        return None
+    try:
+        fields: dict[str, Any] = {
+            field.name: content[field.name] for field in dataclasses.fields(TrainedOn)
+        }
+        for name, value in fields.items():
+            fields[name] = tuple(value) if isinstance(value, list) else value
+        found = TrainedOn(**fields)
+        height, width, channels = (int(size) for size in found.image_shape)
+        good = (
+            min(height, width) > 0
+            and len(found.mean) == len(found.std) == channels
+            and min(float(value) for value in found.std) > 0
+            and len(found.class_names) >= 2
+            and found.memory in ("device", "stream")
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise WorkdirError(f"{path / 'data.json'} is damaged: {error!r}") from None
+    if not good:
+        raise WorkdirError(f"{path / 'data.json'} is damaged: its fields do not fit each other")
+    return found
+
+
+def of_workdir(path: Path, config: ml_collections.ConfigDict) -> TrainedOn:
+    """What a workdir's networks were trained on, by its ``data.json``, or else by its data.
+
+    Raises:
+      WorkdirError: if neither can be read, or the data has changed.
+    """
+    found = read(path)
+    if found is not None:
+        return found
+    try:
+        found = TrainedOn.of(read_dataset(config))
+    except DataError as error:
+        raise WorkdirError(
+            f"workdir {path} is of an earlier version, whose data.json names neither classes nor "
+            f"normalisation, and its data cannot be read: {error}. Put the data back, and run "
+            "`kdjax train` or `kdjax search` there once more, which completes data.json"
+        ) from None
+    workdir.check_same_data(path, found.fingerprint)
+    return found
