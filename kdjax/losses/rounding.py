@@ -7,6 +7,10 @@ import jax.numpy as jnp
 # Products of float32 matrices in float32: accelerators round the factors to fewer bits otherwise.
 EXACT = jax.lax.Precision.HIGHEST
 
+# Numbers whose squared deviations sum to less than this share of their squares are equal: float32
+# does not tell them apart.
+EQUAL = 1e-13
+
 # Vectors shorter than this have no direction.
 _SHORTEST = 1e-12
 
