@@ -112,7 +112,9 @@ def nst(s, t):
         channels = rows_of_length_one(values.reshape(-1, values.shape[-1]).T)
         return channels.T @ channels / len(channels)
 
-    return np.mean([np.sum((mean_outer(a) - mean_outer(b)) ** 2) for a, b in zip(s, t, strict=True)])
+    return np.mean(
+        [np.sum((mean_outer(a) - mean_outer(b)) ** 2) for a, b in zip(s, t, strict=True)]
+    )
 
 
 def huber(first, second):

@@ -16,9 +16,7 @@ INDICES = np.array([3, 19, 0, 7, 12, 4, 9, 15, 1, 11, 6])
 
 
 def contrast(first, second, *, where=None, axis_name=None, indices, negatives, memory):
-    return losses.crd(
-        first, second, memory, indices, negatives, where=where, axis_name=axis_name
-    )
+    return losses.crd(first, second, memory, indices, negatives, where=where, axis_name=axis_name)
 
 
 LOSSES = {
@@ -157,11 +155,11 @@ def test_a_batch_of_one_row_and_of_none_is_finite(name):
 
     @jax.jit
     def compiled(where):
-        return jax.vjp(
-            lambda a, b: LOSSES[name](a, b, where=where, **rows, **constants), *arrays
-        )[0], jax.grad(
-            lambda arrays: LOSSES[name](*arrays, where=where, **rows, **constants).sum()
-        )(arrays)
+        return jax.vjp(lambda a, b: LOSSES[name](a, b, where=where, **rows, **constants), *arrays)[
+            0
+        ], jax.grad(lambda arrays: LOSSES[name](*arrays, where=where, **rows, **constants).sum())(
+            arrays
+        )
 
     for real in (np.arange(PADDED) == 2, np.zeros(PADDED, bool)):
         values, gradients = compiled(real)
