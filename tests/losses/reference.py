@@ -177,7 +177,7 @@ def fsp(s1, s2, t1, t2):
 
 
 def crd(v_s, v_t, memory_s, memory_t, indices, negatives, temperature=0.07):
-    """The released code's sums, score by score; normalisers from this batch. Rows, not their mean."""
+    """The released code's sums, score by score, for each row; normalisers from this batch."""
     examples = len(memory_s)
     values = np.zeros(len(v_s))
     for vectors, memory in ((v_s, memory_t), (v_t, memory_s)):

@@ -79,7 +79,7 @@ def test_opposite_extremes_have_exact_gradients(size, temperature):
 
 def test_the_temperature_can_be_learnt():
     z, t = (np.asarray(array[:2], np.float32) for array in reference.LOGITS)
-    gradient = jax.grad(lambda T: losses.soft_target_kl(z, t, temperature=T).sum())(3.0)
+    gradient = jax.grad(lambda at: losses.soft_target_kl(z, t, temperature=at).sum())(3.0)
     above, below = exact(z, t, 3.0 + 1e-5)[0].sum(), exact(z, t, 3.0 - 1e-5)[0].sum()
     assert float(gradient) == pytest.approx((above - below) / 2e-5, rel=1e-4)
 
