@@ -250,13 +250,12 @@ def test_traced_labels_out_of_range_give_nan_and_spare_the_others(label, smoothi
 @pytest.mark.parametrize("label", [-1, 4])
 def test_known_labels_out_of_range_are_refused(label, make):
     message = rf"labels hold {label} \(entry 2\): with 4 classes they must be in 0\.\.3"
+    logits, labels = jnp.zeros((4, 4)), make([0, 3, label, 9])
     with pytest.raises(ValueError, match=message):
-        losses.hard_label_cross_entropy(jnp.zeros((4, 4)), make([0, 3, label, 9]))
+        losses.hard_label_cross_entropy(logits, labels)
     # Known when a function is traced, they are refused then.
     with pytest.raises(ValueError, match=message):
-        jax.jit(lambda z: losses.hard_label_cross_entropy(z, make([0, 3, label, 9])))(
-            jnp.zeros((4, 4))
-        )
+        jax.jit(lambda z: losses.hard_label_cross_entropy(z, labels))(logits)
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def test_with_linen():
     for _ in range(60):
         params, state, loss = step(params, state)
         history.append(float(loss))
-    assert history[-1] < 0.2 * history[0]
+    assert history[-1] < 0.5 * history[0]
     assert (student.apply(params, inputs).argmax(-1) == labels).all()
 
 
@@ -61,5 +61,5 @@ def test_with_nnx():
         return loss
 
     history = [float(step(student, optimizer)) for _ in range(60)]
-    assert history[-1] < 0.2 * history[0]
+    assert history[-1] < 0.5 * history[0]
     assert (student(inputs).argmax(-1) == labels).all()
