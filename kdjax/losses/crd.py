@@ -64,7 +64,8 @@ def crd_negatives(
     """Draws the examples that each example of a batch is contrasted with.
 
     They are drawn with replacement, uniformly among all other examples, or, with ``labels``, among
-    the examples of other classes (as in the published results).
+    the examples of other classes, as in the released CIFAR-100 code (which draws without
+    replacement where there are enough).
 
     Args:
       key: of the random numbers; another one on every step, and on every device.
