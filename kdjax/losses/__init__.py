@@ -1,20 +1,56 @@
 """Distillation losses: pure functions on arrays that know nothing else of kdjax.
 
-Every function computes in float32 whatever comes in, accepts any leading batch shape and leaves
-the average over the batch to its caller, who alone knows the mask.
+Every function computes in float32 whatever comes in and leaves the average over the batch to its
+caller, who alone knows the mask. Losses that judge the examples of a batch together take the mask
+as ``where`` and, if the batch is shared by several devices, their ``axis_name``
+(:mod:`kdjax.losses.global_batch`); of those too, the mean of the returned values over the real
+examples of the whole batch is the published loss.
 """
 
+from kdjax.losses.attention import attention_transfer
+from kdjax.losses.crd import CRDMemory, crd, crd_memory, crd_negatives, crd_update
+from kdjax.losses.dist import dist
 from kdjax.losses.distillation import distillation_loss
+from kdjax.losses.dkd import dkd
 from kdjax.losses.ensemble import ensemble_logits, online_ensemble_loss
 from kdjax.losses.features import feature_mse
+from kdjax.losses.fsp import fsp
 from kdjax.losses.hard_labels import hard_label_cross_entropy
+from kdjax.losses.mlkd import mlkd_batch, mlkd_class
+from kdjax.losses.nkd import nkd
+from kdjax.losses.nst import nst
+from kdjax.losses.pkt import pkt
+from kdjax.losses.relations import rkd
+from kdjax.losses.review import review_kd
+from kdjax.losses.similarity import similarity_preserving
 from kdjax.losses.soft_targets import soft_target_kl
+from kdjax.losses.standardize import standardize_logits
+from kdjax.losses.vid import vid
 
 __all__ = [
+    "CRDMemory",
+    "attention_transfer",
+    "crd",
+    "crd_memory",
+    "crd_negatives",
+    "crd_update",
+    "dist",
     "distillation_loss",
+    "dkd",
     "ensemble_logits",
     "feature_mse",
+    "fsp",
     "hard_label_cross_entropy",
+    "mlkd_batch",
+    "mlkd_class",
+    "nkd",
+    "nst",
     "online_ensemble_loss",
+    "pkt",
+    "review_kd",
+    "rkd",
+    "similarity_preserving",
     "soft_target_kl",
+    "standardize_logits",
+    "vid",
 ]

@@ -1,17 +1,22 @@
-"""Hard labels: cross entropy against integer classes."""
+"""Hard labels: cross entropy against classes, or against given distributions over them."""
 
 import chex
 import jax
 import jax.numpy as jnp
+import optax
+
+from kdjax.losses.arguments import class_indices
 
 
 def hard_label_cross_entropy(
     logits: chex.Array, labels: chex.Array, *, label_smoothing: float = 0.0
 ) -> chex.Array:
-    r"""Cross entropy of logits against integer labels, optionally smoothed.
+    r"""Cross entropy of logits against labels, optionally smoothed.
 
     .. math:: -\sum_k y_k \log \mathrm{softmax}(z)_k, \quad
         y = (1 - s) \, \mathrm{onehot}(\mathrm{label}) + s / K
+
+    Labels mixed by mixup or cutmix are distributions, which take the place of the one-hot ones.
 
     >>> round(float(hard_label_cross_entropy(jnp.array([0.0, 0.0]), jnp.array(1))), 4)
     0.6931
@@ -19,15 +24,17 @@ def hard_label_cross_entropy(
     Args:
       logits: ``[..., classes]`` floats, unnormalised.
       labels: integers in ``[0, classes)`` whose shape broadcasts to the leading shape of
-        ``logits``: ``[batch]`` labels serve ``[students, batch, classes]`` logits. Values are not
-        checked here (they may be traced); a label out of range yields NaN.
+        ``logits``: ``[batch]`` labels serve ``[students, batch, classes]`` logits. Inside ``jit``
+        their values are not known: there, a label out of range yields NaN. Or floats
+        ``[..., classes]`` that broadcast to ``logits``, each row a distribution.
       label_smoothing: s in [0, 1).
 
     Returns:
       ``[...]`` float32: one cross entropy per example.
 
     Raises:
-      ValueError: if ``label_smoothing`` is outside [0, 1) or the labels are not integers.
+      ValueError: if ``label_smoothing`` is outside [0, 1), the labels are neither integers nor
+        distributions over the classes, or (outside ``jit``) a label is out of range.
 
     References:
       Walawalkar, Shen, Savvides, ECCV 2020, section 3 (normal loss).
@@ -35,15 +42,29 @@ def hard_label_cross_entropy(
     """
     if not 0.0 <= label_smoothing < 1.0:
         raise ValueError(f"label_smoothing is {label_smoothing}: it must be in [0, 1)")
-    labels = jnp.asarray(labels)
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise ValueError(f"labels have dtype {labels.dtype}: they must be integers")
-    log_q = jax.nn.log_softmax(jnp.asarray(logits, jnp.float32), axis=-1)
-    labels = jnp.broadcast_to(labels, log_q.shape[:-1])
-    # mode="fill" turns an out-of-range label into NaN instead of silently clipping it; negative
-    # indices would wrap around, so they are sent out of range first.
-    labels = jnp.where(labels < 0, log_q.shape[-1], labels)
-    picked = jnp.take_along_axis(log_q, labels[..., None], axis=-1, mode="fill")[..., 0]
+    logits = jnp.asarray(logits, jnp.float32)
+    # Optax subtracts two numbers of the logits' size; shifted first, they are small.
+    logits -= jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    if jnp.issubdtype(jnp.result_type(labels), jnp.floating):
+        given = optax.softmax_cross_entropy(logits, _distributions(labels, logits))
+    else:
+        indices, valid = class_indices(labels, logits.shape[-1])
+        indices = jnp.broadcast_to(indices, logits.shape[:-1])
+        given = optax.softmax_cross_entropy_with_integer_labels(logits, indices)
+        given = jnp.where(valid, given, jnp.nan)
     if label_smoothing == 0.0:
-        return -picked
-    return -((1.0 - label_smoothing) * picked + label_smoothing * jnp.mean(log_q, axis=-1))
+        return given
+    uniform = optax.softmax_cross_entropy(logits, jnp.full_like(logits, 1 / logits.shape[-1]))
+    return (1.0 - label_smoothing) * given + label_smoothing * uniform
+
+
+def _distributions(labels: chex.Array, logits: chex.Array) -> chex.Array:
+    labels = jnp.asarray(labels, jnp.float32)
+    shape, classes = labels.shape, logits.shape[-1]
+    # One number per example is a class written as a float, even if there are as many as classes.
+    if labels.ndim < min(2, logits.ndim) or labels.ndim > logits.ndim or shape[-1] != classes:
+        raise ValueError(
+            f"labels are floats of shape {shape}: they must be integers, or distributions of "
+            f"shape [..., {classes}] for logits of shape {logits.shape}"
+        )
+    return jnp.broadcast_to(labels, logits.shape)

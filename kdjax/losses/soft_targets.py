@@ -4,6 +4,13 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from kdjax.losses.arguments import check_temperature
+from kdjax.losses.rounding import excess, saturate
+
+# Above this exponent (or if the student gives more than half of its probability to classes that
+# the teacher has not), exp() may overflow and the plain sum of log ratios is as exact.
+_LARGEST_EXPONENT = 60.0
+
 
 def soft_target_kl(
     student_logits: chex.Array,
@@ -19,9 +26,11 @@ def soft_target_kl(
         T^2 \sum_k p_k (\log p_k - \log q_k), \quad
         p = \mathrm{softmax}(t / T), \; q = \mathrm{softmax}(z / T)
 
-    The factor :math:`T^2` keeps the size of the gradient independent of the temperature. Both
-    sides stay in log space. A class the teacher gives probability zero (a logit of ``-inf``)
-    contributes zero, in value and in gradient.
+    The factor :math:`T^2` keeps the size of the gradient independent of the temperature. The
+    relative error stays near that of float32 at any temperature, however small the divergence is
+    before it is multiplied. A class the teacher gives probability zero (a logit of ``-inf``)
+    contributes zero, in value and in gradient. Finite logits give finite values and gradients: a
+    result above the largest float32 number is given as that number.
 
     The function is differentiable in both arguments. A caller whose teacher is a constant stops
     its gradient, as :func:`kdjax.losses.online_ensemble_loss` does.
@@ -47,19 +56,76 @@ def soft_target_kl(
       Hinton, Vinyals, Dean, *Distilling the Knowledge in a Neural Network*, 2015, section 2.
       Walawalkar, Shen, Savvides, ECCV 2020, section 3 (intermediate/soft losses).
     """
-    if isinstance(temperature, (int, float)) and not temperature > 0:
-        raise ValueError(f"temperature is {temperature}: it must be above 0")
-    student = jnp.asarray(student_logits, jnp.float32) / temperature
-    teacher = jnp.asarray(teacher_logits, jnp.float32) / temperature
-    student, teacher = jnp.broadcast_arrays(student, teacher)
+    check_temperature(temperature)
+    student, teacher = jnp.broadcast_arrays(
+        jnp.asarray(student_logits, jnp.float32), jnp.asarray(teacher_logits, jnp.float32)
+    )
     if where is not None:
         where = jnp.broadcast_to(where, teacher.shape)
-    log_q = jax.nn.log_softmax(student, axis=axis, where=where)
-    log_p = jax.nn.log_softmax(teacher, axis=axis, where=where)
-    # 0 * (-inf) is NaN, in the value and in the gradient: such classes are replaced before they
-    # are multiplied, not after.
-    present = log_p > -jnp.inf
-    safe_log_p = jnp.where(present, log_p, 0.0)
-    safe_log_q = jnp.where(present, log_q, 0.0)
-    divergence = jnp.where(present, jnp.exp(safe_log_p) * (safe_log_p - safe_log_q), 0.0)
-    return temperature**2 * jnp.sum(divergence, axis=axis)
+        student = jnp.where(where, student, -jnp.inf)
+        teacher = jnp.where(where, teacher, -jnp.inf)
+    divergence = _divergence(
+        _shifted(student, axis) / temperature, _shifted(teacher, axis) / temperature
+    )
+    scaled = saturate(temperature**2 * divergence)
+    return jnp.where(jnp.isinf(divergence), divergence, scaled)
+
+
+def _shifted(logits: chex.Array, axis: int) -> chex.Array:
+    """Logits with the classes last and the largest at 0: exact differences of large numbers."""
+    logits = jnp.moveaxis(logits, axis, -1)
+    peak = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    return logits - jnp.where(jnp.isfinite(peak), peak, 0.0)
+
+
+@jax.custom_jvp
+def _divergence(student: chex.Array, teacher: chex.Array) -> chex.Array:
+    r"""KL over the last axis of logits whose largest entry is 0.
+
+    With :math:`x_k = (z_k - t_k) - \sum_j p_j (z_j - t_j)`, u the student's probability of classes
+    that the teacher has not, and because :math:`\sum_k p_k x_k = 0`,
+
+    .. math::
+        \mathrm{KL} = \log \sum_k p_k e^{x_k} - \log(1 - u)
+        = \mathrm{log1p} \sum_k p_k (e^{x_k} - 1 - x_k) - \mathrm{log1p}(-u)
+
+    a sum of numbers that are all at least 0 and as small as the divergence itself: nothing cancels.
+    """
+    p, q, centred, present, near = _parts(student, teacher)
+    missed = jnp.sum(jnp.where(present, 0.0, q), axis=-1)
+    sizes = jnp.sum(p * excess(jnp.where(near, centred, 0.0)), axis=-1)
+    close = jnp.log1p(sizes) - jnp.log1p(-jnp.where(near[..., 0], missed, 0.0))
+    ratio = jnp.where(present, _log_probabilities(teacher) - _log_probabilities(student), 0.0)
+    return jnp.where(near[..., 0], close, jnp.sum(p * ratio, axis=-1))
+
+
+@_divergence.defjvp
+def _divergence_jvp(primals, tangents):
+    # d/dz = q - p = p (exp(x - KL) - 1) and d/dt = p (log p - log q - KL) = -p x.
+    p, q, centred, present, near = _parts(*primals)
+    divergence = _divergence(*primals)
+    exponent = jnp.where(near, centred - divergence[..., None], 0.0)
+    by_student = jnp.where(near & present, p * jnp.expm1(exponent), q - p)
+    change = jnp.sum(by_student * tangents[0] - p * centred * tangents[1], axis=-1)
+    return divergence, change
+
+
+def _parts(student: chex.Array, teacher: chex.Array) -> tuple[chex.Array, ...]:
+    """p, q, x and the teacher's classes; and ``[..., 1]``: is the form that needs exp(x) safe."""
+    p = jnp.exp(_log_probabilities(teacher))
+    q = jnp.exp(_log_probabilities(student))
+    present = p > 0
+    difference = jnp.where(present, student - jnp.where(present, teacher, 0.0), 0.0)
+    mean = jnp.sum(p * difference, axis=-1, keepdims=True)
+    finite = jnp.isfinite(mean)
+    centred = jnp.where(present & finite, difference - jnp.where(finite, mean, 0.0), 0.0)
+    missed = jnp.sum(jnp.where(present, 0.0, q), axis=-1, keepdims=True)
+    largest = jnp.max(centred, axis=-1, keepdims=True)
+    near = finite & (largest <= _LARGEST_EXPONENT) & (missed <= 0.5)
+    return p, q, centred, present, near
+
+
+def _log_probabilities(shifted: chex.Array) -> chex.Array:
+    """Log softmax of logits whose largest entry is 0; ``-inf`` for all of none."""
+    total = jnp.sum(jnp.exp(shifted), axis=-1, keepdims=True)
+    return shifted - jnp.log(jnp.where(total > 0, total, 1.0))

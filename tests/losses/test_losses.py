@@ -235,17 +235,49 @@ def test_cross_entropy_of_extreme_logits_is_exact():
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("label", [-1, -4, 4, 100])
-def test_labels_out_of_range_give_nan_and_spare_the_others(label, smoothing):
-    labels = jnp.array([label, 2])
-    actual = losses.hard_label_cross_entropy(jnp.zeros((2, 4)), labels, label_smoothing=smoothing)
+def test_traced_labels_out_of_range_give_nan_and_spare_the_others(label, smoothing):
+    compiled = jax.jit(
+        lambda labels: losses.hard_label_cross_entropy(
+            jnp.zeros((2, 4)), labels, label_smoothing=smoothing
+        )
+    )
+    actual = compiled(jnp.array([label, 2]))
     assert np.isnan(actual[0])
     assert float(actual[1]) == pytest.approx(np.log(4.0))
 
 
-@pytest.mark.parametrize("labels", [np.array([0.0, 1.0]), np.array([True, False])])
-def test_labels_that_are_not_integers_are_refused(labels):
+@pytest.mark.parametrize("make", [np.array, jnp.array])
+@pytest.mark.parametrize("label", [-1, 4])
+def test_known_labels_out_of_range_are_refused(label, make):
+    message = rf"labels hold {label} \(entry 2\): with 4 classes they must be in 0\.\.3"
+    logits, labels = jnp.zeros((4, 4)), make([0, 3, label, 9])
+    with pytest.raises(ValueError, match=message):
+        losses.hard_label_cross_entropy(logits, labels)
+    # Known when a function is traced, they are refused then.
+    with pytest.raises(ValueError, match=message):
+        jax.jit(lambda z: losses.hard_label_cross_entropy(z, labels))(logits)
+
+
+@pytest.mark.parametrize(
+    "labels", [np.array([0.0, 1.0]), np.array([0.0, 1.0, 1.0]), np.array([True, False])]
+)
+def test_labels_that_are_neither_integers_nor_distributions_are_refused(labels):
     with pytest.raises(ValueError, match="they must be integers"):
-        losses.hard_label_cross_entropy(jnp.zeros((2, 3)), labels)
+        losses.hard_label_cross_entropy(jnp.zeros((labels.size, 3)), labels)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_labels_may_be_distributions(smoothing):
+    logits, shares = random_logits(2, 3, 4, seed=24), np.array([0.3, 1.0, 0.0])
+    first, second = np.array([0, 3, 2]), np.array([1, 1, 3])
+    mixed = shares[:, None] * np.eye(4)[first] + (1 - shares[:, None]) * np.eye(4)[second]
+    actual = losses.hard_label_cross_entropy(logits, mixed, label_smoothing=smoothing)
+    expected = shares * cross_entropy64(logits, first, smoothing)
+    expected += (1 - shares) * cross_entropy64(logits, second, smoothing)
+    assert actual.shape == (2, 3)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+    one = losses.hard_label_cross_entropy(logits[0, 0], mixed[0], label_smoothing=smoothing)
+    np.testing.assert_allclose(one, expected[0, 0], rtol=1e-5)
 
 
 @pytest.mark.parametrize("smoothing", [-0.1, 1.0, float("nan")])
@@ -435,10 +467,14 @@ def test_every_block_has_to_pair_all_students_but_the_pivot():
 @pytest.mark.parametrize(
     "name",
     [
+        "kdjax.losses.attention",
         "kdjax.losses.ensemble",
         "kdjax.losses.features",
         "kdjax.losses.hard_labels",
+        "kdjax.losses.review",
         "kdjax.losses.soft_targets",
+        "kdjax.losses.standardize",
+        "kdjax.losses.vid",
         "kdjax.models.registry",
         "kdjax.widths",
     ],

@@ -1,0 +1,68 @@
+"""Checks of arguments that several losses share, and what they make of them."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+
+def check_temperature(temperature: chex.Numeric) -> None:
+    """Refuses a temperature given as a number that is not above 0; traced ones pass."""
+    if isinstance(temperature, (int, float)) and not temperature > 0:
+        raise ValueError(f"temperature is {temperature}: it must be above 0")
+
+
+def class_indices(labels: chex.Array, classes: int) -> tuple[chex.Array, chex.Array]:
+    """Integer labels as ``(indices, valid)``: a wrong label is refused, or marked if traced.
+
+    Inside ``jit``, ``pmap`` or ``vmap`` the values of labels are not known: there ``valid`` is
+    False for those out of range, whose index is 0.
+    """
+    known = not isinstance(labels, jax.core.Tracer) and getattr(
+        labels, "is_fully_addressable", True
+    )
+    with jax.ensure_compile_time_eval():
+        array = jnp.asarray(labels)
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise ValueError(f"labels have dtype {array.dtype}: they must be integers")
+    if known:
+        with jax.ensure_compile_time_eval():
+            flat = jnp.ravel(array)
+            wrong = (flat < 0) | (flat >= classes)
+            if bool(jnp.any(wrong)):
+                position = int(jnp.argmax(wrong))
+                raise ValueError(
+                    f"labels hold {int(flat[position])} (entry {position}): with {classes} "
+                    f"classes they must be in 0..{classes - 1}"
+                )
+    valid = (array >= 0) & (array < classes)
+    return jnp.where(valid, array, 0), valid
+
+
+def check_batches(student: chex.Array, teacher: chex.Array, name: str) -> None:
+    """Refuses a student's and a teacher's array whose first axes, the examples, differ."""
+    if student.ndim < 2 or teacher.ndim < 2 or student.shape[0] != teacher.shape[0]:
+        raise ValueError(
+            f"student_{name} has shape {student.shape} and teacher_{name} {teacher.shape}: both "
+            "must be [batch, ...] with the same batch"
+        )
+
+
+def check_equal_shapes(student: chex.Array, teacher: chex.Array, name: str) -> None:
+    """Refuses a student's and a teacher's array of different shapes."""
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f"student_{name} has shape {student.shape} and teacher_{name} {teacher.shape}: they "
+            "must be equal"
+        )
+
+
+def check_maps(**maps: chex.Array) -> None:
+    """Refuses maps that are not ``[batch, height, width, channels]`` with one batch size."""
+    for name, values in maps.items():
+        if values.ndim != 4:
+            raise ValueError(
+                f"{name} has shape {values.shape}: it must be [batch, height, width, channels]"
+            )
+    if len({values.shape[0] for values in maps.values()}) > 1:
+        shapes = ", ".join(f"{name} {values.shape}" for name, values in maps.items())
+        raise ValueError(f"maps differ in their batch size, the first axis: {shapes}")

@@ -1,0 +1,269 @@
+"""Contrastive representation distillation against a memory of the training set's embeddings."""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from kdjax.losses.arguments import check_equal_shapes, check_temperature
+from kdjax.losses.global_batch import Rows
+from kdjax.losses.rounding import EXACT, unit
+
+_EPSILON = 1e-7
+
+
+class CRDMemory(NamedTuple):
+    """What the contrast remembers between steps; an array tree like any state.
+
+    Attributes:
+      student: ``[examples, dim]`` float32, embeddings of length 1 (about that at the start).
+      teacher: the same of the teacher.
+      student_normaliser: scalar, divides the scores of the student's embeddings; 0 until the first
+        :func:`crd_update` sets it, once.
+      teacher_normaliser: the same of the teacher's.
+    """
+
+    student: chex.Array
+    teacher: chex.Array
+    student_normaliser: chex.Array
+    teacher_normaliser: chex.Array
+
+
+def crd_memory(key: chex.PRNGKey, *, examples: int, dim: int) -> CRDMemory:
+    """A memory of random embeddings for a training set.
+
+    Args:
+      key: of the random numbers.
+      examples: of the training set; its examples are numbered from 0.
+      dim: of the embeddings; 128 in the paper.
+
+    Returns:
+      Entries drawn uniformly between plus and minus ``sqrt(3 / dim)``, and no normalisers yet.
+
+    Raises:
+      ValueError: if there are fewer than 2 examples or 1 dimension.
+    """
+    if examples < 2 or dim < 1:
+        raise ValueError(
+            f"examples is {examples} and dim {dim}: at least 2 examples and 1 dimension are needed"
+        )
+    limit = (3 / dim) ** 0.5
+    draws = jax.random.uniform(key, (2, examples, dim), minval=-limit, maxval=limit)
+    return CRDMemory(draws[0], draws[1], jnp.zeros(()), jnp.zeros(()))
+
+
+def crd_negatives(
+    key: chex.PRNGKey,
+    indices: chex.Array,
+    *,
+    examples: int,
+    count: int = 16384,
+    labels: chex.Array | None = None,
+) -> chex.Array:
+    """Draws the examples that each example of a batch is contrasted with.
+
+    They are drawn with replacement, uniformly among all other examples, or, with ``labels``, among
+    the examples of other classes, as in the released CIFAR-100 code (which draws without
+    replacement where there are enough).
+
+    Args:
+      key: of the random numbers; another one on every step, and on every device.
+      indices: ``[batch]`` integers, the numbers of the batch's examples in the training set.
+      examples: of the training set.
+      count: of negatives for each example; no more than there are other examples.
+      labels: ``[examples]`` integers of at least two classes, of the whole training set.
+
+    Returns:
+      ``[batch, min(count, examples - 1)]`` integers.
+
+    Raises:
+      ValueError: if ``count`` is below 1, or ``labels`` is not one for each example.
+    """
+    if count < 1:
+        raise ValueError(f"count is {count}: at least 1 negative is needed")
+    if labels is not None and labels.shape != (examples,):
+        raise ValueError(f"labels have shape {labels.shape}: expected [{examples}]")
+    shape = (indices.shape[0], min(count, examples - 1))
+    # Number the examples so that those to leave out stand together, and step over them.
+    if labels is None:
+        order, first, left_out = jnp.arange(examples), indices, jnp.ones_like(indices)
+    else:
+        labels = jnp.asarray(labels)
+        order = jnp.argsort(labels)
+        first = jnp.searchsorted(labels[order], labels[indices], side="left")
+        left_out = jnp.searchsorted(labels[order], labels[indices], side="right") - first
+    drawn = jax.random.randint(key, shape, 0, (examples - left_out)[:, None])
+    return order[jnp.where(drawn >= first[:, None], drawn + left_out[:, None], drawn)]
+
+
+def crd(
+    student_embedding: chex.Array,
+    teacher_embedding: chex.Array,
+    memory: CRDMemory,
+    indices: chex.Array,
+    negatives: chex.Array,
+    *,
+    temperature: chex.Numeric = 0.07,
+    where: chex.Array | None = None,
+    axis_name: str | None = None,
+) -> chex.Array:
+    r"""Noise contrastive estimation: tell an example's other embedding from those of K others.
+
+    With v an embedding divided by its length, :math:`m_j` the memory of the *other* network's
+    embedding of example j, Z a normaliser and n the number of examples, the score is
+    :math:`s_j = \exp(v \cdot m_j / T) / Z`, and the value of example i, summed over both networks,
+
+    .. math:: -\log \frac{s_i}{s_i + K/n + \epsilon}
+        - \sum_{j \in \mathrm{negatives}} \log \frac{K/n}{s_j + K/n + \epsilon},
+        \quad \epsilon = 10^{-7}
+
+    Z is n times the mean score of the first batch. It comes from ``memory``; before the first
+    :func:`crd_update`, from this batch. A step is then: negatives, loss and gradient, update. The
+    published weight is .8.
+
+    Args:
+      student_embedding: ``[batch, dim]`` floats, from a trained linear map of the pooled features.
+      teacher_embedding: the same; the teacher's linear map is trained too, so the function is
+        differentiable in both. No gradient flows into the memory.
+      memory: of :func:`crd_memory` and :func:`crd_update`.
+      indices: ``[batch]`` integers, the numbers of the examples in the training set.
+      negatives: ``[batch, K]`` integers of :func:`crd_negatives`.
+      temperature: T > 0.
+      where: ``[batch]`` booleans: real rows. Padded rows count for nothing.
+      axis_name: a mapped axis of devices that share the batch (:mod:`kdjax.losses.global_batch`);
+        it matters to the first batch, from which Z comes. None: the batch is this device's.
+
+    Returns:
+      ``[batch]`` float32, 0 in padded rows.
+
+    Raises:
+      ValueError: if shapes do not fit the memory, or the temperature is not above 0.
+
+    References:
+      Tian, Krishnan, Isola, *Contrastive Representation Distillation*, ICLR 2020, equations 10,
+      17 to 19 (critic and memory), and the authors' released code.
+    """
+    _check(student_embedding, teacher_embedding, memory, temperature)
+    rows = Rows.of(student_embedding.shape[0], where, axis_name)
+    ours, theirs = _scores(
+        rows, student_embedding, teacher_embedding, memory, indices, negatives, temperature
+    )
+    examples = memory.student.shape[0]
+    by_student = _contrast(ours - jnp.log(_normaliser(rows, ours, memory, "student")), examples)
+    by_teacher = _contrast(theirs - jnp.log(_normaliser(rows, theirs, memory, "teacher")), examples)
+    return rows.keep(by_student + by_teacher)
+
+
+def crd_update(
+    memory: CRDMemory,
+    student_embedding: chex.Array,
+    teacher_embedding: chex.Array,
+    indices: chex.Array,
+    negatives: chex.Array,
+    *,
+    momentum: float = 0.5,
+    temperature: chex.Numeric = 0.07,
+    where: chex.Array | None = None,
+    axis_name: str | None = None,
+) -> CRDMemory:
+    """The memory after a batch: its examples moved towards their new embeddings.
+
+    An entry becomes ``momentum * old + (1 - momentum) * new``, divided by its length. The first
+    call sets the normalisers, from the memory before the move. The result is a constant for the
+    gradient, and equal on all devices of ``axis_name``.
+
+    Args:
+      memory: before.
+      student_embedding: ``[batch, dim]`` floats, as given to :func:`crd`.
+      teacher_embedding: the same of the teacher.
+      indices: ``[batch]`` integers; of an example that stands in a batch twice, either may win.
+      negatives: ``[batch, K]`` integers, as given to :func:`crd`.
+      momentum: in [0, 1).
+      temperature: as given to :func:`crd`.
+      where: ``[batch]`` booleans: real rows; the others change nothing.
+      axis_name: a mapped axis of devices that share the batch; None: this device has it all.
+
+    Returns:
+      The memory for the next step.
+
+    Raises:
+      ValueError: if shapes do not fit the memory, the momentum is outside [0, 1), or the
+        temperature is not above 0.
+
+    References:
+      Tian, Krishnan, Isola, ICLR 2020, appendix, and the authors' released code.
+    """
+    if not 0.0 <= momentum < 1.0:
+        raise ValueError(f"momentum is {momentum}: it must be in [0, 1)")
+    _check(student_embedding, teacher_embedding, memory, temperature)
+    rows = Rows.of(student_embedding.shape[0], where, axis_name)
+    ours, theirs = _scores(
+        rows, student_embedding, teacher_embedding, memory, indices, negatives, temperature
+    )
+    examples = memory.student.shape[0]
+    # Rows that are not real get a number outside the memory, which a write drops.
+    targets = rows.everywhere(jnp.where(rows.real, indices, examples))
+
+    def moved(entries: chex.Array, embedding: chex.Array) -> chex.Array:
+        new = rows.everywhere(unit(rows.keep(embedding), axis=-1))
+        old = entries[jnp.minimum(targets, examples - 1)]
+        mixed = unit(momentum * old + (1.0 - momentum) * new, axis=-1)
+        return entries.at[targets].set(mixed, mode="drop")
+
+    after = CRDMemory(
+        moved(memory.student, student_embedding),
+        moved(memory.teacher, teacher_embedding),
+        _normaliser(rows, ours, memory, "student"),
+        _normaliser(rows, theirs, memory, "teacher"),
+    )
+    return jax.tree.map(jax.lax.stop_gradient, after)
+
+
+def _check(
+    student: chex.Array, teacher: chex.Array, memory: CRDMemory, temperature: chex.Numeric
+) -> None:
+    check_temperature(temperature)
+    check_equal_shapes(student, teacher, "embedding")
+    if student.ndim != 2 or student.shape[1] != memory.student.shape[1]:
+        raise ValueError(
+            f"student_embedding has shape {student.shape}: the memory holds embeddings of "
+            f"{memory.student.shape[1]} numbers, so it must be [batch, {memory.student.shape[1]}]"
+        )
+
+
+def _scores(
+    rows: Rows,
+    student: chex.Array,
+    teacher: chex.Array,
+    memory: CRDMemory,
+    indices: chex.Array,
+    negatives: chex.Array,
+    temperature: chex.Numeric,
+) -> tuple[chex.Array, chex.Array]:
+    """Logarithms of scores without normaliser, ``[batch, 1 + K]``, the positive first."""
+    candidates = jnp.concatenate([indices[:, None], negatives], axis=1)
+    candidates = jnp.where(rows.real[:, None], candidates, 0)
+
+    def against(embedding: chex.Array, entries: chex.Array) -> chex.Array:
+        # All products, then a choice of them: fewer numbers than a copy of the chosen entries.
+        directions = unit(rows.keep(embedding), axis=-1)
+        entries = jax.lax.stop_gradient(entries)
+        products = jnp.matmul(directions, entries.T, precision=EXACT)
+        return jnp.take_along_axis(products, candidates, axis=1) / temperature
+
+    return against(student, memory.teacher), against(teacher, memory.student)
+
+
+def _normaliser(rows: Rows, scores: chex.Array, memory: CRDMemory, side: str) -> chex.Array:
+    """The memory's, or n times the mean score of this batch where the memory has none."""
+    known = getattr(memory, f"{side}_normaliser")
+    mean = rows.total(rows.keep(jnp.mean(jnp.exp(scores), axis=1))) / rows.count()
+    return jax.lax.stop_gradient(jnp.where(known > 0, known, mean * memory.student.shape[0]))
+
+
+def _contrast(scores: chex.Array, examples: int) -> chex.Array:
+    """``[batch]`` from logarithms of scores, ``[batch, 1 + K]``."""
+    noise = (scores.shape[1] - 1) / examples
+    mixed = jnp.logaddexp(scores, jnp.log(noise + _EPSILON))
+    return mixed[:, 0] - scores[:, 0] + jnp.sum(mixed[:, 1:] - jnp.log(noise), axis=1)

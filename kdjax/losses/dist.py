@@ -1,0 +1,91 @@
+"""DIST: correlations between and within classes in place of a divergence."""
+
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from kdjax.losses.arguments import check_equal_shapes, check_temperature
+from kdjax.losses.global_batch import Rows
+from kdjax.losses.rounding import EQUAL, square_root
+
+_EPSILON = 1e-8
+
+
+def dist(
+    student_logits: chex.Array,
+    teacher_logits: chex.Array,
+    *,
+    inter_weight: chex.Numeric = 1.0,
+    intra_weight: chex.Numeric = 1.0,
+    temperature: chex.Numeric = 1.0,
+    where: chex.Array | None = None,
+    axis_name: str | None = None,
+) -> chex.Array:
+    r"""One minus the correlation of predictions, over classes and over examples.
+
+    With P and Q ``[batch, classes]`` the softmax of teacher and student at temperature T and
+    :math:`\rho` Pearson's correlation, the mean of the returned values over the batch is
+
+    .. math::
+        T^2 \Big[ w_{\mathrm{inter}} \Big(1 - \frac{1}{B} \sum_i \rho(P_{i\cdot}, Q_{i\cdot})\Big)
+        + w_{\mathrm{intra}} \Big(1 - \frac{1}{K} \sum_k \rho(P_{\cdot k}, Q_{\cdot k})\Big) \Big]
+
+    The second part couples the batch. An example's value holds its own summand of each
+    :math:`\rho(P_{\cdot k}, Q_{\cdot k})`, times B.
+
+    The function is differentiable in both logits; a caller whose teacher is a constant stops its
+    gradient. Equal probabilities (logits of 0) correlate with nothing and get no gradient.
+
+    Args:
+      student_logits: ``[batch, classes]`` floats.
+      teacher_logits: floats of the same shape.
+      inter_weight: of the relation between the classes of one example.
+      intra_weight: of the relation between the examples of one class.
+      temperature: T > 0.
+      where: ``[batch]`` booleans: real rows. Padded rows count for nothing.
+      axis_name: a mapped axis of devices that share the batch (:mod:`kdjax.losses.global_batch`);
+        None: the batch is this device's.
+
+    Returns:
+      ``[batch]`` float32, 0 in padded rows.
+
+    Raises:
+      ValueError: if the shapes differ or the temperature is not above 0.
+
+    References:
+      Huang, You, Wang, Qian, Xu, *Knowledge Distillation from A Stronger Teacher*, NeurIPS 2022,
+      equations 7 to 10.
+    """
+    check_temperature(temperature)
+    check_equal_shapes(student_logits, teacher_logits, "logits")
+    rows = Rows.of(student_logits.shape[0], where, axis_name)
+    q = rows.keep(jax.nn.softmax(rows.keep(student_logits) / temperature))
+    p = rows.keep(jax.nn.softmax(rows.keep(teacher_logits) / temperature))
+    count = rows.count()
+
+    def over_classes(values: chex.Array) -> chex.Array:
+        return jnp.sum(values, axis=-1, keepdims=True)
+
+    a, b = (values - over_classes(values) / values.shape[-1] for values in (q, p))
+    lengths = _length(over_classes, a, q) * _length(over_classes, b, p)
+    inter = 1.0 - jnp.sum(_quotient(a * b, lengths), axis=-1)
+
+    a, b = (rows.keep(values - rows.total(values) / count) for values in (q, p))
+    lengths = _length(rows.total, a, q) * _length(rows.total, b, p)
+    intra = 1.0 - count * jnp.mean(_quotient(a * b, lengths), axis=-1)
+    return rows.keep(temperature**2 * (inter_weight * inter + intra_weight * intra))
+
+
+def _length(
+    total: Callable[[chex.Array], chex.Array], centred: chex.Array, values: chex.Array
+) -> chex.Array:
+    """Euclidean length of centred values; 0 where they are equal up to rounding."""
+    squared, size = total(jnp.square(centred)), total(jnp.square(values))
+    return square_root(jnp.where(squared > EQUAL * size, squared, 0.0))
+
+
+def _quotient(product: chex.Array, lengths: chex.Array) -> chex.Array:
+    # Equal values correlate with nothing; the derivative would be the inverse of epsilon.
+    return jnp.where(lengths > 0, product / (lengths + _EPSILON), 0.0)

@@ -1,0 +1,77 @@
+"""Losses that judge the rows of a batch together: which rows are real, and other devices' rows.
+
+With ``axis_name`` every device holds a share of the global batch, and returns the values of its own
+rows as functions of all rows. Gradients fit a training step that differentiates, on each device,
+the sum over its own rows, and then sums the parameters' gradients over the devices
+(``jax.lax.psum``): the transpose of a gather (or of a sum over devices) adds what the rows of the
+other devices owe to the own ones, so that the result is the gradient of the whole batch's sum.
+"""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """The rows of this device's share of a batch.
+
+    Attributes:
+      real: ``[batch]`` booleans; the other rows are padding, whatever stands in them.
+      axis_name: the mapped axis of devices that share the batch; None: this device has it all.
+    """
+
+    real: chex.Array
+    axis_name: str | None
+
+    @classmethod
+    def of(cls, batch: int, where: chex.Array | None, axis_name: str | None) -> "Rows":
+        """The rows that ``where`` names, or all.
+
+        Raises:
+          ValueError: if ``where`` is not ``[batch]`` booleans.
+        """
+        if where is None:
+            return cls(jnp.ones((batch,), bool), axis_name)
+        where = jnp.asarray(where)
+        if where.shape != (batch,) or where.dtype != bool:
+            raise ValueError(
+                f"where has shape {where.shape} and dtype {where.dtype}: it must be [{batch}] "
+                "booleans, one for each row"
+            )
+        return cls(where, axis_name)
+
+    def keep(self, values: chex.Array) -> chex.Array:
+        """``[batch, ...]`` float32 with 0 in padded rows, which get no gradient."""
+        real = self.real.reshape((-1,) + (1,) * (values.ndim - 1))
+        return jnp.where(real, jnp.asarray(values, jnp.float32), 0.0)
+
+    def flat(self, values: chex.Array) -> chex.Array:
+        """``[batch, n]`` float32 of ``[batch, ...]`` values, with 0 in padded rows."""
+        return self.keep(values.reshape(values.shape[0], -1))
+
+    def everywhere(self, values: chex.Array) -> chex.Array:
+        """``[global batch, ...]``: the rows of all devices, in the order of the devices."""
+        if self.axis_name is None:
+            return values
+        return jax.lax.all_gather(values, self.axis_name, axis=0, tiled=True)
+
+    def total(self, values: chex.Array) -> chex.Array:
+        """The sum over the rows of all devices; padded rows have to be 0."""
+        summed = jnp.sum(values, axis=0)
+        return summed if self.axis_name is None else jax.lax.psum(summed, self.axis_name)
+
+    def count(self) -> chex.Array:
+        """The number of real rows on all devices, at least 1: a float32 scalar."""
+        return jnp.maximum(self.total(self.real.astype(jnp.float32)), 1.0)
+
+    def pairs(self) -> chex.Array:
+        """``[batch, global batch]`` booleans: two real rows, not the same one."""
+        batch = self.real.shape[0]
+        everyone = self.everywhere(self.real)
+        first = 0 if self.axis_name is None else jax.lax.axis_index(self.axis_name) * batch
+        own = first + jnp.arange(batch)
+        other = own[:, None] != jnp.arange(everyone.shape[0])
+        return self.real[:, None] & everyone & other

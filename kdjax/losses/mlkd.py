@@ -1,0 +1,116 @@
+"""Multi-level logit distillation: relations of a batch's predictions, by example and by class."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from kdjax.losses.arguments import check_equal_shapes, check_temperature
+from kdjax.losses.global_batch import Rows
+from kdjax.losses.rounding import EXACT
+
+
+def mlkd_batch(
+    student_logits: chex.Array,
+    teacher_logits: chex.Array,
+    *,
+    temperature: chex.Numeric = 4.0,
+    where: chex.Array | None = None,
+    axis_name: str | None = None,
+) -> chex.Array:
+    r"""Batch-level alignment: how alike the predictions of any two examples are.
+
+    With P and Q ``[batch, classes]`` the softmax of teacher and student at temperature T, the mean
+    of the returned values over the batch is
+
+    .. math:: \frac{1}{B} \| P P^\top - Q Q^\top \|_F^2
+
+    An example's value is the squared length of its row. There is no factor :math:`T^2`, as in the
+    released code. The paper adds the instance level (:func:`kdjax.losses.soft_target_kl`) and sums
+    over several temperatures.
+
+    Args:
+      student_logits: ``[batch, classes]`` floats.
+      teacher_logits: floats of the same shape. Differentiable in both; a caller whose teacher is a
+        constant stops its gradient.
+      temperature: T > 0.
+      where: ``[batch]`` booleans: real rows. Padded rows count for nothing.
+      axis_name: a mapped axis of devices that share the batch (:mod:`kdjax.losses.global_batch`);
+        None: the batch is this device's.
+
+    Returns:
+      ``[batch]`` float32, 0 in padded rows.
+
+    Raises:
+      ValueError: if the shapes differ or the temperature is not above 0.
+
+    References:
+      Jin, Wang, Lin, *Multi-Level Logit Distillation*, CVPR 2023, section 3.3 (batch level).
+    """
+    rows, q, p = _probabilities(student_logits, teacher_logits, temperature, where, axis_name)
+    ours = jnp.matmul(q, rows.everywhere(q).T, precision=EXACT)
+    theirs = jnp.matmul(p, rows.everywhere(p).T, precision=EXACT)
+    return jnp.sum(jnp.square(theirs - ours), axis=-1)
+
+
+def mlkd_class(
+    student_logits: chex.Array,
+    teacher_logits: chex.Array,
+    *,
+    temperature: chex.Numeric = 4.0,
+    where: chex.Array | None = None,
+    axis_name: str | None = None,
+) -> chex.Array:
+    r"""Class-level alignment: how often any two classes are predicted together.
+
+    With P and Q ``[batch, classes]`` the softmax of teacher and student at temperature T, the mean
+    of the returned values over the batch is
+
+    .. math:: \frac{1}{K} \| P^\top P - Q^\top Q \|_F^2 = \frac{1}{K} \|M\|_F^2
+
+    Each example contributes a matrix to M, and its value is the inner product of that with M, times
+    B / K; the value of one example may be negative. There is no factor :math:`T^2`, and no
+    division by the batch, as in the released code.
+
+    Args:
+      student_logits: ``[batch, classes]`` floats.
+      teacher_logits: floats of the same shape. Differentiable in both; a caller whose teacher is a
+        constant stops its gradient.
+      temperature: T > 0.
+      where: ``[batch]`` booleans: real rows. Padded rows count for nothing.
+      axis_name: a mapped axis of devices that share the batch (:mod:`kdjax.losses.global_batch`);
+        None: the batch is this device's.
+
+    Returns:
+      ``[batch]`` float32, 0 in padded rows.
+
+    Raises:
+      ValueError: if the shapes differ or the temperature is not above 0.
+
+    References:
+      Jin, Wang, Lin, *Multi-Level Logit Distillation*, CVPR 2023, section 3.3 (class level).
+    """
+    rows, q, p = _probabilities(student_logits, teacher_logits, temperature, where, axis_name)
+    # The sum over devices acts on axis 0: one matrix stands for this device's rows.
+    difference = jnp.matmul(p.T, p, precision=EXACT) - jnp.matmul(q.T, q, precision=EXACT)
+    difference = rows.total(difference[None])
+
+    def form(values: chex.Array) -> chex.Array:
+        return jnp.sum(jnp.matmul(values, difference, precision=EXACT) * values, axis=-1)
+
+    return rows.count() / p.shape[-1] * (form(p) - form(q))
+
+
+def _probabilities(
+    student_logits: chex.Array,
+    teacher_logits: chex.Array,
+    temperature: chex.Numeric,
+    where: chex.Array | None,
+    axis_name: str | None,
+) -> tuple[Rows, chex.Array, chex.Array]:
+    """The rows, and the student's and the teacher's softmax with padded rows 0."""
+    check_temperature(temperature)
+    check_equal_shapes(student_logits, teacher_logits, "logits")
+    rows = Rows.of(student_logits.shape[0], where, axis_name)
+    q = rows.keep(jax.nn.softmax(rows.keep(student_logits) / temperature))
+    p = rows.keep(jax.nn.softmax(rows.keep(teacher_logits) / temperature))
+    return rows, q, p

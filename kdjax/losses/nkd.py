@@ -1,0 +1,67 @@
+"""Normalised knowledge distillation: the target's term, and the other classes among themselves."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from kdjax.losses.arguments import check_temperature, class_indices
+from kdjax.losses.hard_labels import hard_label_cross_entropy
+from kdjax.losses.rounding import saturate
+from kdjax.losses.soft_targets import soft_target_kl
+
+
+def nkd(
+    student_logits: chex.Array,
+    teacher_logits: chex.Array,
+    labels: chex.Array,
+    *,
+    other_weight: chex.Numeric = 1.5,
+    temperature: chex.Numeric = 1.0,
+) -> chex.Array:
+    r"""Normalised distillation: cross entropies of the target and of the normalised others.
+
+    With p and q the teacher's and the student's softmax, y the label, and hats for the softmax at
+    temperature T over the classes other than y,
+
+    .. math::
+        -p_y \log q_y - w_{\mathrm{other}} T^2 \sum_{k \ne y} \hat p_k \log \hat q_k
+
+    The first term is taken at temperature 1. These are cross entropies: equal logits do not give 0.
+
+    The function is differentiable in both logits; a caller whose teacher is a constant stops its
+    gradient. Finite logits give finite values and gradients.
+
+    Args:
+      student_logits: ``[..., classes]`` floats, usually ``[batch, classes]``.
+      teacher_logits: floats that broadcast against ``student_logits``.
+      labels: integers that broadcast to ``[...]``. Inside ``jit`` one out of range yields NaN.
+      other_weight: of the second term; 1.5 on ImageNet.
+      temperature: T > 0 of the second term; 1 on ImageNet.
+
+    Returns:
+      ``[...]`` float32.
+
+    Raises:
+      ValueError: if the temperature is not above 0, or labels are no integers or (outside
+        ``jit``) out of range.
+
+    References:
+      Yang, Zeng, Li, Zhang, Yuan, Li, *From Knowledge Distillation to Self-Knowledge Distillation:
+      A Unified Approach with Normalized Loss and Customized Soft Labels*, ICCV 2023, section 3.1.
+    """
+    check_temperature(temperature)
+    student, teacher = jnp.broadcast_arrays(
+        jnp.asarray(student_logits, jnp.float32), jnp.asarray(teacher_logits, jnp.float32)
+    )
+    indices, valid = class_indices(labels, student.shape[-1])
+    is_target = jax.nn.one_hot(indices, student.shape[-1], dtype=bool)
+    certainty = jnp.sum(jnp.where(is_target, jax.nn.softmax(teacher), 0.0), axis=-1)
+    target = certainty * hard_label_cross_entropy(student, indices)
+    # Cross entropy = divergence + entropy, of which each is finite where their sum overflows.
+    others = soft_target_kl(student, teacher, temperature=temperature, where=~is_target)
+    softened = jnp.where(is_target, -jnp.inf, teacher / temperature)
+    log_p = jax.nn.log_softmax(softened, where=~is_target)
+    log_p = jnp.where(log_p > -jnp.inf, log_p, 0.0)
+    entropy = -jnp.sum(jnp.where(is_target, 0.0, jnp.exp(log_p) * log_p), axis=-1)
+    total = target + other_weight * (others + temperature**2 * entropy)
+    return jnp.where(valid, saturate(total), jnp.nan)

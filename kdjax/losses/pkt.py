@@ -1,0 +1,66 @@
+"""Probabilistic knowledge transfer: each example's neighbours as a distribution."""
+
+import chex
+import jax.numpy as jnp
+
+from kdjax.losses.arguments import check_batches
+from kdjax.losses.global_batch import Rows
+from kdjax.losses.rounding import EXACT, square_root
+
+_EPSILON = 1e-7
+
+
+def pkt(
+    student_embedding: chex.Array,
+    teacher_embedding: chex.Array,
+    *,
+    where: chex.Array | None = None,
+    axis_name: str | None = None,
+) -> chex.Array:
+    r"""Divergence between distributions over the examples of a batch.
+
+    With :math:`p_{ij}` proportional to :math:`(1 + \cos(e_i, e_j)) / 2` over j, from the teacher's
+    embeddings, and q the same from the student's, the mean of the returned values over the batch is
+
+    .. math:: \frac{1}{B^2} \sum_{i,j} p_{ij} \log \frac{p_{ij} + \epsilon}{q_{ij} + \epsilon},
+        \quad \epsilon = 10^{-7}
+
+    An example's value holds its row. The widths of the embeddings may differ. The published weight
+    is 30000.
+
+    Args:
+      student_embedding: ``[batch, ...]`` floats, usually the pooled last map.
+      teacher_embedding: ``[batch, ...]`` floats. Differentiable in both; a caller whose teacher is
+        a constant stops its gradient.
+      where: ``[batch]`` booleans: real rows. Padded rows count for nothing.
+      axis_name: a mapped axis of devices that share the batch (:mod:`kdjax.losses.global_batch`);
+        None: the batch is this device's.
+
+    Returns:
+      ``[batch]`` float32, 0 in padded rows.
+
+    Raises:
+      ValueError: if the batch sizes differ.
+
+    References:
+      Passalis, Tefas, *Learning Deep Representations with Probabilistic Knowledge Transfer*,
+      ECCV 2018, equations 4 to 7, with the cosine kernel.
+    """
+    check_batches(student_embedding, teacher_embedding, "embedding")
+    rows = Rows.of(student_embedding.shape[0], where, axis_name)
+    q, p = _neighbours(rows, student_embedding), _neighbours(rows, teacher_embedding)
+    # log1p of the relative difference: log of the ratio loses what nearly equal ones differ by.
+    ratio = jnp.log1p((p - q) / (q + _EPSILON))
+    return jnp.sum(p * ratio, axis=-1) / rows.count()
+
+
+def _neighbours(rows: Rows, embedding: chex.Array) -> chex.Array:
+    """``[batch, global batch]`` probabilities; all 0 from a padded row, and 0 of one."""
+    flat = rows.flat(embedding)
+    length = square_root(jnp.sum(jnp.square(flat), axis=-1, keepdims=True))
+    directions = jnp.where(length > 0, flat / (length + _EPSILON), 0.0)
+    cosine = jnp.matmul(directions, rows.everywhere(directions).T, precision=EXACT)
+    real = rows.real[:, None] & rows.everywhere(rows.real)
+    similarity = jnp.where(real, jnp.maximum(0.5 * (cosine + 1.0), 0.0), 0.0)
+    total = jnp.sum(similarity, axis=-1, keepdims=True)
+    return similarity / jnp.where(total > 0, total, 1.0)

@@ -1,0 +1,52 @@
+"""Arithmetic that stays finite, in value and in gradient, where the plain formula does not."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+# Products of float32 matrices in float32: accelerators round the factors to fewer bits otherwise.
+EXACT = jax.lax.Precision.HIGHEST
+
+# Numbers whose squared deviations sum to less than this share of their squares are equal: float32
+# does not tell them apart.
+EQUAL = 1e-13
+
+# Vectors shorter than this have no direction.
+_SHORTEST = 1e-12
+
+
+@jax.custom_jvp
+def saturate(values: chex.Array) -> chex.Array:
+    """``values``, none above the largest float32 number; the gradient is that of ``values``."""
+    return jnp.minimum(values, jnp.finfo(jnp.float32).max)
+
+
+@saturate.defjvp
+def _saturate_jvp(primals, tangents):
+    return saturate(*primals), tangents[0]
+
+
+def square_root(values: chex.Array) -> chex.Array:
+    """Square root of numbers of at least 0, with gradient 0 (not infinity) at 0."""
+    positive = values > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, values, 1.0)), 0.0)
+
+
+def unit(values: chex.Array, axis: int | tuple[int, ...]) -> chex.Array:
+    """Vectors along ``axis`` divided by their Euclidean length.
+
+    A vector of length 0 stays 0 and gets the gradient 0: it has no direction to keep.
+    """
+    squared = jnp.sum(jnp.square(values), axis=axis, keepdims=True)
+    long = squared > _SHORTEST**2
+    return jnp.where(long, values / jnp.sqrt(jnp.where(long, squared, 1.0)), 0.0)
+
+
+def excess(values: chex.Array) -> chex.Array:
+    r"""``exp(x) - 1 - x``, at least 0, with a small relative error at small x too."""
+    small = jnp.abs(values) < 0.5
+    near = jnp.where(small, values, 0.0)
+    series = jnp.ones_like(near)
+    for divisor in (9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0):
+        series = 1.0 + near / divisor * series
+    return jnp.where(small, 0.5 * jnp.square(near) * series, jnp.expm1(values) - values)

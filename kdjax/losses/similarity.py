@@ -1,0 +1,54 @@
+"""Similarity preserving distillation: which examples of a batch activate a network alike."""
+
+import chex
+import jax.numpy as jnp
+
+from kdjax.losses.arguments import check_batches
+from kdjax.losses.global_batch import Rows
+from kdjax.losses.rounding import EXACT, unit
+
+
+def similarity_preserving(
+    student_map: chex.Array,
+    teacher_map: chex.Array,
+    *,
+    where: chex.Array | None = None,
+    axis_name: str | None = None,
+) -> chex.Array:
+    r"""Squared difference of the pairwise similarities within a batch.
+
+    With F ``[batch, ...]`` flattened to a matrix of one row per example, the mean of the returned
+    values over the batch is
+
+    .. math:: \frac{1}{B^2} \| \hat G_s - \hat G_t \|_F^2, \quad
+        G = F F^\top, \; \hat G_i = G_i / \|G_i\|_2
+
+    An example's value is the squared length of its row, divided by B. Neither sizes nor channels
+    have to be equal. The published weight is 3000, on the last map.
+
+    Args:
+      student_map: ``[batch, ...]`` floats.
+      teacher_map: ``[batch, ...]`` floats. Differentiable in both; a caller whose teacher is a
+        constant stops its gradient.
+      where: ``[batch]`` booleans: real rows. Padded rows count for nothing.
+      axis_name: a mapped axis of devices that share the batch (:mod:`kdjax.losses.global_batch`);
+        None: the batch is this device's.
+
+    Returns:
+      ``[batch]`` float32, 0 in padded rows.
+
+    Raises:
+      ValueError: if the batch sizes differ.
+
+    References:
+      Tung, Mori, *Similarity-Preserving Knowledge Distillation*, ICCV 2019, equations 2 to 4.
+    """
+    check_batches(student_map, teacher_map, "map")
+    rows = Rows.of(student_map.shape[0], where, axis_name)
+
+    def similarities(values: chex.Array) -> chex.Array:
+        flat = rows.flat(values)
+        return unit(jnp.matmul(flat, rows.everywhere(flat).T, precision=EXACT), axis=-1)
+
+    difference = similarities(student_map) - similarities(teacher_map)
+    return jnp.sum(jnp.square(difference), axis=-1) / rows.count()
