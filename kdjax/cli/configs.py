@@ -33,23 +33,24 @@ def read_config(
     from ml_collections import config_flags
 
     fields = configuration.fields_of(kind)
+    if path:
+        if not Path(path.partition(":")[0]).is_file():
+            raise configuration.ConfigError(f"--config={path}: there is no such file")
+        # Like a script: a config file may import its neighbours.
+        sys.path.insert(0, str(Path(path.partition(":")[0]).resolve().parent))
+        _check_kind(path, kind)  # Runs the file, which may register terms: fields are known now.
     check_overrides(overrides, fields)
     values = flags.FlagValues()
     arguments = ["kdjax", *([f"--config={path}"] if path else []), *overrides]
     # Without sys_argv the flags would look at the arguments of whatever process this is.
     settings = {"flag_values": values, "sys_argv": arguments}
     if path:
-        if not Path(path.partition(":")[0]).is_file():
-            raise configuration.ConfigError(f"--config={path}: there is no such file")
-        # Like a script: a config file may import its neighbours.
-        sys.path.insert(0, str(Path(path.partition(":")[0]).resolve().parent))
         config_flags.DEFINE_config_file("config", **settings)
     else:
         config_flags.DEFINE_config_dict("config", _start(overrides, kind), **settings)
     try:
         left = values(arguments)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        _check_kind(path, kind)
         if wrong := re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error), re.DOTALL):
             name, value = wrong.groups()
             if name in fields and any(text.startswith(f"--config.{name}") for text in overrides):
@@ -64,7 +65,6 @@ def read_config(
             raise
         raise _cannot_be_run(path, error) from error
     no_more(left[1:], fields)
-    _check_kind(path, kind)
     return values["config"].value
 
 
@@ -74,8 +74,9 @@ def _start(overrides: Sequence[str], kind: configuration.Kind) -> ml_collections
     if re.search(r"--config\.data\.name=(?!['\"]?digits\b)", text):
         return {"train": configuration.default, "search": configuration.search_default}[kind]()
     config = configuration.first_run(kind)
-    if re.search(r"--config\.student_(scales|widths)=", text):
-        config.teacher_weights = ()  # Those of the recipe belong to its five students.
+    if re.search(r"--config\.(student_(scales|widths)|ensemble\.rule)=", text):
+        # Those of the recipe belong to its five students and the plain rule.
+        config.teacher_weights = ()
     return config
 
 
@@ -87,8 +88,6 @@ def _cannot_be_run(path: str, error: Exception) -> configuration.ConfigError:
 
 def _check_kind(path: str, kind: configuration.Kind) -> None:
     """Raises ConfigError if a file, before any override, is a configuration of the other kind."""
-    if not path:
-        return
     from absl import flags
     from ml_collections import config_flags
 

@@ -8,12 +8,32 @@ import ml_collections
 from kdjax.config import search, training
 from kdjax.config.fields import ConfigError, Field
 from kdjax.config.names import nearest
+from kdjax.config.terms import TERMS, Term, ramp_field, term_fields
 
 Kind = Literal["train", "search"]
 
+BUILT_IN = tuple(TERMS)
 FIELDS = training.FIELDS
 SEARCH_FIELDS = search.FIELDS
 _TABLES: dict[Kind, dict[str, Field]] = {"train": FIELDS, "search": SEARCH_FIELDS}
+
+
+def register_term(name: str, term: Term) -> None:
+    """Adds a term to the objective of all commands, with its fields; a config file may call it.
+
+    Args:
+      name: of the term, as in ``--config.weights.<name>``.
+      term: what it reads, its loss and its fields. One registered before is replaced.
+
+    Raises:
+      ConfigError: if the name is no Python name, that of a term of kdjax, or of a field.
+    """
+    taken = set(BUILT_IN) | _sections(*FIELDS, *SEARCH_FIELDS) - set(TERMS)
+    if not name.isidentifier() or name in taken:
+        raise ConfigError(f"a term cannot be called {name!r}: that is no Python name, or taken")
+    TERMS[name] = term
+    FIELDS.update(term_fields({}, name) | ramp_field(name))
+    SEARCH_FIELDS.update(term_fields({}, name))
 
 
 def default() -> ml_collections.ConfigDict:

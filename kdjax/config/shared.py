@@ -106,8 +106,11 @@ DATA: dict[str, Field] = {
     "data.flip": Field(False, "flip half of the training images left to right"),
 }
 
-LABEL_SMOOTHING: dict[str, Field] = {
+LABELS_AND_LOGITS: dict[str, Field] = {
     "label_smoothing": number(0.0, "of the labels, in both methods", 0, 1, below=True),
+    "standardize_logits": Field(
+        False, "z-scores in place of logits, in all terms that compare them (LSKD, CVPR 2024)"
+    ),
 }
 
 OPTIMIZATION: dict[str, Field] = {
@@ -154,6 +157,12 @@ RUNNING: dict[str, Field] = {
     "compute.batch_norm": one_of(
         "device",
         "whose examples a batch statistic is taken over: one device's or all",
+        "device",
+        "global",
+    ),
+    "compute.batch_losses": one_of(
+        "device",
+        "whose examples a loss sees that judges a batch together: one device's or all",
         "device",
         "global",
     ),

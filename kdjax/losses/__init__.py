@@ -25,11 +25,21 @@ from kdjax.losses.review import review_kd
 from kdjax.losses.similarity import similarity_preserving
 from kdjax.losses.soft_targets import soft_target_kl
 from kdjax.losses.standardize import standardize_logits
+from kdjax.losses.teachers import (
+    accuracy_weights,
+    best_logits,
+    leave_one_out_logits,
+    min_margin_logits,
+    pairwise_logits,
+    wider_only_logits,
+)
 from kdjax.losses.vid import vid
 
 __all__ = [
     "CRDMemory",
+    "accuracy_weights",
     "attention_transfer",
+    "best_logits",
     "crd",
     "crd_memory",
     "crd_negatives",
@@ -41,11 +51,14 @@ __all__ = [
     "feature_mse",
     "fsp",
     "hard_label_cross_entropy",
+    "leave_one_out_logits",
+    "min_margin_logits",
     "mlkd_batch",
     "mlkd_class",
     "nkd",
     "nst",
     "online_ensemble_loss",
+    "pairwise_logits",
     "pkt",
     "review_kd",
     "rkd",
@@ -53,4 +66,5 @@ __all__ = [
     "soft_target_kl",
     "standardize_logits",
     "vid",
+    "wider_only_logits",
 ]

@@ -71,6 +71,7 @@ class Runner:
             steps_per_dispatch(config.compute.steps_per_dispatch, self.steps_per_epoch, parallel)
         )
         self._guarded = config.faults.non_finite != "stop"
+        self._joined_losses = config.compute.batch_losses == "global"
         self._parallel = parallel
         self._teacher = None if teacher is None else parallel.replicate(teacher)
         self._shapes = variable_shapes(self.method.model, self.feed.image_shape)
@@ -108,6 +109,7 @@ class Runner:
             optimizer_state=jax.tree.map(
                 lambda leaf: np.zeros(leaf.shape, leaf.dtype), self._optimizer_shapes
             ),
+            memory=self.method.memory,
         )
 
     def place(self, state: TrainState) -> TrainState:
@@ -254,6 +256,7 @@ class Runner:
                 weights=self.method.weights(state.step),
                 teacher=teacher,
                 axis_name=self._parallel.axis_name,
+                joined_losses=self._joined_losses,
                 guarded=self._guarded,
             )
 
