@@ -173,8 +173,12 @@ def _groups(
         found = np.unique(classes[classes > 0])
         for number in np.unique(np.searchsorted(ends, found, side="right") - 1).tolist():
             members.setdefault(number, []).append(name)
-            if name in undeclared:
-                held[number] = f"the width of {name} is no entry of the width vector"
+    for number, names in members.items():
+        # A layer that takes its width from what it reads follows a declared one that it is tied to.
+        if own := [name for name in names if name not in undeclared]:
+            members[number] = own
+        else:
+            held[number] = f"the width of {names[0]} is no entry of the width vector"
     groups, uses = [], dict.fromkeys(widths, 0)
     for number in range(len(numbering.members)):
         own = members[number]

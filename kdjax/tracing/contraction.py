@@ -73,6 +73,8 @@ def dot(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> l
         one, other = _axis(left, first)[0], _axis(right, second)[0]
         if computed:
             why = "two computed arrays are multiplied over them"
+            if len(computed) == 1:
+                why = "they are multiplied by an array in the code"
             record.pin(one, why)
             record.pin(other, why)
         else:
