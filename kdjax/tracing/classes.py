@@ -1,6 +1,7 @@
 """From atoms to classes and groups: the record of a trace, read off."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
@@ -46,20 +47,21 @@ def describe(
         )
         for found, name in zip(record.layers, names, strict=True)
     )
-    widths: dict[str, np.ndarray] = {}
-    for layer in layers:
-        widths.setdefault(layer.name, layer.writes)
+    widths = {layer.name: layer.writes for layer in reversed(layers)}
+    widths = {name: widths[name] for name in dict.fromkeys(names)}
     undeclared = set(names) - set(declared.values()) if closed else set()
     groups = _groups(record, numbering, widths, undeclared)
     return Traced(
         groups=groups,
         layers=layers,
-        leaves={
-            path: tuple(numbering.classes(axis) for axis in axes) for path, axes in leaves.items()
-        },
-        owners={path: _owner(record, path) for path in leaves if path[0] == "params"},
-        widths=widths,
-        fixed=_fixed(record, names, numbering, groups),
+        leaves=MappingProxyType(
+            {path: tuple(numbering.classes(axis) for axis in axes) for path, axes in leaves.items()}
+        ),
+        owners=MappingProxyType(
+            {path: _owner(record, path) for path in leaves if path[0] == "params"}
+        ),
+        widths=MappingProxyType(widths),
+        fixed=MappingProxyType(_fixed(record, names, numbering, groups)),
     )
 
 
@@ -125,7 +127,9 @@ class _Numbering:
         self.number[ordered] = np.arange(1, len(ordered) + 1)
 
     def classes(self, atoms: np.ndarray) -> np.ndarray:
-        return self.number[self.roots[atoms]]
+        found = self.number[self.roots[atoms]]
+        found.setflags(write=False)
+        return found
 
     def _profiles(
         self, leaves: Mapping[Path, Sequence[np.ndarray]], order: np.ndarray

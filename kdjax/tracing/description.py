@@ -111,6 +111,13 @@ class Traced:
         """The groups that a search can thin."""
         return tuple(group for group in self.groups if not group.held)
 
+    def positions(self, group: Group, path: Path) -> np.ndarray:
+        """``[units, channels]``: where each class of a group is in a vector, such as a scale."""
+        (classes,) = self.leaves[path]
+        order = np.argsort(classes, kind="stable")
+        own = order[(classes[order] >= group.start) & (classes[order] < group.stop)]
+        return own.reshape(group.units, -1)
+
     def segments(self, classes: np.ndarray) -> tuple[tuple[str, int], ...]:
         """Runs of channels: the group's name (empty: they stay) and their number, in order.
 

@@ -49,11 +49,11 @@ def collected() -> Iterator[dict[tuple[str, ...], NamedWidth]]:
         call: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext
     ) -> Any:
         module = context.module
-        fields = getattr(module, "__dataclass_fields__", {})
         widths = {
             field: width
-            for field in fields
-            if isinstance(width := getattr(module, field, None), NamedWidth)
+            for field in getattr(module, "__dataclass_fields__", {})
+            for width in _several(getattr(module, field, None))
+            if isinstance(width, NamedWidth)
         }
         if widths:
             met[tuple(module.path)] = widths.get("features", list(widths.values())[-1])
@@ -61,3 +61,7 @@ def collected() -> Iterator[dict[tuple[str, ...], NamedWidth]]:
 
     with nn.intercept_methods(look):
         yield met
+
+
+def _several(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, tuple | list) else (value,)

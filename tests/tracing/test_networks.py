@@ -124,17 +124,15 @@ def test_groups(name):
 
 
 @every_network
-@pytest.mark.parametrize("seed", [0, 1])
-def test_sliced_is_masked(name, seed):
+@pytest.mark.parametrize("share", [0.6, 0.0])
+def test_sliced_is_masked(name, share):
     architecture, description, _ = described(name)
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(1)
     alive = np.ones(description.classes, bool)
     for group in description.free:
         own = slice(group.start, group.stop)
-        alive[own] = generator.random(group.units) < 0.6
+        alive[own] = generator.random(group.units) < share
         alive[generator.integers(group.start, group.stop)] = True
-    if name == "zero-padded":  # Its widths say how many channels are its own: one at least.
-        assert alive[description.widths["stage"]].sum() > alive[description.widths["stem"]].sum()
     assert not alive.all() or not description.free
     assert_sliced_is_masked(architecture, description, alive)
 
@@ -151,6 +149,16 @@ def test_a_transition_reads_four_segments():
     assert tracing.count(description).macs - tracing.count(description, only).macs == (
         64 * (9 * 6 * 0 + 9 * 10 * 2 + 9 * 4 * 2 + 5 * 2)
     )
+
+
+def test_where_classes_are_in_a_scale():
+    _, description, _ = described("concatenation")
+    grow1 = next(group for group in description.groups if group.name == "grow1")
+    positions = description.positions(grow1, ("params", "norm3", "scale"))
+    np.testing.assert_array_equal(positions, [[6], [7], [8], [9]])
+    _, description, _ = described("gated")
+    positions = description.positions(description.groups[0], ("params", "pair_norm", "scale"))
+    np.testing.assert_array_equal(positions, [[0, 4], [1, 5], [2, 6], [3, 7]])
 
 
 def test_a_shared_kernel_counts_once_and_works_twice():

@@ -21,7 +21,9 @@ NETWORKS = {
     "vgg16_bn_imagenet": (40, 40, 3),
 }
 full_networks = pytest.mark.parametrize("name", [*NETWORKS, "resnet110"])
-all_networks = pytest.mark.parametrize("name", NETWORKS)
+small_networks = pytest.mark.parametrize(
+    "name", ["resnet8", "resnet20", "mobilenet_v2", "vgg16_bn", "vgg16_bn_imagenet"]
+)
 
 
 @functools.cache
@@ -65,7 +67,7 @@ def test_cost_with_some_channels(name):
         assert tracing.count(description, alive) == expected
 
 
-@all_networks
+@small_networks
 def test_cost_of_the_thinned_network_itself(name):
     architecture, shape, _ = case(name)
     vector = widths.scale(architecture.widths, 0.3, keep=architecture.shared)
@@ -153,7 +155,7 @@ def variables(name):
     )
 
 
-@all_networks
+@small_networks
 def test_slices_are_those_of_the_table(name):
     architecture, shape, description = case(name, 0.1)
     alive, _ = thinned(description, 1)
@@ -172,7 +174,7 @@ def test_slices_are_those_of_the_table(name):
     )
 
 
-@all_networks
+@small_networks
 @pytest.mark.parametrize("share", [0.5, 0.0])
 def test_a_small_network_is_the_full_one_without_channels(name, share):
     architecture, shape, description = case(name, 0.1)
