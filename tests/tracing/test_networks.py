@@ -351,3 +351,45 @@ def test_what_needs_every_channel_pins_them(operation, why):
     description = tracing.traced(family(Pinning, first=4), SHAPE)
     assert [group.name for group in description.free] == []
     assert why in description.fixed["first"]
+
+
+@jax.custom_vjp
+def doubled(x):
+    return 2 * x
+
+
+doubled.defvjp(lambda x: (2 * x, None), lambda _, dy: (2 * dy,))
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        doubled,
+        jax.checkpoint(lambda x: jnp.exp(jnp.tanh(x)) - 1),
+        lambda x: jax.image.resize(x, (len(x), 4, 4, x.shape[-1]), "bilinear"),
+        lambda x: jnp.pad(x, ((0, 0), (2, 1), (0, 0), (0, 0))),
+        lambda x: jnp.flip(x, axis=(1, 3)),
+        lambda x: jnp.stack([x, -x], axis=-1).sum(-1),
+        lambda x: jnp.concatenate([x[:, :4], x[:, 4:]], axis=1),
+        lambda x: x - x.max((1, 2), keepdims=True) * (jnp.arange(8.0) / 8)[:, None, None],
+        lambda x: jax.lax.optimization_barrier((x, x))[1].astype(jnp.float16).astype(jnp.float32),
+        lambda x: jnp.einsum("bhwc,hw->bhc", x, jnp.ones((8, 8)))[:, :, None],
+        lambda x: jax.lax.stop_gradient(jnp.cumsum(x, axis=1)) ** 2,
+    ],
+)
+def test_what_keeps_channels_apart(operation):
+    class Kept(synthetic.Net):
+        def trunk(self, x, widths):
+            x = operation(nn.relu(synthetic.conv(widths["first"], x, "first")))
+            return nn.relu(synthetic.conv(widths["last"], x, "last", 1))
+
+    architecture = family(Kept, first=4, last=5)
+    description = tracing.traced(architecture, SHAPE)
+    assert [(g.name, g.units, len(g.scales)) for g in description.free] == [
+        ("first", 4, 1),
+        ("last", 5, 1),
+    ]
+    alive = tracing.everything(description)
+    alive[description.widths["first"][1:3]] = False
+    small = architecture.build(tracing.widths(description, alive))
+    tracing.check(description, alive, small, SHAPE)
