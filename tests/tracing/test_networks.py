@@ -248,13 +248,37 @@ def test_a_shuffle_needs_as_many_channels_of_both_halves():
         )
 
 
-def test_compiled_modules_do_not_hide_names():
+def test_scanned_blocks_are_followed_one_by_one():
+    class Step(nn.Module):
+        @nn.compact
+        def __call__(self, x, _):
+            y = nn.Conv(x.shape[-1], (3, 3), use_bias=False, name="conv")(x)
+            return nn.relu(x + synthetic.norm(y, "norm")), None
+
+    class Scanned(synthetic.Net):
+        def trunk(self, x, widths):
+            x = nn.relu(synthetic.conv(widths["all"], x, "stem"))
+            axes = {"params": 0, "batch_stats": 0}
+            blocks = nn.scan(Step, variable_axes=axes, split_rngs={"params": True}, length=3)
+            return blocks(name="blocks")(x, None)[0]
+
+    description = tracing.traced(family(Scanned, all=4), SHAPE)
+    assert tracing.count(description).macs == 64 * (9 * 3 * 4 + 3 * 9 * 4 * 4) + 4 * 5
+    assert [(group.name, group.units) for group in description.groups] == [("all", 4)]
+    # The scales of three blocks are one array, of two axes: they decide about nothing.
+    assert description.fixed["all"] == "blocks/conv reads them before a scale multiplies them"
+
+
+def test_names_come_through_compiled_modules():
+    block = nn.jit(synthetic.Block)
+
     class Compiled(synthetic.Wrapped):
-        wrapper = staticmethod(nn.jit)
+        wrapper = staticmethod(lambda _: block)
 
     architecture = family(Compiled, trunk=5, inner1=4, inner2=4)
     net = architecture.build(architecture.widths)
-    synthetic.logits(net, variables_of(net))
+    images = jnp.zeros((1, *SHAPE))
+    jax.make_jaxpr(lambda v, x: net.apply(v, x, train=False))(variables_of(net), images)
     names = [group.name for group in tracing.traced(architecture, SHAPE).groups]
     assert names == ["trunk", "inner1", "inner2"]
 
@@ -303,6 +327,36 @@ def test_named_widths_are_ints_that_can_be_copied():
     assert (width, width.name, hash(width)) == (16, "stem", hash(16))
     for other in (copy.deepcopy(width), pickle.loads(pickle.dumps(width))):
         assert isinstance(other, NamedWidth) and (other, other.name) == (16, "stem")
+
+
+def test_a_shortcut_that_appears_is_found_out():
+    class Appearing(synthetic.Net):
+        def trunk(self, x, widths):
+            x = nn.relu(synthetic.conv(widths["first"], x, "first"))
+            y = nn.relu(synthetic.conv(widths["second"], x, "second"))
+            return x + y if widths["first"] == widths["second"] else y
+
+    architecture = family(Appearing, first=4, second=5)
+    description = tracing.traced(architecture, SHAPE)
+    alive = tracing.everything(description)
+    alive[description.widths["second"][0]] = False
+    small = architecture.build(tracing.widths(description, alive))
+    with pytest.raises(ValueError, match="do not hold the same channels in both networks"):
+        tracing.check(description, alive, small, SHAPE)
+
+
+def test_a_single_channel_that_gates_others_stays():
+    class PlaceGated(synthetic.Net):
+        def trunk(self, x, widths):
+            x = nn.relu(synthetic.conv(widths["first"], x, "first"))
+            gate = nn.sigmoid(synthetic.conv(widths["gate"], x, "gate"))
+            return nn.relu(synthetic.conv(widths["last"], x * gate, "last"))
+
+    architecture = family(PlaceGated, first=4, gate=1, last=5)
+    description = tracing.traced(architecture, SHAPE)
+    assert [group.name for group in description.groups] == ["first", "last"]
+    assert description.fixed["gate"] == "one channel is combined with many"
+    assert_sliced_is_masked(architecture, description, np.arange(10) % 3 != 1)
 
 
 @pytest.mark.parametrize(
