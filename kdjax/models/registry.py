@@ -4,7 +4,15 @@ import difflib
 import functools
 from collections.abc import Callable
 
-from kdjax.models import mobilenet_v2, resnet, vgg
+from kdjax.models import (
+    densenet,
+    efficientnet,
+    imagenet_resnet,
+    mobilenet_v2,
+    resnet,
+    vgg,
+    wide_resnet,
+)
 from kdjax.models.architecture import Architecture
 
 
@@ -17,6 +25,9 @@ def _families() -> dict[str, Callable[[int], Architecture]]:
         table[name] = functools.partial(mobilenet_v2.create, name)
     for name in vgg.DENSE_LAYERS:
         table[name] = functools.partial(vgg.create, name)
+    for family in (wide_resnet, densenet, imagenet_resnet, efficientnet):
+        for name in family.VARIANTS:
+            table[name] = functools.partial(family.create, name)
     return table
 
 
