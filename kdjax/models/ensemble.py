@@ -239,8 +239,9 @@ def extract_student(variables: Mapping[str, Any], student: int) -> dict[str, Any
         raise ValueError(f"student is {student}: this ensemble has students 1 to {len(names)}")
     if "stem" not in variables["params"]:
         return {collection: tree[name] for collection, tree in variables.items()}
-    return {
-        collection: {"stem": tree["stem"], "branch": tree[name]}
+    parts = {"stem": "stem", "branch": name}
+    return {  # A stem without normalisation has no statistics.
+        collection: {part: tree[theirs] for part, theirs in parts.items() if theirs in tree}
         for collection, tree in variables.items()
     }
 
