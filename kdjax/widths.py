@@ -54,8 +54,7 @@ def scale(widths: Mapping[str, int], factor: float, keep: Iterable[str] = ()) ->
     Raises:
       ValueError: if ``factor`` is not a finite number above 0, or ``keep`` names an unknown group.
     """
-    if not (math.isfinite(factor) and factor > 0):
-        raise ValueError(f"the width factor is {factor}: it must be a finite number above 0")
+    check_factor(factor)
     keep = set(keep)
     if unknown := keep - set(widths):
         raise ValueError(f"keep names {sorted(unknown)}: the groups are {list(widths)}")
@@ -66,6 +65,12 @@ def scale(widths: Mapping[str, int], factor: float, keep: Iterable[str] = ()) ->
             for group, channels in widths.items()
         }
     )
+
+
+def check_factor(factor: float) -> None:
+    """Raises ValueError unless ``factor`` is a finite number above 0."""
+    if not (math.isfinite(factor) and factor > 0):
+        raise ValueError(f"the width factor is {factor}: it must be a finite number above 0")
 
 
 def round_to_multiple(widths: Mapping[str, int], multiple: int) -> WidthVector:

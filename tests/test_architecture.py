@@ -15,6 +15,10 @@ FORBIDDEN = {
     "process.py": {"jax", "flax", "numpy", "kdjax.*"},
     "statistics.py": {"jax", "flax", "kdjax.*"},
     "models": {"kdjax.losses", "kdjax.train", "kdjax.config", "kdjax.data", "ml_collections"},
+    "tracing": {
+        *("kdjax.models", "kdjax.losses", "kdjax.search", "kdjax.train", "kdjax.config"),
+        *("kdjax.data", "ml_collections"),
+    },
     "data": {"kdjax.models", "kdjax.train", "kdjax.config", "kdjax.losses", "flax"},
     "search": {"kdjax.train", "kdjax.data", "kdjax.config", "kdjax.report", "ml_collections"},
     "train": {"absl", "kdjax.cli", "kdjax.report", "kdjax.bench"},

@@ -20,11 +20,15 @@ def test_all_are_there():
     assert {path.stem for path in CONFIGS} == {
         "cifar100_resnet110",
         "cifar100_resnet32",
+        "cifar10_densenet_bc",
+        "cifar10_efficientnet_b0",
         "cifar10_resnet110",
         "cifar10_resnet20",
+        "cifar10_wrn_16_2",
         "custom_folder",
         "digits",
         "imagenet_mobilenet_v2",
+        "imagenet_resnet18",
         "search_cifar10_mobilenet_v2",
         "search_cifar10_resnet56",
         "search_cifar10_vgg16",
@@ -60,6 +64,7 @@ def test_training_configs_train_two_steps(path, small_npz):
         "batch_size": 16,
         "compute.devices": 1,
         "data.memory": "device",
+        "data.crop_padding": 1,
     }
     assert architecture.name == config.network
     config.update_from_flattened_dict(small)
@@ -111,5 +116,11 @@ def test_paper_recipe():
     assert config.student_scales == (1.0, 0.8, 0.6, 0.4, 0.2)
     assert (config.data.crop_padding, config.data.flip) == (4, True)
     assert config.schedule.boundaries == (0.5, 0.75)
+    efficient = read_config(str(CONFIGS[0].parent / "cifar10_efficientnet_b0.py"), [])
+    assert (efficient.optimizer.name, efficient.optimizer.b2) == ("rmsprop", 0.9)
+    assert (efficient.optimizer.momentum, efficient.schedule.learning_rate) == (0.9, 0.256)
+    assert (efficient.schedule.factor, efficient.schedule.every_epochs) == (0.97, 3.0)
+    imagenet = read_config(str(CONFIGS[0].parent / "imagenet_resnet18.py"), [])
+    assert (imagenet.epochs, imagenet.schedule.boundaries) == (100, (0.5, 0.75))
     custom = read_config(f"{CONFIGS[0].parent / 'custom_folder.py'}:my/images", [])
     assert custom.data.name == "folder:my/images"

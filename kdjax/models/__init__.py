@@ -1,7 +1,12 @@
 """Networks from width vectors, and the student ensemble built of them."""
 
 from kdjax.models.architecture import Architecture, Network, Outputs
-from kdjax.models.ensemble import IndependentNetworks, StudentEnsemble, extract_student
+from kdjax.models.ensemble import (
+    IndependentNetworks,
+    StudentEnsemble,
+    extract_student,
+    student_vectors,
+)
 from kdjax.models.initialize import initialize
 from kdjax.models.registry import create, names
 
@@ -15,4 +20,5 @@ __all__ = [
     "extract_student",
     "initialize",
     "names",
+    "student_vectors",
 ]

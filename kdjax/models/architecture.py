@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import chex
 import flax.linen as nn
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from kdjax import costs
 from kdjax.models.execution import Execution, Mode
-from kdjax.widths import WidthVector, check
+from kdjax.widths import WidthVector, check, scale
 
 
 class Outputs(NamedTuple):
@@ -36,19 +36,23 @@ class Architecture(abc.ABC):
     """A network family at one depth and number of classes; widths are still open.
 
     A family says how its stem and its branch (blocks and classifier) are built from a width
-    vector, and what layers that gives. Everything else in kdjax works on any Architecture.
+    vector, and by what rule its widths are scaled. Everything else in kdjax works on any
+    Architecture.
 
     Attributes:
       name: as given to :func:`kdjax.models.create`.
       num_classes: number of classes.
       widths: the full width vector.
-      shared: groups that belong to the stem, which the students of an ensemble share.
     """
 
     name: str
     num_classes: int
     widths: WidthVector
-    shared: ClassVar[tuple[str, ...]] = ("stem",)
+
+    @property
+    def shared(self) -> tuple[str, ...]:
+        """Groups that belong to the stem, which the students of an ensemble share."""
+        return ("stem",)
 
     @property
     @abc.abstractmethod
@@ -63,11 +67,49 @@ class Architecture(abc.ABC):
     def branch(self, widths: Mapping[str, int], **module_fields: Any) -> nn.Module:
         """A module ``(map, train, mask) -> Outputs``."""
 
-    @abc.abstractmethod
+    def scaled(self, width: float) -> Self:
+        """This architecture with every full width times ``width``, the stem's included.
+
+        Raises:
+          ValueError: if ``width`` is not a finite number above 0.
+        """
+        return dataclasses.replace(self, widths=scale(self.widths, width))
+
+    def student(self, factor: float) -> WidthVector:
+        """The widths of a student ``factor`` times as wide, whose stem stays as it is.
+
+        Raises:
+          ValueError: if ``factor`` is not a finite number above 0.
+        """
+        return scale(self.widths, factor, self.shared)
+
+    def check(self, widths: Mapping[str, int], *, name: str = "widths") -> WidthVector:
+        """Checks that ``widths`` describes a network of this architecture.
+
+        Args:
+          widths: the vector to check.
+          name: what the vector is called in error messages.
+
+        Returns:
+          ``widths`` as a WidthVector, groups in the order of the full one.
+
+        Raises:
+          ValueError: if the widths do not fit; the message names the group.
+        """
+        return check(widths, self.widths, name=name)
+
     def layers(
         self, widths: Mapping[str, int], image_shape: tuple[int, int, int]
     ) -> tuple[costs.Layer, ...]:
-        """The layer table of the network with these widths, in order of execution."""
+        """The layer table of the network with these widths, in order of execution.
+
+        Raises:
+          ValueError: if the widths do not fit, or the family has no layer table.
+        """
+        del widths, image_shape
+        raise ValueError(
+            f"{self.name} has no layer table: its cost is not counted, and it cannot be searched"
+        )
 
     def ties(self, widths: Mapping[str, int]) -> tuple[tuple[str, ...], ...]:
         """Groups that an addition joins at these widths, so that their channels are the same ones.
@@ -124,7 +166,7 @@ class Architecture(abc.ABC):
         Raises:
           ValueError: if the widths do not fit; the message names the group.
         """
-        vector = self.widths if widths is None else check(widths, self.widths)
+        vector = self.widths if widths is None else self.check(widths)
         return Network(self, vector, dtype=dtype, bn_axis_name=bn_axis_name)
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from kdjax.models.architecture import Architecture, Network, Outputs, check_images
 from kdjax.models.execution import PLAIN, Execution, Mode
 from kdjax.models.layers import BATCH_STATS
-from kdjax.widths import WidthVector, check, check_students, scale
+from kdjax.widths import WidthVector, check_students
 
 
 class StudentEnsemble(nn.Module):
@@ -52,6 +52,8 @@ class StudentEnsemble(nn.Module):
         vectors = check_students(
             self.student_widths, self.architecture.widths, shared=self.architecture.shared
         )
+        for index, vector in enumerate(vectors):
+            self.architecture.check(vector, name=f"student_widths[{index}]")
         fields = {"dtype": self.dtype, "bn_axis_name": self.bn_axis_name}
         x = self.architecture.stem(vectors[0], name="stem", **fields)(images, train, mask)
         if self.stop_stem_gradient:
@@ -127,7 +129,7 @@ class IndependentNetworks(nn.Module):
         networks = [
             Network(
                 self.architecture,
-                check(widths, self.architecture.widths, name=f"student_widths[{number - 1}]"),
+                self.architecture.check(widths, name=f"student_widths[{number - 1}]"),
                 self.dtype,
                 self.bn_axis_name,
                 name=f"student_{number}",
@@ -237,8 +239,9 @@ def extract_student(variables: Mapping[str, Any], student: int) -> dict[str, Any
         raise ValueError(f"student is {student}: this ensemble has students 1 to {len(names)}")
     if "stem" not in variables["params"]:
         return {collection: tree[name] for collection, tree in variables.items()}
-    return {
-        collection: {"stem": tree["stem"], "branch": tree[name]}
+    parts = {"stem": "stem", "branch": name}
+    return {  # A stem without normalisation has no statistics.
+        collection: {part: tree[theirs] for part, theirs in parts.items() if theirs in tree}
         for collection, tree in variables.items()
     }
 
@@ -246,9 +249,20 @@ def extract_student(variables: Mapping[str, Any], student: int) -> dict[str, Any
 def student_vectors(
     architecture: Architecture, factors: tuple[float, ...]
 ) -> tuple[WidthVector, ...]:
-    """Width vectors of students scaled by ``factors``; the shared stem stays as it is.
+    """Width vectors of students by the family's own rule; the shared stem stays as it is.
+
+    >>> from kdjax import models
+    >>> [vector["stage3"] for vector in student_vectors(models.create("resnet20", 10), (1.0, 0.6))]
+    [64, 38]
+
+    Args:
+      architecture: of the students.
+      factors: of the widths, one for each student, the pivot's first.
+
+    Raises:
+      ValueError: if a factor is not a finite number above 0.
 
     References:
       Walawalkar, Shen, Savvides, ECCV 2020, section 4: 1, .8, .6, .4, .2.
     """
-    return tuple(scale(architecture.widths, factor, architecture.shared) for factor in factors)
+    return tuple(architecture.student(factor) for factor in factors)

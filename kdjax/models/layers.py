@@ -26,6 +26,8 @@ class BatchNorm(nn.Module):
     Attributes:
       axis_name: the mapped axis to share batch statistics over; None keeps them per device.
       dtype: of the output; statistics and parameters are float32.
+      momentum: share of the old running average that a step keeps.
+      epsilon: added to the variance.
 
     References:
       Ioffe, Szegedy, *Batch Normalization*, ICML 2015, algorithms 1 and 2.
@@ -33,6 +35,8 @@ class BatchNorm(nn.Module):
 
     axis_name: str | None = None
     dtype: chex.ArrayDType = jnp.float32
+    momentum: float = MOMENTUM
+    epsilon: float = EPSILON
 
     @nn.compact
     def __call__(self, x: chex.Array, train: bool, mask: chex.Array | None = None) -> chex.Array:
@@ -44,7 +48,14 @@ class BatchNorm(nn.Module):
         running_var = self.variable(BATCH_STATS, "var", jnp.ones, shape, jnp.float32)
         variables = Normalization(scale, bias, running_mean.value, running_var.value)
         y, running = normalize(
-            x, variables, train, mask, axis_name=self.axis_name, dtype=self.dtype
+            x,
+            variables,
+            train,
+            mask,
+            axis_name=self.axis_name,
+            dtype=self.dtype,
+            momentum=self.momentum,
+            epsilon=self.epsilon,
         )
         if train and not self.is_initializing():
             running_mean.value, running_var.value = running
@@ -68,6 +79,8 @@ def normalize(
     *,
     axis_name: str | None,
     dtype: chex.ArrayDType,
+    momentum: float = MOMENTUM,
+    epsilon: float = EPSILON,
 ) -> tuple[chex.Array, tuple[chex.Array, chex.Array]]:
     """Batch normalisation as a function.
 
@@ -78,19 +91,21 @@ def normalize(
       mask: ``[batch]`` bool, False for padding; or None.
       axis_name: the mapped axis to share batch statistics over, if any.
       dtype: of the output.
+      momentum: share of the old running average that is kept.
+      epsilon: added to the variance.
 
     Returns:
       ``(y, (mean, var))``: y like x, and the running averages after this batch.
     """
     scale, bias, mean, var = variables
     if not train:
-        factor = scale * jax.lax.rsqrt(var + EPSILON)
+        factor = scale * jax.lax.rsqrt(var + epsilon)
         y = x.astype(jnp.float32) * factor + (bias - mean * factor)
         return y.astype(dtype), (mean, var)
-    y, batch_mean, batch_var = normalize_batch(x, scale, bias, mask, EPSILON, axis_name)
+    y, batch_mean, batch_var = normalize_batch(x, scale, bias, mask, epsilon, axis_name)
     running = (
-        MOMENTUM * mean + (1 - MOMENTUM) * batch_mean,
-        MOMENTUM * var + (1 - MOMENTUM) * batch_var,
+        momentum * mean + (1 - momentum) * batch_mean,
+        momentum * var + (1 - momentum) * batch_var,
     )
     return y.astype(dtype), running
 
@@ -226,6 +241,7 @@ class ConvNorm(nn.Module):
       use_bias: add a bias, which the normalisation cancels.
       dtype: of the computation; parameters and statistics are float32.
       bn_axis_name: the mapped axis to share batch statistics over, if any.
+      momentum, epsilon: of the normalisation.
     """
 
     channels: int
@@ -235,25 +251,101 @@ class ConvNorm(nn.Module):
     use_bias: bool = False
     dtype: chex.ArrayDType = jnp.float32
     bn_axis_name: str | None = None
+    momentum: float = MOMENTUM
+    epsilon: float = EPSILON
 
     @nn.compact
     def __call__(self, x: chex.Array, train: bool, mask: chex.Array | None = None) -> chex.Array:
         """``[batch, height, width, in]`` -> ``[batch, ceil(height/stride), ..., channels]``."""
-        pad = self.kernel // 2
-        x = nn.Conv(
+        conv = _conv(
             self.channels,
-            (self.kernel, self.kernel),
+            self.kernel,
             self.stride,
-            padding=((pad, pad), (pad, pad)),
-            feature_group_count=self.groups,
+            groups=self.groups,
             use_bias=self.use_bias,
             dtype=self.dtype,
-            kernel_init=nn.initializers.he_normal(),
-            # Evaluation keeps JAX's own derivatives, forward-mode ones included.
-            conv_general_dilated=_convolution if train else None,
-            name="conv",
-        )(x)
-        return BatchNorm(self.bn_axis_name, self.dtype, name="norm")(x, train, mask)
+            train=train,
+        )
+        norm = BatchNorm(self.bn_axis_name, self.dtype, self.momentum, self.epsilon, name="norm")
+        return norm(conv(x), train, mask)
+
+
+class NormConv(nn.Module):
+    """BatchNorm, ReLU, then a square convolution, padded to keep the size at stride 1.
+
+    Attributes:
+      channels: number of outputs.
+      kernel: height and width in pixels, odd.
+      dtype: of the computation; parameters and statistics are float32.
+      bn_axis_name: the mapped axis to share batch statistics over, if any.
+
+    References:
+      He et al., *Identity Mappings in Deep Residual Networks*, ECCV 2016, section 4.
+    """
+
+    channels: int
+    kernel: int = 3
+    dtype: chex.ArrayDType = jnp.float32
+    bn_axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: chex.Array, train: bool, mask: chex.Array | None = None) -> chex.Array:
+        """``[batch, height, width, in]`` -> ``[batch, height, width, channels]``."""
+        x = nn.relu(BatchNorm(self.bn_axis_name, self.dtype, name="norm")(x, train, mask))
+        return _conv(self.channels, self.kernel, dtype=self.dtype, train=train)(x)
+
+
+class BareConv(nn.Module):
+    """A square convolution alone, padded to keep the size at stride 1.
+
+    Attributes:
+      channels: number of outputs.
+      kernel: height and width in pixels, odd.
+      stride: in pixels.
+      dtype: of the computation; parameters are float32.
+    """
+
+    channels: int
+    kernel: int = 3
+    stride: int = 1
+    dtype: chex.ArrayDType = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: chex.Array, train: bool) -> chex.Array:
+        """``[batch, height, width, in]`` -> ``[batch, ceil(height/stride), ..., channels]``."""
+        return _conv(self.channels, self.kernel, self.stride, dtype=self.dtype, train=train)(x)
+
+
+def max_pool(x: chex.Array) -> chex.Array:
+    """The largest of 3x3 pixels at stride 2; beyond the border is minus infinity."""
+    return nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+
+
+def _conv(
+    channels: int,
+    kernel: int,
+    stride: int = 1,
+    *,
+    groups: int = 1,
+    use_bias: bool = False,
+    dtype: chex.ArrayDType,
+    train: bool,
+) -> nn.Conv:
+    """The submodule ``conv`` of the module that calls."""
+    pad = kernel // 2
+    return nn.Conv(
+        channels,
+        (kernel, kernel),
+        stride,
+        padding=((pad, pad), (pad, pad)),
+        feature_group_count=groups,
+        use_bias=use_bias,
+        dtype=dtype,
+        kernel_init=nn.initializers.he_normal(),
+        # Evaluation keeps JAX's own derivatives, forward-mode ones included.
+        conv_general_dilated=_convolution if train else None,
+        name="conv",
+    )
 
 
 def _convolution(

@@ -1,12 +1,18 @@
 """Network names. A new family adds its file and a line here."""
 
-import dataclasses
 import difflib
 import functools
 from collections.abc import Callable
 
-from kdjax import widths
-from kdjax.models import mobilenet_v2, resnet, vgg
+from kdjax.models import (
+    densenet,
+    efficientnet,
+    imagenet_resnet,
+    mobilenet_v2,
+    resnet,
+    vgg,
+    wide_resnet,
+)
 from kdjax.models.architecture import Architecture
 
 
@@ -19,6 +25,9 @@ def _families() -> dict[str, Callable[[int], Architecture]]:
         table[name] = functools.partial(mobilenet_v2.create, name)
     for name in vgg.DENSE_LAYERS:
         table[name] = functools.partial(vgg.create, name)
+    for family in (wide_resnet, densenet, imagenet_resnet, efficientnet):
+        for name in family.VARIANTS:
+            table[name] = functools.partial(family.create, name)
     return table
 
 
@@ -39,7 +48,8 @@ def create(name: str, num_classes: int, *, width: float = 1.0) -> Architecture:
     Args:
       name: one of :func:`names`.
       num_classes: at least 2.
-      width: multiplies every group's full width, the stem's included (floored, at least 1).
+      width: multiplies every group's full width, the stem's included, and rounds as the family
+        rounds (most: floored, at least 1).
 
     Raises:
       ValueError: if the name is unknown (the message lists the known ones), or a number is out of
@@ -51,6 +61,4 @@ def create(name: str, num_classes: int, *, width: float = 1.0) -> Architecture:
         raise ValueError(f"unknown network {name!r}{hint}: known are {', '.join(_NETWORKS)}")
     if num_classes < 2:
         raise ValueError(f"num_classes is {num_classes}: it must be at least 2")
-    architecture = _NETWORKS[name](num_classes)
-    full = widths.scale(architecture.widths, width)
-    return dataclasses.replace(architecture, widths=full)
+    return _NETWORKS[name](num_classes).scaled(width)

@@ -17,7 +17,7 @@ References:
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import chex
 import flax.linen as nn
@@ -65,7 +65,10 @@ class VGG(Architecture):
     """VGG16 with batch normalisation; ``dense`` names the dense layers before the classifier."""
 
     dense: tuple[str, ...] = ()
-    shared: ClassVar[tuple[str, ...]] = (_STEM,)
+
+    @property
+    def shared(self) -> tuple[str, ...]:
+        return (_STEM,)
 
     @property
     def blocks(self) -> tuple[str, ...]:

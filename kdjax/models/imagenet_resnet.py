@@ -1,0 +1,244 @@
+"""ImageNet ResNets, ResNeXts and wide ResNets: four stages at 56, 28, 14 and 7 of 224 pixels.
+
+Channel groups: ``stem``; ``stage1..4`` (what a stage's residual sums carry);
+``stageK.blockN.conv1``, in bottleneck blocks also ``.conv2`` (inside a block). The first block of a
+stage projects its input where the shape changes: at stride 2, and in stage 1 wherever its width
+differs from the stem's. In bottleneck blocks the 3x3 convolution has the stride.
+
+The students of an ensemble share the stem and the whole of stage 1. A student's planes (64, 128,
+256, 512 in the full network) are floored; its stages are one or four times as wide as their planes,
+basic blocks as wide inside as the planes, bottlenecks ``cardinality`` times
+``int(planes * base_width / 64)``, at least ``cardinality``: ResNeXt keeps its 32 groups, and what
+shrinks is the width of each. Widths count all channels; in a ResNeXt those inside a block have to
+be multiples of the cardinality. Features are taken after stages 2, 3 and 4.
+
+Of torchvision's networks, ``conv1`` and ``bn1`` are ``stem/conv/conv`` and ``norm``;
+``layer1.i`` is ``stem/stage1_block{i+1}`` and ``layerK.i`` ``branch/stageK_block{i+1}``, where
+``convJ`` and ``bnJ`` are ``convJ/conv`` and ``convJ/norm``, and ``downsample.0`` and ``.1`` are
+``projection/conv`` and ``norm``; ``fc`` is ``branch/classifier``.
+
+References:
+  He, Zhang, Ren, Sun, *Deep Residual Learning for Image Recognition*, CVPR 2016, table 1.
+  Xie, Girshick, Dollar, Tu, He, *Aggregated Residual Transformations*, CVPR 2017, table 1.
+  Zagoruyko, Komodakis, *Wide Residual Networks*, BMVC 2016, section 3 (ImageNet).
+  Walawalkar, Shen, Savvides, ECCV 2020 (students).
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, Self
+
+import chex
+import flax.linen as nn
+import jax.numpy as jnp
+
+from kdjax.models.architecture import Architecture, Outputs
+from kdjax.models.layers import ConvNorm, max_pool
+from kdjax.widths import WidthVector, scale
+
+_STAGES = {"stage1": 1, "stage2": 2, "stage3": 2, "stage4": 2}  # name: stride
+_SHARED_STAGE, *_BLOCKS = _STAGES
+_STEM = 64
+_PLANES = {"stage1": 64, "stage2": 128, "stage3": 256, "stage4": 512}
+
+
+class Variant(NamedTuple):
+    """Blocks of each stage, and the shape of a block.
+
+    Attributes:
+      blocks_per_stage: of the four stages.
+      bottleneck: three convolutions in a block in place of two.
+      cardinality: groups of a bottleneck's 3x3 convolution.
+      base_width: width of one such group for 64 planes.
+    """
+
+    blocks_per_stage: tuple[int, ...]
+    bottleneck: bool = True
+    cardinality: int = 1
+    base_width: int = 64
+
+    @property
+    def expansion(self) -> int:
+        return 4 if self.bottleneck else 1
+
+    def inner(self, planes: int) -> dict[str, int]:
+        """Convolutions inside a block, each with its channels."""
+        if not self.bottleneck:
+            return {"conv1": planes}
+        width = max(1, planes * self.base_width // 64) * self.cardinality
+        return {"conv1": width, "conv2": width}
+
+
+VARIANTS: Mapping[str, Variant] = {
+    "resnet18": Variant((2, 2, 2, 2), bottleneck=False),
+    "resnet34": Variant((3, 4, 6, 3), bottleneck=False),
+    "resnet50": Variant((3, 4, 6, 3)),
+    "resnet101": Variant((3, 4, 23, 3)),
+    "resnet152": Variant((3, 8, 36, 3)),
+    "resnext50_32x4d": Variant((3, 4, 6, 3), cardinality=32, base_width=4),
+    "resnext101_32x8d": Variant((3, 4, 23, 3), cardinality=32, base_width=8),
+    "wide_resnet50_2": Variant((3, 4, 6, 3), base_width=128),
+    "wide_resnet101_2": Variant((3, 4, 23, 3), base_width=128),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockPlan:
+    """The shape of one residual block; ``inner`` are its hidden channels."""
+
+    name: str
+    stage: str
+    in_channels: int
+    inner: tuple[int, ...]
+    channels: int
+    stride: int
+    cardinality: int
+
+    @property
+    def project(self) -> bool:
+        return self.stride != 1 or self.in_channels != self.channels
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageNetResNet(Architecture):
+    """A ResNet, ResNeXt or wide ResNet for images of about 224 pixels."""
+
+    variant: Variant = VARIANTS["resnet18"]
+
+    @property
+    def shared(self) -> tuple[str, ...]:
+        return tuple(g for g in self.widths if g.split(".")[0] in ("stem", _SHARED_STAGE))
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        return tuple(_BLOCKS)
+
+    def scaled(self, width: float) -> Self:
+        return dataclasses.replace(self, widths=self._scale(width))
+
+    def student(self, factor: float) -> WidthVector:
+        return self._scale(factor, ("stem", _SHARED_STAGE))
+
+    def _scale(self, factor: float, keep: tuple[str, ...] = ()) -> WidthVector:
+        planes = {stage: self.widths[stage] // self.variant.expansion for stage in _STAGES}
+        scaled = scale({"stem": self.widths["stem"], **planes}, factor, keep)
+        return width_vector(self.variant, scaled["stem"], scaled)
+
+    def check(self, widths: Mapping[str, int], *, name: str = "widths") -> WidthVector:
+        vector, cardinality = super().check(widths, name=name), self.variant.cardinality
+        for group, channels in vector.items():
+            if "." in group and channels % cardinality:
+                raise ValueError(
+                    f"{name}[{group!r}] is {channels}: {self.name} has {cardinality} groups inside "
+                    f"a block, so it must be a multiple of {cardinality}"
+                )
+        return vector
+
+    def stem(self, widths: Mapping[str, int], **module_fields: Any) -> "Stem":
+        plan = tuple(block for block in self.plan(widths) if block.stage == _SHARED_STAGE)
+        return Stem(widths["stem"], plan, **module_fields)
+
+    def branch(self, widths: Mapping[str, int], **module_fields: Any) -> "Branch":
+        plan = tuple(block for block in self.plan(widths) if block.stage != _SHARED_STAGE)
+        return Branch(plan, self.num_classes, **module_fields)
+
+    def plan(self, widths: Mapping[str, int]) -> Iterator[BlockPlan]:
+        """The residual blocks in order."""
+        in_group = "stem"
+        for (stage, stride), blocks in zip(
+            _STAGES.items(), self.variant.blocks_per_stage, strict=True
+        ):
+            for number in range(1, blocks + 1):
+                block = f"{stage}.block{number}"
+                yield BlockPlan(
+                    name=block.replace(".", "_"),
+                    stage=stage,
+                    in_channels=widths[in_group],
+                    inner=tuple(widths[f"{block}.{conv}"] for conv in self.variant.inner(1)),
+                    channels=widths[stage],
+                    stride=stride if number == 1 else 1,
+                    cardinality=self.variant.cardinality,
+                )
+                in_group = stage
+
+
+def width_vector(variant: Variant, stem: int, planes: Mapping[str, int]) -> WidthVector:
+    """The width vector of a stem and of the planes of each stage."""
+    groups = {"stem": stem}
+    for stage, blocks in zip(_STAGES, variant.blocks_per_stage, strict=True):
+        groups[stage] = variant.expansion * planes[stage]
+        for number in range(1, blocks + 1):
+            for conv, channels in variant.inner(planes[stage]).items():
+                groups[f"{stage}.block{number}.{conv}"] = channels
+    return WidthVector(groups)
+
+
+def create(name: str, num_classes: int) -> ImageNetResNet:
+    """The full network of a name in :data:`VARIANTS`."""
+    variant = VARIANTS[name]
+    return ImageNetResNet(name, num_classes, width_vector(variant, _STEM, _PLANES), variant)
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions, or 1x1, 3x3 and 1x1; and a shortcut."""
+
+    plan: BlockPlan
+    dtype: chex.ArrayDType = jnp.float32
+    bn_axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: chex.Array, train: bool, mask: chex.Array | None) -> chex.Array:
+        plan, fields = self.plan, {"dtype": self.dtype, "bn_axis_name": self.bn_axis_name}
+        if len(plan.inner) == 1:
+            (inner,) = plan.inner
+            y = ConvNorm(inner, 3, plan.stride, name="conv1", **fields)(x, train, mask)
+            y = ConvNorm(plan.channels, 3, name="conv2", **fields)(nn.relu(y), train, mask)
+        else:
+            inner, grouped = plan.inner
+            middle = ConvNorm(
+                grouped, 3, plan.stride, groups=plan.cardinality, name="conv2", **fields
+            )
+            y = nn.relu(ConvNorm(inner, 1, name="conv1", **fields)(x, train, mask))
+            y = nn.relu(middle(y, train, mask))
+            y = ConvNorm(plan.channels, 1, name="conv3", **fields)(y, train, mask)
+        if plan.project:
+            x = ConvNorm(plan.channels, 1, plan.stride, name="projection", **fields)(x, train, mask)
+        return nn.relu(x + y)
+
+
+class Stem(nn.Module):
+    """7x7 convolution at stride 2, BatchNorm, ReLU, 3x3 max pooling, and the first stage."""
+
+    channels: int
+    plan: tuple[BlockPlan, ...]
+    dtype: chex.ArrayDType = jnp.float32
+    bn_axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: chex.Array, train: bool, mask: chex.Array | None) -> chex.Array:
+        fields = {"dtype": self.dtype, "bn_axis_name": self.bn_axis_name}
+        x = ConvNorm(self.channels, 7, 2, name="conv", **fields)(x, train, mask)
+        x = max_pool(nn.relu(x))
+        for block in self.plan:
+            x = Block(block, name=block.name, **fields)(x, train, mask)
+        return x
+
+
+class Branch(nn.Module):
+    """Everything after the stem: stages 2 to 4, global average pooling, the classifier."""
+
+    plan: tuple[BlockPlan, ...]
+    num_classes: int
+    dtype: chex.ArrayDType = jnp.float32
+    bn_axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: chex.Array, train: bool, mask: chex.Array | None) -> Outputs:
+        fields = {"dtype": self.dtype, "bn_axis_name": self.bn_axis_name}
+        features = {}
+        for block in self.plan:
+            x = Block(block, name=block.name, **fields)(x, train, mask)
+            features[block.stage] = x
+        pooled = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+        logits = nn.Dense(self.num_classes, dtype=self.dtype, name="classifier")(pooled)
+        return Outputs(logits.astype(jnp.float32), tuple(features.values()))

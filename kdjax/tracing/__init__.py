@@ -1,0 +1,26 @@
+"""What a network is made of, found by following its channels through its own forward pass."""
+
+from kdjax.tracing.checking import check
+from kdjax.tracing.counting import Terms, count, everything, terms
+from kdjax.tracing.description import Group, Layer, Traced
+from kdjax.tracing.slicing import silence, take
+from kdjax.tracing.thinning import alive_from_kept, units, widths
+from kdjax.tracing.trace import trace, traced
+
+__all__ = [
+    "Group",
+    "Layer",
+    "Terms",
+    "Traced",
+    "alive_from_kept",
+    "check",
+    "count",
+    "everything",
+    "silence",
+    "take",
+    "terms",
+    "trace",
+    "traced",
+    "units",
+    "widths",
+]

@@ -1,0 +1,190 @@
+"""Operations that combine numbers place by place, or sum them up: what ties channels, and marks."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from kdjax.tracing.arrangement import without
+from kdjax.tracing.record import Record
+from kdjax.tracing.values import Label, Value, along, joined, rigid
+
+
+def elementwise(kind: str):
+    """The rule of an operation on arrays of one shape; ``kind``: product, quotient, or any name."""
+
+    def rule(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
+        return [combine(record, kind, values)]
+
+    return rule
+
+
+def combine(record: Record, kind: str, values: Sequence[Value]) -> Value:
+    """Ties the channels at equal places.
+
+    A product with a parameter vector is where a scale decides about channels: it clears their mark.
+    A product of two computed arrays is silent where one of them is; anything else where all are.
+    """
+    shape = np.broadcast_shapes(*(value.shape for value in values))
+    arrays = [value for value in values if len(value.shape) == len(shape)]
+    labelled = [(value, label) for value in arrays for label in _fitting(record, value, shape)]
+    labels = []
+    while labelled:
+        cluster, labelled = _overlapping(labelled)
+        labels.append(_merge(record, kind, cluster))
+    inputs = [value for value in values if not value.fixed]
+    computed = [value for value in inputs if value.computed]
+    layer = max((value.layer for value in computed if value.layer is not None), default=None)
+    if computed:
+        for value in inputs:
+            for path in value.variables:
+                record.owners.setdefault(path, layer or 0)
+    return Value(
+        shape,
+        tuple(labels),
+        frozenset() if computed else frozenset().union(*(value.variables for value in inputs)),
+        _factors(kind, values) if not computed else frozenset(),
+        layer,
+        fixed=not inputs,
+        zero=all(value.zero for value in values) and kind in ("sum", "product"),
+    )
+
+
+def _fitting(record: Record, value: Value, shape: tuple[int, ...]) -> list[Label]:
+    """A value's labels, without those of single channels that are repeated."""
+    fitting = []
+    for label in value.labels:
+        if all(value.shape[axis] == shape[axis] for axis in label.axes):
+            fitting.append(label)
+        else:
+            record.pin(label.atoms, "one channel is combined with many")
+    return fitting
+
+
+def _overlapping(
+    labelled: Sequence[tuple[Value, Label]],
+) -> tuple[list[tuple[Value, Label]], list[tuple[Value, Label]]]:
+    """The labels that share axes with the first, directly or through others; and the rest."""
+    cluster, rest = [labelled[0]], list(labelled[1:])
+    axes, grown = set(labelled[0][1].axes), True
+    while grown:
+        more = [pair for pair in rest if axes & set(pair[1].axes)]
+        rest = [pair for pair in rest if not axes & set(pair[1].axes)]
+        cluster += more
+        axes.update(*(label.axes for _, label in more))
+        grown = bool(more)
+    return cluster, rest
+
+
+def _merge(record: Record, kind: str, cluster: Sequence[tuple[Value, Label]]) -> Label:
+    """One label for all; atoms at equal places are tied."""
+    ordered = sorted(cluster, key=lambda pair: pair[1].rigid)
+    for _, label in ordered[1:]:
+        if label is not ordered[0][1]:
+            record.tie(
+                ordered[0][1].atoms, label.atoms, "they are combined with places that cannot go"
+            )
+    merged = joined([label for _, label in ordered])
+    computed = [label for value, label in cluster if value.computed]
+    if not computed:
+        return merged.with_bare(False)
+    if kind == "quotient":
+        computed = computed[:1]
+    silent = np.logical_and if kind == "product" else np.logical_or
+    bare = computed[0].bare
+    for label in computed[1:]:
+        bare = silent(bare, label.bare)
+    merged = merged.with_bare(bare)
+    if kind == "product" and merged.bare.any():
+        for value, _ in cluster:
+            if value.factors:
+                record.decide(min(value.factors), merged.atoms[merged.bare])
+                return merged.with_bare(False)
+    return merged
+
+
+def _factors(kind: str, values: Sequence[Value]) -> frozenset:
+    if kind == "product":
+        return frozenset().union(*(value.factors for value in values))
+    if kind == "quotient":
+        return values[0].factors
+    return frozenset()
+
+
+def unary(multiple: bool):
+    """The rule of a function of each number; ``multiple``: it is that number times a constant."""
+
+    def rule(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
+        return [value.moved(value.shape, value.labels, multiple=multiple) for value in values]
+
+    return rule
+
+
+def select(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
+    """``select_n``: which case may depend on channels too, but does not silence them."""
+    which, *cases = values
+    found = combine(record, "choice", cases)
+    shape = found.shape
+    for label in which.labels:
+        other = found.label(label.axes[0])
+        if len(which.shape) == len(shape) and other is not None:
+            record.tie(label.atoms, other.atoms, "they are chosen by places that cannot go")
+    return [found]
+
+
+def reduce(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
+    """Sums, maxima and the like: over places harmless, over channels they have to stay."""
+    results = []
+    for value in values[: max(1, len(values))]:
+        gone = {axis % len(value.shape) for axis in params["axes"]}
+        labels = []
+        for label in value.labels:
+            if not gone & set(label.axes):
+                labels.append(label)
+                continue
+            record.pin(label.atoms, "numbers are summed or compared over channels")
+            labels += [
+                part for part in rigid(value.shape) if part.axes[0] in set(label.axes) - gone
+            ]
+        results.append(without(value, gone, labels, multiple=False))
+    return results
+
+
+def window(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
+    """Pooling: the window moves over places; over channels they have to stay."""
+    (value, *_), shape = values, params["out_shape"]
+    sizes = params["window_dimensions"]
+    labels = []
+    for label in value.labels:
+        if all(sizes[axis] == 1 and value.shape[axis] == shape[axis] for axis in label.axes):
+            labels.append(label)
+        else:
+            record.pin(label.atoms, "a window reaches over channels")
+            labels += [along(axis, len(shape), np.zeros(shape[axis], int)) for axis in label.axes]
+    return [value.moved(shape, labels, multiple=False)]
+
+
+def along_axis(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
+    """Running sums and sorting: harmless but along channels."""
+    axis = params.get("axis", params.get("dimension"))
+    for value in values:
+        label = value.label(axis)
+        if label is not None:
+            record.pin(label.atoms, "numbers are accumulated or sorted over channels")
+    return [value.moved(value.shape, value.labels, multiple=False) for value in values]
+
+
+def opaque(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
+    """An operation that picks numbers by their values: every channel in it has to stay."""
+    for value in values:
+        for label in value.labels:
+            record.pin(label.atoms, f"{params['primitive']} picks numbers from them")
+    inputs = [value for value in values if not value.fixed]
+    layer = max((value.layer for value in inputs if value.layer is not None), default=None)
+    variables = frozenset().union(*(value.variables for value in inputs))
+    if any(value.computed for value in inputs):
+        variables = frozenset()
+    return [
+        Value(shape, rigid(shape), variables, layer=layer, fixed=not inputs)
+        for shape in params["out_shapes"]
+    ]

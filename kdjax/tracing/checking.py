@@ -1,0 +1,76 @@
+"""Whether a small network is the full one without some channels: both traced, and compared."""
+
+import flax.linen as nn
+import numpy as np
+
+from kdjax.tracing.description import Traced
+from kdjax.tracing.trace import trace
+from kdjax.tracing.values import Path
+
+
+def check(
+    traced: Traced, alive: np.ndarray, net: nn.Module, image_shape: tuple[int, int, int]
+) -> Traced:
+    """Traces a thinned network and holds it to the full one, channel by channel.
+
+    A module may decide by its widths what it is: a shortcut that appears where two widths differ,
+    a padding or a split computed from them. So the sliced variables have to fit it, and wherever
+    two axes of the full network hold the same channels, those of the small one have to.
+
+    Args:
+      traced: of the full network.
+      alive: ``[classes]`` bool.
+      net: the small network.
+      image_shape: (height, width, channels) of the input.
+
+    Returns:
+      The small network's own description.
+
+    Raises:
+      ValueError: if it is another network; the message names the variable.
+    """
+    grouped = [layer.kernel for layer in traced.layers if layer.grouped and layer.kernel]
+    small = trace(net, image_shape, grouped=grouped)
+    _same_variables(traced, small)
+    towards: dict[int, tuple[int, Path]] = {}
+    back: dict[int, tuple[int, Path]] = {}
+    for path, axes in traced.leaves.items():
+        for number, (own, full) in enumerate(zip(small.leaves[path], axes, strict=True)):
+            left = full[alive[full]]
+            if len(own) != len(left):
+                raise ValueError(
+                    f"{'/'.join(path)} has {len(own)} channels on axis {number} in the small "
+                    f"network: {len(left)} of the full one's {len(full)} live"
+                )
+            _match(back, own, left, path)
+            # A single channel cannot be taken for another, and need not be tied to itself.
+            if len(own) > 1:
+                _match(towards, left, own, path)
+    return small
+
+
+def _same_variables(traced: Traced, small: Traced) -> None:
+    for first, second, text in (
+        (traced.leaves, small.leaves, "only the full network has"),
+        (small.leaves, traced.leaves, "only the small network has"),
+    ):
+        if missing := [path for path in first if path not in second]:
+            raise ValueError(
+                f"{text} {'/'.join(missing[0])}: the module is another one at these widths, and "
+                "the full network's variables do not fit it"
+            )
+
+
+def _match(
+    seen: dict[int, tuple[int, Path]], keys: np.ndarray, values: np.ndarray, path: Path
+) -> None:
+    """Each key has to meet one value only; channels that stay (0) tell nothing."""
+    for key, value in zip(keys.tolist(), values.tolist(), strict=True):
+        if key == 0:
+            continue
+        known, where = seen.setdefault(key, (value, path))
+        if known != value:
+            raise ValueError(
+                f"{'/'.join(path)} and {'/'.join(where)} do not hold the same channels in both "
+                "networks: the module cuts, pads or joins them by its widths in another way"
+            )

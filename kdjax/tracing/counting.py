@@ -1,0 +1,177 @@
+"""What a traced network costs, whole or thinned, and the coefficients that a penalty needs.
+
+Every cost is a sum of terms: a constant, times the living channels that are read, times those that
+are written. A kernel is a term of the parameters, a layer one of the multiply-accumulates; a bias,
+a normalisation or a table of positions reads the constant 1.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from kdjax import costs
+from kdjax.tracing.description import Layer, Traced
+
+
+def everything(traced: Traced) -> np.ndarray:
+    """``[classes]`` bool: all channels alive."""
+    return np.ones(traced.classes, bool)
+
+
+def count(traced: Traced, alive: np.ndarray | None = None) -> costs.Cost:
+    """Parameters, multiply-accumulates and activations of the network with these classes.
+
+    Args:
+      traced: of the full network.
+      alive: ``[classes]`` bool, of which class 0 stays; None for all.
+    """
+    alive = everything(traced) if alive is None else alive
+    params = sum(
+        int(np.prod([alive[axis].sum() for axis in axes], dtype=np.int64))
+        for path, axes in traced.leaves.items()
+        if path[0] == "params"
+    )
+    macs = activations = 0
+    for layer in traced.layers:
+        written = int(alive[layer.writes].sum())
+        read = layer.fan_in if layer.grouped else int(alive[layer.reads].sum())
+        macs += layer.taps * layer.positions * read * written
+        activations += layer.outputs * written
+    return costs.Cost(params, macs, activations)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Side:
+    """For each term how many channels it has on one side, as a sparse matrix.
+
+    Attributes:
+      fixed: ``[terms]`` channels that stay.
+      term, group: ``[entries]`` row and column.
+      channels: ``[entries]`` channels of the term for each living unit of the group.
+    """
+
+    fixed: np.ndarray
+    term: np.ndarray
+    group: np.ndarray
+    channels: np.ndarray
+
+    def of(self, units: np.ndarray) -> np.ndarray:
+        """``[terms]`` channels, with ``units [groups]`` alive."""
+        total = self.fixed.astype(float)
+        np.add.at(total, self.term, self.channels * units[self.group])
+        return total
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Terms:
+    """The terms of one resource: ``constant * reads * writes``, summed.
+
+    Attributes:
+      constant: ``[terms]``.
+      reads, writes: the two sides.
+      sources: what a grouped layer reads: its reads are fixed for each output, but its penalty is
+        felt by what it reads too, as much as by what it writes. A side without fixed channels.
+      layer: ``[terms]`` number of the layer in which each counts.
+    """
+
+    constant: np.ndarray
+    reads: Side
+    writes: Side
+    sources: Side
+    layer: np.ndarray
+
+    def total(self, units: np.ndarray) -> float:
+        """The cost with ``units [groups]`` alive."""
+        return float((self.constant * self.reads.of(units) * self.writes.of(units)).sum())
+
+    def coefficients(self, units: np.ndarray) -> np.ndarray:
+        """``[groups]``: what one more unit of a group's scales adds to the penalty."""
+        found = np.zeros(len(units))
+        reads, writes = self.reads.of(units), self.writes.of(units)
+        for side, other in ((self.writes, reads), (self.reads, writes)):
+            weight = (self.constant * other)[side.term] * side.channels
+            np.add.at(found, side.group, weight)
+        weight = self.constant[self.sources.term] * self.sources.channels
+        np.add.at(found, self.sources.group, weight)
+        return found
+
+
+def terms(traced: Traced, resource: str) -> Terms:
+    """The terms of ``params`` or ``macs``.
+
+    Args:
+      traced: of the full network.
+      resource: ``params`` or ``macs``.
+
+    Raises:
+      ValueError: if the resource is neither.
+    """
+    if resource not in ("params", "macs"):
+        raise ValueError(f"resource is {resource!r}: expected 'params' or 'macs'")
+    rows = list(_layer_rows(traced) if resource == "macs" else _leaf_rows(traced))
+    sources = [
+        row.layer.reads if row.layer is not None and row.layer.grouped else _ONE[:0] for row in rows
+    ]
+    # The cost of a grouped layer is as well a constant times what it reads.
+    shares = [
+        len(row.reads) * len(row.writes) / max(1, len(source))
+        for row, source in zip(rows, sources, strict=True)
+    ]
+    ones = [1.0] * len(rows)
+    return Terms(
+        np.array([row.constant for row in rows], float),
+        _side(traced, [row.reads for row in rows], ones),
+        _side(traced, [row.writes for row in rows], ones),
+        _side(traced, sources, shares),
+        np.array([row.number for row in rows]),
+    )
+
+
+class _Row(NamedTuple):
+    """A term before it is an entry of arrays; ``layer`` only of kernels and layers."""
+
+    constant: int
+    reads: np.ndarray
+    writes: np.ndarray
+    number: int
+    layer: Layer | None = None
+
+
+_ONE = np.zeros(1, np.int64)  # The classes of one channel that stays.
+
+
+def _layer_rows(traced: Traced) -> Iterator[_Row]:
+    for number, layer in enumerate(traced.layers):
+        reads = np.repeat(_ONE, layer.fan_in) if layer.grouped else layer.reads
+        yield _Row(layer.taps * layer.positions, reads, layer.writes, number, layer)
+
+
+def _leaf_rows(traced: Traced) -> Iterator[_Row]:
+    kernels = {layer.kernel: layer for layer in traced.layers}
+    for path, axes in traced.leaves.items():
+        if path[0] != "params":
+            continue
+        loose = [axis for axis in axes if axis.any()]
+        reads, writes = [_ONE, _ONE, *loose][-2:]
+        stays = [len(axis) for axis in axes if not axis.any()]
+        constant = int(np.prod(stays, dtype=np.int64))
+        yield _Row(constant, reads, writes, traced.owners[path], kernels.get(path))
+
+
+def _side(traced: Traced, sides: list[np.ndarray], scale: Sequence[float]) -> Side:
+    ends = np.array([group.stop for group in traced.groups], np.int64)
+    fixed = np.zeros(len(sides))
+    term, group, channels = [], [], []
+    for number, classes in enumerate(sides):
+        loose = classes[classes > 0]
+        fixed[number] = len(classes) - len(loose)
+        counts = np.bincount(np.searchsorted(ends, loose, side="right"), minlength=len(ends))
+        for index in np.flatnonzero(counts):
+            term.append(number)
+            group.append(index)
+            channels.append(counts[index] / traced.groups[index].units * scale[number])
+    return Side(
+        fixed, np.array(term, np.int64), np.array(group, np.int64), np.array(channels, float)
+    )

@@ -1,0 +1,134 @@
+"""What tracing finds out about a network: channels, groups of them, layers, and every axis."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from kdjax.tracing.values import Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Channels that differ in nothing but their place: the same axes hold them, equally often.
+
+    A *class* is what lives and dies together: the channels of one number in all layers that a
+    sum, a product, a normalisation or a grouped convolution ties. Of a grouped convolution a
+    class is a whole group of its channels.
+
+    Attributes:
+      name: the first member's; with ``:2``, ``:3`` where several groups share their first member.
+      members: names of the widths that count its channels, in order of execution.
+      start, stop: its classes' numbers.
+      unit: channels of the first member in each class.
+      scales: parameter vectors that decide whether a class lives: one of them is not 0.
+      held: why its classes cannot be thinned by their scales; empty if they can.
+    """
+
+    name: str
+    members: tuple[str, ...]
+    start: int
+    stop: int
+    unit: int
+    scales: tuple[Path, ...]
+    held: str = ""
+
+    @property
+    def units(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def channels(self) -> int:
+        """The first member's width, as far as it belongs to this group."""
+        return self.units * self.unit
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Layer:
+    """A convolution or dense layer.
+
+    Attributes:
+      path: of the module that holds its kernel, or, of a product of computed arrays, of the module
+        it is in.
+      kernel: path of its kernel in the variables; None for a product of computed arrays.
+      name: of the width it writes.
+      taps: kernel positions, each of which multiplies for one connection.
+      positions: times that it does so for one image.
+      outputs: numbers for each channel written and image.
+      groups: of a grouped convolution; else 1.
+      fan_in: inputs of an output channel at full width.
+      grouped: the fan-in stays as it is when channels go.
+      reads, writes: ``[channels]`` class of each channel, in order; 0 where it stays.
+    """
+
+    path: Path
+    kernel: Path | None
+    name: str
+    taps: int
+    positions: int
+    outputs: int
+    groups: int
+    fan_in: int
+    grouped: bool
+    reads: np.ndarray
+    writes: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Traced:
+    """A network as its own forward pass describes it.
+
+    Attributes:
+      groups: in order of execution; those that cannot be thinned say why.
+      layers: in order of execution.
+      leaves: path of each variable, its collection first -> for each axis the class of each
+        position, 0 where it stays.
+      owners: path of each parameter -> number of the layer in which it counts.
+      widths: name of each width -> ``[channels]`` class of each; names are the width vector's
+        where the author declared them, else the path of the layer that writes the channels.
+      fixed: name -> why its channels stay, of all widths with channels that cannot be thinned.
+    """
+
+    groups: tuple[Group, ...]
+    layers: tuple[Layer, ...]
+    leaves: Mapping[Path, tuple[np.ndarray, ...]]
+    owners: Mapping[Path, int]
+    widths: Mapping[str, np.ndarray]
+    fixed: Mapping[str, str]
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are, the one that stays (0) included."""
+        return self.groups[-1].stop if self.groups else 1
+
+    @property
+    def ties(self) -> tuple[tuple[str, ...], ...]:
+        """Names of widths that are one, where there are several."""
+        return tuple(group.members for group in self.groups if len(group.members) > 1)
+
+    @property
+    def free(self) -> tuple[Group, ...]:
+        """The groups that a search can thin."""
+        return tuple(group for group in self.groups if not group.held)
+
+    def positions(self, group: Group, path: Path) -> np.ndarray:
+        """``[units, channels]``: where each class of a group is in a vector, such as a scale."""
+        (classes,) = self.leaves[path]
+        order = np.argsort(classes, kind="stable")
+        own = order[(classes[order] >= group.start) & (classes[order] < group.stop)]
+        return own.reshape(group.units, -1)
+
+    def segments(self, classes: np.ndarray) -> tuple[tuple[str, int], ...]:
+        """Runs of channels: the group's name (empty: they stay) and their number, in order.
+
+        Args:
+          classes: ``[channels]``, what a layer reads or writes.
+        """
+        ends = np.array([group.stop for group in self.groups])
+        numbers = np.where(classes == 0, -1, np.searchsorted(ends, classes, side="right"))
+        cuts = np.flatnonzero(np.diff(numbers)) + 1
+        return tuple(
+            ("" if run[0] < 0 else self.groups[run[0]].name, len(run))
+            for run in np.split(numbers, cuts)
+            if len(run)
+        )

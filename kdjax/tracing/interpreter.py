@@ -1,0 +1,157 @@
+"""Walks a jaxpr with values that know their channels instead of their numbers."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jax.extend import core
+
+from kdjax.tracing import arithmetic, arrangement, contraction
+from kdjax.tracing.record import Record
+from kdjax.tracing.values import Value, constant
+
+Rule = Callable[[Record, Sequence[Value], Mapping[str, Any]], list[Value]]
+
+# A function of each number: these multiply it by a constant at most.
+_PROPORTIONAL = "convert_element_type copy copy_p neg reduce_precision name optimization_barrier"
+_UNARY = (
+    "abs sign floor ceil round is_finite exp exp2 log expm1 log1p sqrt rsqrt cbrt sin cos tan tanh "
+    "asin acos atan sinh cosh asinh acosh atanh logistic erf erfc erf_inv integer_pow square not "
+    "lgamma digamma real imag population_count stop_gradient"
+)
+_ELEMENTWISE = "max min pow rem atan2 nextafter and or xor eq ne ge gt le lt clamp"
+_REDUCTIONS = (
+    "reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or argmax argmin reduce_xor"
+)
+_WINDOWS = "reduce_window reduce_window_sum reduce_window_max reduce_window_min"
+_ALONG = "cumsum cumprod cummax cummin cumlogsumexp sort"
+_PICKING = (
+    "gather scatter scatter-add scatter_add dynamic_slice dynamic_update_slice top_k iota "
+    "random_bits random_wrap random_unwrap random_seed random_fold_in threefry2x32"
+)
+
+
+def _table() -> dict[str, Rule]:
+    rules: dict[str, Rule] = {
+        "add": arithmetic.elementwise("sum"),
+        "add_any": arithmetic.elementwise("sum"),
+        "sub": arithmetic.elementwise("sum"),
+        "mul": arithmetic.elementwise("product"),
+        "div": arithmetic.elementwise("quotient"),
+        "select_n": arithmetic.select,
+        "transpose": arrangement.transpose,
+        "rev": arrangement.reverse,
+        "slice": arrangement.cut,
+        "split": arrangement.split,
+        "squeeze": arrangement.squeeze,
+        "broadcast_in_dim": arrangement.broadcast,
+        "concatenate": arrangement.concatenate,
+        "stack": arrangement.stack,
+        "pad": arrangement.pad,
+        "reshape": arrangement.reshape,
+        "conv_general_dilated": contraction.convolution,
+        "dot_general": contraction.dot,
+    }
+    rules |= dict.fromkeys(_PROPORTIONAL.split(), arithmetic.unary(multiple=True))
+    rules |= dict.fromkeys(_UNARY.split(), arithmetic.unary(multiple=False))
+    rules |= dict.fromkeys(_ELEMENTWISE.split(), arithmetic.elementwise("function"))
+    rules |= dict.fromkeys(_REDUCTIONS.split(), arithmetic.reduce)
+    rules |= dict.fromkeys(_WINDOWS.split(), arithmetic.window)
+    rules |= dict.fromkeys(_ALONG.split(), arithmetic.along_axis)
+    rules |= dict.fromkeys(_PICKING.split(), arithmetic.opaque)
+    return rules
+
+
+# Primitive -> its rule. A new operation is a function (record, values, params) -> values, and a
+# line here; params also hold the shapes of the results, ``out_shapes``, and ``primitive``.
+RULES: dict[str, Rule] = _table()
+
+# Primitives that hold a function, and where; it is walked as if it were written out.
+_INNER = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "custom_lin": "call_jaxpr",
+    "remat": "jaxpr",
+    "remat2": "jaxpr",
+    "checkpoint": "jaxpr",
+}
+
+
+def walk(record: Record, closed: core.ClosedJaxpr, inputs: Sequence[Value]) -> list[Value]:
+    """The results of a function.
+
+    Raises:
+      NotImplementedError: at an operation that has no rule; the message says what to do.
+    """
+    return _walk(record, closed.jaxpr, [constant(each) for each in closed.consts], inputs, "")
+
+
+def _walk(
+    record: Record,
+    jaxpr: Any,
+    constants: Sequence[Value],
+    inputs: Sequence[Value],
+    outer: str,
+) -> list[Value]:
+    found: dict[Any, Value] = dict(zip(jaxpr.constvars, constants, strict=True))
+    found |= dict(zip(jaxpr.invars, inputs, strict=True))
+
+    def read(atom: Any) -> Value:
+        return constant(np.asarray(atom.val)) if isinstance(atom, core.Literal) else found[atom]
+
+    for equation in jaxpr.eqns:
+        values = [read(atom) for atom in equation.invars]
+        place = "/".join(part for part in (outer, _place(equation)) if part)
+        name = equation.primitive.name
+        if name in _INNER:
+            inner = equation.params[_INNER[name]]
+            consts = [constant(each) for each in getattr(inner, "consts", ())]
+            results = _walk(record, getattr(inner, "jaxpr", inner), consts, values, place)
+        else:
+            results = _apply(record, equation, name, values, place)
+        found.update(zip(equation.outvars, results, strict=False))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _apply(
+    record: Record, equation: Any, name: str, values: Sequence[Value], place: str
+) -> list[Value]:
+    if name not in RULES:
+        raise NotImplementedError(_advice(name, place, "tracing does not know it"))
+    shapes = [tuple(variable.aval.shape) for variable in equation.outvars]
+    params = {
+        **equation.params,
+        "primitive": name,
+        "out_shapes": shapes,
+        "out_shape": shapes[0] if shapes else (),
+    }
+    record.place = place
+    try:
+        results = RULES[name](record, values, params)
+    except ValueError as error:
+        raise NotImplementedError(_advice(name, place, str(error))) from error
+    for value, shape in zip(results, shapes, strict=False):
+        sound = value.shape == shape and all(
+            label.atoms.shape[axis] == shape[axis] for label in value.labels for axis in label.axes
+        )
+        if not sound:
+            raise NotImplementedError(_advice(name, place, "tracing lost its channels"))
+    return results
+
+
+def _place(equation: Any) -> str:
+    """The module path, without the network's own class name."""
+    parts = str(equation.source_info.name_stack).split("/")
+    return "/".join(part for part in parts[1:] if "." not in part and "(" not in part)
+
+
+def _advice(name: str, place: str, reason: str) -> str:
+    return (
+        f"the operation {name!r} in {place or 'the network'} cannot be followed: {reason}. Write "
+        "it with operations that are (loops over layers as Python loops), keep it out of the "
+        "network, or add a rule for it to kdjax.tracing.interpreter.RULES"
+    )

@@ -1,0 +1,114 @@
+"""What tracing writes down on its way through a network."""
+
+import dataclasses
+from collections.abc import Collection, Iterator, Mapping
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from kdjax.tracing.values import RIGID, Path
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Found:
+    """One convolution or dense layer as it was met; atoms are looked up at the end.
+
+    Attributes:
+      kernel: path of its kernel; None for a product of two computed arrays.
+      module: path of the module it is in.
+      taps: places of the kernel that one connection has.
+      positions: products for each tap, connection and image.
+      outputs: numbers it writes for each output channel and image.
+      groups: of a grouped convolution.
+      fan_in: inputs of each output channel.
+      grouped: fan_in does not shrink with what is read.
+      reads, writes: ``[channels]`` atoms.
+    """
+
+    kernel: Path | None
+    module: str
+    taps: int
+    positions: int
+    outputs: int
+    groups: int
+    fan_in: int
+    grouped: bool
+    reads: np.ndarray
+    writes: np.ndarray
+
+
+class Record:
+    """Atoms, what ties them, what pins them, layers, and the scales that decide.
+
+    Attributes:
+      layers: in order of execution.
+      owners: variable -> number of the layer whose output it was first combined with.
+      scales: for each multiplication of bare channels by a parameter: its path, and atoms that it
+        decides about.
+      place: the module that is being traced, for messages.
+      sizes: numbers in each variable.
+      grouped: kernels of convolutions that count as grouped, whatever their number of groups.
+    """
+
+    def __init__(self, sizes: Mapping[Path, int], grouped: Collection[Path] = ()) -> None:
+        self.sizes, self.grouped = sizes, frozenset(grouped)
+        self._atoms = 1  # 0 is RIGID.
+        self._ties: list[tuple[np.ndarray, np.ndarray]] = []
+        self._pins: list[tuple[np.ndarray, str]] = []
+        self._bare: list[tuple[np.ndarray, str]] = []
+        self.layers: list[Found] = []
+        self.owners: dict[Path, int] = {}
+        self.scales: list[tuple[Path, np.ndarray]] = []
+        self.place = ""
+
+    def fresh(self, count: int) -> np.ndarray:
+        """New atoms."""
+        self._atoms += count
+        return np.arange(self._atoms - count, self._atoms)
+
+    def tie(self, first: np.ndarray, second: np.ndarray, why: str) -> None:
+        """These channels live and die together; with a rigid one: never die."""
+        first, second = (part.ravel() for part in np.broadcast_arrays(first, second))
+        rigid = (first == RIGID) | (second == RIGID)
+        if rigid.any():
+            self.pin(np.maximum(first, second)[rigid], why)
+            first, second = first[~rigid], second[~rigid]
+        self._ties.append((first, second))
+
+    def pin(self, atoms: np.ndarray, why: str) -> None:
+        """These channels never die; ``why`` is for people and may be empty."""
+        atoms = np.unique(atoms[atoms != RIGID])
+        if atoms.size:
+            text = f"{why} in {self.place}" if why and self.place else why
+            self._pins.append((atoms, text))
+
+    def read(self, atoms: np.ndarray, bare: np.ndarray) -> None:
+        """A layer reads these channels; no scale decides about the bare ones among them."""
+        if bare.any():
+            self._bare.append((np.unique(np.broadcast_to(atoms, bare.shape)[bare]), self.place))
+
+    def add_layer(self, layer: Found) -> int:
+        """The layer's number."""
+        self.layers.append(layer)
+        return len(self.layers) - 1
+
+    def decide(self, scale: Path, atoms: np.ndarray) -> None:
+        """A parameter vector multiplies these channels, as the first since they were written."""
+        self.scales.append((scale, np.unique(atoms)))
+
+    def roots(self) -> np.ndarray:
+        """``[atoms]``: the same number for atoms that live and die together."""
+        none = np.zeros(0, np.int64)
+        first = np.concatenate([none, *(tie[0] for tie in self._ties)])
+        second = np.concatenate([none, *(tie[1] for tie in self._ties)])
+        shape = (self._atoms, self._atoms)
+        graph = coo_array((np.ones(len(first), bool), (first, second)), shape=shape)
+        return connected_components(graph, directed=False)[1]
+
+    def pins(self) -> Iterator[tuple[np.ndarray, str]]:
+        yield from self._pins
+
+    def undecided(self) -> Iterator[tuple[np.ndarray, str]]:
+        """Atoms that a layer read bare, and its module."""
+        yield from self._bare

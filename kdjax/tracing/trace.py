@@ -1,0 +1,126 @@
+"""Tracing a linen module: one abstract forward pass, from which everything else is derived."""
+
+import functools
+from collections.abc import Collection, Mapping
+from typing import Any, Protocol
+
+import flax.linen as nn
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kdjax.tracing import interpreter
+from kdjax.tracing.classes import describe
+from kdjax.tracing.description import Traced
+from kdjax.tracing.names import collected, named
+from kdjax.tracing.record import Record
+from kdjax.tracing.values import Path, Value, along, rigid
+from kdjax.widths import WidthVector
+
+
+class Buildable(Protocol):
+    """Anything that builds a linen module from a width vector."""
+
+    @property
+    def widths(self) -> WidthVector: ...
+
+    def build(self, widths: Mapping[str, int]) -> nn.Module: ...
+
+
+@functools.lru_cache(maxsize=64)
+def traced(architecture: Buildable, image_shape: tuple[int, int, int]) -> Traced:
+    """The description of an architecture at its full widths; kept for the next call.
+
+    Args:
+      architecture: hashable; its ``build(widths)`` gives a module as for :func:`trace`.
+      image_shape: (height, width, channels) of the input.
+
+    Raises:
+      ValueError: if an entry of the width vector is no layer's number of outputs.
+      NotImplementedError: as :func:`trace`.
+    """
+    widths = architecture.widths
+    description = trace(architecture.build(named(widths)), image_shape, closed=True)
+    if lost := [name for name in widths if name not in description.widths]:
+        raise ValueError(
+            f"the widths {lost} are no layer's number of outputs: a module has to take each entry "
+            "of the width vector as it is, without arithmetic, and pass it to a layer"
+        )
+    return description
+
+
+def trace(
+    net: nn.Module,
+    image_shape: tuple[int, int, int],
+    *,
+    grouped: Collection[Path] = (),
+    closed: bool = False,
+) -> Traced:
+    """Describes a network by following its channels through ``net.apply`` in evaluation.
+
+    Args:
+      net: ``net.apply(variables, images, train=False)`` returns logits, or an object that has
+        them as ``logits``.
+      image_shape: (height, width, channels) of the input.
+      grouped: kernels of convolutions that count as grouped even with a single group.
+      closed: whether widths that are no entry of the width vector stay as they are.
+
+    Raises:
+      NotImplementedError: at an operation that cannot be followed; the message names it, its
+        module and what can be done.
+    """
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    variables = jax.eval_shape(net.init, jax.random.key(0), images)
+    # Compiled functions could hide modules, and their widths' names, behind what they were called
+    # with before; loops over blocks become plain ones.
+    with jax.disable_jit(), collected() as met:
+        closed_jaxpr = jax.make_jaxpr(lambda v, x: _logits(net.apply(v, x, train=False)))(
+            variables, images
+        )
+    shapes = {path: leaf.shape for path, leaf in _flat(variables).items()}
+    record = Record({path: int(np.prod(shape)) for path, shape in shapes.items()}, grouped)
+    leaves = {path: [record.fresh(size) for size in shape] for path, shape in shapes.items()}
+    values = [_variable(path, shapes[path], leaves[path]) for path in _order(variables)]
+    values.append(_image(record, image_shape))
+    for value in interpreter.walk(record, closed_jaxpr, values):
+        record.place = ""
+        for label in value.labels:
+            record.pin(label.atoms, "they are the network's outputs")
+    declared = {
+        module: width.name
+        for module, width in met.items()
+        if any(
+            layer.kernel and layer.kernel[1:-1] == module and len(layer.writes) == width
+            for layer in record.layers
+        )
+    }
+    return describe(record, leaves, declared, closed=closed)
+
+
+def _logits(outputs: Any) -> Any:
+    return getattr(outputs, "logits", outputs)
+
+
+def _flat(variables: Any) -> dict[Path, Any]:
+    return flax.traverse_util.flatten_dict(variables)
+
+
+def _order(variables: Any) -> list[Path]:
+    """Paths in the order in which a function of the variables takes them."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(variables)
+    return [tuple(key.key for key in path) for path, _ in leaves]
+
+
+def _variable(path: Path, shape: tuple[int, ...], axes: list[np.ndarray]) -> Value:
+    labels = tuple(along(axis, len(shape), atoms) for axis, atoms in enumerate(axes))
+    scale = path[0] == "params" and len(shape) == 1
+    return Value(shape, labels, frozenset([path]), frozenset([path] if scale else []))
+
+
+def _image(record: Record, image_shape: tuple[int, int, int]) -> Value:
+    shape = (1, *image_shape)
+    channels = record.fresh(image_shape[-1])
+    record.pin(channels, "they are the image's channels")
+    places = [label for label in rigid(shape) if label.axes[0] in (1, 2)]
+    return Value(shape, (*places, along(3, 4, channels)))

@@ -1,0 +1,142 @@
+"""What the tracer knows of a value: which channels the positions of its axes hold.
+
+Every position of every axis of every variable gets a number of its own, an *atom*. A value carries
+atoms in arrays that are indexed exactly as the value itself is: what an operation does to the
+value, NumPy does to them. Slices, concatenations, reshapes and transpositions need no rules.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+Path = tuple[str, ...]
+
+RIGID = 0  # The atom of positions that can never go: those of arrays written into the code.
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Label:
+    """The channels along some axes of a value.
+
+    Attributes:
+      axes: the axes that hold them, increasing; more than one where a reshape split a channel axis.
+      atoms: int array with as many axes as the value, of length 1 on all other axes.
+      bare: bool, like ``atoms``: a layer wrote this channel, and no scale has multiplied it since.
+    """
+
+    axes: tuple[int, ...]
+    atoms: np.ndarray
+    bare: np.ndarray
+
+    def map(
+        self, function: Callable[[np.ndarray], np.ndarray], axes: Sequence[int] | None = None
+    ) -> "Label":
+        """The label with both arrays changed alike, and perhaps other axes."""
+        chosen = self.axes if axes is None else tuple(sorted(axes))
+        return Label(chosen, function(self.atoms), function(self.bare))
+
+    def placed(self, places: Sequence[int], ndim: int) -> "Label":
+        """The label of a value with other axes: ``places`` of its own, in the same order."""
+        shape = [1] * ndim
+        for axis, place in zip(self.axes, places, strict=True):
+            shape[place] = self.atoms.shape[axis]
+        return self.map(lambda part: part.reshape(shape), places)
+
+    def with_bare(self, bare: np.ndarray | bool) -> "Label":
+        return dataclasses.replace(self, bare=np.broadcast_to(bare, self.atoms.shape))
+
+    @property
+    def rigid(self) -> bool:
+        return not self.atoms.any()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Value:
+    """An array inside the network, without its numbers.
+
+    Attributes:
+      shape: of the array.
+      labels: no two share an axis. An axis without a label is the batch, a place in the image, or
+        a repetition.
+      variables: paths of the variables it is computed from, with nothing else but constants; empty
+        for what depends on the image.
+      factors: of those, the parameters that it is a multiple of.
+      layer: number of the layer that wrote it, the last one where several did.
+      fixed: it depends on nothing but numbers in the code.
+      zero: it is 0 everywhere.
+    """
+
+    shape: tuple[int, ...]
+    labels: tuple[Label, ...] = ()
+    variables: frozenset[Path] = frozenset()
+    factors: frozenset[Path] = frozenset()
+    layer: int | None = None
+    fixed: bool = False
+    zero: bool = False
+
+    @property
+    def computed(self) -> bool:
+        """Whether it depends on the image."""
+        return not self.fixed and not self.variables
+
+    def label(self, axis: int) -> Label | None:
+        """The label that covers an axis."""
+        return next((label for label in self.labels if axis in label.axes), None)
+
+    def moved(
+        self, shape: Sequence[int], labels: Sequence[Label], *, multiple: bool = True
+    ) -> "Value":
+        """The same numbers arranged otherwise; not ``multiple``: functions of the same numbers."""
+        return dataclasses.replace(
+            self,
+            shape=tuple(shape),
+            labels=tuple(labels),
+            factors=self.factors if multiple else frozenset(),
+            zero=self.zero and multiple,
+        )
+
+
+def along(axis: int, ndim: int, atoms: np.ndarray, bare: bool = False) -> Label:
+    """A label of one axis."""
+    shape = [1] * ndim
+    shape[axis] = -1
+    return Label((axis,), atoms.reshape(shape), np.full(atoms.shape, bare).reshape(shape))
+
+
+def constant(array: np.ndarray) -> Value:
+    """An array written into the code: its axes cannot shrink, unless all its numbers agree."""
+    array = np.asarray(array)
+    uniform = array.size > 0 and bool((array == array.flat[0]).all())
+    labels = () if uniform else rigid(array.shape)
+    return Value(array.shape, labels, fixed=True, zero=uniform and not array.flat[0])
+
+
+def rigid(shape: Sequence[int]) -> tuple[Label, ...]:
+    """Labels that say of every axis that it cannot shrink."""
+    return tuple(
+        along(axis, len(shape), np.full(size, RIGID)) for axis, size in enumerate(shape) if size > 1
+    )
+
+
+def flat_axis(label: Label, axis: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Atoms and bareness ``[size, others]`` along one axis of a label, its other axes behind."""
+    parts = (np.moveaxis(part, axis, 0) for part in (label.atoms, label.bare))
+    atoms, bare = (
+        np.broadcast_to(part, (size, *part.shape[1:])).reshape(size, -1) for part in parts
+    )
+    return atoms, bare
+
+
+def joined(labels: Sequence[Label]) -> Label:
+    """One label of all axes of several, with the first one's atoms; silent where all are.
+
+    The caller ties the atoms of the others to them.
+    """
+    axes = tuple(sorted({axis for label in labels for axis in label.axes}))
+    shape = np.broadcast_shapes(*(label.atoms.shape for label in labels))
+    atoms = np.broadcast_to(labels[0].atoms, shape)
+    bare = np.zeros(shape, bool)
+    for label in labels:
+        bare = bare | label.bare
+    return Label(axes, atoms, bare)
