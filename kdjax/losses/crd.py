@@ -141,8 +141,8 @@ def crd(
       ValueError: if shapes do not fit the memory, or the temperature is not above 0.
 
     References:
-      Tian, Krishnan, Isola, *Contrastive Representation Distillation*, ICLR 2020, equations 10,
-      17 to 19 (critic and memory), and the authors' released code.
+      Tian, Krishnan, Isola, *Contrastive Representation Distillation*, ICLR 2020, equation 18, and
+      the authors' released code.
     """
     _check(student_embedding, teacher_embedding, memory, temperature)
     rows = Rows.of(student_embedding.shape[0], where, axis_name)
@@ -192,7 +192,8 @@ def crd_update(
         temperature is not above 0.
 
     References:
-      Tian, Krishnan, Isola, ICLR 2020, appendix, and the authors' released code.
+      Tian, Krishnan, Isola, *Contrastive Representation Distillation*, ICLR 2020, and the authors'
+      released code.
     """
     if not 0.0 <= momentum < 1.0:
         raise ValueError(f"momentum is {momentum}: it must be in [0, 1)")

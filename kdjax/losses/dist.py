@@ -56,7 +56,7 @@ def dist(
 
     References:
       Huang, You, Wang, Qian, Xu, *Knowledge Distillation from A Stronger Teacher*, NeurIPS 2022,
-      equations 7 to 10.
+      equations 8 and 9; the factor T^2 as in the authors' released code.
     """
     check_temperature(temperature)
     check_equal_shapes(student_logits, teacher_logits, "logits")

@@ -37,8 +37,10 @@ def hard_label_cross_entropy(
         distributions over the classes, or (outside ``jit``) a label is out of range.
 
     References:
-      Walawalkar, Shen, Savvides, ECCV 2020, section 3 (normal loss).
-      Szegedy et al., *Rethinking the Inception Architecture*, CVPR 2016, section 7 (smoothing).
+      Walawalkar, Shen, Savvides, *Online Ensemble Model Compression using Knowledge Distillation*,
+      ECCV 2020 (normal loss).
+      Szegedy et al., *Rethinking the Inception Architecture for Computer Vision*, CVPR 2016,
+      section 7 (smoothing).
     """
     if not 0.0 <= label_smoothing < 1.0:
         raise ValueError(f"label_smoothing is {label_smoothing}: it must be in [0, 1)")

@@ -44,7 +44,7 @@ def mlkd_batch(
       ValueError: if the shapes differ or the temperature is not above 0.
 
     References:
-      Jin, Wang, Lin, *Multi-Level Logit Distillation*, CVPR 2023, section 3.3 (batch level).
+      Jin, Wang, Lin, *Multi-Level Logit Distillation*, CVPR 2023 (batch level).
     """
     rows, q, p = _probabilities(student_logits, teacher_logits, temperature, where, axis_name)
     ours = jnp.matmul(q, rows.everywhere(q).T, precision=EXACT)
@@ -87,7 +87,7 @@ def mlkd_class(
       ValueError: if the shapes differ or the temperature is not above 0.
 
     References:
-      Jin, Wang, Lin, *Multi-Level Logit Distillation*, CVPR 2023, section 3.3 (class level).
+      Jin, Wang, Lin, *Multi-Level Logit Distillation*, CVPR 2023 (class level).
     """
     rows, q, p = _probabilities(student_logits, teacher_logits, temperature, where, axis_name)
     # The sum over devices acts on axis 0: one matrix stands for this device's rows.

@@ -47,7 +47,8 @@ def nkd(
 
     References:
       Yang, Zeng, Li, Zhang, Yuan, Li, *From Knowledge Distillation to Self-Knowledge Distillation:
-      A Unified Approach with Normalized Loss and Customized Soft Labels*, ICCV 2023, section 3.1.
+      A Unified Approach with Normalized Loss and Customized Soft Labels*, ICCV 2023, and the
+      authors' released code.
     """
     check_temperature(temperature)
     student, teacher = jnp.broadcast_arrays(

@@ -25,8 +25,8 @@ def pkt(
     .. math:: \frac{1}{B^2} \sum_{i,j} p_{ij} \log \frac{p_{ij} + \epsilon}{q_{ij} + \epsilon},
         \quad \epsilon = 10^{-7}
 
-    An example's value holds its row. The widths of the embeddings may differ. The published weight
-    is 30000.
+    An example's value holds its row. The widths of the embeddings may differ. The usual weight is
+    30000.
 
     Args:
       student_embedding: ``[batch, ...]`` floats, usually the pooled last map.
@@ -44,7 +44,8 @@ def pkt(
 
     References:
       Passalis, Tefas, *Learning Deep Representations with Probabilistic Knowledge Transfer*,
-      ECCV 2018, equations 4 to 7, with the cosine kernel.
+      ECCV 2018, with the cosine kernel, and the authors' released code; the weight as in
+      RepDistiller.
     """
     check_batches(student_embedding, teacher_embedding, "embedding")
     rows = Rows.of(student_embedding.shape[0], where, axis_name)

@@ -53,7 +53,8 @@ def rkd(
       ValueError: if the batch sizes differ.
 
     References:
-      Park, Kim, Lu, Cho, *Relational Knowledge Distillation*, CVPR 2019, equations 5 to 9.
+      Park, Kim, Lu, Cho, *Relational Knowledge Distillation*, CVPR 2019, sections 3.2.1 and 3.2.2;
+      means in place of sums as in RepDistiller.
     """
     check_batches(student_embedding, teacher_embedding, "embedding")
     rows = Rows.of(student_embedding.shape[0], where, axis_name)

@@ -39,7 +39,8 @@ def review_kd(student_maps: Sequence[chex.Array], teacher_maps: Sequence[chex.Ar
       ValueError: if there are no maps, not as many of both, or the shapes of a pair differ.
 
     References:
-      Chen, Liu, Zhao, Jia, *Distilling Knowledge via Knowledge Review*, CVPR 2021, section 3.3.
+      Chen, Liu, Zhao, Jia, *Distilling Knowledge via Knowledge Review*, CVPR 2021, and the released
+      code.
     """
     if len(student_maps) != len(teacher_maps) or not student_maps:
         raise ValueError(

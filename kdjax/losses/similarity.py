@@ -24,7 +24,7 @@ def similarity_preserving(
         G = F F^\top, \; \hat G_i = G_i / \|G_i\|_2
 
     An example's value is the squared length of its row, divided by B. Neither sizes nor channels
-    have to be equal. The published weight is 3000, on the last map.
+    have to be equal. The usual weight is 3000, on the last map.
 
     Args:
       student_map: ``[batch, ...]`` floats.
@@ -41,7 +41,8 @@ def similarity_preserving(
       ValueError: if the batch sizes differ.
 
     References:
-      Tung, Mori, *Similarity-Preserving Knowledge Distillation*, ICCV 2019, equations 2 to 4.
+      Tung, Mori, *Similarity-Preserving Knowledge Distillation*, ICCV 2019; the weight as in
+      RepDistiller.
     """
     check_batches(student_map, teacher_map, "map")
     rows = Rows.of(student_map.shape[0], where, axis_name)

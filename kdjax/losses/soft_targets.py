@@ -53,8 +53,9 @@ def soft_target_kl(
         broadcast.
 
     References:
-      Hinton, Vinyals, Dean, *Distilling the Knowledge in a Neural Network*, 2015, section 2.
-      Walawalkar, Shen, Savvides, ECCV 2020, section 3 (intermediate/soft losses).
+      Hinton, Vinyals, Dean, *Distilling the Knowledge in a Neural Network*, 2015.
+      Walawalkar, Shen, Savvides, *Online Ensemble Model Compression using Knowledge Distillation*,
+      ECCV 2020 (soft loss).
     """
     check_temperature(temperature)
     student, teacher = jnp.broadcast_arrays(

@@ -32,7 +32,7 @@ def vid(mean_map: chex.Array, teacher_map: chex.Array, variance: chex.Array) -> 
 
     References:
       Ahn, Hu, Damianou, Lawrence, Dai, *Variational Information Distillation for Knowledge
-      Transfer*, CVPR 2019, equation 5.
+      Transfer*, CVPR 2019; the mean over the map as in RepDistiller.
     """
     if mean_map.shape != teacher_map.shape:
         raise ValueError(
