@@ -32,8 +32,8 @@ def attention_transfer(student_map: chex.Array, teacher_map: chex.Array) -> chex
       ValueError: if a map does not have four axes, or the batch sizes differ.
 
     References:
-      Zagoruyko, Komodakis, *Paying More Attention to Attention*, ICLR 2017; the mean of squares, and
-      the weight, as in RepDistiller.
+      Zagoruyko, Komodakis, *Paying More Attention to Attention*, ICLR 2017; the mean of squares
+      and the weight as in RepDistiller.
     """
     check_maps(student_map=student_map, teacher_map=teacher_map)
     student, teacher = pool_to_smaller(student_map, teacher_map)

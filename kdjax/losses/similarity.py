@@ -1,4 +1,4 @@
-"""Similarity preserving distillation: which examples of a batch activate a network alike."""
+"""Similarity preserving distillation: which examples of a batch activate a network in like ways."""
 
 import chex
 import jax.numpy as jnp
@@ -30,9 +30,9 @@ def similarity_preserving(
       student_map: ``[batch, ...]`` floats.
       teacher_map: ``[batch, ...]`` floats. Differentiable in both; a caller whose teacher is a
         constant stops its gradient.
-      where: ``[batch]`` booleans: real rows. Padded rows count for nothing.
+      where: ``[batch]`` booleans: real rows. Padded rows are ignored.
       axis_name: a mapped axis of devices that share the batch (:mod:`kdjax.losses.global_batch`);
-        None: the batch is this device's.
+        None: this device has the whole batch.
 
     Returns:
       ``[batch]`` float32, 0 in padded rows.

@@ -1,4 +1,4 @@
-"""Standardised logits: what a student may learn is their shape, not their scale."""
+"""Standardised logits: the student learns their shape, not their scale."""
 
 import chex
 import jax
@@ -42,13 +42,14 @@ def standardize_logits(logits: chex.Array, *, epsilon: float = 1e-7) -> chex.Arr
     classes = logits.shape[-1]
     if classes < 2:
         raise ValueError(f"logits have shape {logits.shape}: a deviation needs 2 classes or more")
-    # Squares of logits above 1e19 overflow. A power of two changes nothing but the exponent.
+    # Squares of logits above 1e19 overflow. Scaling by a power of two is exact.
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(logits), axis=-1, keepdims=True))
     scale = jnp.ldexp(jnp.ones_like(largest), -jnp.clip(jnp.frexp(largest)[1] - 40, 0, 100))
     scaled = logits * scale
     centred = scaled - jnp.mean(scaled, axis=-1, keepdims=True)
     squared = jnp.sum(jnp.square(centred), axis=-1, keepdims=True)
-    # Equal logits: rounding divided by epsilon, in value and in gradient, if they were let through.
+    # Equal logits differ by rounding alone. Divided by epsilon, that would give large values and
+    # gradients, so the result is 0.
     differ = squared > EQUAL * jnp.sum(jnp.square(scaled), axis=-1, keepdims=True)
     deviation = square_root(jnp.where(differ, squared, 0.0) / (classes - 1))
     return jnp.where(differ, centred / (deviation + epsilon * scale), 0.0)
