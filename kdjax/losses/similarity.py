@@ -1,4 +1,4 @@
-"""Similarity preserving distillation: which examples of a batch activate a network in like ways."""
+"""Similarity preserving distillation: which examples of a batch activate a network similarly."""
 
 import chex
 import jax.numpy as jnp
