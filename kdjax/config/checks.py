@@ -138,7 +138,7 @@ def _blocks(config: ml_collections.ConfigDict) -> None:
         "each of config.search.blocks.names",
     )
     for field in ("strengths", "resources", "targets"):
-        # Without names here the network has them, and the number of its blocks is not known yet.
+        # Without names, the network's own blocks are used; their number is not known here.
         _require(
             not names or len(blocks[field]) in (0, len(names)),
             f"config.search.blocks.{field} is {blocks[field]}: expected no entries or "

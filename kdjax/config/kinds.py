@@ -1,4 +1,4 @@
-"""The kinds of configuration: which table each has, and what follows from a table alone."""
+"""The kinds of configuration: the table of each, and what is computed from the table alone."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
@@ -54,7 +54,7 @@ def fields_of(kind: Kind) -> dict[str, Field]:
 def kind(config: Any) -> Kind:
     """Which command a configuration is for; works on dicts and ConfigDicts.
 
-    That of `kdjax search` is known by its ``search`` section.
+    A configuration with a ``search`` section is one of `kdjax search`.
     """
     return "search" if "search" in config and hasattr(config["search"], "items") else "train"
 
@@ -69,7 +69,7 @@ def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def unknown_field(name: str, fields: Mapping[str, Field] = FIELDS) -> ConfigError:
-    """The error for a field that ``fields`` lacks: whose it is, or the nearest that exists."""
+    """The error for a field that ``fields`` lacks; it names the field that was probably meant."""
     for command, others in _TABLES.items():
         foreign = (set(others) - set(fields)) | (_sections(*others) - _sections(*fields))
         if {name, *_sections(name)} & foreign:

@@ -15,7 +15,7 @@ def _target(default: float, cost: str) -> Field:
         f"{cost} to reach: a share of the full network's in (0, 1], an absolute number above 1, "
         "0 for no target",
         "0, a share in (0, 1] or an absolute number, a whole one above 1",
-        # 1.5 may be meant as a share of 150 %, or as 1.5 FLOPs: there is neither.
+        # 1.5 could mean a share of 150 % or 1.5 FLOPs; neither makes sense.
         lambda value: 0 <= value <= 1 or (1 < value < math.inf and value == int(value)),
     )
 

@@ -13,7 +13,7 @@ EXECUTIONS = (
     "merged",
     "merged_scanned",
 )
-# Said in help. Models are not imported here; a test holds this list to theirs.
+# Shown by --help. Models are not imported here; a test checks that this list equals theirs.
 NETWORKS = (
     "resnet8",
     "resnet20",

@@ -1,10 +1,10 @@
 """Distillation losses: pure functions on arrays that know nothing else of kdjax.
 
-Every function computes in float32 whatever comes in and leaves the average over the batch to its
-caller, who alone knows the mask. Losses that judge the examples of a batch together take the mask
-as ``where`` and, if the batch is shared by several devices, their ``axis_name``
-(:mod:`kdjax.losses.global_batch`); of those too, the mean of the returned values over the real
-examples of the whole batch is the published loss.
+Every function computes in float32, whatever dtype it is given. It returns one value per example:
+the caller knows which examples are padding, and takes the mean. Losses that compare the examples of
+a batch with each other take that mask as ``where`` and, if several devices share the batch, their
+``axis_name`` (:mod:`kdjax.losses.global_batch`). For these losses too, the mean of the returned
+values over the real examples of the whole batch is the published loss.
 """
 
 from kdjax.losses.attention import attention_transfer

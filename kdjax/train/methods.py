@@ -75,7 +75,17 @@ def make(
     axis_name: str | None,
     execution: Execution = PLAIN,
 ) -> Method:
-    """The method ``ensemble`` or ``independent``; devices are named by ``axis_name``."""
+    """A method with its module, forward pass and loss.
+
+    Args:
+      name: ``ensemble`` or ``independent``.
+      config: of the experiment.
+      architecture: the family, depth and classes.
+      student_widths: one width vector per student, the pivot's first.
+      steps_per_epoch: training steps, for weights that grow over epochs.
+      axis_name: the mapped axis of the devices; None: there is one device.
+      execution: how the students run.
+    """
     builders = {"ensemble": _ensemble, "independent": _independent}
     fields = _module_fields(config, axis_name, execution)
     return builders[name](config, architecture, student_widths, steps_per_epoch, fields)

@@ -289,7 +289,17 @@ def repeat(
     *,
     stop: chex.Array | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """``count`` steps in one computation, metrics stacked; steps from ``stop`` on do nothing."""
+    """Several training steps in one computation.
+
+    Args:
+      step: one step: state -> (state, metrics).
+      state: before the first step.
+      count: how many steps.
+      stop: an integer scalar: from this step of the run on, nothing is done; None: all are done.
+
+    Returns:
+      The state after the last step, and the metrics with a new first axis, ``[count, ...]``.
+    """
     if count == 1:
         # No loop around a single step: XLA on CPU runs the automatic gradients of grouped
         # convolutions inside a loop far slower than outside.
@@ -307,10 +317,15 @@ def repeat(
 
 
 def steps_per_dispatch(requested: int, epoch: int, parallel: Parallel) -> int:
-    """How many steps of an ``epoch`` go into one dispatch; 0 asks for the backend's choice.
+    """How many training steps go into one dispatch.
 
-    One on CPU (see :func:`repeat`). Elsewhere up to 64, a divisor of the epoch if one of at least
-    16 exists, since only then no step of a dispatch ever has to be skipped.
+    The backend's choice is 1 on CPU (see :func:`repeat`). Elsewhere it is up to 64: a divisor of
+    the epoch if there is one of at least 16, because then no step of a dispatch has to be skipped.
+
+    Args:
+      requested: ``config.compute.steps_per_dispatch``; 0 asks for the backend's choice.
+      epoch: training steps of an epoch.
+      parallel: the devices.
     """
     if requested:
         return min(requested, epoch)

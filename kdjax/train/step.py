@@ -98,6 +98,12 @@ def evaluation_step(
 ) -> Metrics:
     """Evaluates every student and the ensemble with running statistics.
 
+    Args:
+      variables: of the method's module, ``params`` and ``batch_stats``.
+      batch: this device's share of a batch.
+      method: whose module and ensemble weights are used.
+      axis_name: the mapped axis of the devices to sum over; None: there is one device.
+
     Returns:
       ``hard`` and ``accuracy`` (``[students]`` sums) and ``ensemble_accuracy``, with the count of
       real examples, equal on all devices.
