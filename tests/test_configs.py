@@ -65,6 +65,8 @@ def test_training_configs_train_two_steps(path, small_npz):
         "compute.devices": 1,
         "data.memory": "device",
         "data.crop_padding": 1,
+        "data.labels_per_class": 0,
+        "teacher_weights": (),
     }
     assert architecture.name == config.network
     config.update_from_flattened_dict(small)
