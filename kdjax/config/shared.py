@@ -25,6 +25,11 @@ NETWORKS = (
     "mobilenet_v2_imagenet",
     "vgg16_bn",
     "vgg16_bn_imagenet",
+    *("wrn_16_2", "wrn_40_1", "wrn_40_2", "wrn_28_10"),
+    *("densenet_bc_100_12", "densenet_bc_190_40", "densenet_bc_250_24", "densenet121"),
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+    *("resnext50_32x4d", "resnext101_32x8d", "wide_resnet50_2", "wide_resnet101_2"),
+    *(f"efficientnet_b{number}" for number in range(8)),
 )
 
 SEEDS: dict[str, Field] = {
