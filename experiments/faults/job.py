@@ -14,6 +14,7 @@ from typing import Any
 
 # Six epochs of two students on the embedded digits: 126 steps, a checkpoint every 21.
 OVERRIDES = (
+    f"--config={Path(__file__).with_name('defaults.py')}",
     "--config.network_width=0.25",
     "--config.student_scales=(1.0,0.5)",
     "--config.method=ensemble",
