@@ -5,7 +5,14 @@ devices. What it leaves is a width vector, and the surviving weights.
 """
 
 from kdjax.search.blocks import Block, partition
-from kdjax.search.budget import EXACTNESS, Budget, Constraint, make_budget, near_collapse
+from kdjax.search.budget import (
+    EXACTNESS,
+    Budget,
+    Constraint,
+    make_budget,
+    minimum_width,
+    near_collapse,
+)
 from kdjax.search.channels import Channels, Group, find_groups
 from kdjax.search.controller import ControllerState, Plan, SearchState, controlled, proximal
 from kdjax.search.criteria import CRITERIA, Criterion, Evidence
@@ -35,6 +42,7 @@ __all__ = [
     "find_groups",
     "kept_channels",
     "make_budget",
+    "minimum_width",
     "near_collapse",
     "partition",
     "proximal",

@@ -15,6 +15,7 @@ from kdjax.search import (
     alive_widths,
     expand,
     kept_channels,
+    minimum_width,
     near_collapse,
     revive,
     round_widths,
@@ -300,7 +301,11 @@ def _why_not(budget: Budget, found: Mapping[str, int]) -> str:
         for c in budget.constraints
         if shares[c.name] > c.target
     )
-    floor = [g.name for g in budget.channels.groups if found[g.name] <= budget.min_width]
+    floor = [
+        group.name
+        for group in budget.channels.groups
+        if found[group.name] <= minimum_width(group, budget.min_width)
+    ]
     ties = [" = ".join(g.members) for g in budget.channels.groups if len(g.members) > 1]
     reasons = [f"at their least width are {', '.join(floor) or 'no groups'}"]
     if ties:

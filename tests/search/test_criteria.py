@@ -132,5 +132,5 @@ def test_an_unknown_criterion_is_refused():
         flops=0.4,
     )
     rate = optax.constant_schedule(0.05)
-    with pytest.raises(ValueError, match="search.criterion is 'gradient': one of scale, taylor"):
+    with pytest.raises(ValueError, match=r"search\.criterion is 'gradient': one of scale, taylor"):
         controlled(optax.sgd(rate), budget, Plan(4, 2), rate, 1e-3, criterion="gradient")

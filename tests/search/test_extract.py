@@ -20,13 +20,13 @@ from kdjax.search import (
     find_groups,
     kept_channels,
     make_budget,
+    minimum_width,
     near_collapse,
     partition,
     revive,
     round_widths,
     worth,
 )
-from kdjax.search.budget import minimum_width
 from kdjax.search.extract import REVIVED
 
 # a: 4 channels; b and c: tied, 6 channels in units of 2; d: not thinned.
