@@ -83,16 +83,14 @@ class Cost:
         return 2 * self.macs
 
 
-class HasLayers(Protocol):
-    """Anything that can describe itself as a layer table."""
+class Costed(Protocol):
+    """Anything that can say what a network with some widths costs."""
 
-    def layers(
-        self, widths: Mapping[str, int], image_shape: tuple[int, int, int]
-    ) -> tuple[Layer, ...]: ...
+    def cost(self, widths: Mapping[str, int], image_shape: tuple[int, int, int]) -> Cost: ...
 
 
 def count(
-    architecture: HasLayers,
+    architecture: Costed,
     widths: Mapping[str, int],
     image_shape: tuple[int, int, int] = (32, 32, 3),
 ) -> Cost:
@@ -109,9 +107,4 @@ def count(
     Raises:
       ValueError: if the widths do not fit the architecture.
     """
-    layers = architecture.layers(widths, image_shape)
-    return Cost(
-        params=sum(layer.params for layer in layers),
-        macs=sum(layer.macs for layer in layers),
-        activations=sum(layer.activations for layer in layers),
-    )
+    return architecture.cost(widths, image_shape)
