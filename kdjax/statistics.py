@@ -1,4 +1,4 @@
-"""Means over seeds, how far values scatter, and how far chance alone may move their mean."""
+"""Means over seeds, standard deviations, and confidence intervals of means."""
 
 from collections.abc import Sequence
 
@@ -8,12 +8,12 @@ LEVEL = 0.95  # Of all intervals that kdjax quotes.
 
 
 def mean(values: Sequence[float] | np.ndarray) -> float | None:
-    """The mean; None of no values, which have none."""
+    """The mean; None if there are no values."""
     return float(np.mean(values)) if len(values) else None
 
 
 def deviation(values: Sequence[float] | np.ndarray) -> float | None:
-    """Sample standard deviation (``ddof=1``); None of fewer than two values, which have none."""
+    """Sample standard deviation (``ddof=1``); None if there are fewer than two values."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
@@ -21,15 +21,15 @@ def half_width(values: Sequence[float] | np.ndarray, level: float = LEVEL) -> fl
     """Half the width of the t-interval of a mean: ``t * s / sqrt(n)``.
 
     ``s`` is the sample standard deviation of the ``n`` values, ``t`` the quantile of Student's
-    distribution with ``n - 1`` degrees of freedom at ``(1 + level) / 2``. Of paired differences it
-    is the interval of the paired difference.
+    distribution with ``n - 1`` degrees of freedom at ``(1 + level) / 2``. Given paired differences,
+    it is half the interval of their mean.
 
     >>> round(half_width([1.0, 2.0, 3.0]), 3)
     2.484
 
     Args:
       values: independent measurements, one per seed.
-      level: how much the interval is to cover, in (0, 1).
+      level: the confidence level, in (0, 1).
 
     Returns:
       In the unit of the values; None for fewer than two of them.

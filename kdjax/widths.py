@@ -51,6 +51,11 @@ def scale(widths: Mapping[str, int], factor: float, keep: Iterable[str] = ()) ->
     >>> dict(scale({"stem": 16, "stage1": 16, "stage2": 32}, 0.8, keep=("stem",)))
     {'stem': 16, 'stage1': 12, 'stage2': 25}
 
+    Args:
+      widths: channel group -> width.
+      factor: a finite number above 0.
+      keep: names of groups.
+
     Raises:
       ValueError: if ``factor`` is not a finite number above 0, or ``keep`` names an unknown group.
     """
@@ -180,6 +185,11 @@ def with_shared(
 
     >>> dict(with_shared({"stem": 7, "stage1": 7}, {"stem": 16, "stage1": 16}, ("stem",)))
     {'stem': 16, 'stage1': 7}
+
+    Args:
+      widths: of the student, channel group -> width.
+      pivot: the pivot's.
+      shared: names of the groups whose width is the pivot's.
     """
     return WidthVector({**widths, **{group: pivot[group] for group in shared}})
 

@@ -147,7 +147,10 @@ def test_ctrl_c_ends_in_order_wherever_it_comes(place, tmp_path):
             "program.run = run\n"
         )
     program.write_text(
-        f"import sys, time\nfrom kdjax import cli\n{before}sys.argv = ['kdjax', 'train']\n"
+        "import signal, sys, time\n"
+        # Where tests run in the background, a shell may have it ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"from kdjax import cli\n{before}sys.argv = ['kdjax', 'train']\n"
         "sys.exit(cli.main())\n"
     )
     root = str(Path(cli.__file__).parents[2])

@@ -60,7 +60,13 @@ def ensemble_layers(
     student_widths: Sequence[Mapping[str, int]],
     image_shape: tuple[int, int, int],
 ) -> tuple[Layer, ...]:
-    """The layers of students around a shared stem, without adapters."""
+    """The layers of students around a shared stem, without adapters.
+
+    Args:
+      architecture: the family, depth and classes.
+      student_widths: one width vector per student, the pivot's first.
+      image_shape: (height, width, channels).
+    """
     pivot, *others = independent_layers(architecture, student_widths, image_shape)
     return (*pivot, *(layer for table in others for layer in table if layer.path[0] != "stem"))
 
@@ -70,7 +76,13 @@ def independent_layers(
     student_widths: Sequence[Mapping[str, int]],
     image_shape: tuple[int, int, int],
 ) -> list[tuple[Layer, ...]]:
-    """The layer tables of students side by side."""
+    """The layer table of each student, with a stem of its own.
+
+    Args:
+      architecture: the family, depth and classes.
+      student_widths: one width vector per student.
+      image_shape: (height, width, channels).
+    """
     return [architecture.layers(widths, image_shape) for widths in student_widths]
 
 
@@ -116,7 +128,13 @@ def training_work(layers: Sequence[Layer], number_bytes: int, batch_size: int) -
 
 
 def evaluation_work(layers: Sequence[Layer], number_bytes: int, batch_size: int) -> Work:
-    """One image's share of an evaluation; the adapters have no part in it."""
+    """One image's share of an evaluation, in which adapters do not run.
+
+    Args:
+      layers: of the network, without adapters.
+      number_bytes: bytes of a number in a map, such as 4 for float32.
+      batch_size: images in a batch of one device; they share the reading of the parameters.
+    """
     moved = EVALUATION_TOUCHES * sum(layer.activations for layer in layers) * number_bytes
     parameters = PARAMETER_BYTES * sum(map(_params, layers))
     return Work(

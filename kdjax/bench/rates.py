@@ -40,7 +40,13 @@ def measure_rates(device: jax.Device, dtype: str) -> Rates:
 
 
 def together(rates: Rates, devices: int, platform: str) -> Rates:
-    """The rates of so many devices; those of a CPU are virtual and share its cores."""
+    """The rates of several devices together; devices of a CPU are virtual and share its cores.
+
+    Args:
+      rates: of one device.
+      devices: how many there are.
+      platform: such as ``cpu`` or ``gpu``.
+    """
     count = 1 if platform == "cpu" else devices
     return Rates(count * rates.bytes_per_second, count * rates.flops_per_second)
 

@@ -13,23 +13,23 @@ STOPPED = 130  # What shells use for a process that Ctrl-C ended.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit status. Errors that a person can mend print one line."""
+    """Runs a command; returns the exit status. Errors that the user can fix print one line."""
     if arguments is None:
         sys.unraisablehook = _ask_again
     try:
-        # Imported here, so that Ctrl-C while it is imported ends as it does later.
+        # Imported here, so that Ctrl-C during the import is handled in the same way as later.
         from kdjax.cli.program import run
 
         return run(arguments)
     except KeyboardInterrupt:
-        if arguments is None:  # A program that ends is not to be asked again.
+        if arguments is None:  # The program is ending: a second Ctrl-C must not disturb it.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         print("\nkdjax: stopped at once", file=sys.stderr)
         return STOPPED
 
 
 def _ask_again(found: "sys.UnraisableHookArgs") -> None:
-    """Sends Ctrl-C once more where Python would drop it, such as in a callback of the collector."""
+    """Sends Ctrl-C again where Python would drop it, such as in the garbage collector."""
     if issubclass(found.exc_type, KeyboardInterrupt):
         threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
     else:

@@ -1,4 +1,4 @@
-"""What each command does: one library call, and what a person is told of it."""
+"""What each command does: one library call, and what it prints of the result."""
 
 import argparse
 import sys
@@ -64,7 +64,7 @@ def _run(
         print(f"{interrupted}. The same command goes on from there.", file=sys.stderr)
         return None, 0 if interrupted.signal_name == "SIGTERM" else STOPPED
     except Exception as error:
-        # Our own errors are raised in all processes alike, which then end in order.
+        # kdjax's own errors are raised in all processes alike, and all of them end normally.
         if processes.count() == 1 or type(error).__module__.startswith("kdjax."):
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]

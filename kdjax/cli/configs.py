@@ -20,8 +20,8 @@ def read_config(
 
     Args:
       path: ``file.py`` or ``file.py:argument`` with a ``get_config``. A config file is Python and
-        is run. Empty: the recipe for the embedded digits; if an override names other data, which
-        that recipe does not suit, the default of every field.
+        is run. Empty: the recipe for the embedded digits. If an override names other data, that
+        recipe does not fit, and every field starts from its default.
       overrides: ``--config.a.b=value`` (or the value as the next argument).
       kind: ``train`` or ``search``.
 
@@ -33,23 +33,24 @@ def read_config(
     from ml_collections import config_flags
 
     fields = configuration.fields_of(kind)
-    check_overrides(overrides, fields)
-    values = flags.FlagValues()
-    arguments = ["kdjax", *([f"--config={path}"] if path else []), *overrides]
-    # Without sys_argv the flags would look at the arguments of whatever process this is.
-    settings = {"flag_values": values, "sys_argv": arguments}
     if path:
         if not Path(path.partition(":")[0]).is_file():
             raise configuration.ConfigError(f"--config={path}: there is no such file")
-        # Like a script: a config file may import its neighbours.
+        # As for a script, so that a config file may import files beside it.
         sys.path.insert(0, str(Path(path.partition(":")[0]).resolve().parent))
+        _check_kind(path, kind)  # Runs the file, which may register terms: fields are known now.
+    check_overrides(overrides, fields)
+    values = flags.FlagValues()
+    arguments = ["kdjax", *([f"--config={path}"] if path else []), *overrides]
+    # Without sys_argv the flags would read the arguments of the running process.
+    settings = {"flag_values": values, "sys_argv": arguments}
+    if path:
         config_flags.DEFINE_config_file("config", **settings)
     else:
         config_flags.DEFINE_config_dict("config", _start(overrides, kind), **settings)
     try:
         left = values(arguments)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        _check_kind(path, kind)
         if wrong := re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error), re.DOTALL):
             name, value = wrong.groups()
             if name in fields and any(text.startswith(f"--config.{name}") for text in overrides):
@@ -64,18 +65,18 @@ def read_config(
             raise
         raise _cannot_be_run(path, error) from error
     no_more(left[1:], fields)
-    _check_kind(path, kind)
     return values["config"].value
 
 
 def _start(overrides: Sequence[str], kind: configuration.Kind) -> ml_collections.ConfigDict:
-    """What overrides change where no file is named."""
+    """The configuration that overrides start from if no file is named."""
     text = "=".join(overrides)  # A value may be an argument of its own.
     if re.search(r"--config\.data\.name=(?!['\"]?digits\b)", text):
         return {"train": configuration.default, "search": configuration.search_default}[kind]()
     config = configuration.first_run(kind)
-    if re.search(r"--config\.student_(scales|widths)=", text):
-        config.teacher_weights = ()  # Those of the recipe belong to its five students.
+    if re.search(r"--config\.(student_(scales|widths)|ensemble\.rule)=", text):
+        # Those of the recipe belong to its five students and the plain rule.
+        config.teacher_weights = ()
     return config
 
 
@@ -87,8 +88,6 @@ def _cannot_be_run(path: str, error: Exception) -> configuration.ConfigError:
 
 def _check_kind(path: str, kind: configuration.Kind) -> None:
     """Raises ConfigError if a file, before any override, is a configuration of the other kind."""
-    if not path:
-        return
     from absl import flags
     from ml_collections import config_flags
 
@@ -97,7 +96,7 @@ def _check_kind(path: str, kind: configuration.Kind) -> None:
     try:
         values(arguments)
     except Exception:
-        return  # What is wrong with the file itself is said where it is read.
+        return  # read_config reports what is wrong with the file itself.
     found = configuration.kind(values["config"].value)
     if found != kind:
         raise configuration.ConfigError(
@@ -106,7 +105,7 @@ def _check_kind(path: str, kind: configuration.Kind) -> None:
 
 
 def default_workdir(config: ml_collections.ConfigDict) -> Path:
-    """Where an experiment goes if nothing is said."""
+    """Where an experiment is written if no workdir is given."""
     name = f"{config.data.name}-{config.network}".replace("/", "-").replace(":", "-")
     prefix = "search-" if configuration.kind(config) == "search" else ""
     return Path("kdjax-runs") / f"{prefix}{name}"
@@ -127,7 +126,7 @@ def check_overrides(arguments: Sequence[str], fields: Mapping[str, configuration
             continue
         elif before.startswith("--config.") and "=" not in before and not name.startswith("--"):
             field = before.removeprefix("--config.")
-            if isinstance(fields[field].default, bool):  # By name alone it is True already.
+            if isinstance(fields[field].default, bool):  # The name alone already means True.
                 raise configuration.ConfigError(
                     f"unknown argument {text!r}: write --config.{field}=True or =False"
                 )
@@ -148,7 +147,7 @@ def no_more(
 
     Args:
       arguments: what no flag has taken.
-      fields: those that a command can override; None: it has none.
+      fields: those that the command can override; None: it takes no overrides.
     """
     if not arguments:
         return

@@ -1,4 +1,4 @@
-"""The commands that use what was trained: `evaluate` and `predict`."""
+"""The commands that use trained networks: `evaluate` and `predict`."""
 
 import argparse
 import csv
@@ -101,13 +101,13 @@ def evaluate(known: argparse.Namespace, overrides: Sequence[str]) -> int:
         other_data=known.other_data,
     )
     if out is not None:
-        # On one line: a confusion matrix has a number for every two classes.
+        # On one line, because a confusion matrix has a number for every pair of classes.
         write_atomically(out, json.dumps(summary, allow_nan=False) + "\n")
     report.print_evaluation(summary)
     try:
         figures = report.draw_confusion(summary, Path(known.workdir))
         print(f"Figures: {figures[0].parent}")
-    except OSError as error:  # A workdir that may only be read can be evaluated all the same.
+    except OSError as error:  # A read-only workdir can still be evaluated.
         logging.warning("no figures were written: %s", error)
     if out is not None:
         print(f"Numbers: {out}")

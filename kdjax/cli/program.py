@@ -12,13 +12,16 @@ _USAGE_ERROR = 2
 
 
 def run(arguments: Sequence[str] | None) -> int:
-    """Runs the command that ``arguments`` name, or those of the program; returns the status."""
+    """Runs the command that ``arguments`` name; returns the exit status.
+
+    None stands for the arguments of the program itself.
+    """
     parser = make_parser()
     known, rest = parser.parse_known_args(arguments)
-    if arguments is None:  # Called as a program, not by one.
+    if arguments is None:  # Started as a program, not called from Python.
         process.restart_tuned(sys.orig_argv, process.cache_directory() / "compiled")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    logging.getLogger("kdjax").setLevel(logging.INFO)  # What was found in the data, for one.
+    logging.getLogger("kdjax").setLevel(logging.INFO)  # Such as what was found in the data.
     try:
         return known.run(known, rest)
     except (ValueError, ArithmeticError, OSError) as error:

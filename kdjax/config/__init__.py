@@ -1,9 +1,9 @@
 """The configuration: every field, its default, its meaning and what it may be.
 
-There are two kinds, that of `kdjax train` and that of `kdjax search`. One table says all of each.
-The default :class:`ConfigDict`, the checks, the help texts and the list of what a resumed run may
-change are read from it. Fields are numbers, strings, booleans and tuples only, since nothing else
-can be overridden on a command line.
+There are two kinds, that of `kdjax train` and that of `kdjax search`. Each has one table. The
+default :class:`ConfigDict`, the checks, the help texts and the list of what a resumed run may
+change are all read from that table. Fields are numbers, strings, booleans and tuples only, since
+nothing else can be overridden on a command line.
 """
 
 from kdjax.config.checks import validate
@@ -17,6 +17,7 @@ from kdjax.config.kinds import (
     fields_of,
     flatten,
     kind,
+    register_term,
     search_default,
     unknown_field,
 )
@@ -25,19 +26,22 @@ from kdjax.config.names import nearest
 from kdjax.config.search import RESOURCES
 from kdjax.config.shared import OPTIMIZERS, SCHEDULES
 from kdjax.config.stored import forbidden_changes, from_json, to_json
-from kdjax.config.training import RAMPS, TERMS
+from kdjax.config.terms import RAMPS, TERMS, Term
+from kdjax.config.training import RULES
 
 __all__ = [
     "FIELDS",
     "OPTIMIZERS",
     "RAMPS",
     "RESOURCES",
+    "RULES",
     "SCHEDULES",
     "SEARCH_FIELDS",
     "TERMS",
     "ConfigError",
     "Field",
     "Kind",
+    "Term",
     "default",
     "fields_of",
     "first_run",
@@ -47,6 +51,7 @@ __all__ = [
     "kind",
     "nearest",
     "ramp_epochs",
+    "register_term",
     "search_default",
     "shortened",
     "to_json",

@@ -89,7 +89,17 @@ def _students(config: ml_collections.ConfigDict) -> None:
         bool(config.student_widths) or scales[0] == 1.0,
         f"config.student_scales is {scales}: the first student is the pivot and must be 1.0",
     )
+    weights = config.student_weights
+    _require(
+        len(weights) in (0, students),
+        f"config.student_weights is {weights}: expected {students} numbers, or none",
+    )
     shares = config.teacher_weights
+    _require(
+        not shares or config.ensemble.rule == "average",
+        f"config.teacher_weights is {shares}: only the rule 'average' has shares, "
+        f"config.ensemble.rule is {config.ensemble.rule!r}",
+    )
     _require(
         not shares or (len(shares) == students and abs(sum(shares) - 1.0) < 1e-6),
         f"config.teacher_weights is {shares}: expected {students} numbers that sum to 1",
@@ -128,7 +138,7 @@ def _blocks(config: ml_collections.ConfigDict) -> None:
         "each of config.search.blocks.names",
     )
     for field in ("strengths", "resources", "targets"):
-        # Without names here the network has them, and the number of its blocks is not known yet.
+        # Without names, the network's own blocks are used; their number is not known here.
         _require(
             not names or len(blocks[field]) in (0, len(names)),
             f"config.search.blocks.{field} is {blocks[field]}: expected no entries or "

@@ -46,7 +46,14 @@ class Field:
 
 
 def one_of(default: str, meaning: str, *known: str, resumable: bool = False) -> Field:
-    """A field that takes one of a few words."""
+    """A field that takes one of a few words.
+
+    Args:
+      default: one of ``known``.
+      meaning: one line for people.
+      known: the allowed words.
+      resumable: whether a run may be continued with another value.
+    """
     text = f"one of {', '.join(known)}"
     return Field(default, meaning, text, lambda value: value in known, resumable)
 
@@ -61,7 +68,17 @@ def number(
     below: bool = False,
     resumable: bool = False,
 ) -> Field:
-    """A number from ``low`` to ``high``; ``above`` and ``below`` leave the ends themselves out."""
+    """A field that takes a number from ``low`` to ``high``.
+
+    Args:
+      default: an int for a field of whole numbers, else a float.
+      meaning: one line for people.
+      low: the smallest allowed number.
+      high: the largest allowed number; infinity: there is no limit, but the number must be finite.
+      above: whether ``low`` itself is not allowed.
+      below: whether ``high`` itself is not allowed.
+      resumable: whether a run may be continued with another value.
+    """
     text = f"{'above' if above else 'at least'} {low:g}"
     if high != float("inf"):
         text += f" and {'below' if below else 'at most'} {high:g}"
@@ -69,7 +86,7 @@ def number(
         text += ", finite"
 
     def valid(value: float) -> bool:
-        # NaN fails every comparison; infinity is never meant, nor what float32 takes for it.
+        # NaN fails every comparison. Infinity is refused, and so is what is infinite in float32.
         return (value > low or (value == low and not above)) and (
             value < min(high, _LARGEST) or (value == high <= _LARGEST and not below)
         )
@@ -86,7 +103,16 @@ def tuple_of(
     *,
     resumable: bool = False,
 ) -> Field:
-    """A tuple whose entries pass ``valid`` and whose number of entries passes ``length``."""
+    """A field that takes a tuple.
+
+    Args:
+      default: a tuple of the right kind.
+      meaning: one line for people.
+      allowed: what a valid tuple is, in words.
+      valid: entry -> bool; every entry must pass.
+      length: number of entries -> bool; it must pass too.
+      resumable: whether a run may be continued with another value.
+    """
     return Field(
         default,
         meaning,
@@ -97,7 +123,7 @@ def tuple_of(
 
 
 def is_number(value: Any) -> bool:
-    """Whether a tuple's entry is a number; ``True`` is none."""
+    """Whether a tuple's entry is a number; ``True`` does not count as one."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 

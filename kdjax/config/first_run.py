@@ -1,8 +1,8 @@
 """What `kdjax train` and `kdjax search` do where no configuration is named: the embedded digits.
 
-Both are set up so that there is something to gain on so small a set: few labels, or few parameters.
-They were chosen on validation splits that are not used here (experiments/digits,
-experiments/search_digits).
+The set is small and easy. So `train` gets few labels and `search` few parameters; otherwise there
+would be little to gain. The settings were chosen on validation splits that are not used here
+(experiments/digits, experiments/search_digits).
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ _FEW_LABELS: Mapping[str, Any] = {
     "evaluation.every_epochs": 20,
     "checkpoint.every_epochs": 50,
 }
-# At a tenth of the parameters it matters which channels stay.
+# With a tenth of the parameters it matters which channels are kept.
 _FEW_PARAMETERS: Mapping[str, Any] = {
     "seeds": (0, 1, 2, 3, 4, 5, 6),
     "search.target.flops": 0.0,

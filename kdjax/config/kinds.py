@@ -1,4 +1,4 @@
-"""The kinds of configuration: which table each has, and what follows from a table alone."""
+"""The kinds of configuration: the table of each, and what is computed from the table alone."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
@@ -8,12 +8,32 @@ import ml_collections
 from kdjax.config import search, training
 from kdjax.config.fields import ConfigError, Field
 from kdjax.config.names import nearest
+from kdjax.config.terms import TERMS, Term, ramp_field, term_fields
 
 Kind = Literal["train", "search"]
 
+BUILT_IN = tuple(TERMS)
 FIELDS = training.FIELDS
 SEARCH_FIELDS = search.FIELDS
 _TABLES: dict[Kind, dict[str, Field]] = {"train": FIELDS, "search": SEARCH_FIELDS}
+
+
+def register_term(name: str, term: Term) -> None:
+    """Adds a term to the objective of all commands, with its fields; a config file may call it.
+
+    Args:
+      name: of the term, as in ``--config.weights.<name>``.
+      term: what it reads, its loss and its fields. One registered before is replaced.
+
+    Raises:
+      ConfigError: if the name is no Python name, that of a term of kdjax, or of a field.
+    """
+    taken = set(BUILT_IN) | _sections(*FIELDS, *SEARCH_FIELDS) - set(TERMS)
+    if not name.isidentifier() or name in taken:
+        raise ConfigError(f"a term cannot be called {name!r}: that is no Python name, or taken")
+    TERMS[name] = term
+    FIELDS.update(term_fields({}, name) | ramp_field(name))
+    SEARCH_FIELDS.update(term_fields({}, name))
 
 
 def default() -> ml_collections.ConfigDict:
@@ -34,7 +54,7 @@ def fields_of(kind: Kind) -> dict[str, Field]:
 def kind(config: Any) -> Kind:
     """Which command a configuration is for; works on dicts and ConfigDicts.
 
-    That of `kdjax search` is known by its ``search`` section.
+    A configuration with a ``search`` section is one of `kdjax search`.
     """
     return "search" if "search" in config and hasattr(config["search"], "items") else "train"
 
@@ -49,7 +69,7 @@ def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def unknown_field(name: str, fields: Mapping[str, Field] = FIELDS) -> ConfigError:
-    """The error for a field that ``fields`` lacks: whose it is, or the nearest that exists."""
+    """The error for a field that ``fields`` lacks; it names the field that was probably meant."""
     for command, others in _TABLES.items():
         foreign = (set(others) - set(fields)) | (_sections(*others) - _sections(*fields))
         if {name, *_sections(name)} & foreign:

@@ -1,4 +1,4 @@
-"""Warm-up and ramps in runs that are shorter than they are, such as a first try of one epoch."""
+"""How warm-up and ramps are shortened in runs that are too short, such as a try of one epoch."""
 
 import ml_collections
 
@@ -8,17 +8,17 @@ _STAGES = {"train": ("epochs",), "search": ("teacher.epochs", "distil.epochs")}
 
 
 def warmup_epochs(wanted: float, epochs: int) -> float:
-    """``wanted``, or half the run where that is no shorter than the run."""
+    """``wanted``; but half the run if ``wanted`` is as long as the run or longer."""
     return wanted if wanted < epochs else epochs / 2
 
 
 def ramp_epochs(wanted: float, epochs: int) -> float:
-    """``wanted``, or the whole run where that is longer: the weights are reached at its end."""
+    """``wanted``; but the whole run if ``wanted`` is longer, so that the ramp ends with the run."""
     return min(wanted, epochs)
 
 
 def shortened(config: ml_collections.ConfigDict) -> list[str]:
-    """One line for each length that does not fit into the run: what it is, and what is taken."""
+    """One line for each length that does not fit into the run: its value, and what is used."""
     values = dict(flatten(config))
     warmup, lines = config.schedule.warmup_epochs, []
     for name in _STAGES[kind(config)]:

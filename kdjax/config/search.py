@@ -2,8 +2,9 @@
 
 import math
 
+from kdjax.config import terms
 from kdjax.config.fields import Field, is_number, is_text, number, one_of, tuple_of
-from kdjax.config.shared import DATA, LABEL_SMOOTHING, NETWORK, OPTIMIZATION, RUNNING, SEEDS
+from kdjax.config.shared import DATA, LABELS_AND_LOGITS, NETWORK, OPTIMIZATION, RUNNING, SEEDS
 
 RESOURCES = ("flops", "params", "both", "targets")
 
@@ -14,7 +15,7 @@ def _target(default: float, cost: str) -> Field:
         f"{cost} to reach: a share of the full network's in (0, 1], an absolute number above 1, "
         "0 for no target",
         "0, a share in (0, 1] or an absolute number, a whole one above 1",
-        # 1.5 may be meant as a share of 150 %, or as 1.5 FLOPs: there is neither.
+        # 1.5 could mean a share of 150 % or 1.5 FLOPs; neither makes sense.
         lambda value: 0 <= value <= 1 or (1 < value < math.inf and value == int(value)),
     )
 
@@ -103,13 +104,9 @@ FIELDS: dict[str, Field] = {
         "fresh",
         "slim",
     ),
-    "weights.hard": number(0.5, "weight of the cross entropy against the labels", 0),
-    "weights.feature": number(
-        0.0, "weight of the feature distance to the teacher, at block ends", 0
-    ),
-    "weights.soft": number(0.5, "weight of the divergence from the teacher", 0),
+    **terms.term_fields({"hard": 0.5, "feature": 0.0, "soft": 0.5}),
     "temperature": number(4.0, "softens the logits of the soft term", 0, above=True),
-    **LABEL_SMOOTHING,
+    **LABELS_AND_LOGITS,
     **OPTIMIZATION,
     **RUNNING,
 }

@@ -13,7 +13,7 @@ EXECUTIONS = (
     "merged",
     "merged_scanned",
 )
-# Said in help. Models are not imported here; a test holds this list to theirs.
+# Shown by --help. Models are not imported here; a test checks that this list equals theirs.
 NETWORKS = (
     "resnet8",
     "resnet20",
@@ -25,6 +25,11 @@ NETWORKS = (
     "mobilenet_v2_imagenet",
     "vgg16_bn",
     "vgg16_bn_imagenet",
+    *("wrn_16_2", "wrn_40_1", "wrn_40_2", "wrn_28_10"),
+    *("densenet_bc_100_12", "densenet_bc_190_40", "densenet_bc_250_24", "densenet121"),
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+    *("resnext50_32x4d", "resnext101_32x8d", "wide_resnet50_2", "wide_resnet101_2"),
+    *(f"efficientnet_b{number}" for number in range(8)),
 )
 
 SEEDS: dict[str, Field] = {
@@ -106,8 +111,11 @@ DATA: dict[str, Field] = {
     "data.flip": Field(False, "flip half of the training images left to right"),
 }
 
-LABEL_SMOOTHING: dict[str, Field] = {
+LABELS_AND_LOGITS: dict[str, Field] = {
     "label_smoothing": number(0.0, "of the labels, in both methods", 0, 1, below=True),
+    "standardize_logits": Field(
+        False, "z-scores in place of logits, in all terms that compare them (LSKD, CVPR 2024)"
+    ),
 }
 
 OPTIMIZATION: dict[str, Field] = {
@@ -154,6 +162,12 @@ RUNNING: dict[str, Field] = {
     "compute.batch_norm": one_of(
         "device",
         "whose examples a batch statistic is taken over: one device's or all",
+        "device",
+        "global",
+    ),
+    "compute.batch_losses": one_of(
+        "device",
+        "whose examples a loss sees that judges a batch together: one device's or all",
         "device",
         "global",
     ),

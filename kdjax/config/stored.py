@@ -26,7 +26,7 @@ def to_json(config: ml_collections.ConfigDict) -> str:
 
 
 def from_json(text: str) -> ml_collections.ConfigDict:
-    """The configuration written by :func:`to_json`, validated; its kind is seen from the text.
+    """The configuration written by :func:`to_json`, validated; the text shows which kind it is.
 
     Raises:
       ConfigError: if the text is not a configuration.
@@ -57,12 +57,12 @@ def forbidden_changes(
     *,
     finished: bool = False,
 ) -> list[str]:
-    """What keeps a run started with ``stored`` from being continued with ``wanted``.
+    """Why a run started with ``stored`` cannot be continued with ``wanted``.
 
     Args:
-      stored: what it was started with.
-      wanted: what it is to go on with. Seeds may be added at any time.
-      finished: whether the test set has been read: then a run grows no longer.
+      stored: what the run was started with.
+      wanted: what it is to be continued with. Seeds may be added at any time.
+      finished: whether the test set has been read; then the run may not become longer.
 
     Returns:
       One line per field that differs and may not; a single line if the two are configurations of

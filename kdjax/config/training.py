@@ -1,10 +1,18 @@
 """The table of `kdjax train`: every field, its default, its meaning and what it may be."""
 
+from kdjax.config import terms
 from kdjax.config.fields import Field, is_number, is_text, number, one_of, tuple_of
-from kdjax.config.shared import DATA, LABEL_SMOOTHING, NETWORK, OPTIMIZATION, RUNNING, SEEDS
+from kdjax.config.shared import DATA, LABELS_AND_LOGITS, NETWORK, OPTIMIZATION, RUNNING, SEEDS
 
-RAMPS = ("constant", "linear", "cosine")
-TERMS = ("hard", "feature", "soft")
+RULES = (
+    "average",
+    "by_accuracy",
+    "leave_one_out",
+    "wider_only",
+    "pairwise",
+    "best",
+    "min_logit",
+)
 
 FIELDS: dict[str, Field] = {
     "method": one_of(
@@ -30,27 +38,35 @@ FIELDS: dict[str, Field] = {
         is_text,
     ),
     **DATA,
-    "weights.hard": number(0.7, "weight of the cross entropy against the labels", 0),
-    "weights.feature": number(0.15, "weight of the feature distance to the pivot", 0),
-    "weights.soft": number(0.15, "weight of the divergence from the ensemble teacher", 0),
-    **{
-        f"weight_ramp.{term}": one_of(
-            shape, f"how weights.{term} grows from 0 over weight_ramp.epochs", *RAMPS
-        )
-        for term, shape in (("hard", "constant"), ("feature", "cosine"), ("soft", "constant"))
-    },
+    **terms.term_fields({}),
+    **{field: what for name in terms.TERMS for field, what in terms.ramp_field(name).items()},
     "weight_ramp.epochs": number(
         15.0, "length of the ramps, in epochs; at most the whole run", 0, above=True
     ),
     "temperature": number(2.0, "softens the logits of the soft term", 0, above=True),
+    "ensemble.rule": one_of(
+        "average",
+        "who teaches whom, by logits: all the average of all (the paper), or one weighted by how "
+        "well each student fits the batch; each the others' average, the wider ones' average, or "
+        "every other by itself; all, example by example, the best student, or the smallest margins",
+        *RULES,
+    ),
     "teacher_weights": tuple_of(
         (),
-        "share of each student in the ensemble teacher; empty: equal",
+        "rule average: share of each student in the ensemble teacher; empty: equal",
         "numbers, none negative, summing to 1",
         lambda value: is_number(value) and value >= 0,
     ),
-    "feature_gradient_to_stem": Field(True, "whether the feature term also trains the shared stem"),
-    **LABEL_SMOOTHING,
+    "student_weights": tuple_of(
+        (),
+        "for each student what the weights of all terms but hard are multiplied by; empty: 1",
+        "numbers, none negative",
+        lambda value: is_number(value) and value >= 0,
+    ),
+    "feature_gradient_to_stem": Field(
+        True, "whether terms of maps and embeddings also train the shared stem"
+    ),
+    **LABELS_AND_LOGITS,
     "epochs": number(15, "passes over the training split", 1, resumable=True),
     **OPTIMIZATION,
     **RUNNING,

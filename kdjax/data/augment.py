@@ -15,10 +15,18 @@ _MARGIN = 256 / 224
 
 
 def random_box(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """A part of an image: (left, top, right, bottom), of 8 to 100 % of its area.
+    """A random part of an image, of 8 to 100 % of its area.
 
-    The ratio of the sides is log-uniform in 3/4 to 4/3; where ten draws do not fit, it is the
-    largest central box whose ratio does.
+    The ratio of the sides is log-uniform in 3/4 to 4/3. If ten draws do not fit into the image, the
+    largest central box with a ratio in that range is taken.
+
+    Args:
+      width: of the image, in pixels.
+      height: of the image, in pixels.
+      rng: for the random numbers.
+
+    Returns:
+      (left, top, right, bottom), in pixels.
 
     References:
       Szegedy et al., *Going Deeper with Convolutions*, CVPR 2015, section 6.
@@ -39,7 +47,13 @@ def random_box(width: int, height: int, rng: np.random.Generator) -> tuple[int, 
 def resized_crop(
     image: PIL.Image.Image, size: tuple[int, int], rng: np.random.Generator
 ) -> PIL.Image.Image:
-    """A random part of the image (:func:`random_box`) as (height, width), bilinear."""
+    """A random part of the image (:func:`random_box`), resized.
+
+    Args:
+      image: of any size.
+      size: (height, width) of the result, in pixels; resizing is bilinear.
+      rng: for the random numbers.
+    """
     return image.resize((size[1], size[0]), _BILINEAR, box=random_box(*image.size, rng))
 
 
@@ -49,9 +63,10 @@ def resized(image: PIL.Image.Image, size: tuple[int, int]) -> PIL.Image.Image:
 
 
 def central_crop(image: PIL.Image.Image, size: tuple[int, int]) -> PIL.Image.Image:
-    """The middle of the image as (height, width), its shorter side 256/224 of the crop's before.
+    """The middle of the image as (height, width), cut from the image resized with a margin.
 
-    An image that has that size already is taken whole.
+    The image is first resized, with its proportions kept, to cover 256/224 of the crop's height and
+    width. An image that already has the crop's size is taken whole.
     """
     height, width = size
     if (image.height, image.width) == size:
@@ -68,8 +83,8 @@ class TrainingCrop:
 
     Attributes:
       size: (height, width) of the crop.
-      padding: -1: a random part of the image, resized; else its middle, moved by up to so many
-        pixels along either side. What moves in is 0.
+      padding: -1: a random part of the image, resized. Else the middle of the image, moved by up to
+        this many pixels in height and in width; pixels from outside the image are 0.
     """
 
     size: tuple[int, int]

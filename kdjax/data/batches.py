@@ -1,9 +1,9 @@
 """Batches made on the device: order, gathering, augmentation and normalisation, all inside jit.
 
-The whole set lies on the device as uint8. A batch depends on nothing but the run's key and the
-step, so a continued run sees the batches an uninterrupted one would. Random numbers are drawn for
-the global batch and each device takes its examples' share, so they do not depend on the number of
-devices either.
+The whole set is on the device as uint8. A batch depends only on the run's key and the step, so a
+continued run sees the same batches as an uninterrupted one. Random numbers are drawn for the global
+batch, and each device takes those of its own examples, so the batches do not depend on the number
+of devices either.
 """
 
 import dataclasses
@@ -96,7 +96,15 @@ class Batches:
         step: chex.Array,
         device: chex.Numeric,
     ) -> Batch:
-        """The device's share of training step ``step``; ``order`` is its epoch's."""
+        """The device's share of a training batch.
+
+        Args:
+          data: all splits, train first.
+          order: ``[steps_per_epoch * batch_size]`` int32 of :meth:`epoch_order`, for this epoch.
+          key: of the run.
+          step: an integer scalar, the training step, counted from the start of the run.
+          device: the number of this device, from 0.
+        """
         positions = (step % self.steps_per_epoch) * self.batch_size + self._share(device)
         _, augmentation_key = jax.random.split(key)
         key_crop, key_flip = jax.random.split(jax.random.fold_in(augmentation_key, step))
@@ -111,13 +119,20 @@ class Batches:
     def evaluation(
         self, data: DeviceData, start: chex.Array, stop: chex.Array, device: chex.Numeric
     ) -> Batch:
-        """The device's share of the examples from ``start``, with those from ``stop`` masked."""
+        """The device's share of a batch for evaluation, in order and not augmented.
+
+        Args:
+          data: all splits.
+          start: an integer scalar, the first example of the batch in ``data``.
+          stop: an integer scalar, the end of the split; examples from there on are masked.
+          device: the number of this device, from 0.
+        """
         positions = start + self._share(device)
         indices = jnp.minimum(positions, data.labels.shape[0] - 1)
         return Batch(self._normalize(data.images[indices]), data.labels[indices], positions < stop)
 
     def _share(self, device: chex.Numeric) -> chex.Array:
-        # Dealt like cards, so that the padding of a last batch is spread over the devices.
+        # The devices take rows in turn, so that the padding of a last batch is spread over them.
         return jnp.arange(self.batch_size // self.devices) * self.devices + device
 
     def _normalize(self, images: chex.Array) -> chex.Array:
@@ -139,7 +154,7 @@ def normalize(images: chex.Array, mean: Sequence[float], std: Sequence[float]) -
 def crop_and_flip(
     images: chex.Array, indices: chex.Array, offsets: chex.Array, flips: chex.Array
 ) -> chex.Array:
-    """Gathers images, each moved and perhaps flipped; what moves in from outside is 0.
+    """Gathers images, each moved and perhaps flipped; pixels from outside an image are 0.
 
     Equal to padding with zeros, cropping at ``padding + offset`` and flipping, in one gather.
 

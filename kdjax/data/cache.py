@@ -15,7 +15,7 @@ _FORMAT = "2"  # Part of every key: raise it when the meaning of a cached file c
 
 
 def key(files: Iterable[Path], *parameters: object) -> str:
-    """A digest of the files' contents, in order, and of whatever else decides the arrays."""
+    """A digest of the files' contents, in order, and of all else that the arrays depend on."""
     digest = hashlib.sha256(repr((_FORMAT, *parameters)).encode())
     for path in files:
         with open(path, "rb") as file:
@@ -24,9 +24,9 @@ def key(files: Iterable[Path], *parameters: object) -> str:
 
 
 def cached(name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The arrays stored under ``name``, made and stored first where they are not there yet.
+    """The arrays stored under ``name``; if there are none yet, they are made and stored.
 
-    A cache that cannot be read or written costs time, never the run.
+    If the cache cannot be read or written, the arrays are made again; the run goes on.
     """
     path = cache_directory() / "data" / f"{name}.npz"
     if path.exists():

@@ -1,4 +1,4 @@
-"""What every source yields, and the checks every source has to pass."""
+"""What every source of data returns, and the checks that every source must pass."""
 
 import dataclasses
 import hashlib
@@ -80,7 +80,19 @@ class Dataset:
 
 
 def check_split(split: Split, where: str, num_classes: int) -> Split:
-    """Raises DataError unless the arrays are a set of uint8 images with labels in range."""
+    """Checks that the arrays are a set of uint8 images with labels in range.
+
+    Args:
+      split: the arrays as the source gives them.
+      where: the name of set and split, for errors.
+      num_classes: how many classes the set has.
+
+    Returns:
+      The split with contiguous images and int32 labels.
+
+    Raises:
+      DataError: if they are not.
+    """
     images, labels = split.images, split.labels
     if images.ndim != 4:
         raise DataError(
@@ -103,7 +115,16 @@ def check_split(split: Split, where: str, num_classes: int) -> Split:
 
 
 def check_labels(labels: np.ndarray, where: str, num_classes: int) -> None:
-    """Raises DataError unless there are integer labels, all of them in range."""
+    """Checks that there are integer labels, all of them in range.
+
+    Args:
+      labels: ``[n]``.
+      where: the name of set and split, for errors.
+      num_classes: labels must be in ``[0, num_classes)``.
+
+    Raises:
+      DataError: if there are not.
+    """
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(
             f"{where}: labels have shape {labels.shape} and dtype {labels.dtype}; expected one "
@@ -123,19 +144,19 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 def channel_statistics(images: np.ndarray) -> Statistics:
-    """Mean and deviation per channel of uint8 images, in units where 255 is 1."""
+    """Mean and standard deviation per channel of uint8 images, scaled so that 255 is 1."""
     return statistics_of(histogram(images))
 
 
 def histogram(images: np.ndarray) -> np.ndarray:
     """``[channels, 256]``: how often each value occurs in uint8 images ``[..., channels]``."""
-    # Exact and small in memory, where a float copy of a set is not.
+    # Exact, and much smaller in memory than a float copy of the set.
     channels = [images[..., channel].ravel() for channel in range(images.shape[-1])]
     return np.stack([np.bincount(channel, minlength=256) for channel in channels])
 
 
 def statistics_of(counts: np.ndarray) -> Statistics:
-    """Mean and deviation per channel, in units where 255 is 1, of a :func:`histogram`."""
+    """Mean and standard deviation per channel of a :func:`histogram`, scaled so that 255 is 1."""
     values = np.arange(256) / 255.0
     means, deviations = [], []
     for channel in counts:

@@ -1,4 +1,4 @@
-"""How a set is read, and which of its examples each split has, whatever memory it is read into."""
+"""How a set is read, and which examples each split has, for sets in memory and for streams."""
 
 import dataclasses
 import logging
@@ -23,9 +23,10 @@ class SourceOptions:
         validation split of its own.
       test: share of the whole held out for test where a source has no test split of its own.
       split_seed: decides which examples are held out.
-      labels_per_class: how many of what is left of train are trained on, of each class; 0: all.
-      image_size: (height, width) to resize to while decoding, of a stream: of the crops; (0, 0)
-        keeps sizes, which must be equal.
+      labels_per_class: how many examples of each class to train on, of those that are not held out;
+        0: all.
+      image_size: (height, width) in pixels that images are resized to while decoding; for a stream
+        the size of the crops. (0, 0) keeps sizes, which must be equal.
       skip_corrupt: leave out examples that do not decode, instead of stopping.
     """
 
@@ -45,7 +46,8 @@ class Division:
     Attributes:
       splits: of ``train``, ``validation`` and ``test``: the part of the source that a split is
         taken from, and the examples' numbers in it, sorted.
-      measured: the training examples that mean and deviation are computed from: all but test.
+      measured: the examples of the source's train part that mean and deviation are computed from:
+        all that are not held out for test.
     """
 
     splits: Mapping[str, tuple[str, np.ndarray]]
@@ -61,12 +63,12 @@ def needs_labels(parts: Collection[str], options: SourceOptions) -> bool:
 def divide(
     name: str, sizes: Mapping[str, int], labels: np.ndarray | None, options: SourceOptions
 ) -> Division:
-    """Takes the splits that a source has, and holds out the others of its train part.
+    """Takes the splits that a source has, and holds out the others from its train part.
 
     Args:
       name: of the set, for errors.
       sizes: examples of each part of the source: ``train``, perhaps ``validation`` and ``test``.
-      labels: ``[sizes["train"]]`` integers; None where :func:`needs_labels` says so.
+      labels: ``[sizes["train"]]`` integers; may be None if :func:`needs_labels` returns False.
       options: the shares and their seed.
 
     Raises:
@@ -106,10 +108,10 @@ def _few(name: str, labels: np.ndarray, options: SourceOptions) -> np.ndarray:
 
 
 def _say(name: str, parts: Collection[str], options: SourceOptions) -> None:
-    """What of the options does not count for a source with these parts."""
+    """Logs which options have no effect for a source with these parts."""
     for split in ("validation", "test"):
         share, default = getattr(options, split), getattr(SourceOptions(), split)
-        if split in parts and share != default:  # The default is not a wish.
+        if split in parts and share != default:  # The default was not asked for.
             _LOGGER.warning(
                 "%s has a %s split of its own: config.data.%s = %s is not used",
                 *(name, split, split, share),
@@ -125,7 +127,7 @@ def _say(name: str, parts: Collection[str], options: SourceOptions) -> None:
 
 
 def check_classes(name: str, labels: np.ndarray | None, class_names: tuple[str, ...]) -> None:
-    """Names classes of which there are no training images, in a warning.
+    """Warns of classes that have no training images.
 
     Args:
       name: of the set.

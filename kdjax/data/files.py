@@ -64,7 +64,12 @@ def _npz_split(arrays: dict[str, np.ndarray], part: str) -> Split:
 
 
 def read_folder(location: str, size: tuple[int, int], *, skip_corrupt: bool = False) -> RawSet:
-    """Reads the files of :func:`kdjax.data.folders.find_images`; grey if all images are.
+    """Reads the files of :func:`kdjax.data.folders.find_images`; grey if all images are grey.
+
+    Args:
+      location: the folder.
+      size: (height, width) in pixels to resize to; (0, 0) keeps sizes, which must be equal.
+      skip_corrupt: whether to leave out files that do not decode, with a warning each.
 
     Raises:
       DataError: as :func:`kdjax.data.folders.find_images`, or if a file does not decode.

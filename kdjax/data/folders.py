@@ -29,11 +29,12 @@ Listing = list[tuple[Path, int]]
 def find_images(location: str) -> tuple[Path, tuple[str, ...], dict[str, Listing]]:
     """The image files of ``<class>/<image>``, or of splits, ``train/<class>/<image>`` and others.
 
-    Splits are ``train``, ``val`` (or ``valid``, ``validation``) and ``test``. A folder is read as
-    splits if all folders in it are called so and ``train`` is one of them, or if ``train`` and
-    another split hold folders, whatever lies beside them; else its folders are classes, and one
-    of them may be called ``train``. Names that start with a dot, and what archives and operating
-    systems leave behind (``__MACOSX``), are passed over.
+    Splits are called ``train``, ``val`` (or ``valid``, ``validation``) and ``test``. A folder is
+    read as splits if all folders in it have such names and ``train`` is one of them. It is also
+    read as splits if ``train`` and another split hold folders, even if other folders are beside
+    them. Otherwise its folders are classes, and one of them may be called ``train``. Names that
+    start with a dot, and what archives and operating systems leave behind (``__MACOSX``), are
+    ignored.
 
     Returns:
       The folder; the classes, its folders' names in sorted order; the files of each part,
@@ -70,7 +71,7 @@ def find_images(location: str) -> tuple[Path, tuple[str, ...], dict[str, Listing
 
 
 def _folders(folder: Path) -> list[str]:
-    """Names of the folders in a folder that count, sorted."""
+    """Names of the folders in a folder, sorted, without hidden and left-behind ones."""
     return sorted(path.name for path in folder.iterdir() if path.is_dir() and _counts(path.name))
 
 
@@ -79,7 +80,7 @@ def _counts(name: str) -> bool:
 
 
 def images_below(folder: Path) -> list[Path]:
-    """The image files anywhere in a folder, sorted; hidden ones and what is left behind do not."""
+    """The image files in a folder and below, sorted, without hidden and left-behind ones."""
     return sorted(
         path
         for path in folder.rglob("*")

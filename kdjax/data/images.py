@@ -23,8 +23,8 @@ _GREY_MODES = ("1", "L", "LA")
 def read_image(source: str | Path | bytes, where: str = "") -> PIL.Image.Image:
     """One image as training reads it, upright and without transparency, of the size it has.
 
-    The orientation that EXIF data names is applied, as viewers do; what is transparent is laid on
-    white. Of an animation it is the first image.
+    The image is rotated as its EXIF data says, as image viewers do. Transparent parts become white.
+    Of an animation the first image is taken.
 
     Args:
       source: a file, or the bytes of one, in any format Pillow reads.
@@ -58,7 +58,7 @@ def read_image(source: str | Path | bytes, where: str = "") -> PIL.Image.Image:
 def _open(source: bytes | Path) -> PIL.Image.Image:
     try:
         return PIL.Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
-    except PIL.UnidentifiedImageError:  # Says where the bytes lie in memory.
+    except PIL.UnidentifiedImageError:  # Its message is a memory address.
         raise OSError("it is in no format that Pillow knows") from None
 
 
@@ -83,9 +83,9 @@ def fit_image(
 ) -> np.ndarray:
     """An image as evaluation sees it.
 
-    With ``device`` it is resized as a whole; with ``stream`` it is the middle of the image
-    (:func:`kdjax.data.augment.central_crop`). An image that has the size already is the same in
-    both. Grey becomes colour, and colour grey, where the networks want it.
+    With ``device`` the whole image is resized. With ``stream`` the middle of the image is taken
+    (:func:`kdjax.data.augment.central_crop`). Both leave an image as it is if it already has the
+    size. Grey becomes colour, or colour grey, as the networks need it.
 
     Args:
       image: of :func:`read_image`.
@@ -206,7 +206,14 @@ def decode_all(
 def sizes_differ(
     where: str, size: tuple[int, ...], other: str, expected: tuple[int, ...]
 ) -> DataError:
-    """The error for an image that has another (height, width) than another one."""
+    """The error for two images of different sizes.
+
+    Args:
+      where: the file or record of the image.
+      size: its (height, width), in pixels.
+      other: the file or record that it is compared with.
+      expected: the (height, width) of that one.
+    """
     return DataError(
         f"{where} is {size[0]} x {size[1]} pixels, {other} is {expected[0]} x {expected[1]}: "
         "images must agree in size; give --config.data.image_size='(height, width)' to resize them"
@@ -237,7 +244,8 @@ def header(
     """
     try:
         with _open(source) as image:
-            # Pillow turns a TIFF by itself; without this key it would decode a PNG to find out.
+            # Pillow rotates a TIFF by itself. Without the look at "exif", it would decode a whole
+            # PNG to find out.
             turned = image.format != "TIFF" and "exif" in image.info and _lies(image)
             return image.mode, image.size if turned else (image.height, image.width)
     except (OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:
@@ -250,5 +258,5 @@ def _lies(image: PIL.Image.Image) -> bool:
     """Whether EXIF data says that rows are stored as columns."""
     try:
         return image.getexif().get(PIL.ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-    except Exception:  # As in _upright, where it is said.
+    except Exception:  # Broken EXIF data; _upright warns of it.
         return False

@@ -1,4 +1,7 @@
-"""Encoded images one by one, from prepared TFDS sets and folders; opened where they are read."""
+"""Encoded images one by one, from prepared TFDS sets and folders.
+
+Files are opened by the process that reads them.
+"""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -149,7 +152,7 @@ def open_prepared(folder: Path) -> Opened:
 
 
 def open_folder(location: str, *, skip_corrupt: bool = False) -> Opened:
-    """The same of ``<class>/<image>`` files; grey if all images are.
+    """The same for ``<class>/<image>`` files; 1 channel if all images are grey, else 3.
 
     Raises:
       DataError: as :func:`kdjax.data.folders.find_images`, or if a file is not an image.

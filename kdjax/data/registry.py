@@ -14,8 +14,8 @@ from kdjax.data.dataset import (
 )
 from kdjax.data.division import SourceOptions, check_classes, divide
 
-# The usual statistics of the usual sets (tin100a: measured on its train split); any other set's
-# are computed from its train split.
+# The usual statistics of well-known sets (tin100a: measured on its train split). Those of any other
+# set are computed from its train split.
 _STATISTICS: Mapping[str, Statistics] = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
@@ -27,7 +27,7 @@ _KNOWN = ("digits", "cifar10", "cifar100", "svhn_cropped", "tin100a")
 
 
 def statistics(name: str) -> Statistics | None:
-    """The usual mean and deviation per channel of a usual set."""
+    """The usual mean and deviation per channel of a well-known set; None for other sets."""
     return _STATISTICS.get(name)
 
 

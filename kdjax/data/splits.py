@@ -4,10 +4,10 @@ import numpy as np
 
 
 def stratified(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Splits indices so that every class gives the same fraction, as nearly as whole numbers go.
+    """Splits indices so that every class gives the same fraction, as nearly as possible.
 
-    The held-out part has ``round(fraction * n)`` examples; classes that the fraction does not cut
-    evenly give their extra example in the order of the largest remainder.
+    The held-out part has ``round(fraction * n)`` examples. Every class first gives its share
+    rounded down; the classes with the largest remainders then give one example more.
 
     Args:
       labels: ``[n]`` integers.
@@ -32,7 +32,9 @@ def stratified(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarr
 
 
 def few_per_class(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Indices of ``count`` examples of each class, drawn at random; more contain the fewer.
+    """Indices of ``count`` examples of each class, drawn at random.
+
+    With the same seed, a larger ``count`` includes all examples of a smaller one.
 
     Args:
       labels: ``[n]`` integers.

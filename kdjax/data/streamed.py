@@ -1,8 +1,8 @@
 """Images that are read, decoded and cropped for every batch, because the set is too large to hold.
 
-An example of a training batch depends on the seed, the step and its place in the batch alone: a
-stream starts at any step and gives what it would have given there, whatever the number of
-processes, workers or threads. It has no other state.
+An example of a training batch depends only on the seed, the step and its place in the batch. So a
+stream can start at any step, and gives the same examples with any number of processes, workers or
+threads. It has no other state.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from kdjax.data.registry import statistics
 from kdjax.data.survey import common_size, read_labels, sampled_statistics
 from kdjax.data.tfds_source import directory, find
 
-# Steps that a stream is made for; more than any run takes.
+# How many steps a stream can give; more than any run takes.
 _STEPS = 1 << 40
 
 
@@ -43,15 +43,15 @@ class HostBatch(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Streamed:
-    """A named set of which nothing is held in memory.
+    """A named set whose images are not held in memory.
 
     Attributes:
       name: as asked for.
-      records: where its parts are read from, and which record a split's example is.
+      records: of each split: where it is read from, and the number of each example's record.
       class_names: one per class, in label order.
       mean, std: per channel, of pixel values in [0, 1], for normalisation.
       size: (height, width) of the crops.
-      keep_sizes: whether images have that size, and another size is an error.
+      keep_sizes: whether all images must have that size; then another size is an error.
       skip_corrupt: whether examples that do not decode are left out instead of raised.
     """
 
@@ -105,22 +105,22 @@ class Streamed:
     ) -> Iterator[HostBatch]:
         """Training batches without end, from a step on.
 
-        Every epoch has each training example once, in an order of its own; its last batch is
-        padded. Of the batch's rows ``process`` gets every ``processes``-th, from its own number.
+        Every epoch has each training example once, in a new order; its last batch is padded. A
+        process gets every ``processes``-th row of the batch, starting with row ``process``.
 
         Args:
-          seed: of order, crops and flips; below 2**31.
-          first_step: of the run.
+          seed: for order, crops and flips; below 2**31.
+          first_step: the step of the run to start at.
           batch_size: of all processes together; a multiple of their number.
           flip: whether half of the images are flipped left to right.
           resized_crop: whether to take a random part of each image, resized; else it is cropped
             as in evaluation, and then moved.
-          crop_padding: by how many pixels an image is moved at most, along either side, without
-            ``resized_crop``; what moves in is 0.
+          crop_padding: by how many pixels an image is moved at most, in height and in width,
+            without ``resized_crop``; pixels from outside the image are 0.
           process: which one this is, from 0.
           processes: how many there are.
-          workers: processes that decode, 0 for threads of this one; the results are the same.
-          threads: that decode, without workers.
+          workers: how many processes decode; 0: threads of this process do. The results are equal.
+          threads: how many threads decode if there are no workers.
         """
         _check_shares(batch_size, processes)
         size = len(self.records["train"][1])
@@ -148,8 +148,8 @@ class Streamed:
           batch_size: of all processes together; a multiple of their number.
           process: which one this is, from 0.
           processes: how many there are.
-          workers: processes that decode, 0 for threads of this one.
-          threads: that decode, without workers.
+          workers: how many processes decode; 0: threads of this process do.
+          threads: how many threads decode if there are no workers.
         """
         _check_shares(batch_size, processes)
         size = len(self.records[split][1])
@@ -169,13 +169,14 @@ class Streamed:
 
         examples = grain.MapDataset.range(*positions).map(example)
         if workers:
-            # Workers take turns in batches, each with two in threads and one to be fetched.
+            # Workers make batches in turn. Each has up to two batches in its threads, and one that
+            # is ready to be fetched.
             _parse_flags()
             options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
             batches = examples.batch(rows).to_iter_dataset(options)
             batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
         else:
-            # Two batches are decoded and not yet taken, at most, and one is being put together.
+            # At most two batches' images are decoded ahead, while one batch is put together.
             options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * rows)
             batches = examples.to_iter_dataset(options).batch(rows)
         iterator = iter(batches)
@@ -189,7 +190,7 @@ class Streamed:
                     raise
                 except Exception as error:
                     raise _unwrapped(error) from error
-                # Copied out of the memory that is shared with a worker, which ends with it.
+                # Copied, because memory that is shared with a worker is freed when it ends.
                 yield HostBatch(*(np.array(batch[name]) for name in HostBatch._fields))
                 del batch
         finally:
@@ -200,9 +201,18 @@ class Streamed:
     ) -> dict[str, Any]:
         """One example of a split, cropped.
 
+        Args:
+          split: ``train``, ``validation`` or ``test``.
+          index: of the example in its split, from 0.
+          crop: image -> image of the set's size.
+
+        Returns:
+          ``images`` ``[height, width, channels]`` uint8, ``labels`` int32 and ``mask`` bool, the
+          latter two scalars.
+
         Raises:
-          DataError: if it cannot be read or decoded, unless such are left out, has no class, or
-            another size than all must have.
+          DataError: if it cannot be read or decoded (unless ``skip_corrupt``), if its label is out
+            of range, or if it does not have the size that all images must have.
         """
         records, indices = self.records[split]
         record = int(indices[index])
@@ -228,13 +238,13 @@ class Streamed:
         return {"images": image, "labels": np.int32(label), "mask": np.bool_(True)}
 
     def padding(self) -> dict[str, Any]:
-        """What stands where there is no example."""
+        """What fills a row that has no example."""
         image = np.zeros(self.image_shape, np.uint8)
         return {"images": image, "labels": np.int32(0), "mask": np.bool_(False)}
 
 
 class _TrainExample:
-    """Position in the run -> example; travels to worker processes."""
+    """Position in the run -> example; is sent to worker processes."""
 
     def __init__(
         self, streamed: Streamed, seed: int, size: int, padded: int, crop: Any, flip: bool
@@ -244,7 +254,7 @@ class _TrainExample:
         self._streamed, self._seed = streamed, seed
         self._size, self._padded = size, padded
         self._crop, self._flip = crop, flip
-        # Shuffled by computing where an index goes: nothing as large as the set is drawn.
+        # grain computes the place of each index, so no array as large as the set is needed.
         self._order = grain.MapDataset.range(size).seed(seed).shuffle().repeat()
 
     def __call__(self, position: int) -> dict[str, Any]:
@@ -262,7 +272,7 @@ class _TrainExample:
 
 
 class _EvaluationExample:
-    """Position in a split -> example; travels to worker processes."""
+    """Position in a split -> example; is sent to worker processes."""
 
     def __init__(self, streamed: Streamed, split: str, size: int):
         self._streamed, self._split, self._size = streamed, split, size
@@ -278,14 +288,14 @@ class _EvaluationExample:
 def stream(name: str, options: SourceOptions | None = None) -> Streamed:
     """A set that is read while it is used.
 
-    It has the splits, classes and, up to sampling, the mean and deviation that
-    :func:`kdjax.data.load` gives it. Two things differ: with an ``image_size`` evaluation crops
-    images that have another size instead of distorting them, and with ``skip_corrupt`` what does
-    not decode is left out of a split where it is met, not before the set is divided.
+    It has the same splits and classes as with :func:`kdjax.data.load`, and the same mean and
+    deviation, except that these may come from a sample. Two things differ. With an ``image_size``,
+    evaluation crops images of another size instead of distorting them. With ``skip_corrupt``,
+    images that do not decode are left out when they are read, not before the set is divided.
 
-    Mean and deviation of a set that is not one of the usual are computed from the training images,
-    of more than 10,000 from as many, drawn by ``split_seed``. Labels of a TFDS set are read once
-    where they decide how it is divided; both are kept in the cache.
+    Mean and deviation of a set that is not well-known are computed from at most 10,000 training
+    images, drawn by ``split_seed`` if there are more. Labels are read once if the division depends
+    on them. Both are kept in the cache.
 
     Args:
       name: a TFDS set prepared as array_record, by name or as ``tfds:<dir>``, or ``folder:<dir>``.
@@ -352,7 +362,7 @@ def _parse_flags() -> None:
 
 
 def _unwrapped(error: Exception) -> DataError:
-    """What went wrong in a thread or worker, as they pass it on: the last line says it."""
+    """The error of a thread or worker; the last line of the text that it sends has the reason."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     ours = [line for line in lines if "DataError: " in line]
     text = (ours or lines or [type(error).__name__])[-1]

@@ -1,6 +1,7 @@
-"""What has to be known of a set before it is streamed: labels, the images' size, statistics.
+"""What must be known of a set before it is streamed: labels, the images' size, statistics.
 
-What takes a reading of the set is kept in the cache, keyed by names, sizes and times of its files.
+Results that need many files to be read are kept in the cache, keyed by names, sizes and times of
+the set's files.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ from kdjax.data.dataset import DataError, Statistics, histogram, statistics_of
 from kdjax.data.images import decode, header, sizes_differ
 from kdjax.data.records import Records
 
-# Images that mean and deviation of a stream are computed from, at most.
+# Mean and deviation of a stream are computed from at most this many images.
 SAMPLE = 10_000
 _LONG = 5_000  # records from which on progress is shown
 
@@ -77,9 +78,9 @@ def sampled_statistics(
     *,
     skip_corrupt: bool = False,
 ) -> Statistics:
-    """Mean and deviation of up to :data:`SAMPLE` images, resized as a whole.
+    """Mean and deviation per channel of up to :data:`SAMPLE` images, each resized as a whole.
 
-    Those of a set that is held in memory are computed from all its images in the same way.
+    For a set that is held in memory, they are computed in the same way from all images.
 
     Args:
       records: where images are read.

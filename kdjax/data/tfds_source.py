@@ -55,6 +55,11 @@ def read_directory(location: str, size: tuple[int, int], *, skip_corrupt: bool =
 
     Its parts are those of :func:`split_names`.
 
+    Args:
+      location: the directory.
+      size: (height, width) in pixels to resize to; (0, 0) keeps sizes, which must be equal.
+      skip_corrupt: whether to leave out images that do not decode, with a warning each.
+
     Raises:
       DataError: if it is not a prepared array_record set with one image and one class label.
     """
@@ -97,16 +102,16 @@ def read_directory(location: str, size: tuple[int, int], *, skip_corrupt: bool =
 
 
 def split_names(builder: Any, folder: Path, image_key: str, label_key: str) -> dict[str, str]:
-    """Which of its splits a set gives for ``train``, ``validation`` and ``test``.
+    """Which stored split of a set is used as ``train``, ``validation`` and ``test``.
 
-    Where there is no test split with labels, ``validation`` is the test split: by custom, sets
-    without one are compared on it.
+    If there is no test split with labels, ``validation`` is the test split: published results on
+    such sets use it.
 
     Args:
       builder: of the prepared set.
       folder: where it lies.
-      image_key: of a record.
-      label_key: of a record.
+      image_key: the name of the image in a record.
+      label_key: the name of the label in a record.
 
     Raises:
       DataError: if there is no train split.
@@ -183,6 +188,12 @@ def feature_keys(features: Any, folder: Path) -> tuple[str, str]:
 
 def open_part(builder: Any, part: str, folder: Path, image_key: str) -> Any:
     """A sequence of records of a part, whose images are still encoded bytes.
+
+    Args:
+      builder: of the prepared set.
+      part: the split, as TFDS calls it.
+      folder: where the set is, for errors.
+      image_key: the name of the image in a record.
 
     Raises:
       DataError: if its files cannot be opened.

@@ -1,4 +1,4 @@
-"""Taking a student away: loading it from its workdir, and using it on images."""
+"""Using a trained student: loading it from its workdir, and classifying images with it."""
 
 from kdjax.deploy.images import find_images
 from kdjax.deploy.predict import Predictions, predict

@@ -11,9 +11,9 @@ from kdjax.data.folders import IMAGE_ENDINGS, images_below
 def find_images(named: Sequence[str]) -> list[Path]:
     """The files that arguments name, each once, in the order of the arguments.
 
-    A folder stands for the image files in it and below, sorted; hidden files and folders are left
-    out. A pattern such as ``"photos/*.png"`` stands for the files that match it. A file named by
-    itself is taken whatever it is called.
+    A folder stands for the image files in it and in its subfolders, sorted; hidden files and
+    folders are left out. A pattern such as ``"photos/*.png"`` stands for the files that match it. A
+    file that is named directly is taken whatever its ending.
 
     Raises:
       DataError: if an argument names nothing.

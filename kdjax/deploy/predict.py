@@ -17,12 +17,12 @@ from kdjax.deploy.student import Student
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """What a network says of images.
+    """The classes that a network predicts for images.
 
     Attributes:
       images: the files that were read, in order.
       classes: for each image the names of the likeliest classes, the likeliest first.
-      probabilities: of those classes, fractions.
+      probabilities: of those classes, from 0 to 1.
       unread: the files that could not be read.
     """
 
@@ -53,13 +53,13 @@ class Predictions:
 def predict(
     student: Student, files: Sequence[Path], *, top: int = 0, batch_size: int = 64
 ) -> Predictions:
-    """The likeliest classes of image files; one that cannot be read is left out with a warning.
+    """The likeliest classes of image files; a file that cannot be read is left out with a warning.
 
     Args:
       student: the network.
       files: the images.
-      top: how many classes for each; 0: five, or all if there are fewer.
-      batch_size: images in one call of the compiled function.
+      top: how many classes for each image; 0: five, or all if there are fewer.
+      batch_size: how many images go into one call of the compiled function.
 
     Raises:
       ValueError: if ``top`` is out of range.

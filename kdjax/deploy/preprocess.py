@@ -1,4 +1,4 @@
-"""From image files or arrays to what a network takes, as evaluation does it."""
+"""Turns image files or arrays into a network's input, in the same way as evaluation."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -24,8 +24,9 @@ class Preprocess:
     Attributes:
       image_shape: (height, width, channels) as the network sees them.
       mean, std: per channel, of pixel values in [0, 1], for normalisation.
-      memory: what is done to an image of another size. ``device``: it is resized; ``stream``: its
-        shorter side is resized to 256/224 of the network's, and the middle cut out.
+      memory: what is done to an image of another size. ``device``: it is resized. ``stream``: it is
+        resized with its proportions kept, to cover 256/224 of the network's height and width, and
+        the middle is cut out.
     """
 
     image_shape: tuple[int, int, int]

@@ -1,4 +1,4 @@
-"""One trained network as a user takes it away."""
+"""One trained network, loaded with all that is needed to use it."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -1,10 +1,10 @@
 """Distillation losses: pure functions on arrays that know nothing else of kdjax.
 
-Every function computes in float32 whatever comes in and leaves the average over the batch to its
-caller, who alone knows the mask. Losses that judge the examples of a batch together take the mask
-as ``where`` and, if the batch is shared by several devices, their ``axis_name``
-(:mod:`kdjax.losses.global_batch`); of those too, the mean of the returned values over the real
-examples of the whole batch is the published loss.
+Every function computes in float32, whatever dtype it is given. It returns one value per example:
+the caller knows which examples are padding, and takes the mean. Losses that compare the examples of
+a batch with each other take that mask as ``where`` and, if several devices share the batch, their
+``axis_name`` (:mod:`kdjax.losses.global_batch`). For these losses too, the mean of the returned
+values over the real examples of the whole batch is the published loss.
 """
 
 from kdjax.losses.attention import attention_transfer
@@ -25,11 +25,21 @@ from kdjax.losses.review import review_kd
 from kdjax.losses.similarity import similarity_preserving
 from kdjax.losses.soft_targets import soft_target_kl
 from kdjax.losses.standardize import standardize_logits
+from kdjax.losses.teachers import (
+    accuracy_weights,
+    best_logits,
+    leave_one_out_logits,
+    min_margin_logits,
+    pairwise_logits,
+    wider_only_logits,
+)
 from kdjax.losses.vid import vid
 
 __all__ = [
     "CRDMemory",
+    "accuracy_weights",
     "attention_transfer",
+    "best_logits",
     "crd",
     "crd_memory",
     "crd_negatives",
@@ -41,11 +51,14 @@ __all__ = [
     "feature_mse",
     "fsp",
     "hard_label_cross_entropy",
+    "leave_one_out_logits",
+    "min_margin_logits",
     "mlkd_batch",
     "mlkd_class",
     "nkd",
     "nst",
     "online_ensemble_loss",
+    "pairwise_logits",
     "pkt",
     "review_kd",
     "rkd",
@@ -53,4 +66,5 @@ __all__ = [
     "soft_target_kl",
     "standardize_logits",
     "vid",
+    "wider_only_logits",
 ]

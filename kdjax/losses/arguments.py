@@ -1,4 +1,4 @@
-"""Checks of arguments that several losses share, and what they make of them."""
+"""Checks of arguments that several losses share."""
 
 import chex
 import jax
@@ -12,10 +12,10 @@ def check_temperature(temperature: chex.Numeric) -> None:
 
 
 def class_indices(labels: chex.Array, classes: int) -> tuple[chex.Array, chex.Array]:
-    """Integer labels as ``(indices, valid)``: a wrong label is refused, or marked if traced.
+    """Checks integer labels; returns ``(indices, valid)``.
 
-    Inside ``jit``, ``pmap`` or ``vmap`` the values of labels are not known: there ``valid`` is
-    False for those out of range, whose index is 0.
+    A label out of range is an error. Inside ``jit``, ``pmap`` or ``vmap`` the values of labels are
+    not known: there such a label has ``valid`` False and the index 0.
     """
     known = not isinstance(labels, jax.core.Tracer) and getattr(
         labels, "is_fully_addressable", True
@@ -39,7 +39,13 @@ def class_indices(labels: chex.Array, classes: int) -> tuple[chex.Array, chex.Ar
 
 
 def check_batches(student: chex.Array, teacher: chex.Array, name: str) -> None:
-    """Refuses a student's and a teacher's array whose first axes, the examples, differ."""
+    """Refuses a student's and a teacher's array whose first axes, the examples, differ.
+
+    Args:
+      student: ``[batch, ...]``.
+      teacher: ``[batch, ...]``.
+      name: of the arrays without ``student_`` and ``teacher_``, for errors.
+    """
     if student.ndim < 2 or teacher.ndim < 2 or student.shape[0] != teacher.shape[0]:
         raise ValueError(
             f"student_{name} has shape {student.shape} and teacher_{name} {teacher.shape}: both "
@@ -48,7 +54,13 @@ def check_batches(student: chex.Array, teacher: chex.Array, name: str) -> None:
 
 
 def check_equal_shapes(student: chex.Array, teacher: chex.Array, name: str) -> None:
-    """Refuses a student's and a teacher's array of different shapes."""
+    """Refuses a student's and a teacher's array of different shapes.
+
+    Args:
+      student: an array of any shape.
+      teacher: the same of the teacher.
+      name: of the arrays without ``student_`` and ``teacher_``, for errors.
+    """
     if student.shape != teacher.shape:
         raise ValueError(
             f"student_{name} has shape {student.shape} and teacher_{name} {teacher.shape}: they "

@@ -15,7 +15,7 @@ def attention_transfer(student_map: chex.Array, teacher_map: chex.Array) -> chex
         \hat a = \frac{a}{\|a\|_2}, \quad a_{hw} = \frac{1}{C} \sum_c F_{hwc}^2
 
     Maps of different sizes are first averaged to the smaller height and width of both; channels
-    may differ. The published weight is 1000, on the sum over stages.
+    may differ. The usual weight is 1000, on the sum over stages.
 
     >>> attention_transfer(jnp.ones((1, 2, 2, 3)), 5.0 * jnp.ones((1, 4, 4, 7))).round(6).tolist()
     [0.0]
@@ -32,7 +32,8 @@ def attention_transfer(student_map: chex.Array, teacher_map: chex.Array) -> chex
       ValueError: if a map does not have four axes, or the batch sizes differ.
 
     References:
-      Zagoruyko, Komodakis, *Paying More Attention to Attention*, ICLR 2017, equation 2.
+      Zagoruyko, Komodakis, *Paying More Attention to Attention*, ICLR 2017; the mean of squares
+      and the weight as in RepDistiller.
     """
     check_maps(student_map=student_map, teacher_map=teacher_map)
     student, teacher = pool_to_smaller(student_map, teacher_map)

@@ -14,10 +14,10 @@ _EPSILON = 1e-7
 
 
 class CRDMemory(NamedTuple):
-    """What the contrast remembers between steps; an array tree like any state.
+    """What the loss remembers between steps: a tree of arrays.
 
     Attributes:
-      student: ``[examples, dim]`` float32, embeddings of length 1 (about that at the start).
+      student: ``[examples, dim]`` float32, embeddings of length 1 (about 1 at the start).
       teacher: the same of the teacher.
       student_normaliser: scalar, divides the scores of the student's embeddings; 0 until the first
         :func:`crd_update` sets it, once.
@@ -34,9 +34,9 @@ def crd_memory(key: chex.PRNGKey, *, examples: int, dim: int) -> CRDMemory:
     """A memory of random embeddings for a training set.
 
     Args:
-      key: of the random numbers.
-      examples: of the training set; its examples are numbered from 0.
-      dim: of the embeddings; 128 in the paper.
+      key: for the random numbers.
+      examples: how many the training set has; they are numbered from 0.
+      dim: numbers in an embedding; 128 in the released code.
 
     Returns:
       Entries drawn uniformly between plus and minus ``sqrt(3 / dim)``, and no normalisers yet.
@@ -68,10 +68,10 @@ def crd_negatives(
     replacement where there are enough).
 
     Args:
-      key: of the random numbers; another one on every step, and on every device.
+      key: for the random numbers; a different one for every step and every device.
       indices: ``[batch]`` integers, the numbers of the batch's examples in the training set.
-      examples: of the training set.
-      count: of negatives for each example; no more than there are other examples.
+      examples: how many the training set has.
+      count: negatives for each example; at most as many as there are other examples are drawn.
       labels: ``[examples]`` integers of at least two classes, of the whole training set.
 
     Returns:
@@ -85,7 +85,8 @@ def crd_negatives(
     if labels is not None and labels.shape != (examples,):
         raise ValueError(f"labels have shape {labels.shape}: expected [{examples}]")
     shape = (indices.shape[0], min(count, examples - 1))
-    # Number the examples so that those to leave out stand together, and step over them.
+    # Order the examples so that those to leave out are neighbours. A drawn number that is at or
+    # after the first of them skips all of them.
     if labels is None:
         order, first, left_out = jnp.arange(examples), indices, jnp.ones_like(indices)
     else:
@@ -108,19 +109,20 @@ def crd(
     where: chex.Array | None = None,
     axis_name: str | None = None,
 ) -> chex.Array:
-    r"""Noise contrastive estimation: tell an example's other embedding from those of K others.
+    r"""Noise contrastive estimation: find an example's own embedding among those of K others.
 
-    With v an embedding divided by its length, :math:`m_j` the memory of the *other* network's
-    embedding of example j, Z a normaliser and n the number of examples, the score is
-    :math:`s_j = \exp(v \cdot m_j / T) / Z`, and the value of example i, summed over both networks,
+    Let v be one network's embedding of example i, divided by its length. Let :math:`m_j` be what
+    the memory holds of the *other* network's embedding of example j, Z a normaliser and n the
+    number of training examples. The score is :math:`s_j = \exp(v \cdot m_j / T) / Z`. The value of
+    example i is the sum over both networks of
 
     .. math:: -\log \frac{s_i}{s_i + K/n + \epsilon}
         - \sum_{j \in \mathrm{negatives}} \log \frac{K/n}{s_j + K/n + \epsilon},
         \quad \epsilon = 10^{-7}
 
-    Z is n times the mean score of the first batch. It comes from ``memory``; before the first
-    :func:`crd_update`, from this batch. A step is then: negatives, loss and gradient, update. The
-    published weight is .8.
+    Z is n times the mean of the first batch's scores without Z. It is read from ``memory``. Before
+    the first :func:`crd_update` it is computed from this batch. A training step draws negatives,
+    takes the loss and its gradient, then updates the memory. The weight in the released code is .8.
 
     Args:
       student_embedding: ``[batch, dim]`` floats, from a trained linear map of the pooled features.
@@ -130,9 +132,9 @@ def crd(
       indices: ``[batch]`` integers, the numbers of the examples in the training set.
       negatives: ``[batch, K]`` integers of :func:`crd_negatives`.
       temperature: T > 0.
-      where: ``[batch]`` booleans: real rows. Padded rows count for nothing.
+      where: ``[batch]`` booleans: real rows. Padded rows are ignored.
       axis_name: a mapped axis of devices that share the batch (:mod:`kdjax.losses.global_batch`);
-        it matters to the first batch, from which Z comes. None: the batch is this device's.
+        it matters for the first batch, from which Z comes. None: this device has the whole batch.
 
     Returns:
       ``[batch]`` float32, 0 in padded rows.
@@ -141,8 +143,8 @@ def crd(
       ValueError: if shapes do not fit the memory, or the temperature is not above 0.
 
     References:
-      Tian, Krishnan, Isola, *Contrastive Representation Distillation*, ICLR 2020, equations 10,
-      17 to 19 (critic and memory), and the authors' released code.
+      Tian, Krishnan, Isola, *Contrastive Representation Distillation*, ICLR 2020, equation 18, and
+      the authors' released code.
     """
     _check(student_embedding, teacher_embedding, memory, temperature)
     rows = Rows.of(student_embedding.shape[0], where, axis_name)
@@ -177,12 +179,14 @@ def crd_update(
       memory: before.
       student_embedding: ``[batch, dim]`` floats, as given to :func:`crd`.
       teacher_embedding: the same of the teacher.
-      indices: ``[batch]`` integers; of an example that stands in a batch twice, either may win.
+      indices: ``[batch]`` integers. If an example is in the batch twice, the memory keeps one of
+        its two embeddings, no matter which.
       negatives: ``[batch, K]`` integers, as given to :func:`crd`.
       momentum: in [0, 1).
       temperature: as given to :func:`crd`.
       where: ``[batch]`` booleans: real rows; the others change nothing.
-      axis_name: a mapped axis of devices that share the batch; None: this device has it all.
+      axis_name: a mapped axis of devices that share the batch; None: this device has the whole
+        batch.
 
     Returns:
       The memory for the next step.
@@ -192,7 +196,8 @@ def crd_update(
         temperature is not above 0.
 
     References:
-      Tian, Krishnan, Isola, ICLR 2020, appendix, and the authors' released code.
+      Tian, Krishnan, Isola, *Contrastive Representation Distillation*, ICLR 2020, and the authors'
+      released code.
     """
     if not 0.0 <= momentum < 1.0:
         raise ValueError(f"momentum is {momentum}: it must be in [0, 1)")
@@ -202,7 +207,7 @@ def crd_update(
         rows, student_embedding, teacher_embedding, memory, indices, negatives, temperature
     )
     examples = memory.student.shape[0]
-    # Rows that are not real get a number outside the memory, which a write drops.
+    # Padded rows get a number outside the memory, where writes are dropped.
     targets = rows.everywhere(jnp.where(rows.real, indices, examples))
 
     def moved(entries: chex.Array, embedding: chex.Array) -> chex.Array:
@@ -241,12 +246,13 @@ def _scores(
     negatives: chex.Array,
     temperature: chex.Numeric,
 ) -> tuple[chex.Array, chex.Array]:
-    """Logarithms of scores without normaliser, ``[batch, 1 + K]``, the positive first."""
+    """Logarithms of scores without normaliser, ``[batch, 1 + K]``; column 0: the example itself."""
     candidates = jnp.concatenate([indices[:, None], negatives], axis=1)
     candidates = jnp.where(rows.real[:, None], candidates, 0)
 
     def against(embedding: chex.Array, entries: chex.Array) -> chex.Array:
-        # All products, then a choice of them: fewer numbers than a copy of the chosen entries.
+        # Computing all products and choosing some of them needs less memory than copying the
+        # chosen entries.
         directions = unit(rows.keep(embedding), axis=-1)
         entries = jax.lax.stop_gradient(entries)
         products = jnp.matmul(directions, entries.T, precision=EXACT)

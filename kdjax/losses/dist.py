@@ -32,11 +32,12 @@ def dist(
         T^2 \Big[ w_{\mathrm{inter}} \Big(1 - \frac{1}{B} \sum_i \rho(P_{i\cdot}, Q_{i\cdot})\Big)
         + w_{\mathrm{intra}} \Big(1 - \frac{1}{K} \sum_k \rho(P_{\cdot k}, Q_{\cdot k})\Big) \Big]
 
-    The second part couples the batch. An example's value holds its own summand of each
-    :math:`\rho(P_{\cdot k}, Q_{\cdot k})`, times B.
+    The second part depends on all examples of the batch. An example's value holds its own summand
+    of each :math:`\rho(P_{\cdot k}, Q_{\cdot k})`, times B.
 
     The function is differentiable in both logits; a caller whose teacher is a constant stops its
-    gradient. Equal probabilities (logits of 0) correlate with nothing and get no gradient.
+    gradient. Where all probabilities are equal (such as for logits of 0), the correlation counts as
+    0 and gives no gradient.
 
     Args:
       student_logits: ``[batch, classes]`` floats.
@@ -44,9 +45,9 @@ def dist(
       inter_weight: of the relation between the classes of one example.
       intra_weight: of the relation between the examples of one class.
       temperature: T > 0.
-      where: ``[batch]`` booleans: real rows. Padded rows count for nothing.
+      where: ``[batch]`` booleans: real rows. Padded rows are ignored.
       axis_name: a mapped axis of devices that share the batch (:mod:`kdjax.losses.global_batch`);
-        None: the batch is this device's.
+        None: this device has the whole batch.
 
     Returns:
       ``[batch]`` float32, 0 in padded rows.
@@ -56,7 +57,7 @@ def dist(
 
     References:
       Huang, You, Wang, Qian, Xu, *Knowledge Distillation from A Stronger Teacher*, NeurIPS 2022,
-      equations 7 to 10.
+      equations 8 and 9; the factor T^2 as in the authors' released code.
     """
     check_temperature(temperature)
     check_equal_shapes(student_logits, teacher_logits, "logits")
@@ -87,5 +88,5 @@ def _length(
 
 
 def _quotient(product: chex.Array, lengths: chex.Array) -> chex.Array:
-    # Equal values correlate with nothing; the derivative would be the inverse of epsilon.
+    # Equal values have no correlation; dividing by epsilon would give a huge derivative.
     return jnp.where(lengths > 0, product / (lengths + _EPSILON), 0.0)

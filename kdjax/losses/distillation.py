@@ -53,8 +53,9 @@ def distillation_loss(
       ValueError: if a weight is missing or unknown, or a block does not have one pair per student.
 
     References:
-      Hinton, Vinyals, Dean, *Distilling the Knowledge in a Neural Network*, 2015, section 2.
-      Ahmed, Zunino, Morerio, Murino, ICPR 2020 (our reading).
+      Hinton, Vinyals, Dean, *Distilling the Knowledge in a Neural Network*, 2015.
+      Ahmed, Zunino, Morerio, Murino, *Compact CNN Structure Learning by Knowledge Distillation*,
+      ICPR 2020 (our reading).
     """
     if set(weights.keys()) != set(TERMS):
         raise ValueError(f"weights names {sorted(weights.keys())}: expected {sorted(TERMS)}")

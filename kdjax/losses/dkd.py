@@ -50,7 +50,8 @@ def dkd(
         ``jit``) out of range.
 
     References:
-      Zhao, Cui, Song, Qiu, Liang, *Decoupled Knowledge Distillation*, CVPR 2022, equations 6, 7.
+      Zhao, Cui, Song, Qiu, Liang, *Decoupled Knowledge Distillation*, CVPR 2022, and the authors'
+      released code.
     """
     check_temperature(temperature)
     student, teacher = jnp.broadcast_arrays(

@@ -30,7 +30,8 @@ def ensemble_logits(logits: chex.Array, weights: Sequence[float] | None = None) 
       ValueError: if the weights are not one per student, negative, or do not sum to 1.
 
     References:
-      Walawalkar, Shen, Savvides, ECCV 2020, section 3 (ensemble teacher).
+      Walawalkar, Shen, Savvides, *Online Ensemble Model Compression using Knowledge Distillation*,
+      ECCV 2020 (ensemble teacher).
     """
     logits = jnp.asarray(logits, jnp.float32)
     students = logits.shape[0]
@@ -84,7 +85,8 @@ def online_ensemble_loss(
       ValueError: if a weight is missing or unknown, or a block does not pair students 2..S.
 
     References:
-      Walawalkar, Shen, Savvides, ECCV 2020, section 3; weights and T from section 4.
+      Walawalkar, Shen, Savvides, *Online Ensemble Model Compression using Knowledge Distillation*,
+      ECCV 2020.
     """
     if set(weights.keys()) != set(TERMS):
         raise ValueError(f"weights names {sorted(weights.keys())}: expected {sorted(TERMS)}")

@@ -25,7 +25,8 @@ def feature_mse(student_map: chex.Array, teacher_map: chex.Array) -> chex.Array:
       ValueError: if the shapes differ.
 
     References:
-      Walawalkar, Shen, Savvides, ECCV 2020, section 3 (intermediate loss).
+      Walawalkar, Shen, Savvides, *Online Ensemble Model Compression using Knowledge Distillation*,
+      ECCV 2020 (intermediate loss).
     """
     if student_map.shape != teacher_map.shape:
         raise ValueError(

@@ -20,8 +20,8 @@ def fsp(
         M_{cd} = \frac{1}{HW} \sum_{h,w} F^1_{hwc} F^2_{hwd}
 
     The two maps of one network are averaged to the smaller height and width of both. Student and
-    teacher may differ in size, not in channels: a thinned student cannot use this loss. The
-    published weight is 50, on the sum over pairs of stages.
+    teacher may differ in size, not in channels: a thinned student cannot use this loss. The usual
+    weight is 50, on the sum over pairs of stages.
 
     Args:
       student_first: ``[batch, height, width, channels]`` floats, where the flow starts.
@@ -37,7 +37,8 @@ def fsp(
       ValueError: if channels or batch sizes differ, or a map does not have four axes.
 
     References:
-      Yim, Joo, Bae, Kim, *A Gift from Knowledge Distillation*, CVPR 2017, equations 1 and 2.
+      Yim, Joo, Bae, Kim, *A Gift from Knowledge Distillation*, CVPR 2017; the mean over the matrix,
+      and the weight, as in RepDistiller.
     """
     check_maps(
         student_first=student_first,

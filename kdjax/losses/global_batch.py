@@ -1,10 +1,11 @@
-"""Losses that judge the rows of a batch together: which rows are real, and other devices' rows.
+"""For losses that compare the rows of a batch: which rows are real, and other devices' rows.
 
-With ``axis_name`` every device holds a share of the global batch, and returns the values of its own
-rows as functions of all rows. Gradients fit a training step that differentiates, on each device,
-the sum over its own rows, and then sums the parameters' gradients over the devices
-(``jax.lax.psum``): the transpose of a gather (or of a sum over devices) adds what the rows of the
-other devices owe to the own ones, so that the result is the gradient of the whole batch's sum.
+With ``axis_name`` every device holds a share of the global batch, and returns values for its own
+rows that depend on all rows. The training step is expected to differentiate, on each device, the
+sum over that device's rows, and then to sum the parameters' gradients over the devices
+(``jax.lax.psum``). The result is the gradient of the sum over the whole batch: when JAX
+differentiates a gather, or a sum over devices, it also sends back the part of the gradient that
+comes from the other devices' rows.
 """
 
 import dataclasses
@@ -19,8 +20,9 @@ class Rows:
     """The rows of this device's share of a batch.
 
     Attributes:
-      real: ``[batch]`` booleans; the other rows are padding, whatever stands in them.
-      axis_name: the mapped axis of devices that share the batch; None: this device has it all.
+      real: ``[batch]`` booleans; the other rows are padding, and their contents are ignored.
+      axis_name: the mapped axis of devices that share the batch; None: this device has the whole
+        batch.
     """
 
     real: chex.Array
@@ -29,6 +31,11 @@ class Rows:
     @classmethod
     def of(cls, batch: int, where: chex.Array | None, axis_name: str | None) -> "Rows":
         """The rows that ``where`` names, or all.
+
+        Args:
+          batch: how many rows this device has.
+          where: ``[batch]`` booleans, True for real rows; None: all are real.
+          axis_name: the mapped axis of devices that share the batch; None: there is one device.
 
         Raises:
           ValueError: if ``where`` is not ``[batch]`` booleans.
@@ -44,7 +51,7 @@ class Rows:
         return cls(where, axis_name)
 
     def keep(self, values: chex.Array) -> chex.Array:
-        """``[batch, ...]`` float32 with 0 in padded rows, which get no gradient."""
+        """``[batch, ...]`` float32 with 0 in padded rows; these get no gradient."""
         real = self.real.reshape((-1,) + (1,) * (values.ndim - 1))
         return jnp.where(real, jnp.asarray(values, jnp.float32), 0.0)
 
@@ -68,7 +75,7 @@ class Rows:
         return jnp.maximum(self.total(self.real.astype(jnp.float32)), 1.0)
 
     def pairs(self) -> chex.Array:
-        """``[batch, global batch]`` booleans: two real rows, not the same one."""
+        """``[batch, global batch]`` booleans: True for two different real rows."""
         batch = self.real.shape[0]
         everyone = self.everywhere(self.real)
         first = 0 if self.axis_name is None else jax.lax.axis_index(self.axis_name) * batch

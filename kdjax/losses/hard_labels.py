@@ -16,7 +16,7 @@ def hard_label_cross_entropy(
     .. math:: -\sum_k y_k \log \mathrm{softmax}(z)_k, \quad
         y = (1 - s) \, \mathrm{onehot}(\mathrm{label}) + s / K
 
-    Labels mixed by mixup or cutmix are distributions, which take the place of the one-hot ones.
+    Labels mixed by mixup or cutmix are distributions. They take the place of the one-hot labels.
 
     >>> round(float(hard_label_cross_entropy(jnp.array([0.0, 0.0]), jnp.array(1))), 4)
     0.6931
@@ -37,13 +37,16 @@ def hard_label_cross_entropy(
         distributions over the classes, or (outside ``jit``) a label is out of range.
 
     References:
-      Walawalkar, Shen, Savvides, ECCV 2020, section 3 (normal loss).
-      Szegedy et al., *Rethinking the Inception Architecture*, CVPR 2016, section 7 (smoothing).
+      Walawalkar, Shen, Savvides, *Online Ensemble Model Compression using Knowledge Distillation*,
+      ECCV 2020 (normal loss).
+      Szegedy et al., *Rethinking the Inception Architecture for Computer Vision*, CVPR 2016,
+      section 7 (smoothing).
     """
     if not 0.0 <= label_smoothing < 1.0:
         raise ValueError(f"label_smoothing is {label_smoothing}: it must be in [0, 1)")
     logits = jnp.asarray(logits, jnp.float32)
-    # Optax subtracts two numbers of the logits' size; shifted first, they are small.
+    # Optax subtracts two numbers as large as the logits. Shifting the logits first makes both
+    # small, so that little is lost to rounding.
     logits -= jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
     if jnp.issubdtype(jnp.result_type(labels), jnp.floating):
         given = optax.softmax_cross_entropy(logits, _distributions(labels, logits))
@@ -61,7 +64,7 @@ def hard_label_cross_entropy(
 def _distributions(labels: chex.Array, logits: chex.Array) -> chex.Array:
     labels = jnp.asarray(labels, jnp.float32)
     shape, classes = labels.shape, logits.shape[-1]
-    # One number per example is a class written as a float, even if there are as many as classes.
+    # One float per example is a class number, even if there are as many examples as classes.
     if labels.ndim < min(2, logits.ndim) or labels.ndim > logits.ndim or shape[-1] != classes:
         raise ValueError(
             f"labels are floats of shape {shape}: they must be integers, or distributions of "

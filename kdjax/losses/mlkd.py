@@ -33,9 +33,9 @@ def mlkd_batch(
       teacher_logits: floats of the same shape. Differentiable in both; a caller whose teacher is a
         constant stops its gradient.
       temperature: T > 0.
-      where: ``[batch]`` booleans: real rows. Padded rows count for nothing.
+      where: ``[batch]`` booleans: real rows. Padded rows are ignored.
       axis_name: a mapped axis of devices that share the batch (:mod:`kdjax.losses.global_batch`);
-        None: the batch is this device's.
+        None: this device has the whole batch.
 
     Returns:
       ``[batch]`` float32, 0 in padded rows.
@@ -44,7 +44,7 @@ def mlkd_batch(
       ValueError: if the shapes differ or the temperature is not above 0.
 
     References:
-      Jin, Wang, Lin, *Multi-Level Logit Distillation*, CVPR 2023, section 3.3 (batch level).
+      Jin, Wang, Lin, *Multi-Level Logit Distillation*, CVPR 2023 (batch level).
     """
     rows, q, p = _probabilities(student_logits, teacher_logits, temperature, where, axis_name)
     ours = jnp.matmul(q, rows.everywhere(q).T, precision=EXACT)
@@ -67,18 +67,18 @@ def mlkd_class(
 
     .. math:: \frac{1}{K} \| P^\top P - Q^\top Q \|_F^2 = \frac{1}{K} \|M\|_F^2
 
-    Each example contributes a matrix to M, and its value is the inner product of that with M, times
-    B / K; the value of one example may be negative. There is no factor :math:`T^2`, and no
-    division by the batch, as in the released code.
+    M is a sum of one matrix per example. An example's value is the inner product of its matrix with
+    M, times B / K; it may be negative. As in the released code, there is no factor :math:`T^2` and
+    no division by the batch size.
 
     Args:
       student_logits: ``[batch, classes]`` floats.
       teacher_logits: floats of the same shape. Differentiable in both; a caller whose teacher is a
         constant stops its gradient.
       temperature: T > 0.
-      where: ``[batch]`` booleans: real rows. Padded rows count for nothing.
+      where: ``[batch]`` booleans: real rows. Padded rows are ignored.
       axis_name: a mapped axis of devices that share the batch (:mod:`kdjax.losses.global_batch`);
-        None: the batch is this device's.
+        None: this device has the whole batch.
 
     Returns:
       ``[batch]`` float32, 0 in padded rows.
@@ -87,10 +87,10 @@ def mlkd_class(
       ValueError: if the shapes differ or the temperature is not above 0.
 
     References:
-      Jin, Wang, Lin, *Multi-Level Logit Distillation*, CVPR 2023, section 3.3 (class level).
+      Jin, Wang, Lin, *Multi-Level Logit Distillation*, CVPR 2023 (class level).
     """
     rows, q, p = _probabilities(student_logits, teacher_logits, temperature, where, axis_name)
-    # The sum over devices acts on axis 0: one matrix stands for this device's rows.
+    # Rows.total sums over axis 0: this device gives one matrix for all its rows.
     difference = jnp.matmul(p.T, p, precision=EXACT) - jnp.matmul(q.T, q, precision=EXACT)
     difference = rows.total(difference[None])
 

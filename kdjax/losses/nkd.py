@@ -26,7 +26,8 @@ def nkd(
     .. math::
         -p_y \log q_y - w_{\mathrm{other}} T^2 \sum_{k \ne y} \hat p_k \log \hat q_k
 
-    The first term is taken at temperature 1. These are cross entropies: equal logits do not give 0.
+    The first term is taken at temperature 1. Both terms are cross entropies, so equal logits of
+    student and teacher do not give 0.
 
     The function is differentiable in both logits; a caller whose teacher is a constant stops its
     gradient. Finite logits give finite values and gradients.
@@ -47,7 +48,8 @@ def nkd(
 
     References:
       Yang, Zeng, Li, Zhang, Yuan, Li, *From Knowledge Distillation to Self-Knowledge Distillation:
-      A Unified Approach with Normalized Loss and Customized Soft Labels*, ICCV 2023, section 3.1.
+      A Unified Approach with Normalized Loss and Customized Soft Labels*, ICCV 2023, and the
+      authors' released code.
     """
     check_temperature(temperature)
     student, teacher = jnp.broadcast_arrays(
@@ -57,7 +59,8 @@ def nkd(
     is_target = jax.nn.one_hot(indices, student.shape[-1], dtype=bool)
     certainty = jnp.sum(jnp.where(is_target, jax.nn.softmax(teacher), 0.0), axis=-1)
     target = certainty * hard_label_cross_entropy(student, indices)
-    # Cross entropy = divergence + entropy, of which each is finite where their sum overflows.
+    # Cross entropy = divergence + entropy. Each of the two is finite where computing the cross
+    # entropy directly would overflow.
     others = soft_target_kl(student, teacher, temperature=temperature, where=~is_target)
     softened = jnp.where(is_target, -jnp.inf, teacher / temperature)
     log_p = jax.nn.log_softmax(softened, where=~is_target)

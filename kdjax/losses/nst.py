@@ -18,7 +18,7 @@ def nst(student_map: chex.Array, teacher_map: chex.Array) -> chex.Array:
         - \frac{2}{C_s C_t} \sum_{i,j} k(x_i, y_j)
 
     Maps of different sizes are first averaged to the smaller height and width of both; channels
-    may differ. The published weight is 50.
+    may differ. The usual weight is 50.
 
     Args:
       student_map: ``[batch, height, width, channels]`` floats.
@@ -33,7 +33,7 @@ def nst(student_map: chex.Array, teacher_map: chex.Array) -> chex.Array:
 
     References:
       Huang, Wang, *Like What You Like: Knowledge Distill via Neuron Selectivity Transfer*, 2017,
-      section 3.3 and 3.4, with the polynomial kernel of degree 2 and offset 0.
+      with the polynomial kernel of degree 2 and offset 0; the weight as in RepDistiller.
     """
     check_maps(student_map=student_map, teacher_map=teacher_map)
     student, teacher = pool_to_smaller(student_map, teacher_map)

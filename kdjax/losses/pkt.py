@@ -25,16 +25,16 @@ def pkt(
     .. math:: \frac{1}{B^2} \sum_{i,j} p_{ij} \log \frac{p_{ij} + \epsilon}{q_{ij} + \epsilon},
         \quad \epsilon = 10^{-7}
 
-    An example's value holds its row. The widths of the embeddings may differ. The published weight
-    is 30000.
+    An example's value holds its row. The widths of the embeddings may differ. The usual weight is
+    30000.
 
     Args:
       student_embedding: ``[batch, ...]`` floats, usually the pooled last map.
       teacher_embedding: ``[batch, ...]`` floats. Differentiable in both; a caller whose teacher is
         a constant stops its gradient.
-      where: ``[batch]`` booleans: real rows. Padded rows count for nothing.
+      where: ``[batch]`` booleans: real rows. Padded rows are ignored.
       axis_name: a mapped axis of devices that share the batch (:mod:`kdjax.losses.global_batch`);
-        None: the batch is this device's.
+        None: this device has the whole batch.
 
     Returns:
       ``[batch]`` float32, 0 in padded rows.
@@ -44,18 +44,19 @@ def pkt(
 
     References:
       Passalis, Tefas, *Learning Deep Representations with Probabilistic Knowledge Transfer*,
-      ECCV 2018, equations 4 to 7, with the cosine kernel.
+      ECCV 2018, with the cosine kernel, and the authors' released code; the weight as in
+      RepDistiller.
     """
     check_batches(student_embedding, teacher_embedding, "embedding")
     rows = Rows.of(student_embedding.shape[0], where, axis_name)
     q, p = _neighbours(rows, student_embedding), _neighbours(rows, teacher_embedding)
-    # log1p of the relative difference: log of the ratio loses what nearly equal ones differ by.
+    # log1p of the relative difference: the log of the ratio is inexact where p and q are close.
     ratio = jnp.log1p((p - q) / (q + _EPSILON))
     return jnp.sum(p * ratio, axis=-1) / rows.count()
 
 
 def _neighbours(rows: Rows, embedding: chex.Array) -> chex.Array:
-    """``[batch, global batch]`` probabilities; all 0 from a padded row, and 0 of one."""
+    """``[batch, global batch]`` probabilities; rows and columns of padded examples are 0."""
     flat = rows.flat(embedding)
     length = square_root(jnp.sum(jnp.square(flat), axis=-1, keepdims=True))
     directions = jnp.where(length > 0, flat / (length + _EPSILON), 0.0)

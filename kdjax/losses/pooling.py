@@ -9,8 +9,17 @@ from kdjax.losses.rounding import EXACT
 def pool_to(values: chex.Array, height: int, width: int) -> chex.Array:
     """Averages ``[batch, h, w, channels]`` to ``[batch, height, width, channels]``, in float32.
 
-    Cell i of n is the mean of entries ``floor(i h / n)`` up to ``ceil((i + 1) h / n)``: windows of
-    one size where n divides h, and windows that overlap by at most one entry otherwise.
+    Along an axis of h entries, cell i of n is the mean of the entries from ``floor(i h / n)`` up
+    to, not including, ``ceil((i + 1) h / n)``. If n divides h, all windows have the same size;
+    otherwise neighbouring windows overlap by at most one entry.
+
+    Args:
+      values: ``[batch, h, w, channels]`` floats.
+      height: of the result, in pixels, at most h.
+      width: of the result, in pixels, at most w.
+
+    Returns:
+      ``[batch, height, width, channels]`` float32.
     """
     values = jnp.asarray(values, jnp.float32)
     if values.shape[1:3] == (height, width):
@@ -20,7 +29,7 @@ def pool_to(values: chex.Array, height: int, width: int) -> chex.Array:
 
 
 def pool_to_smaller(first: chex.Array, second: chex.Array) -> tuple[chex.Array, chex.Array]:
-    """Two maps pooled to the smaller height and the smaller width of both, in float32."""
+    """Both maps pooled to the smaller of their heights and the smaller of their widths, float32."""
     height = min(first.shape[1], second.shape[1])
     width = min(first.shape[2], second.shape[2])
     return pool_to(first, height, width), pool_to(second, height, width)

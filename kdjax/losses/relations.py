@@ -8,7 +8,7 @@ from kdjax.losses.arguments import check_batches
 from kdjax.losses.global_batch import Rows
 from kdjax.losses.rounding import EXACT, unit
 
-# Equal embeddings count as this far apart (squared), so that a batch of them has a mean distance.
+# Smallest squared distance of two embeddings: the mean distance is divided by, so it must not be 0.
 _SMALLEST_SQUARE = 1e-12
 
 
@@ -33,8 +33,8 @@ def rkd(
         + \frac{w_{\mathrm{angle}}}{B^3} \sum_{i,j,k}
         l\big(u^s_{ij} \cdot u^s_{ik} - u^t_{ij} \cdot u^t_{ik}\big)
 
-    An example's value holds the pairs and angles that start at it. Memory grows with the cube of
-    the batch. The widths of the embeddings may differ.
+    An example's value holds the pairs and angles that start at it. Memory use grows with the cube
+    of the batch size. The widths of the embeddings may differ.
 
     Args:
       student_embedding: ``[batch, ...]`` floats, usually the pooled last map.
@@ -42,9 +42,9 @@ def rkd(
         a constant stops its gradient.
       distance_weight: of the distances.
       angle_weight: of the angles.
-      where: ``[batch]`` booleans: real rows. Padded rows count for nothing.
+      where: ``[batch]`` booleans: real rows. Padded rows are ignored.
       axis_name: a mapped axis of devices that share the batch (:mod:`kdjax.losses.global_batch`);
-        None: the batch is this device's.
+        None: this device has the whole batch.
 
     Returns:
       ``[batch]`` float32, 0 in padded rows.
@@ -53,7 +53,8 @@ def rkd(
       ValueError: if the batch sizes differ.
 
     References:
-      Park, Kim, Lu, Cho, *Relational Knowledge Distillation*, CVPR 2019, equations 5 to 9.
+      Park, Kim, Lu, Cho, *Relational Knowledge Distillation*, CVPR 2019, sections 3.2.1 and 3.2.2;
+      means in place of sums as in RepDistiller.
     """
     check_batches(student_embedding, teacher_embedding, "embedding")
     rows = Rows.of(student_embedding.shape[0], where, axis_name)

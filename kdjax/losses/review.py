@@ -20,9 +20,10 @@ def review_kd(student_maps: Sequence[chex.Array], teacher_maps: Sequence[chex.Ar
         + \frac{1}{4} \mathrm{MSE}(P_2 s, P_2 t) + \frac{1}{8} \mathrm{MSE}(P_1 s, P_1 t)}
         {1 + \frac{1}{2} + \frac{1}{4} + \frac{1}{8}}
 
-    A pooling that would not make the map smaller in both directions is left out, of the divisor
-    too, and the next one takes its weight. The student's maps are what the fusion modules of the
-    method make of several stages (they belong to the caller); they have the teacher's shapes.
+    A pooling that would not make the map smaller in both directions is left out, also from the
+    divisor, and the next pooling takes its weight. The student's maps come from the method's fusion
+    modules, which combine several stages; the caller has these modules. The maps have the teacher's
+    shapes.
 
     >>> review_kd([jnp.ones((2, 8, 8, 3))], [jnp.zeros((2, 8, 8, 3))]).tolist()
     [1.0, 1.0]
@@ -39,7 +40,8 @@ def review_kd(student_maps: Sequence[chex.Array], teacher_maps: Sequence[chex.Ar
       ValueError: if there are no maps, not as many of both, or the shapes of a pair differ.
 
     References:
-      Chen, Liu, Zhao, Jia, *Distilling Knowledge via Knowledge Review*, CVPR 2021, section 3.3.
+      Chen, Liu, Zhao, Jia, *Distilling Knowledge via Knowledge Review*, CVPR 2021, and the released
+      code.
     """
     if len(student_maps) != len(teacher_maps) or not student_maps:
         raise ValueError(

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 # Products of float32 matrices in float32: accelerators round the factors to fewer bits otherwise.
 EXACT = jax.lax.Precision.HIGHEST
 
-# Numbers whose squared deviations sum to less than this share of their squares are equal: float32
-# does not tell them apart.
+# Numbers count as equal if their squared deviations sum to less than this share of their squares:
+# float32 cannot tell them apart.
 EQUAL = 1e-13
 
 # Vectors shorter than this have no direction.
@@ -17,7 +17,7 @@ _SHORTEST = 1e-12
 
 @jax.custom_jvp
 def saturate(values: chex.Array) -> chex.Array:
-    """``values``, none above the largest float32 number; the gradient is that of ``values``."""
+    """``values``, limited to the largest float32 number; the gradient is that of ``values``."""
     return jnp.minimum(values, jnp.finfo(jnp.float32).max)
 
 
@@ -35,7 +35,7 @@ def square_root(values: chex.Array) -> chex.Array:
 def unit(values: chex.Array, axis: int | tuple[int, ...]) -> chex.Array:
     """Vectors along ``axis`` divided by their Euclidean length.
 
-    A vector of length 0 stays 0 and gets the gradient 0: it has no direction to keep.
+    A vector of length 0 stays 0 and gets the gradient 0, because it has no direction.
     """
     squared = jnp.sum(jnp.square(values), axis=axis, keepdims=True)
     long = squared > _SHORTEST**2

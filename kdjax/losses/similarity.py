@@ -1,4 +1,4 @@
-"""Similarity preserving distillation: which examples of a batch activate a network alike."""
+"""Similarity preserving distillation: which examples of a batch activate a network similarly."""
 
 import chex
 import jax.numpy as jnp
@@ -24,15 +24,15 @@ def similarity_preserving(
         G = F F^\top, \; \hat G_i = G_i / \|G_i\|_2
 
     An example's value is the squared length of its row, divided by B. Neither sizes nor channels
-    have to be equal. The published weight is 3000, on the last map.
+    have to be equal. The usual weight is 3000, on the last map.
 
     Args:
       student_map: ``[batch, ...]`` floats.
       teacher_map: ``[batch, ...]`` floats. Differentiable in both; a caller whose teacher is a
         constant stops its gradient.
-      where: ``[batch]`` booleans: real rows. Padded rows count for nothing.
+      where: ``[batch]`` booleans: real rows. Padded rows are ignored.
       axis_name: a mapped axis of devices that share the batch (:mod:`kdjax.losses.global_batch`);
-        None: the batch is this device's.
+        None: this device has the whole batch.
 
     Returns:
       ``[batch]`` float32, 0 in padded rows.
@@ -41,7 +41,8 @@ def similarity_preserving(
       ValueError: if the batch sizes differ.
 
     References:
-      Tung, Mori, *Similarity-Preserving Knowledge Distillation*, ICCV 2019, equations 2 to 4.
+      Tung, Mori, *Similarity-Preserving Knowledge Distillation*, ICCV 2019; the weight as in
+      RepDistiller.
     """
     check_batches(student_map, teacher_map, "map")
     rows = Rows.of(student_map.shape[0], where, axis_name)

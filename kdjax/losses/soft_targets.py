@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from kdjax.losses.arguments import check_temperature
 from kdjax.losses.rounding import excess, saturate
 
-# Above this exponent (or if the student gives more than half of its probability to classes that
-# the teacher has not), exp() may overflow and the plain sum of log ratios is as exact.
+# Above this exponent exp() may overflow. There, and where the student gives more than half of its
+# probability to classes with probability 0 for the teacher, the plain sum of log ratios is used: it
+# is as exact.
 _LARGEST_EXPONENT = 60.0
 
 
@@ -27,10 +28,10 @@ def soft_target_kl(
         p = \mathrm{softmax}(t / T), \; q = \mathrm{softmax}(z / T)
 
     The factor :math:`T^2` keeps the size of the gradient independent of the temperature. The
-    relative error stays near that of float32 at any temperature, however small the divergence is
-    before it is multiplied. A class the teacher gives probability zero (a logit of ``-inf``)
+    relative error stays near that of float32 at any temperature, even if the divergence is tiny
+    before it is multiplied. A class with probability zero for the teacher (a logit of ``-inf``)
     contributes zero, in value and in gradient. Finite logits give finite values and gradients: a
-    result above the largest float32 number is given as that number.
+    result above the largest float32 number is replaced by that number.
 
     The function is differentiable in both arguments. A caller whose teacher is a constant stops
     its gradient, as :func:`kdjax.losses.online_ensemble_loss` does.
@@ -43,7 +44,7 @@ def soft_target_kl(
       teacher_logits: floats that broadcast against ``student_logits``.
       temperature: T > 0, a number or a scalar array.
       axis: the axis of the classes.
-      where: booleans that broadcast against the logits; classes that are False do not exist.
+      where: booleans that broadcast against the logits; classes that are False are left out.
 
     Returns:
       ``[...]`` float32: one divergence per distribution, at least 0 up to rounding.
@@ -53,8 +54,9 @@ def soft_target_kl(
         broadcast.
 
     References:
-      Hinton, Vinyals, Dean, *Distilling the Knowledge in a Neural Network*, 2015, section 2.
-      Walawalkar, Shen, Savvides, ECCV 2020, section 3 (intermediate/soft losses).
+      Hinton, Vinyals, Dean, *Distilling the Knowledge in a Neural Network*, 2015.
+      Walawalkar, Shen, Savvides, *Online Ensemble Model Compression using Knowledge Distillation*,
+      ECCV 2020 (soft loss).
     """
     check_temperature(temperature)
     student, teacher = jnp.broadcast_arrays(
@@ -72,7 +74,7 @@ def soft_target_kl(
 
 
 def _shifted(logits: chex.Array, axis: int) -> chex.Array:
-    """Logits with the classes last and the largest at 0: exact differences of large numbers."""
+    """Logits with the classes last, shifted so that the largest is 0, which loses no precision."""
     logits = jnp.moveaxis(logits, axis, -1)
     peak = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
     return logits - jnp.where(jnp.isfinite(peak), peak, 0.0)
@@ -82,14 +84,15 @@ def _shifted(logits: chex.Array, axis: int) -> chex.Array:
 def _divergence(student: chex.Array, teacher: chex.Array) -> chex.Array:
     r"""KL over the last axis of logits whose largest entry is 0.
 
-    With :math:`x_k = (z_k - t_k) - \sum_j p_j (z_j - t_j)`, u the student's probability of classes
-    that the teacher has not, and because :math:`\sum_k p_k x_k = 0`,
+    Let :math:`x_k = (z_k - t_k) - \sum_j p_j (z_j - t_j)`, and u be the student's probability of
+    the classes that have probability 0 for the teacher. Because :math:`\sum_k p_k x_k = 0`,
 
     .. math::
         \mathrm{KL} = \log \sum_k p_k e^{x_k} - \log(1 - u)
         = \mathrm{log1p} \sum_k p_k (e^{x_k} - 1 - x_k) - \mathrm{log1p}(-u)
 
-    a sum of numbers that are all at least 0 and as small as the divergence itself: nothing cancels.
+    This is a sum of numbers that are all at least 0, so nothing cancels: a small divergence is as
+    exact as a large one.
     """
     p, q, centred, present, near = _parts(student, teacher)
     missed = jnp.sum(jnp.where(present, 0.0, q), axis=-1)
@@ -111,7 +114,7 @@ def _divergence_jvp(primals, tangents):
 
 
 def _parts(student: chex.Array, teacher: chex.Array) -> tuple[chex.Array, ...]:
-    """p, q, x and the teacher's classes; and ``[..., 1]``: is the form that needs exp(x) safe."""
+    """p, q, x, where p is above 0, and where exp(x) cannot overflow (``[..., 1]``)."""
     p = jnp.exp(_log_probabilities(teacher))
     q = jnp.exp(_log_probabilities(student))
     present = p > 0
@@ -126,6 +129,6 @@ def _parts(student: chex.Array, teacher: chex.Array) -> tuple[chex.Array, ...]:
 
 
 def _log_probabilities(shifted: chex.Array) -> chex.Array:
-    """Log softmax of logits whose largest entry is 0; ``-inf`` for all of none."""
+    """Log softmax of logits whose largest entry is 0; ``-inf`` everywhere if all are left out."""
     total = jnp.sum(jnp.exp(shifted), axis=-1, keepdims=True)
     return shifted - jnp.log(jnp.where(total > 0, total, 1.0))

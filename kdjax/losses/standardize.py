@@ -1,4 +1,4 @@
-"""Standardised logits: what a student may learn is their shape, not their scale."""
+"""Standardised logits: the student learns their shape, not their scale."""
 
 import chex
 import jax
@@ -15,8 +15,8 @@ def standardize_logits(logits: chex.Array, *, epsilon: float = 1e-7) -> chex.Arr
 
     Applied to student and teacher before any loss of logits, it frees the student from matching
     the range of the teacher's logits: ``soft_target_kl(standardize_logits(z),
-    standardize_logits(t), temperature=2.0)``, with a weight of 9 in the paper. The temperature
-    stays with the loss.
+    standardize_logits(t), temperature=2.0)``, with a weight of 9 in the authors' CIFAR-100
+    commands. The temperature stays with the loss.
 
     >>> standardize_logits(jnp.array([[1.0, 2.0, 3.0]])).round(4).tolist()
     [[-1.0, 0.0, 1.0]]
@@ -33,7 +33,8 @@ def standardize_logits(logits: chex.Array, *, epsilon: float = 1e-7) -> chex.Arr
 
     References:
       Sun, Ren, Li, Wang, Cao, *Logit Standardization in Knowledge Distillation*, CVPR 2024,
-      section 4 and algorithm 1. The deviation divides by K - 1, as the released code does.
+      section 4.3 and algorithm 1. The paper divides the variance by K; here it is divided by K - 1,
+      and epsilon is added, as in the released code.
     """
     if not epsilon > 0:
         raise ValueError(f"epsilon is {epsilon}: it must be above 0")
@@ -41,13 +42,14 @@ def standardize_logits(logits: chex.Array, *, epsilon: float = 1e-7) -> chex.Arr
     classes = logits.shape[-1]
     if classes < 2:
         raise ValueError(f"logits have shape {logits.shape}: a deviation needs 2 classes or more")
-    # Squares of logits above 1e19 overflow. A power of two changes nothing but the exponent.
+    # Squares of logits above 1e19 overflow. Scaling by a power of two is exact.
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(logits), axis=-1, keepdims=True))
     scale = jnp.ldexp(jnp.ones_like(largest), -jnp.clip(jnp.frexp(largest)[1] - 40, 0, 100))
     scaled = logits * scale
     centred = scaled - jnp.mean(scaled, axis=-1, keepdims=True)
     squared = jnp.sum(jnp.square(centred), axis=-1, keepdims=True)
-    # Equal logits: rounding divided by epsilon, in value and in gradient, if they were let through.
+    # Equal logits differ by rounding alone. Divided by epsilon, that would give large values and
+    # gradients, so the result is 0.
     differ = squared > EQUAL * jnp.sum(jnp.square(scaled), axis=-1, keepdims=True)
     deviation = square_root(jnp.where(differ, squared, 0.0) / (classes - 1))
     return jnp.where(differ, centred / (deviation + epsilon * scale), 0.0)

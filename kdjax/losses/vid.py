@@ -11,8 +11,8 @@ def vid(mean_map: chex.Array, teacher_map: chex.Array, variance: chex.Array) -> 
         \frac{(\mu_{hwc} - t_{hwc})^2}{\sigma_c^2} + \log \sigma_c^2 \Big)
 
     The mean comes from a small network on the student's map (in the released code three 1 x 1
-    convolutions with ReLU between), the variance is one trained number per channel: both belong to
-    the caller, and are parameters that the optimiser must see. The released code has
+    convolutions with ReLU between). The variance is one trained number per channel. The caller
+    keeps the parameters of both and gives them to the optimiser. The released code has
     :math:`\sigma^2 = \mathrm{softplus}(s) + 10^{-5}`, 5 at the start.
 
     >>> vid(jnp.ones((1, 2, 2, 3)), jnp.zeros((1, 2, 2, 3)), jnp.ones(3)).tolist()
@@ -32,7 +32,7 @@ def vid(mean_map: chex.Array, teacher_map: chex.Array, variance: chex.Array) -> 
 
     References:
       Ahn, Hu, Damianou, Lawrence, Dai, *Variational Information Distillation for Knowledge
-      Transfer*, CVPR 2019, equation 5.
+      Transfer*, CVPR 2019; the mean over the map as in RepDistiller.
     """
     if mean_map.shape != teacher_map.shape:
         raise ValueError(

@@ -212,12 +212,25 @@ class Network(nn.Module):
     def __call__(
         self, images: chex.Array, train: bool = False, mask: chex.Array | None = None
     ) -> Outputs:
+        """Logits and feature maps of images.
+
+        Args:
+          images: ``[batch, height, width, channels]`` floats, normalised.
+          train: whether to use the batch's statistics, and to update the running ones.
+          mask: ``[batch]`` booleans, False for padding; None: all images are real.
+        """
         return self.branch(self.stem_map(images, train, mask), train, mask)
 
     def stem_map(
         self, images: chex.Array, train: bool = False, mask: chex.Array | None = None
     ) -> chex.Array:
-        """What the branch reads, ``[batch, height, width, channels]``."""
+        """What the branch reads, ``[batch, height, width, channels]``.
+
+        Args:
+          images: ``[batch, height, width, channels]`` floats, normalised.
+          train: whether to use the batch's statistics, and to update the running ones.
+          mask: ``[batch]`` booleans, False for padding; None: all images are real.
+        """
         check_images(images)
         return self.stem(images, train, mask)
 

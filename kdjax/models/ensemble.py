@@ -48,6 +48,13 @@ class StudentEnsemble(nn.Module):
     def __call__(
         self, images: chex.Array, train: bool = False, mask: chex.Array | None = None
     ) -> Outputs:
+        """Logits and feature maps of all students.
+
+        Args:
+          images: ``[batch, height, width, channels]`` floats, normalised.
+          train: whether to use the batch's statistics, and to update the running ones.
+          mask: ``[batch]`` booleans, False for padding; None: all images are real.
+        """
         check_images(images)
         vectors = check_students(
             self.student_widths, self.architecture.widths, shared=self.architecture.shared
@@ -126,6 +133,13 @@ class IndependentNetworks(nn.Module):
     def __call__(
         self, images: chex.Array, train: bool = False, mask: chex.Array | None = None
     ) -> Outputs:
+        """Logits and feature maps of all students.
+
+        Args:
+          images: ``[batch, height, width, channels]`` floats, normalised.
+          train: whether to use the batch's statistics, and to update the running ones.
+          mask: ``[batch]`` booleans, False for padding; None: all images are real.
+        """
         networks = [
             Network(
                 self.architecture,

@@ -79,6 +79,11 @@ class Mode(NamedTuple):
 def named(name: str, *, lanes: int = 1, remat: bool = False) -> Execution:
     """The strategy with a name in :data:`EXECUTIONS`.
 
+    Args:
+      name: one of :data:`EXECUTIONS`.
+      lanes: channels of packed or scanned maps are padded to a multiple of this.
+      remat: whether blocks are computed again in the backward pass instead of being stored.
+
     Raises:
       ValueError: if there is none.
     """

@@ -40,7 +40,16 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: chex.Array, train: bool, mask: chex.Array | None = None) -> chex.Array:
-        """Normalises ``x [batch, ..., channels]``; ``mask [batch]`` is False for padding."""
+        """Normalises a map, per channel.
+
+        Args:
+          x: ``[batch, ..., channels]`` floats.
+          train: whether to use the batch's statistics, and to update the running ones.
+          mask: ``[batch]`` booleans, False for padding; None: all examples are real.
+
+        Returns:
+          An array of the shape of ``x``, with the module's dtype.
+        """
         shape = (x.shape[-1],)
         scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
@@ -256,7 +265,16 @@ class ConvNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: chex.Array, train: bool, mask: chex.Array | None = None) -> chex.Array:
-        """``[batch, height, width, in]`` -> ``[batch, ceil(height/stride), ..., channels]``."""
+        """Convolves and normalises a map.
+
+        Args:
+          x: ``[batch, height, width, in]`` floats.
+          train: whether to use the batch's statistics, and to update the running ones.
+          mask: ``[batch]`` booleans, False for padding; None: all examples are real.
+
+        Returns:
+          ``[batch, ceil(height / stride), ceil(width / stride), channels]``.
+        """
         conv = _conv(
             self.channels,
             self.kernel,

@@ -49,8 +49,13 @@ class Packing(NamedTuple):
 def pack_kernels(kernels: Sequence[chex.Array], source: Packing, target: Packing) -> chex.Array:
     """Kernels ``[..., in_i, out_i]`` of students as one ``[..., in, out]``.
 
-    Where each student has channels of its own in ``source``, that is a block-diagonal kernel; where
-    all read the same map, ``source`` has a single width and the outputs lie side by side.
+    If each student has its own channels in ``source``, the result is block-diagonal. If all read
+    the same map, ``source`` has a single width and the outputs lie side by side.
+
+    Args:
+      kernels: one per student, ``[..., in_i, out_i]`` floats.
+      source: where each student's input channels lie.
+      target: where each student's output channels lie.
     """
     if len(source.widths) == 1:
         return _pad(target.join(kernels), -2, 0, source.channels)

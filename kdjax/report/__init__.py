@@ -1,4 +1,4 @@
-"""What a person takes away from results: tables and figures."""
+"""Results as tables and figures."""
 
 from pathlib import Path
 from typing import Any

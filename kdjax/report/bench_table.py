@@ -35,7 +35,7 @@ def speed_grid(record: dict[str, Any]) -> Grid:
 
 
 def startup_grid(record: dict[str, Any]) -> Grid:
-    """The same of start-up, in seconds, and memory, in MB of one device."""
+    """Start-up in seconds, and memory in MB of one device; one row per workload."""
     steps = {"initialize": "initialise", "trace": "trace", "compile": "compile"}
     steps |= {"first_step": "step", "time_to_first_step": "to first step"}
     parts = ("planned", "state", "activations", "data")
@@ -63,7 +63,7 @@ def _what(workload: dict[str, Any]) -> list[str]:
 
 
 def print_bench(record: dict[str, Any], console: Console | None = None) -> None:
-    """Prints :func:`speed_grid`, :func:`startup_grid` and, where one was made, the choice."""
+    """Prints :func:`speed_grid`, :func:`startup_grid` and the chosen execution, if there is one."""
     grids = [speed_grid(record), startup_grid(record)]
     print_grids(grids, console, whole="the results file")
     for entry in record.get("chosen", ()):

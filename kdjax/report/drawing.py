@@ -19,10 +19,10 @@ def new_figure(
 
     Args:
       columns: panels side by side.
-      rows: of such panels.
+      rows: how many rows of panels.
       size: (width, height) of a panel, in inches.
       share_y: whether all have the same vertical axis.
-      ratios: of the panels' widths; default: all alike.
+      ratios: relative widths of the panels; default: all equal.
     """
     # The object interface needs no display and leaves the user's pyplot alone.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -38,26 +38,33 @@ def new_figure(
 
 
 def legend_below(figure: Any, axis: Any, columns: int) -> None:
-    """One legend for the figure, under its panels, where it covers no data."""
+    """One legend for the figure, under its panels, where it covers no data.
+
+    Args:
+      figure: a figure of Matplotlib.
+      axis: the panel whose labels the legend shows.
+      columns: of the legend.
+    """
     handles, labels = axis.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def named(summary: dict[str, Any]) -> str:
-    """Network and data of a result, for a title; ``$`` in a name starts no formula."""
+    """Network and data of a result, for a title; ``$`` is escaped, or it would start a formula."""
     made = summary["made_with"]
     return f"{made['network']} on {made['dataset']}".replace("$", r"\$")
 
 
 def seeds_text(seeds: Sequence[int], shown: str) -> str:
-    """How many seeds there are and, of several, what shows how far they scatter."""
+    """The number of seeds and, if there are several, what in the figure shows their intervals."""
     return "1 seed" if len(seeds) == 1 else f"{len(seeds)} seeds ({shown}: 95 % intervals)"
 
 
 def error_bar(mean: float, half_width: float | None) -> list[list[float]]:
-    """The bar of an interval around a fraction, in %, as far as accuracies reach: 0 to 100.
+    """The lengths of an error bar around a mean, in %, cut off at accuracies of 0 and 100.
 
-    None, where one seed has no interval, is no bar.
+    ``mean`` and ``half_width`` are fractions. With one seed there is no interval: ``half_width`` is
+    None, and the bar has the length 0.
     """
     reach = half_width or 0.0
     return [[100 * min(reach, mean)], [100 * min(reach, 1 - mean)]]

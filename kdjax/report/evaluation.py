@@ -8,7 +8,7 @@ from rich.console import Console
 from kdjax.report.terminal import Grid, new_console, print_grids, print_text
 from kdjax.report.words import percent
 
-# With more classes a table of them is longer than a screen.
+# With more classes, a table of them would be longer than a screen.
 _MOST_CLASSES = 20
 
 

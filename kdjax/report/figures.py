@@ -82,7 +82,7 @@ def _without_caps(style: dict[str, Any]) -> dict[str, Any]:
 
 
 def _count_axis(axis: Any, counts: list[int]) -> None:
-    """A logarithmic axis whose ticks are the students themselves, those apart enough to read."""
+    """A logarithmic axis with a tick at each student, except where ticks would overlap."""
     axis.set_xscale("log")
     room = 0.07 * max(math.log(max(counts) / min(counts)), 0.1)
     ticks: list[int] = []
@@ -136,10 +136,10 @@ def _spread_text(seeds: list[int]) -> str:
 def _draw_band(
     axis: Any, role: str, runs: list[tuple[list[float], list[list[float]]]], student: int
 ) -> None:
-    """The mean over runs of one student's accuracy, and the band that the runs are in."""
+    """The mean over runs of one student's accuracy, and a band from the lowest to the highest."""
     shortest = min(len(epochs) for epochs, _ in runs)
     epochs = runs[0][0][:shortest]
-    # What was not finite is None on disk.
+    # Values that were not finite are None on disk.
     values = [[row[student] for row in accuracies[:shortest]] for _, accuracies in runs]
     percents = 100 * np.array(values, np.float64)
     mean, low, high = percents.mean(axis=0), percents.min(axis=0), percents.max(axis=0)

@@ -1,4 +1,4 @@
-"""The results of a structure search as figures: widths, accuracy against cost, the descent."""
+"""The results of a structure search as figures: widths, accuracy and cost, the search itself."""
 
 import json
 from pathlib import Path
@@ -72,7 +72,7 @@ def _draw_bars(
 
 
 def _draw_accuracy(summary: dict[str, Any], path: Path) -> Path:
-    """Candidates may cost the same: each has a line of its own, and its cost is said in words."""
+    """One line for each candidate, with its cost written out: several may have the same cost."""
     teacher = summary["teacher"]
     entries = [{"name": "teacher, one run", "structure": "full", **teacher}]
     entries += summary["candidates"]
@@ -125,7 +125,7 @@ def _draw_descent(summary: dict[str, Any], records: list[dict[str, Any]], path: 
     height = 4.5 if len(blocks) <= _LINES else max(4.5, 1.5 + 0.16 * len(blocks))
     figure, (costs, alive) = new_figure(2, size=(6.5, height), share_y=False)
     epochs = [record["epoch"] for record in records]
-    marker = "o" if len(records) == 1 else None  # A single point is no line.
+    marker = "o" if len(records) == 1 else None  # A line through a single point is not visible.
     for name, target in summary["structure"]["targets"].items():
         shares = [record[f"cost/{name}"] for record in records]
         (line,) = costs.plot(epochs, shares, marker=marker, label=f"cost in {name}")
@@ -142,7 +142,7 @@ def _draw_descent(summary: dict[str, Any], records: list[dict[str, Any]], path: 
             alive.plot(epochs, share, marker=marker, label=name)
         alive.set_ylim(0, 1.05)
         _legend_under(alive)
-    else:  # So many lines could not be told apart.
+    else:  # Too many lines to tell apart.
         rows = range(len(blocks))
         shades = alive.pcolormesh(epochs, rows, shares_alive, vmin=0, vmax=1, shading="nearest")
         figure.colorbar(shades, ax=alive)

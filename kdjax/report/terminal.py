@@ -1,4 +1,4 @@
-"""Tables on a terminal: what does not fit is left out whole and named, never cut."""
+"""Tables on a terminal: columns that do not fit are left out and named; text is never cut."""
 
 import sys
 from collections.abc import Iterable, Sequence
@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-_UNKNOWN = 120  # columns, where the output is no terminal: rich would take 80
+_UNKNOWN = 120  # columns, if the output is not a terminal; rich would take 80
 
 
 class Grid(NamedTuple):
@@ -69,7 +69,10 @@ def fitting(grid: Grid, width: int) -> list[int]:
 
 
 def _width(grid: Grid, shown: Sequence[int]) -> int:
-    """Of the table with these columns: each has a space on both sides and a rule on its left."""
+    """The width of the table with these columns.
+
+    Each column has a space on both sides and a rule on its left.
+    """
     cells = [
         max(cell_len(line) for line in [*grid.columns[i].split("\n"), *(r[i] for r in grid.rows)])
         for i in shown
@@ -78,8 +81,8 @@ def _width(grid: Grid, shown: Sequence[int]) -> int:
 
 
 def _table(grid: Grid, shown: Sequence[int]) -> Table:
-    # Texts, not strings: in strings rich looks for markup and emoji. And better too wide than cut,
-    # where not even the most important columns fit.
+    # Texts, not strings: in strings rich looks for markup and emoji. The width is given, so that a
+    # table of which not even the most important columns fit is too wide, but not cut.
     table = Table(title=Text(grid.title), width=_width(grid, shown))
     for number in shown:
         table.add_column(Text(grid.columns[number]), justify="right", no_wrap=True)

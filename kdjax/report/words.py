@@ -1,10 +1,10 @@
-"""Numbers as text, and what a difference says in words."""
+"""Numbers as text, and what a difference means, in words."""
 
 from collections.abc import Sequence
 
 
 def percent(mean: float | None, half_width: float | None = None) -> str:
-    """A mean of fractions and, where there is one, half its interval, in %; empty for no mean."""
+    """A mean of fractions in %, with half its interval if there is one; empty if mean is None."""
     if mean is None:
         return ""
     return f"{100 * mean:.2f}" + ("" if half_width is None else f" ± {100 * half_width:.2f}")
@@ -23,9 +23,9 @@ def unsigned(points: float, half_width: float | None = None) -> str:
 
 
 def direction(points: float, half_width: float | None) -> int:
-    """1 or -1 if a difference is beyond its interval in that direction, 0 if it may be chance.
+    """1 or -1 for a positive or negative difference that its interval separates from 0, else 0.
 
-    Without an interval, from one seed, the sign is all there is.
+    With one seed there is no interval; then the sign alone decides.
     """
     if _seeds_agree(half_width) or abs(points) <= (half_width or 0.0):
         return 0
@@ -33,14 +33,14 @@ def direction(points: float, half_width: float | None) -> int:
 
 
 def _seeds_agree(half_width: float | None) -> bool:
-    """Whether all seeds gave the same, as few of them do by chance on a small test set."""
+    """Whether all seeds gave the same value; a few seeds on a small test set can, by chance."""
     return half_width is not None and half_width < 1e-9
 
 
 def sentence(
     better: str, worse: str, unclear: str, points: float, half_width: float | None, seeds: int
 ) -> str:
-    """What a mean difference of accuracy over seeds says, without its full stop.
+    """What a mean difference of accuracy over seeds means, as a sentence without its full stop.
 
     Args:
       better: for a difference above chance; ``{}`` stands for its size in points.
@@ -64,7 +64,7 @@ def sentence(
 
 
 def over(seeds: Sequence[int]) -> str:
-    """Seeds, and what ± stands for over them."""
+    """The seeds, and what ± stands for."""
     names = ", ".join(map(str, seeds))
     if len(seeds) == 1:
         return f"seed {names}"

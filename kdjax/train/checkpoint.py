@@ -88,7 +88,12 @@ class Checkpoints:
     def save(self, kind: str, state: TrainState, record: Mapping[str, Any]) -> None:
         """Starts to save a host state as ``last`` or ``best``; returns before it is written.
 
-        What keeps it from being written is a warning, here or at the next call.
+        If it cannot be written, that is a warning, here or at the next call.
+
+        Args:
+          kind: ``last`` or ``best``; another kind is ignored.
+          state: of the run, on the host.
+          record: what is stored with it, as JSON.
         """
         if kind not in self._managers:
             return

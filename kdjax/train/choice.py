@@ -28,6 +28,11 @@ def execution_of(
 ) -> Execution:
     """The strategy that ``config.compute`` asks for.
 
+    Args:
+      config: of the experiment.
+      architecture: whose ``executions`` are allowed.
+      parallel: the devices; ``auto`` looks up what was measured on their kind.
+
     Raises:
       ValueError: if the architecture has no such execution.
     """

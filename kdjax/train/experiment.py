@@ -99,7 +99,13 @@ class Experiment:
         feed: Feed,
         config: ml_collections.ConfigDict | None = None,
     ) -> Runner:
-        """The compiled functions of a method; ``config`` in place of the experiment's."""
+        """The compiled functions of a method.
+
+        Args:
+          method: ``ensemble`` or ``independent``.
+          feed: where batches come from.
+          config: replaces the experiment's; None: the experiment's.
+        """
         config = self.config if config is None else config
         made = methods.make(
             method,
@@ -183,7 +189,13 @@ def _epochs(config: ml_collections.ConfigDict) -> dict[str, int]:
 def stage_config(
     config: ml_collections.ConfigDict, epochs: int, constant_rate: float = 0.0
 ) -> ml_collections.ConfigDict:
-    """What a run and its runner need, for a stage of so many epochs."""
+    """The configuration of one stage of an experiment, for its run and runner.
+
+    Args:
+      config: of the experiment.
+      epochs: of the stage.
+      constant_rate: a learning rate that replaces the schedule; 0: the schedule stays.
+    """
     stage = ml_collections.ConfigDict(config.to_dict())
     stage.epochs = epochs
     if constant_rate:

@@ -86,7 +86,14 @@ def finite(metrics: Metrics, networks: Mapping[str, Sequence[str]], separate: bo
 
 
 def keep_finite(new: Any, old: Any, good: Mapping[str, chex.Array]) -> Any:
-    """``new`` where its network is ``good``, else ``old``; what belongs to none needs all good."""
+    """``new`` for networks that are good, ``old`` for the others.
+
+    Args:
+      new: a tree of arrays, after the step.
+      old: the same tree before the step.
+      good: name of each network -> boolean scalar. A leaf of ``new`` belongs to the network whose
+        name is in its path; a leaf that belongs to none is taken if all networks are good.
+    """
     everything = jnp.all(jnp.stack(list(good.values())))
 
     def choose(path: Any, after: chex.Array, before: chex.Array) -> chex.Array:

@@ -41,7 +41,13 @@ class Feed(Protocol):
         ...
 
     def epoch(self, state: TrainState, step: int, steps: int) -> Iterator[Any]:
-        """What dispatches of ``steps`` take, from ``step`` to the end of its epoch."""
+        """The inputs of one dispatch after another, up to the end of an epoch.
+
+        Args:
+          state: of the run, on the devices.
+          step: the first step, counted from the start of the run.
+          steps: how many steps a dispatch has.
+        """
         ...
 
     def train(
@@ -52,7 +58,15 @@ class Feed(Protocol):
         step: chex.Array,
         device: chex.Numeric,
     ) -> Batch:
-        """The device's share of training step ``step``; traced."""
+        """The device's share of a training batch; traced.
+
+        Args:
+          data: :attr:`data`, on the devices.
+          given: an entry of :meth:`epoch`.
+          key: of the run.
+          step: an integer scalar, the training step, counted from the start of the run.
+          device: the number of this device, from 0.
+        """
         ...
 
     def evaluation_inputs(self, split: str, limit: int) -> Iterator[Any]:
@@ -60,7 +74,13 @@ class Feed(Protocol):
         ...
 
     def evaluation(self, data: Any, given: Any, device: chex.Numeric) -> Batch:
-        """The device's share of an evaluation's examples; traced."""
+        """The device's share of a batch for evaluation; traced.
+
+        Args:
+          data: :attr:`data`, on the devices.
+          given: an entry of :meth:`evaluation_inputs`.
+          device: the number of this device, from 0.
+        """
         ...
 
 
@@ -96,11 +116,26 @@ class Resident:
         return steps
 
     def epoch(self, state: TrainState, step: int, steps: int) -> Iterator[Any]:
-        """The order of the epoch's examples, again and again: the step knows its place in it."""
+        """The order of the epoch's examples, once for every dispatch.
+
+        Args:
+          state: of the run; its key decides the order.
+          step: a step of the epoch, counted from the start of the run.
+          steps: not used: the compiled step finds its place in the order by itself.
+        """
         del steps
         return itertools.repeat(self._order(state, self._scalar(step // steps_per_epoch(self))))
 
     def train(self, data, given, key, step, device) -> Batch:
+        """The device's share of a training batch; traced.
+
+        Args:
+          data: all splits, on the device.
+          given: the order of the epoch's examples, of :meth:`epoch`.
+          key: of the run.
+          step: an integer scalar, the training step, counted from the start of the run.
+          device: the number of this device, from 0.
+        """
         return self._batches.train(data, given, key, step, device)
 
     def evaluation_inputs(self, split: str, limit: int) -> Iterator[Any]:
@@ -114,6 +149,13 @@ class Resident:
         return self._evaluation_batches.batch_size
 
     def evaluation(self, data, given, device) -> Batch:
+        """The device's share of a batch for evaluation; traced.
+
+        Args:
+          data: all splits, on the device.
+          given: (start, stop) of :meth:`evaluation_inputs`, places in ``data``.
+          device: the number of this device, from 0.
+        """
         start, stop = given
         return self._evaluation_batches.evaluation(data, start, stop, device)
 
@@ -163,7 +205,13 @@ class Streaming:
         return max(1, min(steps, _LARGEST_CHUNK // own))
 
     def epoch(self, state: TrainState, step: int, steps: int) -> Iterator[Any]:
-        """Chunks of ``steps`` steps; a stream that stands at the right place goes on."""
+        """Chunks of batches; a stream that is already at the right place is continued.
+
+        Args:
+          state: of the run; its key is the seed of the stream.
+          step: the first step, counted from the start of the run.
+          steps: how many steps a chunk has.
+        """
         seed = _seed(self._parallel.unreplicate(state.key))
         if self._place != (seed, step, steps):
             self.close()
@@ -215,6 +263,15 @@ class Streaming:
             chunks.close()  # type: ignore[attr-defined]
 
     def train(self, data, given, key, step, device) -> Batch:
+        """The device's share of a training batch; traced.
+
+        Args:
+          data: not used.
+          given: a chunk of :meth:`epoch` and the step of its first batch.
+          key: not used: the images are augmented when they are read.
+          step: an integer scalar, the training step, counted from the start of the run.
+          device: not used: the chunk holds this device's rows.
+        """
         del data, key, device
         chunk, first = given
         batch = jax.tree.map(lambda leaf: leaf[step - first], chunk)
@@ -227,6 +284,13 @@ class Streaming:
             yield self._parallel.scatter(batch, axis=0)
 
     def evaluation(self, data, given, device) -> Batch:
+        """The device's share of a batch for evaluation; traced.
+
+        Args:
+          data: not used.
+          given: a batch of :meth:`evaluation_inputs`, this device's rows.
+          device: not used.
+        """
         del data, device
         return Batch(self._normalize(given.images), given.labels, given.mask)
 

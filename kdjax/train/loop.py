@@ -126,7 +126,13 @@ def _train_all(experiment: Experiment, path: Path) -> dict[str, Any]:
 
 
 def measure(method: str, run: Run, last: TrainState) -> results.Measured:
-    """Evaluates a finished run, last state and best checkpoint, on validation and test."""
+    """Evaluates a finished run, last state and best checkpoint, on validation and test.
+
+    Args:
+      method: the name of the method or stage, such as ``ensemble``; it is stored with the scores.
+      run: the run, for its runner, seed and checkpoints.
+      last: its state after the last step.
+    """
     states = {"last": last}
     if (best := run.best_state(last)) is not None:
         states["best"] = best

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import chex
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
@@ -14,12 +15,13 @@ from kdjax import losses
 from kdjax.models import Architecture, IndependentNetworks, Outputs, StudentEnsemble
 from kdjax.models.execution import PLAIN, Execution
 from kdjax.models.layers import BATCH_STATS
+from kdjax.train.objective import Examples, Taps, Terms, objective
 from kdjax.train.optimizer import weight_ramps
 from kdjax.train.state import TrainState
+from kdjax.train.teaching import Memory, initial_memory, teacher_logits
 from kdjax.widths import WidthVector
 
 Weights = dict[str, chex.Array]
-Terms = dict[str, chex.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,19 +32,21 @@ class Method:
       model: the module whose variables are trained.
       forward: ``(variables, teacher, images, mask) -> (outputs, new batch_stats)``, in training
         mode; ``outputs.logits`` is ``[students, batch, classes]``.
-      loss: ``(outputs, labels, weights) -> (total [batch], {term: [students, batch]})``.
+      loss: ``(outputs, examples, weights, memory) -> (total [batch], {term: [students, batch]})``.
       weights: step -> weight of each loss term.
       separate: whether the students must not influence each other.
       teacher_weights: share of each student in the ensemble's logits; None is equal shares.
+      memory: what the teacher rule remembers before the first step (:mod:`kdjax.train.teaching`).
       observe: ``(state, metrics) -> further metrics`` of a step that has been taken.
     """
 
     model: nn.Module
     forward: Callable[[Any, Any, chex.Array, chex.Array], tuple[Any, Any]]
-    loss: Callable[[Any, chex.Array, Weights], tuple[chex.Array, Terms]]
+    loss: Callable[[Any, Examples, Weights, Memory], tuple[chex.Array, Terms]]
     weights: Callable[[chex.Array], Weights]
     separate: bool
     teacher_weights: Sequence[float] | None = None
+    memory: Memory = dataclasses.field(default_factory=dict)
     observe: Callable[[TrainState, Mapping[str, Any]], dict[str, Any]] = lambda *_: {}
 
 
@@ -51,12 +55,14 @@ class Taught(NamedTuple):
 
     Attributes:
       logits: ``[students, batch, classes]`` float32.
-      adapted: for each block a tuple with each student's map, at the teacher's channels.
+      features: for each block a tuple with each student's map.
+      adapted: the same at the teacher's channels; None for students that are not taught.
       teacher: the teacher's :class:`kdjax.models.Outputs`.
     """
 
     logits: chex.Array
-    adapted: tuple[tuple[chex.Array, ...], ...]
+    features: tuple[tuple[chex.Array, ...], ...]
+    adapted: tuple[tuple[chex.Array | None, ...], ...]
     teacher: Outputs
 
 
@@ -69,7 +75,17 @@ def make(
     axis_name: str | None,
     execution: Execution = PLAIN,
 ) -> Method:
-    """The method ``ensemble`` or ``independent``; devices are named by ``axis_name``."""
+    """A method with its module, forward pass and loss.
+
+    Args:
+      name: ``ensemble`` or ``independent``.
+      config: of the experiment.
+      architecture: the family, depth and classes.
+      student_widths: one width vector per student, the pivot's first.
+      steps_per_epoch: training steps, for weights that grow over epochs.
+      axis_name: the mapped axis of the devices; None: there is one device.
+      execution: how the students run.
+    """
     builders = {"ensemble": _ensemble, "independent": _independent}
     fields = _module_fields(config, axis_name, execution)
     return builders[name](config, architecture, student_widths, steps_per_epoch, fields)
@@ -77,18 +93,11 @@ def make(
 
 def _ensemble(config, architecture, student_widths, steps_per_epoch, fields) -> Method:
     model = StudentEnsemble(architecture, student_widths, **fields)
-    teacher_weights = tuple(config.teacher_weights) or None
+    wanted = objective(config)
 
-    def loss(outputs: Outputs, labels: chex.Array, weights: Weights):
-        return losses.online_ensemble_loss(
-            outputs.logits,
-            feature_pairs(outputs),
-            labels,
-            weights=weights,
-            temperature=config.temperature,
-            teacher_weights=teacher_weights,
-            label_smoothing=config.label_smoothing,
-        )
+    def loss(outputs: Outputs, examples: Examples, weights: Weights, memory: Memory):
+        taught = teacher_logits(outputs.logits, examples.labels, memory, config)
+        return wanted(ensemble_taps(outputs, taught), examples, weights)
 
     def forward(variables, teacher, images, mask):
         del teacher
@@ -100,18 +109,26 @@ def _ensemble(config, architecture, student_widths, steps_per_epoch, fields) -> 
         held, _ = _forward(model.clone(stop_stem_gradient=True), variables, images, mask)
         return held._replace(logits=outputs.logits), stats
 
-    weights = weight_ramps(config, steps_per_epoch)
-    return Method(model, forward, loss, weights, False, teacher_weights)
+    return Method(
+        model,
+        forward,
+        loss,
+        weight_ramps(config, steps_per_epoch),
+        separate=False,
+        teacher_weights=tuple(config.teacher_weights) or None,
+        memory=initial_memory(config.ensemble.rule, len(student_widths)),
+    )
 
 
 def _independent(config, architecture, student_widths, steps_per_epoch, fields) -> Method:
     del steps_per_epoch
     model = IndependentNetworks(architecture, student_widths, **fields)
 
-    def loss(outputs: Outputs, labels: chex.Array, weights: Weights):
+    def loss(outputs: Outputs, examples: Examples, weights: Weights, memory: Memory):
+        del weights, memory
         # A baseline learns from labels alone, at full weight; the weights belong to distillation.
         hard = losses.hard_label_cross_entropy(
-            outputs.logits, labels, label_smoothing=config.label_smoothing
+            outputs.logits, examples.labels, label_smoothing=config.label_smoothing
         )
         return jnp.sum(hard, axis=0), {"hard": hard}
 
@@ -146,34 +163,22 @@ def taught(
     """
     fields = _module_fields(config, axis_name, execution)
     teacher_net = architecture.build(dtype=fields["dtype"])
-    by_features = config.weights.feature > 0
+    wanted = objective(config)
     model = IndependentNetworks(
-        architecture, student_widths, **fields, adapters=tuple(distilled) if by_features else ()
+        architecture, student_widths, **fields, adapters=tuple(distilled) if wanted.adapts else ()
     )
 
     def forward(variables, teacher, images, mask):
         outputs, stats = _forward(model, variables, images, mask)
         teaching: Any = teacher_net.apply(teacher, images, train=False)
-        return Taught(outputs.logits, outputs.adapted, teaching), stats
+        return Taught(outputs.logits, outputs.features, outputs.adapted, teaching), stats
 
-    def loss(outputs: Taught, labels: chex.Array, weights: Weights):
-        pairs = [
-            [None if student is None else (student, target) for student in adapted]
-            for adapted, target in zip(outputs.adapted, outputs.teacher.features, strict=False)
-        ]
-        return losses.distillation_loss(
-            outputs.logits,
-            outputs.teacher.logits,
-            pairs,
-            labels,
-            weights=weights,
-            temperature=config.temperature,
-            label_smoothing=config.label_smoothing,
-        )
+    def loss(outputs: Taught, examples: Examples, weights: Weights, memory: Memory):
+        del memory
+        return wanted(teacher_taps(outputs, distilled), examples, weights)
 
-    alone = {"hard": 1.0, "feature": 0.0, "soft": 0.0}
     constant = {
-        term: np.where(distilled, weight, alone[term]).astype(np.float32)
+        term: np.where(distilled, weight, float(term == "hard")).astype(np.float32)
         for term, weight in config.weights.items()
     }
     return Method(model, forward, loss, lambda step: constant, True)
@@ -194,9 +199,46 @@ def _forward(model: nn.Module, variables, images, mask) -> tuple[Outputs, Any]:
     return outputs, updated[BATCH_STATS]
 
 
-def feature_pairs(outputs: Outputs) -> list[list[tuple[chex.Array, chex.Array]]]:
-    """For each block, for each student 2..S: (adapted map, the pivot's map)."""
-    return [
-        [(student, maps[0]) for student in adapted]
-        for maps, adapted in zip(outputs.features, outputs.adapted, strict=True)
+def ensemble_taps(outputs: Outputs, taught: chex.Array) -> Taps:
+    """What terms read of an ensemble, whose pivot teaches the others feature by feature.
+
+    Args:
+      outputs: of a :class:`kdjax.models.StudentEnsemble`.
+      taught: ``[students or 1, teachers, batch, classes]``: what each is taught by logits.
+    """
+    students = range(1, outputs.logits.shape[0])
+    pivot = [jax.lax.stop_gradient(maps[0]) for maps in outputs.features]
+    maps = [
+        [(block[index], target) for block, target in zip(outputs.features, pivot, strict=True)]
+        for index in students
     ]
+    adapted = [
+        [(block[index - 1], target) for block, target in zip(outputs.adapted, pivot, strict=True)]
+        for index in students
+    ]
+    return Taps(outputs.logits, taught, [None, *maps], [None, *adapted])
+
+
+def teacher_taps(outputs: Taught, distilled: Sequence[bool]) -> Taps:
+    """What terms read of students with a fixed teacher, block by block.
+
+    Args:
+      outputs: of students and teacher.
+      distilled: for each student whether it has the teacher.
+    """
+    teaching = jax.lax.stop_gradient(outputs.teacher)
+
+    def pairs(blocks: Sequence[Sequence[Any]], index: int) -> list[tuple[Any, Any]] | None:
+        if not distilled[index]:
+            return None
+        return [
+            (maps[index], target) for maps, target in zip(blocks, teaching.features, strict=False)
+        ]
+
+    students = range(len(distilled))
+    return Taps(
+        outputs.logits,
+        teaching.logits[None, None],
+        [pairs(outputs.features, index) for index in students],
+        [pairs(outputs.adapted, index) for index in students],
+    )

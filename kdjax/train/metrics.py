@@ -84,7 +84,13 @@ class MetricsWriter:
                 self._give_up_events(error)
 
     def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
-        """Writes one record: ``kind`` is ``train`` or ``validation``; NaN becomes None."""
+        """Writes one record.
+
+        Args:
+          kind: ``train`` or ``validation``.
+          step: of the run.
+          values: name -> number or lists of numbers; what is not finite is written as None.
+        """
         if self._elsewhere:
             return
         record = {"run": self._run, "kind": kind, "step": step, **values}

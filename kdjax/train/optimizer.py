@@ -65,7 +65,8 @@ def weight_ramps(
 ) -> Callable[[chex.Array], dict[str, chex.Array]]:
     """Step -> weight of each loss term, ``config.weights`` shaped by ``config.weight_ramp``.
 
-    Ramps that are longer than the run take all of it.
+    Ramps that are longer than the run take all of it. With ``config.student_weights`` those of all
+    terms but hard are ``[students]``.
     """
     length = ramp_epochs(config.weight_ramp.epochs, config.epochs) * steps_per_epoch
     shapes: dict[str, Callable[[chex.Array], chex.Numeric]] = {
@@ -76,9 +77,17 @@ def weight_ramps(
 
     def weights(step: chex.Array) -> dict[str, chex.Array]:
         progress = jnp.minimum(1.0, step / length)
-        return {
+        grown = {
             term: jnp.float32(weight * shapes[config.weight_ramp[term]](progress))
             for term, weight in config.weights.items()
+            if weight > 0
+        }
+        if not config.student_weights:
+            return grown
+        by_student = jnp.asarray(config.student_weights, jnp.float32)
+        return {
+            term: weight if term == "hard" else weight * by_student
+            for term, weight in grown.items()
         }
 
     return weights

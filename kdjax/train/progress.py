@@ -101,7 +101,14 @@ class ProgressReport:
             self._line(run, place, rate, "", _SILENCE)
 
     def news(self, run: str, place: str, rate: float, values: dict[str, Any]) -> None:
-        """Shows the means of an evaluation; ``values["accuracy"]`` has one per student."""
+        """Shows the accuracies of an evaluation.
+
+        Args:
+          run: its name.
+          place: such as an epoch.
+          rate: in images/s, 0 while unknown.
+          values: of the evaluation; ``accuracy`` has one fraction per student.
+        """
         text = "val " + accuracies(values["accuracy"])
         if self._bar is not None:
             self._bar.update(self._task, news=text)

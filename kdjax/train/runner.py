@@ -71,6 +71,7 @@ class Runner:
             steps_per_dispatch(config.compute.steps_per_dispatch, self.steps_per_epoch, parallel)
         )
         self._guarded = config.faults.non_finite != "stop"
+        self._joined_losses = config.compute.batch_losses == "global"
         self._parallel = parallel
         self._teacher = None if teacher is None else parallel.replicate(teacher)
         self._start = start_of(self.method.model, self.feed.image_shape)
@@ -109,6 +110,7 @@ class Runner:
             optimizer_state=jax.tree.map(
                 lambda leaf: np.zeros(leaf.shape, leaf.dtype), self._optimizer_shapes
             ),
+            memory=self.method.memory,
         )
 
     def place(self, state: TrainState) -> TrainState:
@@ -255,6 +257,7 @@ class Runner:
                 weights=self.method.weights(state.step),
                 teacher=teacher,
                 axis_name=self._parallel.axis_name,
+                joined_losses=self._joined_losses,
                 guarded=self._guarded,
             )
 
@@ -287,7 +290,17 @@ def repeat(
     *,
     stop: chex.Array | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """``count`` steps in one computation, metrics stacked; steps from ``stop`` on do nothing."""
+    """Several training steps in one computation.
+
+    Args:
+      step: one step: state -> (state, metrics).
+      state: before the first step.
+      count: how many steps.
+      stop: an integer scalar: from this step of the run on, nothing is done; None: all are done.
+
+    Returns:
+      The state after the last step, and the metrics with a new first axis, ``[count, ...]``.
+    """
     if count == 1:
         # No loop around a single step: XLA on CPU runs the automatic gradients of grouped
         # convolutions inside a loop far slower than outside.
@@ -305,10 +318,15 @@ def repeat(
 
 
 def steps_per_dispatch(requested: int, epoch: int, parallel: Parallel) -> int:
-    """How many steps of an ``epoch`` go into one dispatch; 0 asks for the backend's choice.
+    """How many training steps go into one dispatch.
 
-    One on CPU (see :func:`repeat`). Elsewhere up to 64, a divisor of the epoch if one of at least
-    16 exists, since only then no step of a dispatch ever has to be skipped.
+    The backend's choice is 1 on CPU (see :func:`repeat`). Elsewhere it is up to 64: a divisor of
+    the epoch if there is one of at least 16, because then no step of a dispatch has to be skipped.
+
+    Args:
+      requested: ``config.compute.steps_per_dispatch``; 0 asks for the backend's choice.
+      epoch: training steps of an epoch.
+      parallel: the devices.
     """
     if requested:
         return min(requested, epoch)

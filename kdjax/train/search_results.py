@@ -28,6 +28,13 @@ def summarize(
     in ``structure.json``. ``compact_minus_uniform_points`` and ``distilled_minus_alone_points`` are
     paired differences of test accuracy in percentage points; in
     ``compact_minus_teacher_points`` the teacher is the same one run for all seeds.
+
+    Args:
+      experiment: with its configuration and architecture.
+      budget: the blocks of the search.
+      structure: what the search found.
+      teacher: the accuracies of the teacher.
+      measured: the accuracies of the candidates, one entry per seed.
     """
     select = experiment.config.evaluation.select
     candidates = [

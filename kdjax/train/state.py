@@ -15,6 +15,7 @@ class TrainState(flax.struct.PyTreeNode):
       params: the trainable variables.
       batch_stats: running averages of the batch normalisations.
       optimizer_state: of the optax optimiser.
+      memory: what the teacher rule carries from step to step; empty for most rules.
     """
 
     step: chex.Array
@@ -22,6 +23,7 @@ class TrainState(flax.struct.PyTreeNode):
     params: Any
     batch_stats: Any
     optimizer_state: Any
+    memory: Any = flax.struct.field(default_factory=dict)
 
     @property
     def variables(self) -> dict[str, Any]:

@@ -15,7 +15,9 @@ from kdjax import losses
 from kdjax.data.batches import Batch
 from kdjax.train import faults
 from kdjax.train.methods import Method, Weights
+from kdjax.train.objective import Examples
 from kdjax.train.state import TrainState
+from kdjax.train.teaching import remember
 
 Metrics = dict[str, tuple[chex.Array, chex.Array]]
 
@@ -29,6 +31,7 @@ def train_step(
     weights: Weights,
     teacher: Any = None,
     axis_name: str | None = None,
+    joined_losses: bool = False,
     guarded: bool = False,
 ) -> tuple[TrainState, Metrics]:
     """Moves every student one step.
@@ -41,6 +44,8 @@ def train_step(
       weights: of the loss terms, at this step.
       teacher: variables of the fixed teacher, of a method that has one.
       axis_name: the mapped axis of devices, if any.
+      joined_losses: whether terms that judge a batch together see all devices' examples, or each
+        device its own.
       guarded: whether a network in which something is not finite is left as it was; the step
         counts as done all the same.
 
@@ -54,7 +59,8 @@ def train_step(
     def objective(params: Any):
         variables = {"params": params, "batch_stats": state.batch_stats}
         outputs, batch_stats = method.forward(variables, teacher, batch.images, batch.mask)
-        total, terms = method.loss(outputs, batch.labels, weights)
+        examples = Examples(batch.labels, batch.mask, axis_name if joined_losses else None)
+        total, terms = method.loss(outputs, examples, weights, state.memory)
         # The one average over the batch: over all devices' real examples.
         mean = jnp.sum(jnp.where(batch.mask, total, 0.0)) / count
         return mean, (outputs.logits, batch_stats, total, terms)
@@ -82,6 +88,7 @@ def train_step(
         params=params,
         batch_stats=batch_stats,
         optimizer_state=optimizer_state,
+        memory=remember(state.memory, metrics),
     )
     return state, metrics | method.observe(state, metrics)
 
@@ -90,6 +97,12 @@ def evaluation_step(
     variables: Any, batch: Batch, *, method: Method, axis_name: str | None = None
 ) -> Metrics:
     """Evaluates every student and the ensemble with running statistics.
+
+    Args:
+      variables: of the method's module, ``params`` and ``batch_stats``.
+      batch: this device's share of a batch.
+      method: whose module and ensemble weights are used.
+      axis_name: the mapped axis of the devices to sum over; None: there is one device.
 
     Returns:
       ``hard`` and ``accuracy`` (``[students]`` sums) and ``ensemble_accuracy``, with the count of

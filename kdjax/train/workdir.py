@@ -127,7 +127,13 @@ def read_student_widths(path: Path) -> list[dict[str, int]]:
 def create(
     path: Path, config: ml_collections.ConfigDict, student_widths: Sequence[Mapping[str, int]] = ()
 ) -> None:
-    """Writes ``config.json`` and, where students are given, ``widths.json``."""
+    """Writes ``config.json`` and, if students are given, ``widths.json``.
+
+    Args:
+      path: of the workdir; it is made if it does not exist.
+      config: of the run.
+      student_widths: one width vector per student, the pivot's first; empty: no ``widths.json``.
+    """
     path.mkdir(parents=True, exist_ok=True)
     # The marker comes last: with it there, the directory is complete.
     if student_widths:

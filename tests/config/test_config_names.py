@@ -72,12 +72,12 @@ def test_the_kind_is_told_by_the_search_section():
 
 def test_shared_fields_are_the_same_and_the_rest_is_known():
     train, search = configuration.FIELDS, configuration.SEARCH_FIELDS
-    own = {"weights.hard", "weights.feature", "weights.soft", "temperature"}
     both = set(train) & set(search)
-    assert {name for name in both if train[name] is not search[name]} == own
+    differing = {name for name in both if train[name].default != search[name].default}
+    assert differing == {"weights.hard", "weights.feature", "weights.soft", "temperature"}
     assert {name.split(".")[0] for name in set(train) - both} == {
         "method", "student_scales", "student_widths", "weight_ramp", "teacher_weights",
-        "feature_gradient_to_stem", "epochs",
+        "feature_gradient_to_stem", "epochs", "ensemble", "student_weights",
     }  # fmt: skip
     assert {name.split(".")[0] for name in set(search) - both} == {"teacher", "search", "distil"}
 

@@ -203,7 +203,7 @@ def test_students_share_the_stem_and_are_extracted(name):
         shift = 1.0 if (path[-2].key, path[-1].key) == ("norm", "bias") else 0.0
         return leaf if path[-1].key == "kernel" else leaf + shift + noise
 
-    variables = jax.tree_util.tree_map_with_path(move, models.initialize(ensemble, 0, shape))
+    variables = jax.tree_util.tree_map_with_path(move, models.initialize(ensemble, 1, shape))
     assert set(variables["params"]["stem"]["conv"]["conv"]) == {"kernel", "bias"}
     # Images that differ in the mean: little else passes many layers of one channel.
     images = generator.normal([[[[-2.0]]], [[[2.0]]]], 1.0, (2, *shape)).astype(np.float32)

@@ -33,13 +33,24 @@ def train_steps(config, devices, steps, per_dispatch=1):
 def test_one_device_equals_eight_with_global_statistics(small_config):
     # 90 - 9 = 81 training images in batches of 16: the last of an epoch holds one image, so seven
     # of eight devices hold nothing but padding.
-    small_config.compute.batch_norm = "global"
+    small_config.update_from_flattened_dict(
+        {
+            "compute.batch_norm": "global",
+            # Terms that judge a batch together, and a rule that remembers.
+            "compute.batch_losses": "global",
+            "weights.dist": 0.5,
+            "weights.similarity_preserving": 10.0,
+            "ensemble.rule": "by_accuracy",
+        }
+    )
     one, one_metrics, one_means = train_steps(small_config, 1, 8)
     eight, eight_metrics, eight_means = train_steps(small_config, 8, 8)
     assert int(eight.step) == 8
     chex.assert_trees_all_close(one.params, eight.params, rtol=1e-5, atol=1e-5)
     chex.assert_trees_all_close(one.batch_stats, eight.batch_stats, rtol=1e-5, atol=1e-5)
-    for name in ("loss", "hard", "feature", "soft", "accuracy"):
+    chex.assert_trees_all_close(one.memory, eight.memory, rtol=1e-5)
+    assert not np.array_equal(one.memory["losses"], np.ones(2))
+    for name in ("loss", "hard", "feature", "soft", "dist", "similarity_preserving", "accuracy"):
         for a, b in zip(one_metrics, eight_metrics, strict=True):
             np.testing.assert_allclose(a[name][0], b[name][0], rtol=2e-4, atol=1e-4)
             np.testing.assert_array_equal(a[name][1], b[name][1])

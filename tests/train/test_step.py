@@ -14,6 +14,7 @@ from kdjax import config as configuration
 from kdjax import models
 from kdjax.data.batches import Batch
 from kdjax.train import methods
+from kdjax.train.objective import Examples
 from kdjax.train.optimizer import make_optimizer
 from kdjax.train.state import TrainState
 from kdjax.train.step import train_step
@@ -58,6 +59,10 @@ def small_batch(size=6, real=None, seed=0, shape=(8, 8, 3), classes=5):
     return Batch(images, labels, np.arange(size) < (size if real is None else real))
 
 
+def examples_of(batch):
+    return Examples(batch.labels, batch.mask, None)
+
+
 WEIGHTS = {"hard": 0.7, "feature": 0.15, "soft": 0.15}
 
 
@@ -98,7 +103,7 @@ def test_losses_and_gradients_equal_pytorch(golden, golden_setup):
         outputs, _ = method.forward(
             {"params": params, "batch_stats": state.batch_stats}, None, batch.images, batch.mask
         )
-        total, terms = method.loss(outputs, batch.labels, WEIGHTS)
+        total, terms = method.loss(outputs, examples_of(batch), WEIGHTS, {})
         return total.mean(), (outputs.logits, terms)
 
     (loss, (logits, terms)), gradients = jax.jit(jax.value_and_grad(objective, has_aux=True))(
@@ -165,7 +170,7 @@ def stem_gradient(terms, **overrides):
 
     def objective(params):
         outputs, _ = method.forward({**variables, "params": params}, None, batch.images, batch.mask)
-        return method.loss(outputs, batch.labels, weights)[0].mean()
+        return method.loss(outputs, examples_of(batch), weights, {})[0].mean()
 
     return jax.jit(jax.grad(objective))(variables["params"])
 

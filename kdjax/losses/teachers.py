@@ -1,0 +1,159 @@
+"""Teacher rules of an online ensemble: whose logits teach which student.
+
+Each rule is a function of all students' logits and of the labels that returns a teacher's logits
+for every student. None has parameters and none needs another forward pass. The functions are
+differentiable; a caller whose teachers are constants stops their gradient.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from kdjax.losses.hard_labels import hard_label_cross_entropy
+
+
+def leave_one_out_logits(logits: chex.Array) -> chex.Array:
+    """Each student is taught by the mean of the others.
+
+    >>> leave_one_out_logits(jnp.array([[[1.0]], [[2.0]], [[6.0]]]))[:, 0, 0].tolist()
+    [4.0, 3.5, 1.5]
+
+    Args:
+      logits: ``[students, batch, classes]`` floats, at least two students.
+
+    Returns:
+      ``[students, batch, classes]`` float32.
+
+    Raises:
+      ValueError: if there is only one student.
+
+    References:
+      Song, Chai, *Collaborative Learning for Deep Neural Networks*, NeurIPS 2018, section 3.
+    """
+    students = _several(logits)
+    logits = jnp.asarray(logits, jnp.float32)
+    return (jnp.sum(logits, axis=0) - logits) / (students - 1)
+
+
+def wider_only_logits(logits: chex.Array) -> chex.Array:
+    """Each student is taught by the mean of those that stand before it, which are wider.
+
+    The first has no teacher: its row is its own logits, with which no divergence is left.
+
+    >>> wider_only_logits(jnp.array([[[1.0]], [[2.0]], [[6.0]]]))[:, 0, 0].tolist()
+    [1.0, 1.0, 1.5]
+
+    Args:
+      logits: ``[students, batch, classes]`` floats, the widest first, at least two students.
+
+    Returns:
+      ``[students, batch, classes]`` float32.
+
+    Raises:
+      ValueError: if there is only one student.
+    """
+    students = _several(logits)
+    logits = jnp.asarray(logits, jnp.float32)
+    counts = jnp.arange(1, students, dtype=jnp.float32)[:, None, None]
+    return jnp.concatenate([logits[:1], jnp.cumsum(logits[:-1], axis=0) / counts])
+
+
+def pairwise_logits(logits: chex.Array) -> chex.Array:
+    """Each student is taught by every other one, separately: mutual learning.
+
+    >>> pairwise_logits(jnp.array([[[1.0]], [[2.0]], [[6.0]]]))[..., 0, 0].tolist()
+    [[2.0, 6.0], [1.0, 6.0], [1.0, 2.0]]
+
+    Args:
+      logits: ``[students, batch, classes]`` floats, at least two students.
+
+    Returns:
+      ``[students, students - 1, batch, classes]`` float32: a student's loss is the mean over its
+      teachers, the second axis.
+
+    Raises:
+      ValueError: if there is only one student.
+
+    References:
+      Zhang, Xiang, Hospedales, Lu, *Deep Mutual Learning*, CVPR 2018, equation 8.
+    """
+    students = _several(logits)
+    logits = jnp.asarray(logits, jnp.float32)
+    teachers = [[j for j in range(students) if j != i] for i in range(students)]
+    return logits[jnp.array(teachers)]
+
+
+def best_logits(logits: chex.Array, labels: chex.Array) -> chex.Array:
+    """All are taught, example by example, by the student with the smallest cross entropy.
+
+    >>> logits = jnp.array([[[2.0, 0.0], [2.0, 0.0]], [[0.0, 1.0], [0.0, 1.0]]])
+    >>> best_logits(logits, jnp.array([0, 1])).tolist()
+    [[2.0, 0.0], [0.0, 1.0]]
+
+    Args:
+      logits: ``[students, batch, classes]`` floats.
+      labels: ``[batch]`` integers, or ``[batch, classes]`` distributions.
+
+    Returns:
+      ``[batch, classes]`` float32.
+
+    References:
+      Guo et al., *Online Knowledge Distillation via Collaborative Learning*, CVPR 2020, section
+      3.2 (KDCL-Naive).
+    """
+    logits = jnp.asarray(logits, jnp.float32)
+    chosen = jnp.argmin(hard_label_cross_entropy(logits, labels), axis=0)
+    return jnp.take_along_axis(logits, chosen[None, :, None], axis=0)[0]
+
+
+def min_margin_logits(logits: chex.Array, labels: chex.Array) -> chex.Array:
+    """All are taught by the smallest of the students' margins to the labelled class.
+
+    Of each student the logit of the labelled class is taken away from all its logits; of what is
+    left, the smallest of each class is taken, so that no other class is trusted more than the
+    student that trusts it least.
+
+    >>> logits = jnp.array([[[2.0, 0.0, 1.0]], [[5.0, 4.0, 1.0]]])
+    >>> min_margin_logits(logits, jnp.array([0])).tolist()
+    [[0.0, -2.0, -4.0]]
+
+    Args:
+      logits: ``[students, batch, classes]`` floats.
+      labels: ``[batch]`` integers.
+
+    Returns:
+      ``[batch, classes]`` float32.
+
+    References:
+      Guo et al., CVPR 2020, section 3.2, equation 5 (KDCL-MinLogit).
+    """
+    logits = jnp.asarray(logits, jnp.float32)
+    at = jnp.broadcast_to(labels[None, :, None], (*logits.shape[:2], 1))
+    return jnp.min(logits - jnp.take_along_axis(logits, at, axis=-1), axis=0)
+
+
+def accuracy_weights(losses: chex.Array, *, sharpness: float = 1.0) -> chex.Array:
+    r"""Shares of the students in their teacher, larger where the training loss is smaller.
+
+    .. math:: w = \mathrm{softmax}(-s \, \ell / \min_j \ell_j)
+
+    Dividing by the smallest loss keeps the contrast when all losses fall.
+
+    >>> accuracy_weights(jnp.array([1.0, 1.0])).tolist()
+    [0.5, 0.5]
+
+    Args:
+      losses: ``[students]`` floats, running means of each student's cross entropy, above 0.
+      sharpness: s, at least 0; 0 gives equal shares.
+
+    Returns:
+      ``[students]`` float32, none negative, summing to 1.
+    """
+    losses = jnp.asarray(losses, jnp.float32)
+    return jax.nn.softmax(-sharpness * losses / jnp.maximum(jnp.min(losses), 1e-6))
+
+
+def _several(logits: chex.Array) -> int:
+    if logits.shape[0] < 2:
+        raise ValueError(f"logits have shape {logits.shape}: a rule needs at least 2 students")
+    return logits.shape[0]

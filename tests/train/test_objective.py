@@ -1,0 +1,274 @@
+"""The table of terms: each is its loss, costs nothing when off, and one from outside joins in."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdjax import cli, losses, models
+from kdjax import config as configuration
+from kdjax.config import ConfigError, Term
+from kdjax.train import methods
+from kdjax.train.experiment import resolve
+from kdjax.train.objective import Examples, Taps, objective
+from kdjax.train.optimizer import weight_ramps
+from kdjax.train.teaching import initial_memory, remember, teacher_logits
+
+STUDENTS, BATCH, CLASSES = 3, 6, 5
+RNG = np.random.default_rng(0)
+LOGITS = RNG.normal(size=(STUDENTS, BATCH, CLASSES)).astype(np.float32)
+TEACHER = RNG.normal(size=(BATCH, CLASSES)).astype(np.float32)
+LABELS = np.array([0, 3, 1, 4, 2, 2], np.int32)
+SHAPES = ((4, 4, 3), (2, 2, 6))
+
+
+def maps():
+    return [
+        tuple(RNG.normal(size=(BATCH, *shape)).astype(np.float32) for _ in range(2))
+        for shape in SHAPES
+    ]
+
+
+PAIRS = [None, maps(), maps()]
+ADAPTED = [None, maps(), maps()]
+TAPS = Taps(LOGITS, TEACHER[None, None], PAIRS, ADAPTED)
+EXAMPLES = Examples(LABELS, np.ones(BATCH, bool), None)
+
+
+def only(name, **fields):
+    """The configuration with one term on, at weight 1."""
+    config = configuration.default()
+    for term in config.weights:
+        config.weights[term] = float(term == name)
+    config.update_from_flattened_dict(fields)
+    return config
+
+
+def pooled(pair):
+    return [np.mean(each, axis=(1, 2)) for each in pair]
+
+
+EXPECTED = {
+    "hard": lambda i: losses.hard_label_cross_entropy(LOGITS[i], LABELS),
+    "soft": lambda i: losses.soft_target_kl(LOGITS[i], TEACHER, temperature=2.0),
+    "dkd": lambda i: losses.dkd(LOGITS[i], TEACHER, LABELS),
+    "nkd": lambda i: losses.nkd(LOGITS[i], TEACHER, LABELS),
+    "dist": lambda i: losses.dist(LOGITS[i], TEACHER),
+    "mlkd_batch": lambda i: losses.mlkd_batch(LOGITS[i], TEACHER),
+    "mlkd_class": lambda i: losses.mlkd_class(LOGITS[i], TEACHER),
+    "feature": lambda i: sum(losses.feature_mse(*pair) for pair in ADAPTED[i]),
+    "attention_transfer": lambda i: sum(losses.attention_transfer(*pair) for pair in PAIRS[i]),
+    "similarity_preserving": lambda i: losses.similarity_preserving(*PAIRS[i][-1]),
+    "nst": lambda i: losses.nst(*PAIRS[i][-1]),
+    "rkd": lambda i: losses.rkd(*pooled(PAIRS[i][-1])),
+    "pkt": lambda i: losses.pkt(*pooled(PAIRS[i][-1])),
+    "fsp": lambda i: losses.fsp(
+        ADAPTED[i][0][0], ADAPTED[i][1][0], ADAPTED[i][0][1], ADAPTED[i][1][1]
+    ),
+    "review_kd": lambda i: losses.review_kd(
+        [pair[0] for pair in ADAPTED[i]], [pair[1] for pair in ADAPTED[i]]
+    ),
+}
+
+
+def test_every_term_is_compared_with_its_loss():
+    assert set(EXPECTED) == set(configuration.TERMS)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_term_is_its_loss_for_each_student(name):
+    wanted = objective(only(name))
+    total, terms = wanted(TAPS, EXAMPLES, {name: jnp.float32(2.0)})
+    assert list(terms) == [name]
+    by_logits = configuration.TERMS[name].reads in ("labels", "logits", "logits and labels")
+    for student in range(STUDENTS):
+        if by_logits or student:
+            np.testing.assert_allclose(
+                terms[name][student], EXPECTED[name](student), rtol=1e-5, atol=1e-6
+            )
+        else:  # The pivot has nobody to learn maps from.
+            np.testing.assert_array_equal(terms[name][0], np.zeros(BATCH))
+    np.testing.assert_allclose(total, 2 * terms[name].sum(0), rtol=1e-6)
+
+
+def test_a_terms_own_fields_reach_its_loss():
+    wanted = objective(only("dkd", **{"dkd.other_weight": 2.0, "dkd.temperature": 3.0}))
+    _, terms = wanted(TAPS, EXAMPLES, {"dkd": 1.0})
+    expected = losses.dkd(LOGITS[1], TEACHER, LABELS, other_weight=2.0, temperature=3.0)
+    np.testing.assert_allclose(terms["dkd"][1], expected, rtol=1e-5)
+
+
+def test_logits_can_be_standardised():
+    _, terms = objective(only("soft", standardize_logits=True))(TAPS, EXAMPLES, {"soft": 1.0})
+    z = [losses.standardize_logits(logits) for logits in (LOGITS[2], TEACHER)]
+    expected = losses.soft_target_kl(*z, temperature=2.0)
+    np.testing.assert_allclose(terms["soft"][2], expected, rtol=1e-5)
+
+
+def test_of_several_teachers_the_mean_counts():
+    teachers = RNG.normal(size=(STUDENTS, 2, BATCH, CLASSES)).astype(np.float32)
+    taps = TAPS._replace(teacher_logits=teachers)
+    _, terms = objective(only("soft"))(taps, EXAMPLES, {"soft": 1.0})
+    each = [losses.soft_target_kl(LOGITS[1], t, temperature=2.0) for t in teachers[1]]
+    np.testing.assert_allclose(terms["soft"][1], np.mean(each, axis=0), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, term in configuration.TERMS.items() if term.coupled]
+)
+def test_padded_rows_leave_terms_that_judge_a_batch_as_they_are(name):
+    real = np.arange(BATCH) < 4
+    wanted = objective(only(name))
+    _, padded = wanted(TAPS, EXAMPLES._replace(mask=real), {name: 1.0})
+    compact = jax.tree.map(lambda leaf: leaf[:4], PAIRS)
+    taps = Taps(LOGITS[:, :4], TEACHER[None, None, :4], compact, ())
+    _, alone = wanted(taps, Examples(LABELS[:4], np.ones(4, bool), None), {name: 1.0})
+    np.testing.assert_allclose(padded[name][:, :4], alone[name], rtol=1e-4, atol=1e-6)
+
+
+def compiled(config):
+    """The compiled gradient of a small ensemble's loss, as text."""
+    config.update_from_flattened_dict({"network_width": 0.25, "student_scales": (1.0, 0.5)})
+    architecture = models.create("resnet8", 4, width=0.25)
+    vectors = models.ensemble.student_vectors(architecture, (1.0, 0.5))
+    method = methods.make("ensemble", config, architecture, vectors, 1, None)
+    images = jnp.ones((2, 8, 8, 1))
+    examples = Examples(jnp.array([0, 1]), jnp.ones(2, bool), None)
+    shapes = models.initialize(method.model, 0, (8, 8, 1))
+
+    def total(params):
+        outputs, _ = method.forward({**shapes, "params": params}, None, images, examples.mask)
+        return method.loss(outputs, examples, method.weights(0), {})[0].sum()
+
+    return jax.jit(jax.grad(total)).lower(shapes["params"]).compile().as_text()
+
+
+def test_a_term_that_is_off_costs_nothing():
+    plain = only("hard", **{"weights.soft": 1.0})
+    count = compiled(plain).count("convolution(")
+    with_maps = only("hard", **{"weights.soft": 1.0, "weights.feature": 1.0})
+    assert compiled(with_maps).count("convolution(") > count
+    assert list(objective(plain).terms) == ["hard", "soft"]
+
+
+# Rules
+
+
+def taught(rule, memory=None, shares=()):
+    config = configuration.default()
+    config.ensemble.rule, config.teacher_weights = rule, shares
+    return np.asarray(teacher_logits(jnp.asarray(LOGITS), LABELS, memory or {}, config))
+
+
+def test_rules_against_arithmetic():
+    z = LOGITS.astype(np.float64)
+    np.testing.assert_allclose(taught("average")[0, 0], z.mean(0), rtol=1e-5, atol=1e-6)
+    shares = taught("average", shares=(0.5, 0.3, 0.2))
+    np.testing.assert_allclose(shares[0, 0], 0.5 * z[0] + 0.3 * z[1] + 0.2 * z[2], atol=1e-6)
+    others = taught("leave_one_out")
+    np.testing.assert_allclose(others[1, 0], (z[0] + z[2]) / 2, atol=1e-6)
+    wider = taught("wider_only")
+    np.testing.assert_allclose(wider[:, 0], [z[0], z[0], (z[0] + z[1]) / 2], atol=1e-6)
+    np.testing.assert_allclose(taught("pairwise")[2], z[:2], atol=1e-6)
+    entropy = np.log(np.exp(z).sum(-1)) - np.take_along_axis(z, LABELS[None, :, None], 2)[..., 0]
+    best = z[entropy.argmin(0), np.arange(BATCH)]
+    np.testing.assert_allclose(taught("best")[0, 0], best, atol=1e-6)
+    margins = z - np.take_along_axis(z, LABELS[None, :, None], 2)
+    np.testing.assert_allclose(taught("min_logit")[0, 0], margins.min(0), atol=1e-6)
+    # Losses 1, 2, 2: shares exp(-1), exp(-2), exp(-2).
+    weighted = taught("by_accuracy", {"losses": np.array([1.0, 2.0, 2.0], np.float32)})
+    share = np.exp([-1.0, -2.0, -2.0]) / np.exp([-1.0, -2.0, -2.0]).sum()
+    np.testing.assert_allclose(weighted[0, 0], np.tensordot(share, z, 1), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("rule", configuration.RULES)
+def test_no_gradient_flows_into_teachers(rule):
+    config = configuration.default()
+    config.ensemble.rule = rule
+    memory = initial_memory(rule, STUDENTS)
+    gradient = jax.grad(lambda z: teacher_logits(z, LABELS, memory, config).sum())(LOGITS)
+    assert not gradient.any()
+
+
+def test_running_losses_follow_the_metrics_and_pass_over_what_is_not_finite():
+    memory = initial_memory("by_accuracy", 2)
+    after = remember(memory, {"hard": (np.array([30.0, np.nan]), np.float32(10.0))})
+    np.testing.assert_allclose(after["losses"], [0.99 + 0.01 * 3.0, 0.99 + 0.01], rtol=1e-6)
+    assert remember({}, {}) == {}
+
+
+def test_student_weights_multiply_all_terms_but_hard():
+    config = configuration.default()
+    config.weight_ramp.feature = "constant"
+    config.student_weights = (0.0, 1.0, 2.0, 1.0, 1.0)
+    weights = weight_ramps(config, 1)(jnp.int32(3))
+    assert float(weights["hard"]) == pytest.approx(0.7)
+    np.testing.assert_allclose(weights["soft"], 0.15 * np.array([0.0, 1.0, 2.0, 1.0, 1.0]))
+
+
+# A term from outside
+
+
+OWN = """
+import jax.numpy as jnp
+from kdjax import config as configuration
+from kdjax.config.fields import number
+
+
+def distance(student, teacher, *, power):
+    return jnp.mean(jnp.abs(student - teacher) ** power, axis=-1)
+
+
+configuration.register_term(
+    "distance",
+    configuration.Term(
+        "distance of logits", "logits", loss=distance, fields={"power": number(2.0, "exponent", 1)}
+    ),
+)
+
+
+def get_config():
+    return configuration.default()
+"""
+
+
+@pytest.fixture
+def own_term(tmp_path):
+    tables = (configuration.TERMS, configuration.FIELDS, configuration.SEARCH_FIELDS)
+    before = [dict(table) for table in tables]
+    path = tmp_path / "own.py"
+    path.write_text(OWN)
+    yield path
+    for table, content in zip(tables, before, strict=True):
+        table.clear()
+        table.update(content)
+
+
+def test_a_config_file_adds_a_loss_that_the_command_line_steers(own_term, small_config, tmp_path):
+    workdir = tmp_path / "run"
+    changes = dict(configuration.flatten(small_config)) | {
+        "weights.distance": 0.5,
+        "distance.power": 1.0,
+        "epochs": 1,
+    }
+    default = dict(configuration.flatten(configuration.default()))
+    flags = [f"--config.{n}={v}" for n, v in changes.items() if default.get(n) != v]
+    assert cli.main(["train", f"--config={own_term}", f"--workdir={workdir}", *flags]) == 0
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert all(value > 0 for value in lines[0]["distance"])
+    assert json.loads((workdir / "config.json").read_text())["distance"] == {"power": 1.0}
+
+
+def test_names_that_are_taken_are_refused():
+    for name in ("soft", "epochs", "two words"):
+        with pytest.raises(ConfigError, match=repr(name)):
+            configuration.register_term(name, Term("mine", "logits"))
+
+
+def test_a_rule_with_memory_is_part_of_the_state(small_config):
+    small_config.ensemble.rule = "by_accuracy"
+    experiment = resolve(small_config)
+    runner = experiment.runner("ensemble", experiment.feed())
+    np.testing.assert_array_equal(runner.initial_state(0).memory["losses"], np.ones(2))
