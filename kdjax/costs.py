@@ -83,6 +83,14 @@ class Cost:
         return 2 * self.macs
 
 
+class HasLayers(Protocol):
+    """Anything that can describe itself as a layer table."""
+
+    def layers(
+        self, widths: Mapping[str, int], image_shape: tuple[int, int, int]
+    ) -> tuple[Layer, ...]: ...
+
+
 class Costed(Protocol):
     """Anything that can say what a network with some widths costs."""
 

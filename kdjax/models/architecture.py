@@ -56,6 +56,11 @@ class Architecture(abc.ABC):
         return ("stem",)
 
     @property
+    def drops(self) -> bool:
+        """Whether training drops parts at random, by the random key named ``dropout``."""
+        return False
+
+    @property
     @abc.abstractmethod
     def blocks(self) -> tuple[str, ...]:
         """Names of the blocks, in order; a feature map is taken after each."""
