@@ -56,13 +56,29 @@ FIELDS: dict[str, Field] = {
     ),
     "search.cost_exponent": number(
         0.5,
-        "1: channels are pushed in proportion to their cost; below 1 their cost counts less and "
-        "the loss more",
+        "1: channels are pushed in proportion to the cost that hangs on their group; below 1 the "
+        "cost counts less and the loss more",
         0,
         1,
         above=True,
     ),
-    "search.min_width": number(1, "fewest channels a group keeps", 1),
+    "search.criterion": one_of(
+        "scale",
+        "what a channel is worth: its scale, scale times gradient (taylor), its filter's distance "
+        "to the others (fpgm) or norm (magnitude), or a random number",
+        "scale",
+        "taylor",
+        "fpgm",
+        "magnitude",
+        "random",
+    ),
+    "search.min_width": Field(
+        0.05,
+        "fewest channels a group keeps: a share of its channels below 1, or a number from 1; "
+        "1 lets a group thin down to a single channel",
+        "a share above 0 and below 1, or a whole number from 1",
+        lambda value: 0 < value < 1 or (1 <= value < math.inf and value == int(value)),
+    ),
     "search.multiple": number(1, "round found widths to a multiple of this", 1),
     "search.expand": Field(False, "widen the found structure uniformly to what the targets allow"),
     "search.blocks.names": tuple_of(

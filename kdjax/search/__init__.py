@@ -5,14 +5,24 @@ devices. What it leaves is a width vector, and the surviving weights.
 """
 
 from kdjax.search.blocks import Block, partition
-from kdjax.search.budget import EXACTNESS, Budget, Constraint, make_budget
+from kdjax.search.budget import (
+    EXACTNESS,
+    Budget,
+    Constraint,
+    make_budget,
+    minimum_width,
+    near_collapse,
+)
 from kdjax.search.channels import Channels, Group, find_groups
 from kdjax.search.controller import ControllerState, Plan, SearchState, controlled, proximal
-from kdjax.search.extract import TOLERANCE, alive_widths, expand, kept_channels, top_up
+from kdjax.search.criteria import CRITERIA, Criterion, Evidence
+from kdjax.search.extract import TOLERANCE, alive_widths, expand, kept_channels, revive, worth
 from kdjax.search.penalty import CostModel
-from kdjax.search.slicing import masked, slim
+from kdjax.search.rounding import round_widths
+from kdjax.search.slicing import slim
 
 __all__ = [
+    "CRITERIA",
     "EXACTNESS",
     "TOLERANCE",
     "Block",
@@ -21,6 +31,8 @@ __all__ = [
     "Constraint",
     "ControllerState",
     "CostModel",
+    "Criterion",
+    "Evidence",
     "Group",
     "Plan",
     "SearchState",
@@ -30,9 +42,12 @@ __all__ = [
     "find_groups",
     "kept_channels",
     "make_budget",
-    "masked",
+    "minimum_width",
+    "near_collapse",
     "partition",
     "proximal",
+    "revive",
+    "round_widths",
     "slim",
-    "top_up",
+    "worth",
 ]

@@ -5,6 +5,7 @@ puts on each channel group. All of it is checked here, before any training.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -48,7 +49,7 @@ class Budget:
       slots: ``[slots, groups]`` bool: which groups may change in each slot; one slot when all
         blocks are thinned at once, one per block when one after another.
       waypoints: ``[slots, constraints]``: share of the cost to reach by the end of each slot.
-      min_width: channels that every group keeps.
+      min_width: channels that every group keeps, or below 1 its share of them.
       schedule: ``joint`` or ``sequential``.
     """
 
@@ -58,7 +59,7 @@ class Budget:
     resources: tuple[CostModel, ...]
     slots: np.ndarray
     waypoints: np.ndarray
-    min_width: int
+    min_width: float
     schedule: str
 
     @property
@@ -123,7 +124,7 @@ def make_budget(
     params: float = 0.0,
     schedule: str = "joint",
     order: Sequence[str] = (),
-    min_width: int = 1,
+    min_width: float = 1,
 ) -> Budget:
     """Resolves targets and schedule.
 
@@ -137,7 +138,7 @@ def make_budget(
       params: likewise.
       schedule: ``joint`` or ``sequential``.
       order: of the blocks in a sequential schedule; empty: all that are not frozen, in order.
-      min_width: channels that every group keeps.
+      min_width: channels that every group keeps, or below 1 the share of its channels.
 
     Raises:
       ValueError: if a target is out of range or cannot be reached (the message says why), nothing
@@ -233,7 +234,7 @@ def _schedule(
     constraints: Sequence[Constraint],
     schedule: str,
     order: Sequence[str],
-    min_width: int,
+    min_width: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     if schedule not in SCHEDULES:
         raise ValueError(f"search.schedule is {schedule!r}: one of {', '.join(SCHEDULES)}")
@@ -266,7 +267,7 @@ def _waypoints(
     slots: np.ndarray,
     names: Sequence[str],
     channels: Channels,
-    min_width: int,
+    min_width: float,
 ) -> np.ndarray:
     """``[slots]``: where a cost should be after each block's slot.
 
@@ -309,7 +310,12 @@ def _check_reachable(budget: Budget) -> None:
         )
         least = float(constraint.model.cost(smallest))
         if least > constraint.target:
-            reasons = [f"every group keeps at least {budget.min_width} channel(s)"]
+            kept = (
+                f"{budget.min_width:g} channel(s)"
+                if budget.min_width >= 1
+                else f"{budget.min_width:.3g} of its channels"
+            )
+            reasons = [f"every group keeps at least {kept}"]
             if budget.held:
                 reasons.append(f"{', '.join(budget.held)} may not change")
             if tied := [" = ".join(g.members) for g in groups if len(g.members) > 1]:
@@ -324,6 +330,32 @@ def _check_reachable(budget: Budget) -> None:
             )
 
 
-def minimum_width(group: Group, min_width: int) -> int:
-    """Channels that a group keeps at least: whole units."""
-    return min(group.channels, -(-min_width // group.unit) * group.unit)
+def minimum_width(group: Group, min_width: float) -> int:
+    """Channels that a group keeps at least: whole units.
+
+    Args:
+      group: of channels.
+      min_width: a number of channels, or below 1 a share of the group's, rounded up.
+    """
+    channels = min_width if min_width >= 1 else max(1, math.ceil(min_width * group.channels - 1e-9))
+    return min(group.channels, -(-int(channels) // group.unit) * group.unit)
+
+
+def near_collapse(budget: Budget, widths: Mapping[str, int]) -> str:
+    """Names the groups that are down to almost nothing; empty where there are none.
+
+    A group is near collapse at an eighth of its channels or fewer, or at two, unless it is narrow
+    to begin with: from then on a few channels carry all that passes it.
+
+    Args:
+      budget: whose schedule says which groups may change.
+      widths: of the thinned network.
+    """
+    thin = [
+        f"{group.name} ({widths[group.name]} of {group.channels})"
+        for number, group in enumerate(budget.channels.groups)
+        if budget.slots[:, number].any()
+        and group.channels >= 8 * group.unit
+        and widths[group.name] <= max(2 * group.unit, group.channels // 8)
+    ]
+    return f"near collapse: {', '.join(thin)}" if thin else ""

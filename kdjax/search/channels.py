@@ -162,20 +162,34 @@ class Channels:
         places[gather] = np.arange(len(gather))
         return places[:total]
 
+    def arranged(self, vectors: Sequence[chex.Array]) -> chex.Array:
+        """``[contributors, units]`` float32 from one vector for each of ``scale_paths``.
+
+        It is 0 where a unit has no such contributor.
+        """
+        return jnp.concatenate([*vectors, jnp.zeros(1)])[self._gather]
+
     def scales(self, params: Any) -> chex.Array:
         """``[contributors, units]`` float32: all scales, signed; 0 where there is none."""
         flat = flax.traverse_util.flatten_dict(params)
-        vector = jnp.concatenate([flat[path] for path in self.scale_paths] + [jnp.zeros(1)])
-        return vector[self._gather]
+        return self.arranged([flat[path] for path in self.scale_paths])
 
-    def with_scales(self, params: Any, scales: chex.Array) -> Any:
-        """``params`` with the scales replaced."""
+    def biases(self, params: Any) -> chex.Array:
+        """``[contributors, units]`` float32: the biases that go with the scales."""
+        flat = flax.traverse_util.flatten_dict(params)
+        return self.arranged([flat[(*path[:-1], "bias")] for path in self.scale_paths])
+
+    def with_scales(self, params: Any, scales: chex.Array, biases: chex.Array | None = None) -> Any:
+        """``params`` with the scales replaced, and the biases that go with them where given."""
         flat = dict(flax.traverse_util.flatten_dict(params))
-        vector, start = scales.reshape(-1)[self._scatter], 0
-        for path in self.scale_paths:
-            size = flat[path].shape[0]
-            flat[path] = vector[start : start + size]
-            start += size
+        for name, matrix in (("scale", scales), ("bias", biases)):
+            if matrix is None:
+                continue
+            vector, start = matrix.reshape(-1)[self._scatter], 0
+            for path in self.scale_paths:
+                size = flat[path].shape[0]
+                flat[(*path[:-1], name)] = vector[start : start + size]
+                start += size
         return flax.traverse_util.unflatten_dict(flat)
 
     def magnitudes(self, params: Any) -> chex.Array:

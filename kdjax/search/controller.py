@@ -22,12 +22,17 @@ import numpy as np
 import optax
 
 from kdjax.search.budget import EXACTNESS, Budget, minimum_width
+from kdjax.search.criteria import CRITERIA, Criterion, Evidence
 
 # How a constraint's strength answers to a cost above plan, in shares of the full cost: at once,
 # and for as long as it lasts (per length of the descent).
 _PROPORTIONAL, _INTEGRAL, _LARGEST_LOG = 15.0, 100.0, 8.0
+_LATE = 5.0  # How much faster the strength builds up once the plan is over.
 _LEAD = 0.02  # How far ahead of plan a cost may be before its pressure ends,
 _SHIELD = 5.0  # and how strong it may become in the opposite direction.
+_ENOUGH = 0.6  # Share of the longest way left at which a shorter one begins to wait.
+_LAST = 1e-3  # Share of the pressure that no shield takes off a group once the goal is forced.
+_MOST_HASTE = 20.0  # How much faster than its scale says a unit may be made to die.
 
 
 class ControllerState(NamedTuple):
@@ -37,6 +42,8 @@ class ControllerState(NamedTuple):
       step: scalar int32, steps done.
       settled: scalar int32, slots of the schedule whose structure is final.
       dead: ``[units]`` bool.
+      died: ``[units]`` int32, the number of the step in which each died, from 1; 0 for the living.
+      importance: ``[units]`` float32, by the criterion; of the dead when they were last alive.
       log_strength: ``[constraints]`` float32, the part of the strength that builds up.
       strength: ``[constraints]`` float32, as used in the last step.
       share: ``[constraints]`` float32, share of the full cost that is alive.
@@ -46,6 +53,8 @@ class ControllerState(NamedTuple):
     step: chex.Array
     settled: chex.Array
     dead: chex.Array
+    died: chex.Array
+    importance: chex.Array
     log_strength: chex.Array
     strength: chex.Array
     share: chex.Array
@@ -90,6 +99,7 @@ def controlled(
     learning_rate: optax.Schedule,
     threshold: float,
     cost_exponent: float = 1.0,
+    criterion: str = "scale",
 ) -> optax.GradientTransformation:
     """``optimizer`` followed by the proximal step that leads the network to its budget.
 
@@ -99,9 +109,10 @@ def controlled(
       plan: when the cost should be where.
       learning_rate: step -> the optimiser's, which scales the proximal step too.
       threshold: a channel is dead where none of its |scale| is above it.
-      cost_exponent: in (0, 1]. 1 pushes channels in proportion to what they cost, as the penalty
-        says. In a short search that is the order in which they die, whatever they are worth, and
-        a trunk that many layers share dies first; a smaller exponent leaves more to the loss.
+      cost_exponent: in (0, 1]. 1 pushes channels in proportion to the cost that hangs on their
+        group; a smaller exponent leaves more to the loss.
+      criterion: name of what says which channels of a group are worth most, one of
+        :data:`kdjax.search.criteria.CRITERIA`.
 
     Returns:
       A transformation whose state is a :class:`SearchState`, all zeros but for the optimiser's
@@ -117,23 +128,40 @@ def controlled(
         raise ValueError(f"a search of {plan.steps} steps cannot descend over {plan.descent}")
     if not 0 < cost_exponent <= 1:
         raise ValueError(f"search.cost_exponent is {cost_exponent}: it must be in (0, 1]")
-    move = _Mover(budget, plan, learning_rate, threshold, cost_exponent)
+    if criterion not in CRITERIA:
+        raise ValueError(f"search.criterion is {criterion!r}: one of {', '.join(CRITERIA)}")
+    move = _Mover(budget, plan, learning_rate, threshold, cost_exponent, CRITERIA[criterion])
     channels = budget.channels
 
     def init(params: Any) -> SearchState:
         count = len(budget.constraints)
         zeros = jnp.zeros(count, jnp.float32)
         zero = jnp.zeros((), jnp.int32)
-        dead = jnp.zeros(len(channels.group_of), bool)
-        controller = ControllerState(zero, zero, dead, zeros, zeros, zeros, jnp.float32(0))
+        units = len(channels.group_of)
+        controller = ControllerState(
+            step=zero,
+            settled=zero,
+            dead=jnp.zeros(units, bool),
+            died=jnp.zeros(units, jnp.int32),
+            importance=jnp.zeros(units, jnp.float32),
+            log_strength=zeros,
+            strength=zeros,
+            share=zeros,
+            penalty=jnp.float32(0),
+        )
         return SearchState(optimizer.init(params), controller)
 
     def update(updates: Any, state: SearchState, params: Any = None) -> tuple[Any, SearchState]:
-        updates, inner = optimizer.update(updates, state.optimizer, params)
-        before = channels.scales(params)
-        after = before + channels.scales(updates)
-        scales, controller = move(state.controller, after)
-        return channels.with_scales(updates, scales - before), SearchState(inner, controller)
+        gradients = updates
+        updates, inner = optimizer.update(gradients, state.optimizer, params)
+        before, biases = channels.scales(params), channels.biases(params)
+        after, moved = before + channels.scales(updates), biases + channels.biases(updates)
+        scales, controller = move(state.controller, Evidence(after, params, gradients))
+        # What a channel emits shrinks and keeps its form; a dead one emits nothing at all.
+        moved = moved * jnp.where(scales == after, 1.0, scales / jnp.where(after == 0, 1.0, after))
+        moved = jnp.where(controller.dead, 0.0, moved)
+        updates = channels.with_scales(updates, scales - before, moved - biases)
+        return updates, SearchState(inner, controller)
 
     return optax.GradientTransformation(init, update)
 
@@ -171,11 +199,12 @@ class _Mover:
         learning_rate: optax.Schedule,
         threshold: float,
         cost_exponent: float,
+        criterion: Criterion,
     ):
         channels, slots = budget.channels, len(budget.slots)
         self._budget, self._channels = budget, channels
         self._learning_rate, self._threshold = learning_rate, threshold
-        self._cost_exponent = cost_exponent
+        self._cost_exponent, self._criterion = cost_exponent, criterion
         self._slots, self._slot_length = slots, plan.slot_length(slots)
         self._deadlines = jnp.asarray(plan.deadlines(slots))
         self._active = jnp.asarray(budget.slots)
@@ -183,28 +212,33 @@ class _Mover:
         self._starts = jnp.concatenate([jnp.ones_like(self._ends[:1]), self._ends[:-1]])
         # A cost of exactly the target meets it, however float32 rounds its sum.
         self._goals = jnp.asarray(budget.waypoints * (1 + 0.5 * EXACTNESS), jnp.float32)
-        keep = [minimum_width(group, budget.min_width) // group.unit for group in channels.groups]
-        self._keep = np.array(keep)[channels.group_of]
+        keep = np.array([minimum_width(group, budget.min_width) for group in channels.groups])
+        self._keep_channels = keep
+        self._keep = (keep // channels.unit_sizes).astype(int)[channels.group_of]
         first = np.cumsum([0] + [group.units for group in channels.groups[:-1]])
         self._first = first[channels.group_of]
         self._pressure = np.stack([constraint.pressure for constraint in budget.constraints])
         self._unit_share = np.bincount(channels.group_of) / len(channels.group_of)
+        self._per_channel = 1.0 / np.mean([group.channels for group in channels.groups])
         self._base = _base_strengths(budget, self._slot_length) / float(learning_rate(0))
 
     def __call__(
-        self, state: ControllerState, scales: chex.Array
+        self, state: ControllerState, evidence: Evidence
     ) -> tuple[chex.Array, ControllerState]:
+        scales = evidence.scales
         slot = jnp.minimum((state.step / self._slot_length).astype(jnp.int32), self._slots - 1)
         unsettled = state.settled <= slot
         forced = state.step >= self._deadlines[slot]
         strength, log_strength = self._strengths(state, slot, unsettled, forced)
-        force = self._forces(state, strength)
         active = self._active[slot] & unsettled
+        force = self._forces(state, strength, active, forced)
         magnitudes = jnp.max(jnp.abs(scales), axis=0)
-        protected = self._protected(state, magnitudes)
+        importance = self._importance(state, evidence)
+        protected = self._protected(state, importance)
         # A unit is pushed for all the channels in it.
         amount = self._learning_rate(state.step) * force * active * self._channels.unit_sizes
-        amount = jnp.where(protected, 0.0, amount[self._channels.group_of])
+        amount = amount[self._channels.group_of] * self._haste(state, scales, importance)
+        amount = jnp.where(protected, 0.0, amount)
         deadly = self._deaths(state, scales, amount, active[self._channels.group_of], protected)
         portion, settled = _land(deadly, self._goals[slot], forced, self._shares)
         alive = deadly > portion
@@ -213,11 +247,39 @@ class _Mover:
             step=state.step + 1,
             settled=jnp.where(settled, jnp.maximum(state.settled, slot + 1), state.settled),
             dead=~alive,
+            died=jnp.where(alive | state.dead, state.died, state.step + 1),
+            importance=importance,
             log_strength=log_strength,
             strength=strength,
             share=self._shares(alive),
             penalty=jnp.sum(force * self._channels.counts(jnp.where(alive, magnitudes, 0.0))),
         )
+
+    def _importance(self, state: ControllerState, evidence: Evidence) -> chex.Array:
+        """``[units]``: what each is worth; the average of the steps so far where it remembers."""
+        now = self._criterion.measure(self._channels, evidence)
+        # In the first steps the average is a plain mean: nothing of it comes from the start at 0.
+        keep = jnp.minimum(self._criterion.memory, state.step / (state.step + 1.0))
+        return jnp.where(state.dead, state.importance, keep * state.importance + (1 - keep) * now)
+
+    def _haste(
+        self, state: ControllerState, scales: chex.Array, importance: chex.Array
+    ) -> chex.Array:
+        """``[units]``: how much faster than the others of its group a unit is made to shrink.
+
+        So that its scales are gone when the push that its group has felt has come to what it is
+        worth, measured in scales: 1 where the scale is the criterion.
+        """
+        alive, group = ~state.dead, self._channels.group_of
+        mass = jnp.where(alive, jnp.sum(jnp.abs(scales), axis=0), 0.0)
+        worth = jnp.where(alive, importance, 0.0)
+        in_scales = self._by_group(mass) / jnp.maximum(self._by_group(worth), 1e-30)
+        worth = worth * in_scales[group]
+        return jnp.where(mass > 0, mass / jnp.maximum(worth, mass / _MOST_HASTE), 1.0)
+
+    def _by_group(self, values: chex.Array) -> chex.Array:
+        """``[groups]``: sums over their units."""
+        return jnp.zeros(len(self._channels.groups)).at[self._channels.group_of].add(values)
 
     def _shares(self, alive: chex.Array) -> chex.Array:
         """``[constraints]``: share of its full cost that each has with ``alive [units]``."""
@@ -229,33 +291,73 @@ class _Mover:
         self, state: ControllerState, slot: chex.Array, unsettled: chex.Array, forced: chex.Array
     ) -> tuple[chex.Array, chex.Array]:
         """``[constraints]``: how strongly each is pressed, and the part of it that builds up."""
-        fraction = jnp.clip(state.step / self._slot_length - slot, 0.0, 1.0)
         start, end = self._starts[slot], self._ends[slot]
         share = self._shares(~state.dead)
-        behind = share - (start + (end - start) * fraction)
+        time = jnp.clip(state.step / self._slot_length - slot, 0.0, 1.0)
+        behind = share - (start + (end - start) * time)
         unmet = unsettled & (share > self._goals[slot])
-        log_strength = state.log_strength + behind * unmet * (_INTEGRAL / self._slot_length)
+        gain = jnp.where(time < 1.0, 1.0, _LATE) * _INTEGRAL / self._slot_length
+        log_strength = state.log_strength + behind * unmet * gain
         log_strength = jnp.clip(log_strength, -_LARGEST_LOG, _LARGEST_LOG)
         answer = jnp.clip(log_strength + _PROPORTIONAL * behind, -_LARGEST_LOG, _LARGEST_LOG)
-        # A cost that is ahead of plan ends its own pressure, and further ahead it shields the
-        # channels that it is made of from the pressure of the others: several targets are met
-        # together, not each at the expense of the next. In the end what is unmet comes first.
-        lead = jnp.where(forced, 1.0, jnp.clip(1.0 + behind / _LEAD, -_SHIELD, 1.0))
+        # A cost that is ahead, of its plan or of the other costs, ends its own pressure, and
+        # further ahead it shields the channels that it is made of from the pressure of the others:
+        # several targets are met together, not each at the expense of the next.
+        lead = jnp.minimum(1.0 + behind / _LEAD, self._lead_of_others(slot, share))
+        lead = jnp.clip(lead, -_SHIELD, 1.0)
+        lead = jnp.where(forced & unmet, 1.0, lead)
         push = jnp.exp(answer) * jnp.maximum(lead, 0.0) * unmet
         return self._base * (push + jnp.max(push) * jnp.minimum(lead, 0.0)), log_strength
 
-    def _forces(self, state: ControllerState, strength: chex.Array) -> chex.Array:
+    def _lead_of_others(self, slot: chex.Array, share: chex.Array) -> chex.Array:
+        """``[constraints]``: 1 where a cost may be pressed, down to below 0 where it is ahead.
+
+        What is left of its way, as the logarithm of the factor that it still has to come down by,
+        is compared with the longest. Whatever is done for that one brings the others down too,
+        by about as large a factor where it cannot be helped: what has less than a part of it left
+        to go has to wait.
+        """
+        start, end = self._starts[slot], self._ends[slot]
+        left = jnp.log(jnp.maximum(share, 1e-6) / end)
+        longest = jnp.maximum(jnp.max(left), EXACTNESS)
+        lead = 1.0 + (left / longest - _ENOUGH) / (1.0 - _ENOUGH) * 2.0
+        return jnp.where(start > end, lead, 1.0)
+
+    def _forces(
+        self,
+        state: ControllerState,
+        strength: chex.Array,
+        active: chex.Array,
+        forced: chex.Array,
+    ) -> chex.Array:
         """``[groups]``: what each channel's scale is pushed with, in units of the loss."""
         counts = self._channels.counts(~state.dead)
         coefficients = jnp.stack([m.coefficients(counts) for m in self._budget.resources])
+        # A channel is worth its share of what passes its group: with n alive, 1/n of it. What it
+        # is charged for that is n times what it costs, all that hangs on the group. By its own
+        # cost alone a narrow trunk between wide layers dies out: each of its channels costs most,
+        # and the fewer there are, the less do the wide layers cost.
+        coefficients = coefficients * counts * self._per_channel
         mean = jnp.sum(coefficients * self._unit_share, axis=1, keepdims=True)
         tempered = mean * (coefficients / mean) ** self._cost_exponent
-        return jnp.maximum(jnp.einsum("k,krg,rg->g", strength, self._pressure, tempered), 0.0)
+        felt = jnp.einsum("krg,rg->kg", self._pressure, tempered)
+        pushed = jnp.maximum(strength, 0.0) @ felt
+        shielded = jnp.maximum(-strength, 0.0) @ felt
+        # A shield moves pressure, it does not take it away: the groups that have most of what is
+        # pressed for what is shielded keep all of theirs.
+        movable = active & (counts > self._keep_channels) & (pushed > 0)
+        ratio = shielded / jnp.maximum(pushed, 1e-30)
+        lowest = jnp.min(jnp.where(movable, ratio, jnp.inf))
+        ratio = ratio * jnp.minimum(1.0, 0.5 / jnp.maximum(lowest, 1e-12))
+        lowest = jnp.minimum(lowest, 0.5)
+        left = jnp.maximum(1.0 - ratio, 0.0) / (1.0 - lowest)
+        # Where the goal has to be reached now, what is shielded goes too, but last.
+        return pushed * jnp.maximum(left, jnp.where(forced, _LAST, 0.0))
 
-    def _protected(self, state: ControllerState, magnitudes: chex.Array) -> chex.Array:
-        """``[units]`` bool: the strongest living ones of each group, as many as it must keep."""
+    def _protected(self, state: ControllerState, importance: chex.Array) -> chex.Array:
+        """``[units]`` bool: the living worth most in each group, as many as it must keep."""
         units = jnp.arange(len(self._keep))
-        order = jnp.lexsort((-magnitudes, state.dead, self._channels.group_of))
+        order = jnp.lexsort((-importance, state.dead, self._channels.group_of))
         rank = jnp.zeros_like(order).at[order].set(units - self._first)
         return rank < self._keep
 
@@ -287,6 +389,7 @@ def _base_strengths(budget: Budget, steps: float) -> np.ndarray:
     groups = budget.channels.groups
     full = np.array([group.channels for group in groups], np.float32)
     coefficients = np.stack([np.asarray(model.coefficients(full)) for model in budget.resources])
+    coefficients = coefficients * full / full.mean()
     pressure = np.stack([constraint.pressure for constraint in budget.constraints])
     felt = np.einsum("krg,rg->kg", pressure, coefficients) * budget.channels.unit_sizes
     weights = np.array([group.units for group in groups], float)

@@ -1,18 +1,19 @@
-"""From living channels to a width vector: counting, rounding, widening, and who stays."""
+"""From living channels to a width vector: counting, reviving, widening, and who stays."""
 
 import math
 from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 
-from kdjax.search.budget import EXACTNESS, Budget, minimum_width
+from kdjax.search.budget import EXACTNESS, Budget
 from kdjax.search.channels import Channels, Group
 from kdjax.widths import WidthVector
 
 Kept = Mapping[str, np.ndarray]
 
-_EXCHANGED = 1000  # Channels that may go for others at most, so that trying ends.
 TOLERANCE = 0.02  # How far below a target a structure may stay, relative to the target.
+_LEAST_WORTH = 1e-9  # Of a living unit, so that all of them come before the dead.
+REVIVED = 0.03  # Share of all units that may come back from the dead at most.
 
 
 def alive_widths(channels: Channels, full: Mapping[str, int], dead: np.ndarray) -> WidthVector:
@@ -32,15 +33,15 @@ def alive_widths(channels: Channels, full: Mapping[str, int], dead: np.ndarray) 
 
 
 def kept_channels(
-    channels: Channels, magnitudes: np.ndarray, dead: np.ndarray, widths: Mapping[str, int]
+    channels: Channels, worths: np.ndarray, dead: np.ndarray, widths: Mapping[str, int]
 ) -> dict[str, np.ndarray]:
     """Which channels of each group stay when the network shrinks to ``widths``.
 
-    The living ones first, the strongest first; dead ones only where ``widths`` asks for more.
+    The living ones first, by what they are worth; dead ones only where ``widths`` asks for more.
 
     Args:
       channels: the layout of the searched network.
-      magnitudes: ``[units]`` largest |scale| of each unit.
+      worths: ``[units]`` what each is worth within its group, such as its largest |scale|.
       dead: ``[units]`` bool.
       widths: of the compact network.
 
@@ -52,7 +53,7 @@ def kept_channels(
       ValueError: if tied groups differ, or a width is above the group's or splits a unit.
     """
     kept: dict[str, np.ndarray] = {}
-    strengths, deaths = channels.by_group(magnitudes), channels.by_group(dead)
+    strengths, deaths = channels.by_group(worths), channels.by_group(dead)
     for group in channels.groups:
         width = group_width(group, widths)
         if width > group.channels or width % group.unit:
@@ -83,81 +84,73 @@ def group_width(group: Group, widths: Mapping[str, int]) -> int:
     return found[group.name]
 
 
-def top_up(widths: Mapping[str, int], budget: Budget) -> WidthVector:
-    """Gives channels back while a target is undercut by more than :data:`TOLERANCE`.
+def worth(channels: Channels, importance: np.ndarray, died: np.ndarray) -> np.ndarray:
+    """``[units]`` float64: what each is worth, comparable between groups.
 
-    With several targets the last to be met may leave another behind; with few channels one may be
-    worth more than the tolerance. The channel that comes back is the one that brings most of what
-    is undercut for what it takes of the room under the other targets. Where there is no room left,
-    channels of the opposite kind go for it.
+    That of the living is their share of the importance in their group. That of the dead is next to
+    nothing, and the more the later they died: by the search's own order the last was worth most
+    for its cost.
 
     Args:
-      widths: within the budget.
-      budget: whose blocks say which groups may change.
+      channels: the layout of the searched network.
+      importance: ``[units]`` as measured, of the dead when they were last alive.
+      died: ``[units]`` the step in which each died; 0 for the living.
+    """
+    group, alive = channels.group_of, died == 0
+    living = np.where(alive, importance, 0.0).astype(np.float64)
+    total = np.bincount(group, living, minlength=len(channels.groups))
+    size = np.bincount(group, minlength=len(channels.groups))
+    late = died / max(1, died.max(initial=0))
+    shares = living / np.maximum(total[group], 1e-30)
+    return np.where(alive, shares + _LEAST_WORTH, _LEAST_WORTH * late / size[group])
+
+
+def revive(budget: Budget, dead: np.ndarray, worths: np.ndarray) -> np.ndarray:
+    """Brings dead units back while a target is undercut by more than :data:`TOLERANCE`.
+
+    None of the living goes. The last to die comes back first, at most :data:`REVIVED` of all units
+    (but one). A dead unit's scales and biases are 0: what the network computes stays the same.
+
+    Args:
+      budget: that the living are within; its schedule says which groups may change.
+      dead: ``[units]`` bool.
+      worths: ``[units]``, see :func:`worth`.
 
     Returns:
-      Widths within the budget, whose undercut targets are met at least as closely.
+      ``[units]`` bool, those that are still dead; within the budget.
     """
-    constraints, groups = budget.constraints, budget.channels.groups
-    targets = np.array([constraint.target for constraint in constraints])
-    free = [number for number in range(len(groups)) if budget.slots[:, number].any()]
-    least = [minimum_width(group, budget.min_width) for group in groups]
+    channels = budget.channels
+    targets = np.array([constraint.target for constraint in budget.constraints])
+    free = budget.slots.any(axis=0)[channels.group_of]
+    dead = np.array(dead)
+    counts = _counts(channels, ~dead)
 
     def shares(counts: np.ndarray) -> np.ndarray:
         """``[constraints]``: shares relative to their targets."""
-        return np.array([c.model.cost(counts) for c in constraints]) / targets
+        return np.array([c.model.cost(counts) for c in budget.constraints]) / targets
 
-    def changed(counts: np.ndarray, number: int, sign: int) -> np.ndarray | None:
-        more = counts.copy()
-        more[number] += sign * groups[number].unit
-        return more if least[number] <= more[number] <= groups[number].channels else None
-
-    def fill(counts: np.ndarray) -> np.ndarray:
-        """Adds single channels while one helps and fits."""
-        while (low := (now := shares(counts)) < 1 - TOLERANCE).any():
-            best, best_value = None, 0.0
-            for more in (changed(counts, number, 1) for number in free):
-                if more is None or ((then := shares(more)) > 1 + EXACTNESS).any():
-                    continue
-                gain, price = (
-                    (then - now)[low].max(),
-                    ((then - now) / np.maximum(1 - now, 1e-12)).max(),
-                )
-                if gain > 0 and gain / price > best_value:
-                    best, best_value = more, gain / price
-            if best is None:
-                break
-            counts = best
-        return counts
-
-    def drop(counts: np.ndarray, low: np.ndarray) -> np.ndarray | None:
-        """Takes the channel that frees most of what is scarce for what it costs of the rest."""
-        now, best, best_value = shares(counts), None, 0.0
-        for less in (changed(counts, number, -1) for number in free):
-            if less is not None:
-                lost = now - shares(less)
-                value = lost[~low].min() / (lost[low].max() + 1e-12)
-                if value > best_value:
-                    best, best_value = less, value
-        return best
-
-    counts = fill(np.array([group_width(group, widths) for group in groups], float))
-    fewer: np.ndarray | None = counts
-    together, dropped = 1, 0
-    while fewer is not None and dropped < _EXCHANGED:
+    left = max(1, int(REVIVED * len(dead)))
+    for unit in np.argsort(-worths, kind="stable"):
+        if not (dead[unit] and free[unit]):
+            continue
         low = (now := shares(counts)) < 1 - TOLERANCE
-        if not low.any() or low.all():
+        if not left or not low.any():
             break
-        # One channel may not free enough for another: more and more go until a whole one fits.
-        for _ in range(together):
-            fewer = None if fewer is None else drop(fewer, low)
-        dropped, together = dropped + together, 2 * together
-        if fewer is not None and shares(filled := fill(fewer))[low].min() > now[low].min():
-            counts, fewer, together = filled, filled, 1
-    return _with_counts(widths, budget.channels, counts)
+        more = counts.copy()
+        more[channels.group_of[unit]] += channels.unit_sizes[channels.group_of[unit]]
+        then = shares(more)
+        if (then <= 1 + EXACTNESS).all() and (then > now)[low].any():
+            counts, left, dead[unit] = more, left - 1, False
+    return dead
 
 
-def _with_counts(
+def _counts(channels: Channels, alive: np.ndarray) -> np.ndarray:
+    """``[groups]`` float64: living channels."""
+    units = np.bincount(channels.group_of, alive, minlength=len(channels.groups))
+    return units * channels.unit_sizes
+
+
+def with_counts(
     widths: Mapping[str, int], channels: Channels, counts: np.ndarray | list[int]
 ) -> WidthVector:
     """``widths`` with the groups of ``channels`` at ``counts``."""
@@ -210,7 +203,7 @@ def expand(
         ]
 
     def vector(chosen: list[int]) -> WidthVector:
-        return _with_counts(limit, channels, chosen)
+        return with_counts(limit, channels, chosen)
 
     low, high = 0.0, max(most / width for most, width in zip(limits, wanted, strict=True))
     if not allows(vector(floored(low))):

@@ -1,12 +1,9 @@
 """Slicing the surviving channels out of a network: the small network, equal to the masked one."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import flax.linen as nn
-import flax.traverse_util
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from kdjax.costs import Layer
@@ -27,7 +24,8 @@ def slim(tree: Any, layers: Sequence[Layer], kept: Kept) -> Any:
 
     Returns:
       A tree of the same kind with NumPy arrays, for the network whose widths are the lengths of
-      ``kept``. Its evaluation output equals that of the full network :func:`masked` to ``kept``.
+      ``kept``. Its evaluation output equals that of the full network where all other channels
+      have scales and biases of 0, as those have that died in a search.
     """
     slices = dict(_slices(layers, kept))
 
@@ -39,58 +37,6 @@ def slim(tree: Any, layers: Sequence[Layer], kept: Kept) -> Any:
         return leaf
 
     return jax.tree_util.tree_map_with_path(cut, tree)
-
-
-def masked(
-    net: nn.Module,
-    variables: Mapping[str, Any],
-    layers: Sequence[Layer],
-    kept: Kept,
-    image_shape: tuple[int, int, int],
-) -> dict[str, Any]:
-    """The full network with all other channels silent.
-
-    A channel whose scale is 0 still emits a constant, what its bias leaves after the activation.
-    That constant is first moved into what reads it, the running mean or the bias of the next
-    layer, which is exact but for the zeros around a padded map; then scale and bias become 0.
-
-    Args:
-      net: the full network.
-      variables: its variables; the scales of the channels that go are 0 (else what they would
-        have contributed beyond a constant is lost).
-      layers: as for :func:`slim`.
-      kept: as for :func:`slim`.
-      image_shape: (height, width, channels) of the input.
-
-    References:
-      Ye, Lu, Lin, Wang, *Rethinking the Smaller-Norm-Less-Informative Assumption in Channel
-      Pruning*, ICLR 2018, section 4.1 (moving constants into the next layer).
-    """
-    inputs = _layer_inputs(net, variables, layers, image_shape)
-    params = dict(flax.traverse_util.flatten_dict(variables["params"]))
-    stats = dict(flax.traverse_util.flatten_dict(variables.get("batch_stats", {})))
-    for layer in layers:
-        gone_in = _gone(kept, layer.in_group, layer.in_channels)
-        if gone_in.any() and layer.groups == 1:
-            kernel = _kernel(layer, params)
-            constant = np.where(gone_in, inputs[layer.path], 0.0)
-            moved = np.einsum("hwio,hwi->o", kernel, np.broadcast_to(constant, kernel.shape[:3]))
-            if layer.norm:
-                mean = (*layer.path, "norm", "mean")
-                stats[mean] = np.asarray(stats[mean]) - moved
-            else:
-                bias = (*layer.path, "bias")
-                params[bias] = np.asarray(params[bias]) + moved
-    for layer in layers:
-        gone_out = _gone(kept, layer.out_group, layer.out_channels)
-        if gone_out.any():
-            for name in ("scale", "bias"):
-                path = (*layer.path, "norm", name)
-                params[path] = np.where(gone_out, 0.0, params[path]).astype(np.float32)
-    return {
-        "params": flax.traverse_util.unflatten_dict(params),
-        "batch_stats": flax.traverse_util.unflatten_dict(stats),
-    }
 
 
 def _slices(
@@ -121,48 +67,3 @@ def _take(
     if targets is not None:
         full = full[..., targets]
     return full if array.ndim == 4 else full.reshape(-1, full.shape[-1])
-
-
-def _gone(kept: Kept, group: str | None, channels: int) -> np.ndarray:
-    """``[channels]`` bool: those of a group that do not stay."""
-    gone = np.zeros(channels, bool)
-    if group in kept:
-        gone[:] = True
-        gone[kept[str(group)]] = False
-    return gone
-
-
-def _kernel(layer: Layer, params: Mapping[Path, Any]) -> np.ndarray:
-    """``[height, width, in, out]`` also of a dense layer, whose input may be a flattened map."""
-    convolution = (*layer.path, "conv", "kernel")
-    kernel = params[convolution if convolution in params else (*layer.path, "kernel")]
-    return np.asarray(kernel).reshape(*layer.kernel, layer.in_channels, layer.out_channels)
-
-
-def _layer_inputs(
-    net: nn.Module,
-    variables: Mapping[str, Any],
-    layers: Sequence[Layer],
-    image_shape: tuple[int, int, int],
-) -> dict[Path, np.ndarray]:
-    """Layer path -> what it reads of an image of zeros: the pixel in the middle, ``[channels]``.
-
-    A dense layer reads ``[height, width, channels]``, all of a map that was flattened for it.
-    """
-    kernels = {layer.path: (*layer.kernel, layer.in_channels) for layer in layers}
-    seen: dict[Path, np.ndarray] = {}
-
-    def look(
-        call: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext
-    ) -> Any:
-        module, path = context.module, tuple(context.module.path)
-        if context.method_name == "__call__" and isinstance(module, nn.Conv):
-            _, height, width, _ = arguments[0].shape
-            seen[path[:-1]] = np.asarray(arguments[0][0, height // 2, width // 2])
-        elif context.method_name == "__call__" and isinstance(module, nn.Dense):
-            seen[path] = np.asarray(arguments[0][0]).reshape(kernels[path])
-        return call(*arguments, **keywords)
-
-    with nn.intercept_methods(look):
-        net.apply(variables, jnp.zeros((1, *image_shape)), train=False)
-    return seen

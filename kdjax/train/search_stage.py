@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -19,6 +18,7 @@ from kdjax.search import (
     controlled,
     expand,
     make_budget,
+    near_collapse,
     partition,
 )
 from kdjax.train import methods
@@ -138,25 +138,44 @@ def search_optimizer(
     plan = Plan(steps, max(1, round(config.descent * steps)))
 
     def wrap(optimizer: optax.GradientTransformation, schedule: optax.Schedule):
-        return controlled(optimizer, budget, plan, schedule, config.threshold, config.cost_exponent)
+        return controlled(
+            optimizer,
+            budget,
+            plan,
+            schedule,
+            config.threshold,
+            config.cost_exponent,
+            config.criterion,
+        )
 
     return wrap
 
 
 class Watch:
-    """Looks at the records of a search and warns, once, if nothing dies although it should."""
+    """Looks at the records of a search and warns: if nothing dies although it should, and once of
+    each group that is almost gone.
+    """
 
     def __init__(self, budget: Budget, steps: int, descent: float, say: Callable[[str], None]):
         self._budget, self._say = budget, say
         # By now the plan is well below the full cost.
         self._from = 0.35 * descent * steps / len(budget.slots)
         self._full = {f"alive/{g.name}": g.channels for g in budget.channels.groups}
-        self._warned = False
+        self._looked = False
+        self._thin = ""
 
     def __call__(self, step: int, values: Mapping[str, Any]) -> None:
-        if self._warned or step < self._from:
+        widths = {g.name: round(values[f"alive/{g.name}"]) for g in self._budget.channels.groups}
+        thin = near_collapse(self._budget, widths)
+        if thin and not self._thin:
+            self._thin = thin
+            self._say(
+                f"search: {thin}, at step {step}. A longer search (config.search.epochs) leaves "
+                "more to the loss; config.search.min_width sets the least width"
+            )
+        if self._looked or step < self._from:
             return
-        self._warned = True
+        self._looked = True
         if all(values[name] >= channels - 1e-3 for name, channels in self._full.items()):
             strengths = ", ".join(
                 f"{c.name} {values[f'strength/{c.name}']:.3g}" for c in self._budget.constraints
@@ -169,9 +188,7 @@ class Watch:
             )
 
 
-def final_structure(budget: Budget, state: TrainState) -> tuple[np.ndarray, np.ndarray]:
-    """``(magnitudes, dead)`` of the units of a finished search, on the host."""
-    cpu = jax.local_devices(backend="cpu")[0]
-    with jax.default_device(cpu):
-        magnitudes = np.asarray(budget.channels.magnitudes(state.params))
-    return magnitudes, np.asarray(state.optimizer_state.controller.dead)
+def final_structure(state: TrainState) -> tuple[np.ndarray, np.ndarray]:
+    """``(importance, died)`` of the units of a finished search, on the host."""
+    controller = state.optimizer_state.controller
+    return np.asarray(controller.importance), np.asarray(controller.died)

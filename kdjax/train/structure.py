@@ -1,7 +1,7 @@
 """What a search found: the compact widths, its uniform rival, and the weights to go on with."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,9 +15,12 @@ from kdjax.search import (
     alive_widths,
     expand,
     kept_channels,
-    masked,
+    minimum_width,
+    near_collapse,
+    revive,
+    round_widths,
     slim,
-    top_up,
+    worth,
 )
 from kdjax.train.experiment import Experiment
 from kdjax.train.search_stage import final_structure
@@ -61,6 +64,8 @@ class Structure:
       targets: constraint -> share of the full cost to reach.
       shares: constraint -> share that ``compact`` has.
       full_costs, compact_costs, uniform_costs: resource -> cost.
+      channels: how many there are: ``full``, ``alive`` at the end of the search, ``after`` all that
+        was done to the widths; ``back`` and ``gone``: those that came and went between the two.
       binding: the resource whose limit keeps ``uniform`` from being wider.
       note: what a person should know, such as why a target is undercut; or empty.
     """
@@ -75,6 +80,7 @@ class Structure:
     full_costs: Mapping[str, int]
     compact_costs: Mapping[str, int]
     uniform_costs: Mapping[str, int]
+    channels: Mapping[str, int]
     binding: str
     note: str
 
@@ -97,6 +103,7 @@ class Structure:
             "widths_before": dict(sorted(self.full.items())),
             "widths_alive": dict(sorted(self.found.items())),
             "widths_uniform": dict(sorted(self.uniform.items())),
+            "channels": dict(self.channels),
             "note": self.note,
         }
 
@@ -109,7 +116,8 @@ class Structure:
             f"{name} {share:.4f} (target {self.targets[name]:.4f})"
             for name, share in self.shares.items()
         )
-        return f"Found: {reached}\n{changed}"
+        alive = f"{self.channels['after']:,} of {self.channels['full']:,} channels"
+        return f"Found: {reached}; {alive}\n{changed}\n{self.note}"
 
 
 def find_structure(experiment: Experiment, budget: Budget, state: TrainState) -> Structure:
@@ -120,13 +128,14 @@ def find_structure(experiment: Experiment, budget: Budget, state: TrainState) ->
     """
     config, architecture = experiment.config.search, experiment.architecture
     full, channels = architecture.widths, budget.channels
-    magnitudes, dead = final_structure(budget, state)
-    found = alive_widths(channels, full, dead)
+    importance, died = final_structure(state)
+    found = alive_widths(channels, full, died > 0)
     if not budget.allows(found):
         raise StructureError(_why_not(budget, found))
-    compact = top_up(found, budget)
-    changes = [compact[group.name] - found[group.name] for group in channels.groups]
-    if config.multiple > 1 or config.expand:
+    worths = worth(channels, importance, died)
+    dead = revive(budget, died > 0, worths)
+    compact = alive_widths(channels, full, dead)
+    if config.expand:
         compact = expand(
             compact,
             channels,
@@ -135,6 +144,8 @@ def find_structure(experiment: Experiment, budget: Budget, state: TrainState) ->
             multiple=config.multiple,
             fixed=budget.held,
         )
+    elif config.multiple > 1:
+        compact = round_widths(compact, budget, config.multiple, worths)
     costs_of = _cost_counter(experiment)
     limits = _rival_limits(budget, costs_of(full), costs_of(compact))
     uniform = _rival(budget, full, compact, limits)
@@ -142,27 +153,34 @@ def find_structure(experiment: Experiment, budget: Budget, state: TrainState) ->
     binding = max(limits, key=lambda resource: uniform_costs[resource] / limits[resource])
     shares = budget.shares(compact)
     targets = {constraint.name: constraint.target for constraint in budget.constraints}
+    changes = [compact[group.name] - found[group.name] for group in channels.groups]
+    counted = {
+        "full": sum(group.channels for group in channels.groups),
+        "alive": sum(found[group.name] for group in channels.groups),
+        "after": sum(compact[group.name] for group in channels.groups),
+        "back": sum(change for change in changes if change > 0),
+        "gone": -sum(change for change in changes if change < 0),
+    }
+    notes = (
+        _changes_note(counted, config),
+        _targets_note(targets, shares, config.multiple),
+        near_collapse(budget, compact),
+        _rival_note(budget, full, uniform, binding, costs_of),
+    )
     return Structure(
         full=full,
         found=found,
         compact=compact,
         uniform=uniform,
-        kept=kept_channels(channels, magnitudes, dead, compact),
+        kept=kept_channels(channels, worths, dead, compact),
         targets=targets,
         shares=shares,
         full_costs=costs_of(full),
         compact_costs=costs_of(compact),
         uniform_costs=uniform_costs,
+        channels=counted,
         binding=binding,
-        note="; ".join(
-            filter(
-                None,
-                (
-                    _note(targets, shares, changes, config.multiple),
-                    _rival_note(budget, full, uniform, binding, costs_of),
-                ),
-            )
-        ),
+        note="; ".join(filter(None, notes)),
     )
 
 
@@ -179,12 +197,14 @@ def candidate_start(
     """
     architecture, shape = experiment.architecture, experiment.dataset.image_shape
     layers = architecture.layers(architecture.widths, shape)
-    net = architecture.build()
-    compact = slim(masked(net, searched, layers, structure.kept, shape), layers, structure.kept)
     channels = _channels_of(experiment)
     strengths = np.asarray(channels.magnitudes(teacher["params"]))
     kept = kept_channels(channels, strengths, np.zeros(len(strengths), bool), structure.uniform)
-    sliced = {"compact": compact, "uniform": slim(teacher, layers, kept)}
+    sliced = {
+        # What died emits nothing, not even a constant: without it the network is the same.
+        "compact": slim(searched, layers, structure.kept),
+        "uniform": slim(teacher, layers, kept),
+    }
 
     def begin(state: TrainState) -> TrainState:
         params, batch_stats = dict(state.params), dict(state.batch_stats)
@@ -285,7 +305,11 @@ def _why_not(budget: Budget, found: Mapping[str, int]) -> str:
         for c in budget.constraints
         if shares[c.name] > c.target
     )
-    floor = [g.name for g in budget.channels.groups if found[g.name] <= budget.min_width]
+    floor = [
+        group.name
+        for group in budget.channels.groups
+        if found[group.name] <= minimum_width(group, budget.min_width)
+    ]
     ties = [" = ".join(g.members) for g in budget.channels.groups if len(g.members) > 1]
     reasons = [f"at their least width are {', '.join(floor) or 'no groups'}"]
     if ties:
@@ -295,22 +319,27 @@ def _why_not(budget: Budget, found: Mapping[str, int]) -> str:
     return f"the search ended above its target: {over}; {'; '.join(reasons)}"
 
 
-def _note(
-    targets: Mapping[str, float],
-    shares: Mapping[str, float],
-    changes: Sequence[int],
-    multiple: int,
-) -> str:
-    parts = []
-    if any(changes):
-        added = sum(change for change in changes if change > 0)
-        taken = -sum(change for change in changes if change < 0)
-        parts.append(
-            f"channels given back, to come closer to what was undercut: {added}"
-            + (f"; others taken: {taken}" if taken else "")
-        )
-    low = [name for name, share in shares.items() if share < (1 - TOLERANCE) * targets[name]]
-    if low:
-        why = f"multiples of {multiple}" if multiple > 1 else "single channels, or other targets,"
-        parts.append(f"{', '.join(low)} ended more than 2 % below: {why} leave nothing between")
-    return "; ".join(parts)
+def _changes_note(counted: Mapping[str, int], config: Any) -> str:
+    """What was done to the widths that the search found, in channels."""
+    if config.expand:
+        why = "to widen what was found"
+    elif config.multiple > 1:
+        why = f"to make widths multiples of {config.multiple}"
+    else:
+        why = "to come closer to a target that was undercut"
+    parts = [
+        f"{counted[key]:,} of {counted['full']:,} channels {said}"
+        for key, said in (("back", "came back"), ("gone", "went"))
+        if counted[key]
+    ]
+    return f"{' and '.join(parts)} after the search, {why}" if parts else ""
+
+
+def _targets_note(targets: Mapping[str, float], shares: Mapping[str, float], multiple: int) -> str:
+    """Which targets the structure stays well below, and why."""
+    low = {name: share for name, share in shares.items() if share < (1 - TOLERANCE) * targets[name]}
+    if not low:
+        return ""
+    why = f"multiples of {multiple}" if multiple > 1 else "single channels, or other targets,"
+    ended = ", ".join(f"{name} ({share / targets[name]:.1%} of it)" for name, share in low.items())
+    return f"more than 2 % below its target ended {ended}: {why} leave nothing between"

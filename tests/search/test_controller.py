@@ -44,12 +44,16 @@ def budget_of(name, targets, blocks=()):
 
 
 def scales(channels, draw):
-    """Parameters with nothing but scales: ``draw(size)`` for each writer."""
+    """Parameters with nothing but scales, ``draw(size)`` for each writer, and biases of .3."""
     return flax.traverse_util.unflatten_dict(
         {
-            (*channels.root, *path, "norm", "scale"): jnp.asarray(draw(group.channels), jnp.float32)
+            (*channels.root, *path, "norm", name): jnp.asarray(values, jnp.float32)
             for group in channels.groups
             for path in group.writers
+            for name, values in (
+                ("scale", draw(group.channels)),
+                ("bias", np.full(group.channels, 0.3)),
+            )
         }
     )
 
@@ -155,6 +159,7 @@ def test_the_dead_are_silent_and_stay_dead(case, seed):
     for params, dead in zip(search.params, search.dead, strict=True):
         matrix = np.asarray(channels.scales(params))
         np.testing.assert_array_equal(matrix[:, dead], 0)
+        np.testing.assert_array_equal(np.asarray(channels.biases(params))[:, dead], 0)
         assert (np.abs(matrix[:, ~dead]).max(axis=0) > THRESHOLD).all()
     settled = search.settled.index(len(search.budget.slots))
     assert settled < STEPS - 1
@@ -338,20 +343,24 @@ def tiny(target, steps=10, descent=8, rate=0.1):
     return budget, optimizer
 
 
-def tiny_params(values):
-    return {"conv": {"norm": {"scale": jnp.array(values)}}}
+def tiny_params(values, biases=(0.0,) * 4):
+    return {"conv": {"norm": {"scale": jnp.array(values), "bias": jnp.array(biases)}}}
 
 
 def test_the_first_step_by_hand():
     """Half of a scale of 1 would be gone in the 8 steps of the descent: 1/16 a step."""
     _, optimizer = tiny(0.5)
-    params = {**tiny_params([1.0, -0.5, 0.05, 2.0]), "other": jnp.array([3.0])}
+    biases = [0.4, -0.6, 5.0, 0.7]
+    params = {**tiny_params([1.0, -0.5, 0.05, 2.0], biases), "other": jnp.array([3.0])}
     gradients = {**tiny_params([0.1, 0.2, 0.0, -1.0]), "other": jnp.array([4.0])}
     updates, state = jax.jit(optimizer.update)(gradients, optimizer.init(params), params)
     after = optax.apply_updates(params, updates)
     # Each moves by a tenth of its gradient and shrinks by .0625; the strongest only moves.
     expected = [1 - 0.01 - 0.0625, -(0.5 + 0.02 - 0.0625), 0.0, 2.1]
     np.testing.assert_allclose(after["conv"]["norm"]["scale"], expected, atol=1e-6)
+    # The biases shrink by the same factors: what is emitted keeps its form.
+    biases = [0.4 * 0.9275 / 0.99, -0.6 * 0.4575 / 0.52, 0.0, 0.7]
+    np.testing.assert_allclose(after["conv"]["norm"]["bias"], biases, atol=1e-6)
     np.testing.assert_allclose(after["other"], 3 - 0.4, atol=1e-6)
     assert state.controller.dead.tolist() == [False, False, True, False]
     # Three of four channels live, in both layers; strength x coefficient is 1/16 over the rate.

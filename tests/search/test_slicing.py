@@ -1,4 +1,4 @@
-"""The small network made of what survives, against the full one with the rest silent."""
+"""The small network made of what survives, against the full one in which the rest is dead."""
 
 import flax.traverse_util
 import jax
@@ -9,7 +9,7 @@ import pytest
 
 from kdjax import models
 from kdjax.models.initialize import variable_shapes
-from kdjax.search import Channels, alive_widths, kept_channels, masked, slim
+from kdjax.search import Channels, alive_widths, kept_channels, slim
 
 NETWORKS = {
     "resnet8": (0.5, (8, 8, 3)),
@@ -42,8 +42,12 @@ class Case:
         starts = np.cumsum([0] + [group.units for group in self.channels.groups[:-1]])
         flags[starts] = False
         self.dead = flags
-        scales = np.where(flags, 0, self.channels.scales(variables["params"]))
-        params = self.channels.with_scales(variables["params"], jnp.asarray(scales, jnp.float32))
+        # As in a search: scales and biases of the dead are 0.
+        silent = [
+            jnp.asarray(np.where(flags, 0, matrix(variables["params"])), jnp.float32)
+            for matrix in (self.channels.scales, self.channels.biases)
+        ]
+        params = self.channels.with_scales(variables["params"], *silent)
         self.variables = {**variables, "params": params}
         self.widths = alive_widths(self.channels, architecture.widths, flags)
         magnitudes = np.asarray(self.channels.magnitudes(params))
@@ -67,9 +71,6 @@ class Case:
             }[name]
         return values.astype(np.float32)
 
-    def masked(self):
-        return masked(self.net, self.variables, self.layers, self.kept, self.shape)
-
     def small(self, variables):
         return slim(variables, self.layers, self.kept)
 
@@ -83,10 +84,9 @@ def case(request):
     return Case(request.param)
 
 
-def test_the_small_network_is_the_masked_one(case):
-    silent = case.masked()
-    small = case.small(silent)
-    full = outputs(case.net, silent, case.images)
+def test_the_small_network_is_the_searched_one(case):
+    small = case.small(case.variables)
+    full = outputs(case.net, case.variables, case.images)
     found = outputs(case.architecture.build(case.widths), small, case.images)
     assert np.std(full.logits, axis=0).max() > 1e-2  # The images matter.
     np.testing.assert_allclose(found.logits, full.logits, atol=1e-5, rtol=1e-5)
@@ -110,68 +110,6 @@ def test_the_shapes_are_those_of_the_widths(case):
         assert found.pop(path).shape == leaf.shape, path
     assert not found
     assert any(case.widths[name] < full for name, full in case.architecture.widths.items())
-
-
-def test_masked_channels_emit_nothing(case):
-    silent = flax.traverse_util.flatten_dict(case.masked()["params"])
-    for layer in case.layers:
-        if layer.out_group in case.kept:
-            gone = np.setdiff1d(np.arange(layer.out_channels), case.kept[layer.out_group])
-            for name in ("scale", "bias"):
-                leaf = np.asarray(silent[(*layer.path, "norm", name)])
-                np.testing.assert_array_equal(leaf[gone], 0)
-                others = np.delete(leaf, gone)
-                before = flax.traverse_util.flatten_dict(case.variables["params"])
-                expected = np.delete(before[(*layer.path, "norm", name)], gone)
-                np.testing.assert_array_equal(others, expected)
-
-
-def one_by_one(case):
-    """The same case with every kernel zero but for its middle: padding plays no part."""
-
-    def middle(path, leaf):
-        if path[-1].key != "kernel" or leaf.ndim != 4:
-            return leaf
-        only = np.zeros_like(leaf)
-        row, column = leaf.shape[0] // 2, leaf.shape[1] // 2
-        only[row, column] = 3 * leaf[row, column]
-        return only
-
-    return jax.tree_util.tree_map_with_path(middle, case.variables)
-
-
-def test_masking_costs_nothing_where_padding_plays_no_part(case):
-    variables = one_by_one(case)
-    silent = masked(case.net, variables, case.layers, case.kept, case.shape)
-    before = outputs(case.net, variables, case.images).logits
-    after = outputs(case.net, silent, case.images).logits
-    # Constants were moved: without that it would show.
-    flat, statistics = flax.traverse_util.flatten_dict(silent["params"]), variables["batch_stats"]
-    unmoved = {**flax.traverse_util.flatten_dict(variables["params"])}
-    unmoved |= {path: leaf for path, leaf in flat.items() if path[-2:] == ("norm", "bias")}
-    naive = {"params": flax.traverse_util.unflatten_dict(unmoved), "batch_stats": statistics}
-    naive = outputs(case.net, naive, case.images).logits
-    np.testing.assert_allclose(after, before, atol=2e-5, rtol=2e-5)
-    assert np.abs(naive - before).max() > 1e-2
-
-
-def test_masking_is_exact_away_from_the_borders():
-    """One 3x3 convolution after the stem: only the outermost pixels differ."""
-    case = Case("resnet8", dead=0.0)
-    inner = "stage1.block1.conv1"
-    number = [group.name for group in case.channels.groups].index(inner)
-    dead = (case.channels.group_of == number) & (np.arange(len(case.dead)) % 2 == 1)
-    scales = np.where(dead, 0, case.channels.scales(case.variables["params"]))
-    params = case.channels.with_scales(case.variables["params"], jnp.asarray(scales, jnp.float32))
-    variables = {**case.variables, "params": params}
-    widths = alive_widths(case.channels, case.architecture.widths, dead)
-    kept = kept_channels(case.channels, np.ones(len(dead)), dead, widths)
-    assert widths[inner] < case.architecture.widths[inner]
-    silent = masked(case.net, variables, case.layers, kept, case.shape)
-    before = outputs(case.net, variables, case.images).features[0]
-    after = outputs(case.net, silent, case.images).features[0]
-    np.testing.assert_allclose(after[:, 1:-1, 1:-1], before[:, 1:-1, 1:-1], atol=1e-5, rtol=1e-5)
-    assert np.abs(after - before).max() > 1e-2
 
 
 @pytest.mark.parametrize(
@@ -227,10 +165,9 @@ def test_a_flattened_map_loses_its_channels():
 
 def test_nothing_dead_changes_nothing():
     case = Case("resnet8", dead=0.0)
-    for tree in (case.masked(), case.small(case.variables)):
-        for path, leaf in flax.traverse_util.flatten_dict(dict(case.variables)).items():
-            found = flax.traverse_util.flatten_dict(tree)[path]
-            np.testing.assert_array_equal(found, leaf, err_msg=str(path))
+    small = flax.traverse_util.flatten_dict(case.small(case.variables))
+    for path, leaf in flax.traverse_util.flatten_dict(dict(case.variables)).items():
+        np.testing.assert_array_equal(small[path], leaf, err_msg=str(path))
 
 
 def test_widths_that_break_a_tie_are_refused():

@@ -1,0 +1,195 @@
+"""The criteria of a search at equal budget: what each keeps, and what that is worth.
+
+One teacher; then for every seed a search with each criterion, of the same length and budget. All
+structures of a seed, and the one multiplier that keeps the budget without a search, are distilled
+side by side in one compiled step, from fresh weights. Nothing here looks at the test split.
+
+Command:  python experiments/search_criteria/compare.py --out=experiments/search_criteria
+"""
+
+import argparse
+import json
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import kdjax
+from kdjax import config as configuration
+from kdjax.search import CRITERIA
+from kdjax.statistics import deviation, half_width, mean
+from kdjax.train import methods
+from kdjax.train.experiment import Experiment, resolve, stage_config
+from kdjax.train.runner import Runner
+from kdjax.train.search_stage import resolve_budget, search_method, search_optimizer
+from kdjax.train.state import TrainState
+from kdjax.train.structure import Structure, find_structure
+
+UNIFORM = "uniform"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--params", type=float, default=0.1, help="target, a share")
+    parser.add_argument("--teacher_epochs", type=int, default=20)
+    parser.add_argument("--search_epochs", type=int, default=10)
+    parser.add_argument("--distil_epochs", type=int, default=20)
+    parser.add_argument("--out", default=".")
+    options = parser.parse_args()
+    started = time.perf_counter()
+    configs = {name: make_config(name, options) for name in CRITERIA}
+    experiment = resolve(configs["scale"])
+    teacher = train_teacher(experiment)
+    searches = {name: Search(resolve(config), teacher) for name, config in configs.items()}
+    records = []
+    for seed in range(options.seeds):
+        found = {name: search.structure(seed) for name, search in searches.items()}
+        records.append(distil(experiment, teacher, found, seed))
+    made = {
+        "command": " ".join(f"--{name}={value}" for name, value in vars(options).items()),
+        "kdjax": kdjax.__version__,
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+        "seconds": round(time.perf_counter() - started),
+    }
+    result = {"criteria": summarize(records), "runs": records, "made_with": made}
+    Path(options.out, "results.json").write_text(json.dumps(result, indent=2) + "\n")
+    print(table(result["criteria"]))
+
+
+def make_config(criterion: str, options: argparse.Namespace) -> Any:
+    """A search of the default network on the embedded digits."""
+    config = configuration.search_default()
+    config.update_from_flattened_dict(
+        {
+            "search.criterion": criterion,
+            "search.target.flops": 0.0,
+            "search.target.params": options.params,
+            "teacher.epochs": options.teacher_epochs,
+            "search.epochs": options.search_epochs,
+            "distil.epochs": options.distil_epochs,
+            "compute.devices": 1,
+        }
+    )
+    return config
+
+
+def train_teacher(experiment: Experiment) -> dict[str, Any]:
+    """Host variables of the full network."""
+    feed = experiment.feed()
+    config = stage_config(experiment.config, experiment.config.teacher.epochs)
+    runner = experiment.runner("independent", feed, config)
+    state = run(runner, runner.initial_state(0), config.epochs)
+    return alone(runner.fetch(state), 1)
+
+
+class Search:
+    """The search with one criterion, compiled once."""
+
+    def __init__(self, experiment: Experiment, teacher: dict[str, Any]):
+        self.experiment, self.teacher = experiment, teacher
+        self.budget = resolve_budget(experiment)
+        wanted = experiment.config.search
+        self.runner = Runner(
+            search_method(experiment, self.budget),
+            stage_config(experiment.config, wanted.epochs, constant_rate=wanted.learning_rate),
+            experiment.feed(),
+            experiment.parallel,
+            teacher=teacher,
+            wrap=search_optimizer(experiment, self.budget),
+        )
+
+    def structure(self, seed: int) -> Structure:
+        """What the search finds from the teacher's weights, with batches drawn from ``seed``."""
+        start = {kind: {"student_1": tree} for kind, tree in self.teacher.items()}
+        state = self.runner.initial_state(seed).replace(**start)
+        state = run(self.runner, state, self.experiment.config.search.epochs)
+        return find_structure(self.experiment, self.budget, self.runner.fetch(state))
+
+
+def distil(
+    experiment: Experiment, teacher: dict[str, Any], found: dict[str, Structure], seed: int
+) -> dict[str, Any]:
+    """Widths, costs and validation accuracy of each structure and the uniform one."""
+    widths = {name: structure.compact for name, structure in found.items()}
+    widths[UNIFORM] = found["scale"].uniform
+    config = stage_config(experiment.config, experiment.config.distil.epochs)
+    method = methods.taught(
+        experiment.config,
+        experiment.architecture,
+        tuple(widths.values()),
+        (True,) * len(widths),
+        experiment.parallel.axis_name,
+        experiment.execution,
+    )
+    runner = Runner(method, config, experiment.feed(), experiment.parallel, teacher=teacher)
+    state = run(runner, runner.initial_state(seed), config.epochs)
+    accuracy = runner.evaluate(state.variables, "validation")["accuracy"]
+    costs = {name: structure.compact_costs for name, structure in found.items()}
+    costs[UNIFORM] = found["scale"].uniform_costs
+    return {
+        name: {"accuracy": float(score), "widths": dict(widths[name]), **costs[name]}
+        for name, score in zip(widths, accuracy, strict=True)
+    } | {"seed": seed}
+
+
+def run(runner: Runner, state: TrainState, epochs: int) -> TrainState:
+    """All steps from a host state to the device state at the end."""
+    state, step = runner.place(state), 0
+    for epoch in range(1, epochs + 1):
+        inputs = runner.epoch(state, step)
+        while step < epoch * runner.steps_per_epoch:
+            end = epoch * runner.steps_per_epoch
+            state, _, taken = runner.steps(state, inputs, step, end)
+            step += taken
+    return state
+
+
+def alone(state: TrainState, number: int) -> dict[str, Any]:
+    """The variables of one student, as those of the network itself."""
+    return {
+        kind: jax.tree.map(np.asarray, tree[f"student_{number}"])
+        for kind, tree in state.variables.items()
+    }
+
+
+def summarize(records: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Means over seeds, and paired differences from the uniform network in points."""
+    summary = {}
+    for name in (*CRITERIA, UNIFORM):
+        scores = [100 * record[name]["accuracy"] for record in records]
+        rival = [100 * record[UNIFORM]["accuracy"] for record in records]
+        ahead = list(np.subtract(scores, rival))
+        summary[name] = {
+            "accuracy": mean(scores),
+            "std": deviation(scores),
+            "minus_uniform": mean(ahead),
+            "minus_uniform_half_width": half_width(ahead),
+            "params": mean([record[name]["params"] for record in records]),
+        }
+    return summary
+
+
+def table(summary: dict[str, dict[str, Any]]) -> str:
+    """Markdown."""
+    lines = [
+        "| criterion | parameters | validation accuracy | minus uniform, points |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for name, entry in summary.items():
+        spread = "" if entry["std"] is None else f" (sd {entry['std']:.2f})"
+        half = entry["minus_uniform_half_width"]
+        width = "" if half is None else f" ± {half:.2f}"
+        lines.append(
+            f"| {name} | {entry['params']:,.0f} | {entry['accuracy']:.2f}{spread} "
+            f"| {entry['minus_uniform']:+.2f}{width} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Criteria: how much a channel is worth, measured in every step, by name.
+
+A criterion gives every unit a number, none negative; only its ratio to the others of the same group
+counts. The controller pushes a unit's scales so that, within a group, units die in the order of
+these numbers; how strongly the groups are pushed against each other is the cost's to say
+(:mod:`kdjax.search.controller`).
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import chex
+import flax.traverse_util
+import jax.numpy as jnp
+import numpy as np
+
+from kdjax.search.channels import Channels, Path
+
+
+class Evidence(NamedTuple):
+    """What a criterion may look at.
+
+    Attributes:
+      scales: ``[contributors, units]`` after the optimiser's update.
+      params: tree, before it.
+      gradients: tree, of this step's loss.
+    """
+
+    scales: chex.Array
+    params: Any
+    gradients: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Criterion:
+    """A way to say what a unit is worth.
+
+    Attributes:
+      measure: ``(channels, evidence) -> [units]`` float32, none negative.
+      memory: share of the earlier average that a step keeps; 0: only the present counts.
+    """
+
+    measure: Callable[[Channels, Evidence], chex.Array]
+    memory: float = 0.0
+
+
+def by_scale(channels: Channels, evidence: Evidence) -> chex.Array:
+    """The sum of ``|scale|`` over a unit's contributors.
+
+    References:
+      Liu et al., *Learning Efficient Convolutional Networks through Network Slimming*, ICCV 2017.
+    """
+    del channels
+    return jnp.sum(jnp.abs(evidence.scales), axis=0)
+
+
+def by_taylor(channels: Channels, evidence: Evidence) -> chex.Array:
+    """``|sum scale * gradient|``: to first order, what the loss would change by without the unit.
+
+    References:
+      Molchanov et al., *Importance Estimation for Neural Network Pruning*, CVPR 2019, section 3.2
+      (gates, here the scales of the normalisations).
+    """
+    slope = channels.scales(evidence.gradients)
+    return jnp.abs(jnp.sum(channels.scales(evidence.params) * slope, axis=0))
+
+
+def by_magnitude(channels: Channels, evidence: Evidence) -> chex.Array:
+    """The sum of the norms of the filters that write a unit, each relative to its layer's mean.
+
+    References:
+      Li et al., *Pruning Filters for Efficient ConvNets*, ICLR 2017 (there the 1-norm).
+    """
+
+    def norms(filters: chex.Array) -> chex.Array:
+        return jnp.sqrt(jnp.sum(jnp.square(filters), axis=1))
+
+    return _of_filters(channels, evidence, norms)
+
+
+def by_fpgm(channels: Channels, evidence: Evidence) -> chex.Array:
+    """The sum of the distances from a filter to all others of its layer, over the layer's mean.
+
+    What lies near the geometric median can be replaced by the others.
+
+    References:
+      He et al., *Filter Pruning via Geometric Median*, CVPR 2019, equation 7.
+    """
+
+    def distances(filters: chex.Array) -> chex.Array:
+        squares = jnp.sum(jnp.square(filters), axis=1)
+        between = squares[:, None] + squares[None] - 2 * filters @ filters.T
+        return jnp.sum(jnp.sqrt(jnp.maximum(between, 0.0)), axis=1)
+
+    return _of_filters(channels, evidence, distances)
+
+
+def by_chance(channels: Channels, evidence: Evidence) -> chex.Array:
+    """Numbers drawn once, the same in every step and run: what a criterion has to beat."""
+    del evidence
+    drawn = np.random.default_rng(0).uniform(0.05, 1.0, len(channels.group_of))
+    return jnp.asarray(drawn, jnp.float32)
+
+
+CRITERIA: Mapping[str, Criterion] = {
+    "scale": Criterion(by_scale),
+    "taylor": Criterion(by_taylor, memory=0.9),
+    "fpgm": Criterion(by_fpgm),
+    "magnitude": Criterion(by_magnitude),
+    "random": Criterion(by_chance),
+}
+
+
+def _of_filters(
+    channels: Channels, evidence: Evidence, measure: Callable[[chex.Array], chex.Array]
+) -> chex.Array:
+    """``measure([filters, weights]) -> [filters]`` of each writer, over its mean, summed."""
+    flat = flax.traverse_util.flatten_dict(evidence.params)
+    vectors = []
+    for path in channels.scale_paths:
+        kernel = _kernel(flat, path[:-2])
+        measured = measure(kernel.reshape(-1, kernel.shape[-1]).T)
+        vectors.append(measured / jnp.maximum(jnp.mean(measured), 1e-12))
+    return jnp.sum(channels.arranged(vectors), axis=0)
+
+
+def _kernel(flat: Mapping[Path, Any], layer: Path) -> chex.Array:
+    """Of the layer that a normalisation follows."""
+    convolution = (*layer, "conv", "kernel")
+    return flat[convolution if convolution in flat else (*layer, "kernel")]

@@ -1,0 +1,143 @@
+"""Rounding found widths to multiples: which multiples go and which come, by worth per cost."""
+
+import math
+from collections.abc import Collection, Iterator, Mapping
+
+import numpy as np
+
+from kdjax.search.budget import EXACTNESS, Budget, minimum_width
+from kdjax.search.extract import TOLERANCE, group_width, with_counts
+from kdjax.widths import WidthVector
+
+_EXCHANGES = 20  # At most, so that trying ends.
+
+
+def round_widths(
+    widths: Mapping[str, int], budget: Budget, multiple: int, worths: np.ndarray
+) -> WidthVector:
+    """The widths as multiples, within the budget and, where multiples allow it, close to it.
+
+    Each group goes to its nearest multiple. While that is above a target, the multiple goes that is
+    worth least for what it costs; while a target is undercut by more than :data:`TOLERANCE`, the
+    one comes that is worth most for its cost and fits. In the end one or two multiples are
+    exchanged for others while that brings the cost nearer.
+
+    Args:
+      widths: that were found.
+      budget: not to exceed; it says which groups may change.
+      multiple: every group that changes is a multiple of it (or all of the group).
+      worths: ``[units]``, see :func:`kdjax.search.extract.worth`.
+
+    Raises:
+      ValueError: if the budget does not even allow one multiple in every group.
+    """
+    return _Rounding(budget, multiple, worths).of(widths)
+
+
+class _Rounding:
+    def __init__(self, budget: Budget, multiple: int, worths: np.ndarray):
+        self._budget, self._multiple = budget, multiple
+        self._groups = budget.channels.groups
+        self._steps = [math.lcm(multiple, group.unit) for group in self._groups]
+        self._free = [n for n in range(len(self._groups)) if budget.slots[:, n].any()]
+        self._least = [
+            min(group.channels, -(-minimum_width(group, budget.min_width) // step) * step)
+            for group, step in zip(self._groups, self._steps, strict=True)
+        ]
+        self._targets = np.array([constraint.target for constraint in budget.constraints])
+        # What a group's first channels are worth together: the most valuable come first.
+        self._worth_of = [
+            np.append(0.0, np.cumsum(np.repeat(-np.sort(-values) / group.unit, group.unit)))
+            for group, values in zip(
+                self._groups, budget.channels.by_group(worths).values(), strict=True
+            )
+        ]
+
+    def of(self, widths: Mapping[str, int]) -> WidthVector:
+        counts = np.array([group_width(group, widths) for group in self._groups])
+        for number in self._free:
+            step, most = self._steps[number], self._groups[number].channels
+            nearest = max(self._least[number], round(counts[number] / step) * step)
+            counts[number] = most if counts[number] == most else min(most, nearest)
+        counts = self._exchanged(self._filled(self._thinned(counts)))
+        return with_counts(widths, self._budget.channels, counts)
+
+    def _shares(self, counts: np.ndarray) -> np.ndarray:
+        """``[constraints]``: shares relative to their targets."""
+        floats = counts.astype(float)
+        return np.array([c.model.cost(floats) for c in self._budget.constraints]) / self._targets
+
+    def _changed(self, counts: np.ndarray, sign: int) -> Iterator[tuple[int, np.ndarray, float]]:
+        """(group, counts with one multiple more or less in it, what that multiple is worth)."""
+        for number in self._free:
+            step, most = self._steps[number], self._groups[number].channels
+            have = int(counts[number])
+            then = min(most, have + step) if sign > 0 else (have - 1) // step * step
+            if then == have or then < self._least[number]:
+                continue
+            other = counts.copy()
+            other[number] = then
+            worth = abs(self._worth_of[number][then] - self._worth_of[number][have])
+            yield number, other, float(worth)
+
+    def _thinned(self, counts: np.ndarray) -> np.ndarray:
+        """Without the multiples that are above a target."""
+        while (over := (now := self._shares(counts)) > 1 + EXACTNESS).any():
+            choices = [
+                (worth / saved, number, fewer)
+                for number, fewer, worth in self._changed(counts, -1)
+                if (saved := (now - self._shares(fewer))[over].max()) > 0
+            ]
+            if not choices:
+                raise ValueError(
+                    f"the budget does not allow {self._multiple} channel(s) in every group: "
+                    "choose a smaller search.multiple or a larger target"
+                )
+            counts = min(choices, key=lambda choice: choice[:2])[2]
+        return counts
+
+    def _filled(self, counts: np.ndarray, without: Collection[int] = ()) -> np.ndarray:
+        """With the multiples that fit where a target is undercut, none in groups ``without``."""
+        while (low := (now := self._shares(counts)) < 1 - TOLERANCE).any():
+            choices = []
+            for number, more, worth in self._changed(counts, 1):
+                then = self._shares(more)
+                fits = number not in without and (then <= 1 + EXACTNESS).all()
+                if fits and (price := (then - now)[low].max()) > 0:
+                    choices.append((-worth / price, number, more))
+            if not choices:
+                break
+            counts = min(choices, key=lambda choice: choice[:2])[2]
+        return counts
+
+    def _exchanged(self, counts: np.ndarray) -> np.ndarray:
+        """One or two multiples for others, while that brings what is undercut nearer.
+
+        Of the exchanges that bring all targets near, the one that loses least is taken; where there
+        is none, the one that comes nearest.
+        """
+        for _ in range(_EXCHANGES):
+            near = self._shares(counts).min()
+            if near >= 1 - TOLERANCE:
+                break
+            found = [
+                (min(then, 1 - TOLERANCE), self._worth(other), other)
+                for dropped, fewer in self._dropped(counts)
+                if (then := self._shares(other := self._filled(fewer, dropped)).min()) > near
+            ]
+            if not found:
+                break
+            counts = max(found, key=lambda choice: choice[:2])[2]
+        return counts
+
+    def _dropped(self, counts: np.ndarray) -> Iterator[tuple[set[int], np.ndarray]]:
+        """(groups that lost a multiple, counts without it), for each one and each two of them."""
+        for first, fewer, _ in self._changed(counts, -1):
+            yield {first}, fewer
+            for second, least, _ in self._changed(fewer, -1):
+                if second >= first:
+                    yield {first, second}, least
+
+    def _worth(self, counts: np.ndarray) -> float:
+        pairs = zip(self._worth_of, counts, strict=True)
+        return float(sum(worths[count] for worths, count in pairs))
