@@ -91,8 +91,14 @@ class HasLayers(Protocol):
     ) -> tuple[Layer, ...]: ...
 
 
+class Costed(Protocol):
+    """Anything that can say what a network with some widths costs."""
+
+    def cost(self, widths: Mapping[str, int], image_shape: tuple[int, int, int]) -> Cost: ...
+
+
 def count(
-    architecture: HasLayers,
+    architecture: Costed,
     widths: Mapping[str, int],
     image_shape: tuple[int, int, int] = (32, 32, 3),
 ) -> Cost:
@@ -109,9 +115,4 @@ def count(
     Raises:
       ValueError: if the widths do not fit the architecture.
     """
-    layers = architecture.layers(widths, image_shape)
-    return Cost(
-        params=sum(layer.params for layer in layers),
-        macs=sum(layer.macs for layer in layers),
-        activations=sum(layer.activations for layer in layers),
-    )
+    return architecture.cost(widths, image_shape)

@@ -8,7 +8,7 @@ from kdjax.models.ensemble import (
     student_vectors,
 )
 from kdjax.models.initialize import initialize
-from kdjax.models.registry import create, names
+from kdjax.models.registry import create, names, register
 
 __all__ = [
     "Architecture",
@@ -20,5 +20,6 @@ __all__ = [
     "extract_student",
     "initialize",
     "names",
+    "register",
     "student_vectors",
 ]

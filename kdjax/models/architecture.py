@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
@@ -9,7 +10,7 @@ import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
-from kdjax import costs
+from kdjax import costs, tracing
 from kdjax.models.execution import Execution, Mode
 from kdjax.widths import WidthVector, check, scale
 
@@ -55,6 +56,11 @@ class Architecture(abc.ABC):
         return ("stem",)
 
     @property
+    def drops(self) -> bool:
+        """Whether training drops parts at random, by the random key named ``dropout``."""
+        return False
+
+    @property
     @abc.abstractmethod
     def blocks(self) -> tuple[str, ...]:
         """Names of the blocks, in order; a feature map is taken after each."""
@@ -97,6 +103,19 @@ class Architecture(abc.ABC):
           ValueError: if the widths do not fit; the message names the group.
         """
         return check(widths, self.widths, name=name)
+
+    def cost(self, widths: Mapping[str, int], image_shape: tuple[int, int, int]) -> costs.Cost:
+        """What the network with these widths costs, counted in its own forward pass.
+
+        Args:
+          widths: a width vector that fits this architecture.
+          image_shape: (height, width, channels) of the input.
+
+        Raises:
+          ValueError: if the widths do not fit; the message names the group.
+          NotImplementedError: at an operation that cannot be followed; the message says which.
+        """
+        return _cost(self, self.check(widths), image_shape)
 
     def layers(
         self, widths: Mapping[str, int], image_shape: tuple[int, int, int]
@@ -168,6 +187,13 @@ class Architecture(abc.ABC):
         """
         vector = self.widths if widths is None else self.check(widths)
         return Network(self, vector, dtype=dtype, bn_axis_name=bn_axis_name)
+
+
+@functools.lru_cache(maxsize=1024)
+def _cost(
+    architecture: Architecture, widths: WidthVector, image_shape: tuple[int, int, int]
+) -> costs.Cost:
+    return tracing.count(tracing.trace(architecture.build(widths), image_shape))
 
 
 class Network(nn.Module):

@@ -125,6 +125,10 @@ class EfficientNet(Architecture):
     drop_connect: float = 0.2
 
     @property
+    def drops(self) -> bool:
+        return self.dropout > 0 or self.drop_connect > 0
+
+    @property
     def blocks(self) -> tuple[str, ...]:
         return tuple(_BLOCKS)
 

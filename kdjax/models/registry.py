@@ -9,6 +9,7 @@ from kdjax.models import (
     efficientnet,
     imagenet_resnet,
     mobilenet_v2,
+    own,
     resnet,
     vgg,
     wide_resnet,
@@ -34,6 +35,21 @@ def _families() -> dict[str, Callable[[int], Architecture]]:
 _NETWORKS = _families()
 
 
+def register(name: str, create: Callable[[int], Architecture]) -> None:
+    """Makes a network of one's own known under a name, for as long as the process runs.
+
+    Args:
+      name: not taken yet.
+      create: number of classes -> architecture.
+
+    Raises:
+      ValueError: if the name is empty or taken.
+    """
+    if not name or name in _NETWORKS:
+        raise ValueError(f"the network name {name!r} is {'taken' if name else 'empty'}")
+    _NETWORKS[name] = functools.partial(own.checked, name, create)
+
+
 def names() -> tuple[str, ...]:
     """The known network names."""
     return tuple(_NETWORKS)
@@ -46,19 +62,25 @@ def create(name: str, num_classes: int, *, width: float = 1.0) -> Architecture:
     64
 
     Args:
-      name: one of :func:`names`.
+      name: one of :func:`names`, or ``file.py:function``: a function in a file that takes the
+        number of classes and returns an :class:`Architecture`.
       num_classes: at least 2.
       width: multiplies every group's full width, the stem's included, and rounds as the family
         rounds (most: floored, at least 1).
 
     Raises:
-      ValueError: if the name is unknown (the message lists the known ones), or a number is out of
-        range.
+      ValueError: if the name is unknown (the message lists the known ones), a file or its function
+        does not fit, or a number is out of range.
     """
+    if num_classes < 2:
+        raise ValueError(f"num_classes is {num_classes}: it must be at least 2")
+    if own.is_file(name):
+        return own.create(name, num_classes).scaled(width)
     if name not in _NETWORKS:
         near = difflib.get_close_matches(name, _NETWORKS, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ValueError(f"unknown network {name!r}{hint}: known are {', '.join(_NETWORKS)}")
-    if num_classes < 2:
-        raise ValueError(f"num_classes is {num_classes}: it must be at least 2")
+        raise ValueError(
+            f"unknown network {name!r}{hint}: known are {', '.join(_NETWORKS)}, "
+            "or file.py:function for one of your own"
+        )
     return _NETWORKS[name](num_classes).scaled(width)

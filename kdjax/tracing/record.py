@@ -4,8 +4,6 @@ import dataclasses
 from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from kdjax.tracing.values import RIGID, Path
 
@@ -99,6 +97,9 @@ class Record:
 
     def roots(self) -> np.ndarray:
         """``[atoms]``: the same number for atoms that live and die together."""
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
         none = np.zeros(0, np.int64)
         first = np.concatenate([none, *(tie[0] for tie in self._ties)])
         second = np.concatenate([none, *(tie[1] for tie in self._ties)])

@@ -30,8 +30,9 @@ class Method:
 
     Attributes:
       model: the module whose variables are trained.
-      forward: ``(variables, teacher, images, mask) -> (outputs, new batch_stats)``, in training
-        mode; ``outputs.logits`` is ``[students, batch, classes]``.
+      forward: ``(variables, teacher, images, mask, key) -> (outputs, new batch_stats)``, in
+        training mode; ``outputs.logits`` is ``[students, batch, classes]``. Networks that drop
+        parts at random do so by the key.
       loss: ``(outputs, examples, weights, memory) -> (total [batch], {term: [students, batch]})``.
       weights: step -> weight of each loss term.
       separate: whether the students must not influence each other.
@@ -41,7 +42,7 @@ class Method:
     """
 
     model: nn.Module
-    forward: Callable[[Any, Any, chex.Array, chex.Array], tuple[Any, Any]]
+    forward: Callable[..., tuple[Any, Any]]
     loss: Callable[[Any, Examples, Weights, Memory], tuple[chex.Array, Terms]]
     weights: Callable[[chex.Array], Weights]
     separate: bool
@@ -99,14 +100,14 @@ def _ensemble(config, architecture, student_widths, steps_per_epoch, fields) -> 
         taught = teacher_logits(outputs.logits, examples.labels, memory, config)
         return wanted(ensemble_taps(outputs, taught), examples, weights)
 
-    def forward(variables, teacher, images, mask):
+    def forward(variables, teacher, images, mask, key=None):
         del teacher
-        outputs, stats = _forward(model, variables, images, mask)
+        outputs, stats = _forward(model, variables, images, mask, key)
         if config.feature_gradient_to_stem:
             return outputs, stats
         # The same computation with the stem held constant; the compiler merges the two forward
         # passes, and each keeps its own way back.
-        held, _ = _forward(model.clone(stop_stem_gradient=True), variables, images, mask)
+        held, _ = _forward(model.clone(stop_stem_gradient=True), variables, images, mask, key)
         return held._replace(logits=outputs.logits), stats
 
     return Method(
@@ -132,9 +133,9 @@ def _independent(config, architecture, student_widths, steps_per_epoch, fields) 
         )
         return jnp.sum(hard, axis=0), {"hard": hard}
 
-    def forward(variables, teacher, images, mask):
+    def forward(variables, teacher, images, mask, key=None):
         del teacher
-        return _forward(model, variables, images, mask)
+        return _forward(model, variables, images, mask, key)
 
     return Method(model, forward, loss, lambda step: {}, True)
 
@@ -168,8 +169,8 @@ def taught(
         architecture, student_widths, **fields, adapters=tuple(distilled) if wanted.adapts else ()
     )
 
-    def forward(variables, teacher, images, mask):
-        outputs, stats = _forward(model, variables, images, mask)
+    def forward(variables, teacher, images, mask, key=None):
+        outputs, stats = _forward(model, variables, images, mask, key)
         teaching: Any = teacher_net.apply(teacher, images, train=False)
         return Taught(outputs.logits, outputs.features, outputs.adapted, teaching), stats
 
@@ -194,8 +195,16 @@ def _module_fields(
     }
 
 
-def _forward(model: nn.Module, variables, images, mask) -> tuple[Outputs, Any]:
-    outputs, updated = model.apply(variables, images, train=True, mask=mask, mutable=[BATCH_STATS])
+def _forward(model: nn.Module, variables, images, mask, key) -> tuple[Outputs, Any]:
+    drops = key is not None and model.architecture.drops
+    outputs, updated = model.apply(
+        variables,
+        images,
+        train=True,
+        mask=mask,
+        mutable=[BATCH_STATS],
+        rngs={"dropout": key} if drops else None,
+    )
     return outputs, updated[BATCH_STATS]
 
 

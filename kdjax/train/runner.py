@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 import optax
 
-from kdjax.models.initialize import draw, variable_shapes
+from kdjax.models.initialize import draw, start_of
 from kdjax.train import faults
 from kdjax.train.feed import Feed, steps_per_epoch
 from kdjax.train.layout import Layout
@@ -74,7 +74,8 @@ class Runner:
         self._joined_losses = config.compute.batch_losses == "global"
         self._parallel = parallel
         self._teacher = None if teacher is None else parallel.replicate(teacher)
-        self._shapes = variable_shapes(self.method.model, self.feed.image_shape)
+        self._start = start_of(self.method.model, self.feed.image_shape)
+        self._shapes = self._start.shapes
         self._params, self._batch_stats = (
             Layout(self._shapes[name]) for name in ("params", "batch_stats")
         )
@@ -99,7 +100,7 @@ class Runner:
 
     def initial_state(self, seed: int) -> TrainState:
         """The state before step 0, on the host."""
-        variables = draw(self._shapes, seed)
+        variables = draw(self._start, seed)
         return TrainState(
             step=np.int32(0),
             key=np.asarray(jax.random.key_data(jax.random.key(seed))),

@@ -56,9 +56,11 @@ def train_step(
     """
     count = _sum_over(jnp.sum(batch.mask, dtype=jnp.float32), axis_name)
 
+    key = dropout_key(state, axis_name)
+
     def objective(params: Any):
         variables = {"params": params, "batch_stats": state.batch_stats}
-        outputs, batch_stats = method.forward(variables, teacher, batch.images, batch.mask)
+        outputs, batch_stats = method.forward(variables, teacher, batch.images, batch.mask, key)
         examples = Examples(batch.labels, batch.mask, axis_name if joined_losses else None)
         total, terms = method.loss(outputs, examples, weights, state.memory)
         # The one average over the batch: over all devices' real examples.
@@ -116,6 +118,13 @@ def evaluation_step(
     }
     count = _sum_over(jnp.sum(batch.mask, dtype=jnp.float32), axis_name)
     return {name: (value, count) for name, value in _sum_over(sums, axis_name).items()}
+
+
+def dropout_key(state: TrainState, axis_name: str | None) -> chex.PRNGKey:
+    """Of this step and device; batches take theirs from the first two parts of the run's key."""
+    *_, key = jax.random.split(jax.random.wrap_key_data(state.key), 3)
+    key = jax.random.fold_in(key, state.step)
+    return key if axis_name is None else jax.random.fold_in(key, jax.lax.axis_index(axis_name))
 
 
 def _correct(logits: chex.Array, batch: Batch, method: Method) -> dict[str, chex.Array]:

@@ -148,7 +148,7 @@ def find_structure(experiment: Experiment, budget: Budget, state: TrainState) ->
         compact = round_widths(compact, budget, config.multiple, worths)
     costs_of = _cost_counter(experiment)
     limits = _rival_limits(budget, costs_of(full), costs_of(compact))
-    uniform = _rival(budget, full, compact, limits, costs_of)
+    uniform = _rival(budget, full, compact, limits)
     uniform_costs = costs_of(uniform)
     binding = max(limits, key=lambda resource: uniform_costs[resource] / limits[resource])
     shares = budget.shares(compact)
@@ -254,13 +254,17 @@ def _rival(
     full: WidthVector,
     compact: WidthVector,
     limits: Mapping[str, float],
-    costs_of: Callable[[Mapping[str, int]], dict[str, int]],
 ) -> WidthVector:
     """One multiplier for all groups that the search may thin; the others keep their width."""
+    models = {model.resource: model for model in budget.resources}
 
     def allows(vector: Mapping[str, int]) -> bool:
-        found = costs_of(vector)
-        return all(found[resource] <= most for resource, most in limits.items())
+        # Dozens are tried: they are counted on the full network, not each by a trace of its own.
+        counts = np.array([vector[group.name] for group in budget.channels.groups], float)
+        return all(
+            round(float(models[resource].cost(counts)) * models[resource].full) <= most
+            for resource, most in limits.items()
+        )
 
     # What no target presses on is thinned by no search either.
     pressed = np.any([c.pressure.any(axis=0) for c in budget.constraints], axis=0)

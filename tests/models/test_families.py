@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from kdjax import models, widths
+from kdjax import costs, models, widths
 
 SCALES = (1.0, 0.8, 0.6, 0.4, 0.2)
 
@@ -203,6 +203,18 @@ def test_counts_of_all_students(undrawn, name, classes, size, params, macs):
             for own, full in zip(thin, channels[0], strict=True)
         )
         assert adapters in (None, weights)
+
+
+@pytest.mark.parametrize(
+    "name", ["wrn_16_2", "densenet_bc_100_12", "resnet18", "resnext50_32x4d", "efficientnet_b0"]
+)
+def test_costs_are_these_counts(undrawn, name):
+    ((_, classes, size, params, macs),) = (row.values for row in rows() if row.values[0] == name)
+    architecture = models.create(name, num_classes=classes)
+    cost = costs.count(architecture, architecture.student(0.2), (size, size, 3))
+    assert f"{cost.params:,}" == params[4]
+    digits = len(macs[4].split(".")[1])
+    assert f"{cost.macs / 1e6:.{digits}f}" == macs[4]
 
 
 def test_every_network_of_the_paper_is_there():

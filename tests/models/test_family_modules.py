@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
@@ -150,11 +151,69 @@ def test_training_moves_every_parameter_and_padding_none(family):
         np.testing.assert_allclose(flat(other[1])[path], leaf, rtol=1e-4, atol=1e-5, err_msg=path)
 
 
-@pytest.mark.parametrize("name", ["wrn_16_2", "densenet121", "resnext50_32x4d", "efficientnet_b0"])
-def test_the_cost_of_a_family_without_a_layer_table_is_not_counted(name):
-    architecture = models.create(name, num_classes=10)
-    with pytest.raises(ValueError, match=f"{name} has no layer table"):
-        architecture.layers(architecture.widths, (32, 32, 3))
+class Odd(nn.Module):
+    """Variables of every kind of initialiser."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(40, kernel_init=nn.initializers.normal(0.5), name="wide")(x)
+        x = nn.Conv(40, (3, 3), kernel_init=nn.initializers.he_normal(), name="conv")(x)
+        x = nn.Dense(50, kernel_init=nn.initializers.orthogonal(), name="dense1")(x)
+        x = nn.BatchNorm(True, scale_init=nn.initializers.constant(0.25), name="norm")(x)
+        gamma = self.param("gamma", nn.initializers.uniform(2.0), (2000,))
+        steps = self.variable("batch_stats", "steps", lambda: jnp.full((3,), 7.0))
+        return x.mean() + gamma.sum() + steps.value.sum()
+
+
+def test_variables_start_by_their_modules_own_initialisers():
+    found = flat(models.initialize(Odd(), 0, SHAPE))
+    assert set(found) == set(flat(variable_shapes(Odd(), SHAPE)))
+    assert np.std(found["params/wide/kernel"]) == pytest.approx(0.5, rel=0.3)  # 120 numbers.
+    assert np.std(found["params/conv/kernel"]) == pytest.approx(np.sqrt(2 / 360), rel=0.03)
+    kernel = found["params/dense1/kernel"]
+    np.testing.assert_allclose(kernel @ kernel.T, np.eye(40), atol=1e-5)
+    assert set(found["params/norm/scale"].tolist()) == {0.25}
+    gamma = found["params/gamma"]
+    assert 0 <= gamma.min() < 0.1 < 1.9 < gamma.max() <= 2
+    assert gamma.mean() == pytest.approx(1, abs=0.06)  # Four deviations: 4 * 2 / sqrt(12 * 2000).
+    np.testing.assert_array_equal(found["batch_stats/steps"], [7, 7, 7])
+    other = flat(models.initialize(Odd(), 1, SHAPE))
+    for path in ("params/wide/kernel", "params/conv/kernel", "params/dense1/kernel"):
+        assert np.any(other[path] != found[path]), path
+    assert all(leaf.dtype == np.float32 for leaf in found.values())
+
+
+def test_a_variable_that_cannot_be_seen_is_named():
+    class Stacked(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            dense = nn.vmap(
+                nn.Dense,
+                in_axes=None,
+                axis_size=2,
+                variable_axes={"params": 0},
+                split_rngs={"params": True},
+            )
+            return dense(4, name="pair")(x)
+
+    with pytest.raises(ValueError, match=r"params/pair/\w+ is a variable whose initialiser cannot"):
+        models.initialize(Stacked(), 0, SHAPE)
+
+
+@FAMILIES
+def test_families_start_as_their_modules_say(family):
+    found = flat(models.initialize(SMALL[family]().build(), 0, SHAPE)["params"])
+    constants = {"bias": 0.0, "scale": 1.0}
+    for path, leaf in found.items():
+        *_, module, name = path.split("/")
+        if name in constants:
+            assert set(leaf.ravel().tolist()) == {constants[name]}, path
+        elif leaf.size > 300:
+            # He's variance for convolutions, Flax's own for the dense layers.
+            scale = 2 if module == "conv" else 1
+            deviation = np.sqrt(scale / np.prod(leaf.shape[:-1]))
+            tolerance = 4 / np.sqrt(2 * leaf.size)
+            assert np.std(leaf) == pytest.approx(deviation, rel=tolerance), path
 
 
 # Layers

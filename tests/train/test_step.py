@@ -1,5 +1,6 @@
 """The training step against numbers made independently, and its properties."""
 
+import dataclasses
 from pathlib import Path
 
 import chex
@@ -13,11 +14,12 @@ import pytest
 from kdjax import config as configuration
 from kdjax import models
 from kdjax.data.batches import Batch
+from kdjax.models import efficientnet
 from kdjax.train import methods
 from kdjax.train.objective import Examples
 from kdjax.train.optimizer import make_optimizer
 from kdjax.train.state import TrainState
-from kdjax.train.step import train_step
+from kdjax.train.step import dropout_key, train_step
 from kdjax.widths import WidthVector
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "train_step.npz"
@@ -262,3 +264,46 @@ def test_bfloat16_keeps_parameters_statistics_and_losses_in_float32():
         )
     ]
     assert 0 < max(differences) < 0.05
+
+
+# Random drops
+
+
+def test_drops_follow_the_step_and_are_off_in_evaluation():
+    architecture = models.create("efficientnet_b0", 5, width=0.125)
+    architecture = dataclasses.replace(architecture, depth=0.3, dropout=0.5)
+    widths = efficientnet.width_vector(0.125, 0.3, 8)
+    architecture = dataclasses.replace(architecture, widths=widths)
+    method = methods.make("independent", configuration.default(), architecture, (widths,), 1, None)
+    optimizer = optax.sgd(0.0)
+    state, batch = small_state(method, optimizer), small_batch(4)
+
+    @jax.jit
+    def loss(step):
+        _, metrics = train_step(
+            state.replace(step=step), batch, method=method, optimizer=optimizer, weights={}
+        )
+        return metrics["loss"][0]
+
+    assert loss(jnp.int32(0)) == loss(jnp.int32(0))
+    assert abs(loss(jnp.int32(0)) - loss(jnp.int32(1))) > 1e-4
+
+
+def test_a_network_that_drops_nothing_takes_no_key():
+    method, _ = small_method("independent", VECTORS[:1])
+    assert not method.model.architecture.drops
+    state, batch = small_state(method, optax.sgd(0.0)), small_batch(4)
+
+    def forward(key):
+        return method.forward(state.variables, None, batch.images, batch.mask, key)
+
+    assert "random" not in str(jax.make_jaxpr(forward)(jax.random.key(0)))
+
+
+def test_devices_drop_different_parts():
+    method, _ = small_method("independent", VECTORS[:1])
+    state = small_state(method, optax.sgd(0.0))
+    keys = jax.vmap(lambda _: jax.random.key_data(dropout_key(state, "d")), axis_name="d")(
+        jnp.arange(3)
+    )
+    assert len({tuple(np.asarray(key).tolist()) for key in keys}) == 3

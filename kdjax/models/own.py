@@ -1,0 +1,92 @@
+"""A network that a user wrote: a Python file and a function in it."""
+
+import dataclasses
+import functools
+import hashlib
+import importlib.util
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from kdjax.models.architecture import Architecture
+
+_FORM = re.compile(r"(?P<file>.+\.py):(?P<function>[^:]*)")
+
+
+def is_file(name: str) -> bool:
+    """Whether a name has the form ``file.py:function``."""
+    return _FORM.fullmatch(name) is not None
+
+
+def create(name: str, num_classes: int) -> Architecture:
+    """The architecture that a user's function makes.
+
+    Args:
+      name: ``file.py:function``, the file relative to the working directory.
+      num_classes: what the function is called with.
+
+    Raises:
+      ValueError: if there is no such file or function, or what it returns does not fit.
+    """
+    found = _FORM.fullmatch(name)
+    assert found is not None
+    module = _load(Path(found["file"]).absolute(), name)
+    function = getattr(module, found["function"], None)
+    if not callable(function):
+        raise ValueError(
+            f"{name!r}: {found['file']} has no function {found['function']!r}, which takes the "
+            "number of classes and returns an Architecture"
+        )
+    return checked(name, function, num_classes)
+
+
+def checked(name: str, function: Callable[[int], Any], num_classes: int) -> Architecture:
+    """What a function makes, called by the name it was asked for.
+
+    Args:
+      name: by which :func:`kdjax.models.create` finds it again.
+      function: takes a number of classes.
+      num_classes: the number.
+
+    Raises:
+      ValueError: if it is no Architecture of so many classes with a width for something.
+    """
+    architecture = function(num_classes)
+    if not isinstance(architecture, Architecture):
+        raise ValueError(
+            f"{name!r} returned a {type(architecture).__name__}: expected a "
+            "kdjax.models.Architecture"
+        )
+    if architecture.num_classes != num_classes:
+        raise ValueError(
+            f"{name!r} returned a network of {architecture.num_classes} classes: expected "
+            f"{num_classes}, with which it was called"
+        )
+    if unknown := [group for group in architecture.shared if group not in architecture.widths]:
+        raise ValueError(
+            f"{name!r} shares {unknown[0]!r}, which is none of its widths: "
+            f"{', '.join(architecture.widths)}"
+        )
+    architecture.check(architecture.widths)
+    return dataclasses.replace(architecture, name=name)
+
+
+@functools.cache
+def _load(path: Path, name: str) -> ModuleType:
+    """Runs a file once: its classes stay the same ones however often it is named."""
+    if not path.is_file():
+        raise ValueError(f"{name!r}: there is no file {path}")
+    digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
+    spec = importlib.util.spec_from_file_location(f"{path.stem}_{digest}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # Where dataclasses look for the names of a class.
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[spec.name]
+        raise ValueError(f"{name!r} cannot be run: {type(error).__name__}: {error}") from error
+    return module

@@ -1,0 +1,108 @@
+"""Networks that a user wrote: the example, trained; files and functions that do not fit."""
+
+import functools
+from pathlib import Path
+
+import jax
+import pytest
+
+from kdjax import costs, models, tracing
+from kdjax.deploy.student import load_student
+from kdjax.models import registry
+from kdjax.train import train
+from kdjax.train.experiment import resolve
+
+EXAMPLE = f"{Path(__file__).parents[2] / 'configs' / 'networks' / 'forked.py'}:create"
+
+
+@functools.cache
+def forked():
+    return models.create(EXAMPLE, 4, width=0.25)
+
+
+def test_the_example_costs_what_its_layers_do():
+    assert dict(forked().widths) == {"stem": 4, "near": 8, "far": 4, "join": 16}
+    # (weights, normalisation or bias, pixels, channels); 8 x 8 x 1 input.
+    layers = [
+        (9 * 1 * 4, 2 * 4, 8 * 8, 4),
+        (9 * 4 * 8, 2 * 8, 4 * 4, 8),
+        (25 * 4 * 4, 2 * 4, 4 * 4, 4),
+        (9 * 12 * 16, 2 * 16, 2 * 2, 16),
+        (16 * 4, 4, 1, 4),
+    ]
+    assert costs.count(forked(), forked().widths, (8, 8, 1)) == costs.Cost(
+        params=sum(weights + own for weights, own, _, _ in layers),
+        macs=sum(weights * pixels for weights, _, pixels, _ in layers),
+        activations=sum(pixels * channels for _, _, pixels, channels in layers),
+    )
+
+
+def test_the_join_reads_both_sides_of_the_fork():
+    found = tracing.traced(forked(), (8, 8, 1))
+    assert [(group.name, group.channels, group.held) for group in found.groups] == [
+        *(("stem", 4, ""), ("near", 8, ""), ("far", 4, ""), ("join", 16, ""))
+    ]
+    reads = {layer.name: found.segments(layer.reads) for layer in found.layers}
+    assert reads["join"] == (("near", 8), ("far", 4))
+
+
+def test_the_example_is_trained_as_an_ensemble(small_config, tmp_path):
+    small_config.network = EXAMPLE
+    small_config.epochs = 1
+    summary = train(small_config, tmp_path / "run")
+    assert [student["params"] for student in summary["students"]] == [
+        costs.count(forked(), forked().student(factor), (8, 8, 1)).params for factor in (1.0, 0.5)
+    ]
+    student = load_student(tmp_path / "run", student=2)
+    assert student.network.architecture == forked()
+    assert student.network.widths == {"stem": 4, "near": 4, "far": 2, "join": 8}
+    assert jax.tree.leaves(student.variables)[0].dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    ("text", "function", "message"),
+    [
+        (None, "create", "there is no file .*mine.py"),
+        ("x = 1", "create", "mine.py has no function 'create', which takes the number of classes"),
+        ("x = 1", "", "mine.py has no function ''"),
+        ("import no_such_library", "create", "cannot be run: ModuleNotFoundError: No module named"),
+        ("create = (", "create", "cannot be run: SyntaxError: '.' was never closed"),
+        ("create = str", "create", "returned a str: expected a kdjax.models.Architecture"),
+        (
+            "from kdjax import models\ncreate = lambda _: models.create('resnet8', 7)",
+            "create",
+            "returned a network of 7 classes: expected 2, with which it was called",
+        ),
+    ],
+)
+def test_a_file_that_does_not_fit(small_config, tmp_path, text, function, message):
+    if text is not None:
+        (tmp_path / "mine.py").write_text(text)
+    small_config.network = f"{tmp_path / 'mine.py'}:{function}"
+    with pytest.raises(ValueError, match=f"^config.network: '.*mine.py:{function}'.*{message}"):
+        resolve(small_config)
+
+
+def test_a_registered_network_has_a_name_like_all_others(monkeypatch):
+    monkeypatch.setattr(registry, "_NETWORKS", dict(registry._NETWORKS))
+    models.register("mine", lambda classes: models.create("resnet8", classes))
+    assert "mine" in models.names()
+    architecture = models.create("mine", 5, width=0.5)
+    assert (architecture.name, architecture.num_classes) == ("mine", 5)
+    assert architecture.widths == models.create("resnet8", 5, width=0.5).widths
+    for name, wrong in (("mine", "taken"), ("resnet20", "taken"), ("", "empty")):
+        with pytest.raises(ValueError, match=f"the network name '{name}' is {wrong}"):
+            models.register(name, models.create)
+    models.register("other", str)
+    with pytest.raises(ValueError, match="'other' returned a str"):
+        models.create("other", 5)
+
+
+def test_a_shared_group_has_to_be_one(monkeypatch):
+    monkeypatch.setattr(registry, "_NETWORKS", dict(registry._NETWORKS))
+    vgg = models.create("vgg16_bn", 5)
+    wrong = type("Wrong", (type(vgg),), {"shared": ("stem",)})
+    fields = {name: getattr(vgg, name) for name in vgg.__dataclass_fields__}
+    models.register("wrong", lambda _: wrong(**fields))
+    with pytest.raises(ValueError, match=r"'wrong' shares 'stem', which is none of its widths: s"):
+        models.create("wrong", 5)
