@@ -121,7 +121,7 @@ def revive(budget: Budget, dead: np.ndarray, worths: np.ndarray) -> np.ndarray:
     """
     channels = budget.channels
     targets = np.array([constraint.target for constraint in budget.constraints])
-    free = budget.slots.any(axis=0)[channels.group_of]
+    free = np.any(budget.slots, axis=0)[channels.group_of]
     dead = np.array(dead)
     counts = _counts(channels, ~dead)
 
