@@ -14,10 +14,11 @@ from kdjax.search.budget import (
     near_collapse,
 )
 from kdjax.search.channels import Channels, Group, find_groups
-from kdjax.search.controller import ControllerState, Plan, SearchState, controlled, proximal
+from kdjax.search.controller import ControllerState, Plan, SearchState, controlled
 from kdjax.search.criteria import CRITERIA, Criterion, Evidence
 from kdjax.search.extract import TOLERANCE, alive_widths, expand, kept_channels, revive, worth
 from kdjax.search.penalty import CostModel
+from kdjax.search.proximal import proximal
 from kdjax.search.rounding import round_widths
 from kdjax.search.slicing import slim
 
