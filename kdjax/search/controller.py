@@ -5,6 +5,10 @@ The strength of each constraint's penalty is adapted at every step so that the c
 a straight line from the full cost to the target; a line search over the step that would cross the
 target lands on it, to within one channel. All of this is inside the compiled step: the
 strengths are part of the optimiser's state, and nothing is tuned by hand or on the host.
+
+References:
+  Parikh, Boyd, *Proximal Algorithms*, 2014, section 6.5.2 (the map of the largest magnitude).
+  Gordon et al., *MorphNet*, CVPR 2018, section 3 (the penalty).
 """
 
 import dataclasses
@@ -15,12 +19,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from kdjax.search.budget import Budget, minimum_width
+from kdjax.search.budget import EXACTNESS, Budget, minimum_width
 from kdjax.search.criteria import CRITERIA, Criterion, Evidence
-from kdjax.search.pressure import Pressure
 from kdjax.search.proximal import land, proximal
 
-_MOST_HASTE = 10.0  # How much faster than the mean of its group a unit may be made to shrink.
+# How a constraint's strength answers to a cost above plan, in shares of the full cost: at once,
+# and for as long as it lasts (per length of the descent).
+_PROPORTIONAL, _INTEGRAL, _LARGEST_LOG = 15.0, 100.0, 8.0
+_LATE = 5.0  # How much faster the strength builds up once the plan is over.
+_LEAD = 0.02  # How far ahead of plan a cost may be before its pressure ends,
+_SHIELD = 5.0  # and how strong it may become in the opposite direction.
+_ENOUGH = 0.6  # Share of the longest way left at which a shorter one begins to wait.
+_LAST = 1e-3  # Share of the pressure that no shield takes off a group once the goal is forced.
+_MOST_HASTE = 20.0  # How much faster than its scale says a unit may be made to die.
 
 
 class ControllerState(NamedTuple):
@@ -167,17 +178,25 @@ class _Mover:
         criterion: Criterion,
     ):
         channels, slots = budget.channels, len(budget.slots)
-        self._channels = channels
+        self._budget, self._channels = budget, channels
         self._learning_rate, self._threshold = learning_rate, threshold
-        self._criterion = criterion
+        self._cost_exponent, self._criterion = cost_exponent, criterion
         self._slots, self._slot_length = slots, plan.slot_length(slots)
         self._deadlines = jnp.asarray(plan.deadlines(slots))
         self._active = jnp.asarray(budget.slots)
+        self._ends = jnp.asarray(budget.waypoints, jnp.float32)
+        self._starts = jnp.concatenate([jnp.ones_like(self._ends[:1]), self._ends[:-1]])
+        # A cost of exactly the target meets it, however float32 rounds its sum.
+        self._goals = jnp.asarray(budget.waypoints * (1 + 0.5 * EXACTNESS), jnp.float32)
         keep = np.array([minimum_width(group, budget.min_width) for group in channels.groups])
+        self._keep_channels = keep
         self._keep = (keep // channels.unit_sizes).astype(int)[channels.group_of]
         first = np.cumsum([0] + [group.units for group in channels.groups[:-1]])
         self._first = first[channels.group_of]
-        self._pressure = Pressure(budget, self._slot_length, float(learning_rate(0)), cost_exponent)
+        self._pressure = np.stack([constraint.pressure for constraint in budget.constraints])
+        self._unit_share = np.bincount(channels.group_of) / len(channels.group_of)
+        self._per_channel = 1.0 / np.mean([group.channels for group in channels.groups])
+        self._base = _base_strengths(budget, self._slot_length) / float(learning_rate(0))
 
     def __call__(
         self, state: ControllerState, evidence: Evidence
@@ -186,21 +205,18 @@ class _Mover:
         slot = jnp.minimum((state.step / self._slot_length).astype(jnp.int32), self._slots - 1)
         unsettled = state.settled <= slot
         forced = state.step >= self._deadlines[slot]
-        strength, log_strength = self._pressure.strengths(
-            state.step, state.dead, state.log_strength, slot, unsettled, forced
-        )
+        strength, log_strength = self._strengths(state, slot, unsettled, forced)
         active = self._active[slot] & unsettled
-        force = self._pressure.forces(state.dead, strength, active, forced)
+        force = self._forces(state, strength, active, forced)
         magnitudes = jnp.max(jnp.abs(scales), axis=0)
         importance = self._importance(state, evidence)
-        rank = self._ranks(state, importance)
-        protected = rank < self._keep
+        protected = self._protected(state, importance)
         # A unit is pushed for all the channels in it.
         amount = self._learning_rate(state.step) * force * active * self._channels.unit_sizes
-        amount = amount[self._channels.group_of] * self._haste(state, scales, importance, rank)
+        amount = amount[self._channels.group_of] * self._haste(state, scales, importance)
         amount = jnp.where(protected, 0.0, amount)
         deadly = self._deaths(state, scales, amount, active[self._channels.group_of], protected)
-        portion, settled = land(deadly, self._pressure.goals[slot], forced, self._pressure.shares)
+        portion, settled = land(deadly, self._goals[slot], forced, self._shares)
         alive = deadly > portion
         moved = proximal(scales, jnp.minimum(portion, 1.0) * amount)
         return jnp.where(alive, moved, 0.0), ControllerState(
@@ -211,7 +227,7 @@ class _Mover:
             importance=importance,
             log_strength=log_strength,
             strength=strength,
-            share=self._pressure.shares(alive),
+            share=self._shares(alive),
             penalty=jnp.sum(force * self._channels.counts(jnp.where(alive, magnitudes, 0.0))),
         )
 
@@ -223,31 +239,103 @@ class _Mover:
         return jnp.where(state.dead, state.importance, keep * state.importance + (1 - keep) * now)
 
     def _haste(
-        self, state: ControllerState, scales: chex.Array, importance: chex.Array, rank: chex.Array
+        self, state: ControllerState, scales: chex.Array, importance: chex.Array
     ) -> chex.Array:
-        """``[units]``: how much faster than its group's mean a unit is made to shrink.
+        """``[units]``: how much faster than the others of its group a unit is made to shrink.
 
         So that its scales are gone when the push that its group has felt has come to what it is
-        worth, measured in scales: its importance times its place among the living of its group,
-        from 0 for the least to 2. Channels that are all alike die one by one, not all at once.
+        worth, measured in scales: 1 where the scale is the criterion.
         """
         alive, group = ~state.dead, self._channels.group_of
         mass = jnp.where(alive, jnp.sum(jnp.abs(scales), axis=0), 0.0)
         worth = jnp.where(alive, importance, 0.0)
         in_scales = self._by_group(mass) / jnp.maximum(self._by_group(worth), 1e-30)
-        place = 2.0 - (2.0 * rank + 1.0) / jnp.maximum(self._by_group(alive), 1.0)[group]
-        worth = worth * in_scales[group] * place
+        worth = worth * in_scales[group]
         return jnp.where(mass > 0, mass / jnp.maximum(worth, mass / _MOST_HASTE), 1.0)
 
     def _by_group(self, values: chex.Array) -> chex.Array:
         """``[groups]``: sums over their units."""
         return jnp.zeros(len(self._channels.groups)).at[self._channels.group_of].add(values)
 
-    def _ranks(self, state: ControllerState, importance: chex.Array) -> chex.Array:
-        """``[units]``: 0 for the living unit of a group that is worth most; the dead come last."""
+    def _shares(self, alive: chex.Array) -> chex.Array:
+        """``[constraints]``: share of its full cost that each has with ``alive [units]``."""
+        counts = self._channels.counts(alive)
+        costs = [constraint.model.cost(counts) for constraint in self._budget.constraints]
+        return jnp.stack(costs).astype(jnp.float32)
+
+    def _strengths(
+        self, state: ControllerState, slot: chex.Array, unsettled: chex.Array, forced: chex.Array
+    ) -> tuple[chex.Array, chex.Array]:
+        """``[constraints]``: how strongly each is pressed, and the part of it that builds up."""
+        start, end = self._starts[slot], self._ends[slot]
+        share = self._shares(~state.dead)
+        time = jnp.clip(state.step / self._slot_length - slot, 0.0, 1.0)
+        behind = share - (start + (end - start) * time)
+        unmet = unsettled & (share > self._goals[slot])
+        gain = jnp.where(time < 1.0, 1.0, _LATE) * _INTEGRAL / self._slot_length
+        log_strength = state.log_strength + behind * unmet * gain
+        log_strength = jnp.clip(log_strength, -_LARGEST_LOG, _LARGEST_LOG)
+        answer = jnp.clip(log_strength + _PROPORTIONAL * behind, -_LARGEST_LOG, _LARGEST_LOG)
+        # A cost that is ahead, of its plan or of the other costs, ends its own pressure, and
+        # further ahead it shields the channels that it is made of from the pressure of the others:
+        # several targets are met together, not each at the expense of the next.
+        lead = jnp.minimum(1.0 + behind / _LEAD, self._lead_of_others(slot, share))
+        lead = jnp.clip(lead, -_SHIELD, 1.0)
+        lead = jnp.where(forced & unmet, 1.0, lead)
+        push = jnp.exp(answer) * jnp.maximum(lead, 0.0) * unmet
+        return self._base * (push + jnp.max(push) * jnp.minimum(lead, 0.0)), log_strength
+
+    def _lead_of_others(self, slot: chex.Array, share: chex.Array) -> chex.Array:
+        """``[constraints]``: 1 where a cost may be pressed, down to below 0 where it is ahead.
+
+        What is left of its way, as the logarithm of the factor that it still has to come down by,
+        is compared with the longest. Whatever is done for that one brings the others down too,
+        by about as large a factor where it cannot be helped: what has less than a part of it left
+        to go has to wait.
+        """
+        start, end = self._starts[slot], self._ends[slot]
+        left = jnp.log(jnp.maximum(share, 1e-6) / end)
+        longest = jnp.maximum(jnp.max(left), EXACTNESS)
+        lead = 1.0 + (left / longest - _ENOUGH) / (1.0 - _ENOUGH) * 2.0
+        return jnp.where(start > end, lead, 1.0)
+
+    def _forces(
+        self,
+        state: ControllerState,
+        strength: chex.Array,
+        active: chex.Array,
+        forced: chex.Array,
+    ) -> chex.Array:
+        """``[groups]``: what each channel's scale is pushed with, in units of the loss."""
+        counts = self._channels.counts(~state.dead)
+        coefficients = jnp.stack([m.coefficients(counts) for m in self._budget.resources])
+        # A channel is worth its share of what passes its group: with n alive, 1/n of it. What it
+        # is charged for that is n times what it costs, all that hangs on the group. By its own
+        # cost alone a narrow trunk between wide layers dies out: each of its channels costs most,
+        # and the fewer there are, the less do the wide layers cost.
+        coefficients = coefficients * counts * self._per_channel
+        mean = jnp.sum(coefficients * self._unit_share, axis=1, keepdims=True)
+        tempered = mean * (coefficients / mean) ** self._cost_exponent
+        felt = jnp.einsum("krg,rg->kg", self._pressure, tempered)
+        pushed = jnp.maximum(strength, 0.0) @ felt
+        shielded = jnp.maximum(-strength, 0.0) @ felt
+        # A shield moves pressure, it does not take it away: the groups that have most of what is
+        # pressed for what is shielded keep all of theirs.
+        movable = active & (counts > self._keep_channels) & (pushed > 0)
+        ratio = shielded / jnp.maximum(pushed, 1e-30)
+        lowest = jnp.min(jnp.where(movable, ratio, jnp.inf))
+        ratio = ratio * jnp.minimum(1.0, 0.5 / jnp.maximum(lowest, 1e-12))
+        lowest = jnp.minimum(lowest, 0.5)
+        left = jnp.maximum(1.0 - ratio, 0.0) / (1.0 - lowest)
+        # Where the goal has to be reached now, what is shielded goes too, but last.
+        return pushed * jnp.maximum(left, jnp.where(forced, _LAST, 0.0))
+
+    def _protected(self, state: ControllerState, importance: chex.Array) -> chex.Array:
+        """``[units]`` bool: the living worth most in each group, as many as it must keep."""
         units = jnp.arange(len(self._keep))
         order = jnp.lexsort((-importance, state.dead, self._channels.group_of))
-        return jnp.zeros_like(order).at[order].set(units - self._first)
+        rank = jnp.zeros_like(order).at[order].set(units - self._first)
+        return rank < self._keep
 
     def _deaths(
         self,
@@ -266,3 +354,20 @@ class _Mover:
         deadly = jnp.where((excess <= 0) & ~protected, 0.0, deadly)
         deadly = jnp.where(active, deadly, jnp.inf)
         return jnp.where(state.dead, -1.0, deadly)
+
+
+def _base_strengths(budget: Budget, steps: float) -> np.ndarray:
+    """``[constraints]``: strengths at which half of a scale of 1 is gone within a slot.
+
+    At a learning rate of 1. The controller starts from the right order of magnitude whatever the
+    network and the length of the search are.
+    """
+    groups = budget.channels.groups
+    full = np.array([group.channels for group in groups], np.float32)
+    coefficients = np.stack([np.asarray(model.coefficients(full)) for model in budget.resources])
+    coefficients = coefficients * full / full.mean()
+    pressure = np.stack([constraint.pressure for constraint in budget.constraints])
+    felt = np.einsum("krg,rg->kg", pressure, coefficients) * budget.channels.unit_sizes
+    weights = np.array([group.units for group in groups], float)
+    mean = (felt * weights).sum(1) / ((felt > 0) * weights).sum(1)
+    return np.asarray(0.5 / (mean * steps), np.float32)

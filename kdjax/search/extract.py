@@ -121,17 +121,17 @@ def revive(budget: Budget, dead: np.ndarray, worths: np.ndarray) -> np.ndarray:
     """
     channels = budget.channels
     targets = np.array([constraint.target for constraint in budget.constraints])
-    free = np.asarray(budget.slots.any(axis=0))[channels.group_of]
-    still = dead.copy()
-    counts = _counts(channels, ~still)
+    free = np.any(budget.slots, axis=0)[channels.group_of]
+    dead = np.array(dead)
+    counts = _counts(channels, ~dead)
 
     def shares(counts: np.ndarray) -> np.ndarray:
         """``[constraints]``: shares relative to their targets."""
         return np.array([c.model.cost(counts) for c in budget.constraints]) / targets
 
-    left = max(1, int(REVIVED * len(still)))
+    left = max(1, int(REVIVED * len(dead)))
     for unit in np.argsort(-worths, kind="stable"):
-        if not (still[unit] and free[unit]):
+        if not (dead[unit] and free[unit]):
             continue
         low = (now := shares(counts)) < 1 - TOLERANCE
         if not left or not low.any():
@@ -140,8 +140,8 @@ def revive(budget: Budget, dead: np.ndarray, worths: np.ndarray) -> np.ndarray:
         more[channels.group_of[unit]] += channels.unit_sizes[channels.group_of[unit]]
         then = shares(more)
         if (then <= 1 + EXACTNESS).all() and (then > now)[low].any():
-            counts, left, still[unit] = more, left - 1, False
-    return still
+            counts, left, dead[unit] = more, left - 1, False
+    return dead
 
 
 def _counts(channels: Channels, alive: np.ndarray) -> np.ndarray:

@@ -1,8 +1,4 @@
-"""The proximal step: how scales shrink, and how far a step goes so as to land on the budget.
-
-References:
-  Parikh, Boyd, *Proximal Algorithms*, 2014, section 6.5.2 (the map of the largest magnitude).
-"""
+"""The step that shrinks scales, and how far to go in it so that a goal is met exactly."""
 
 from collections.abc import Callable
 
