@@ -1,8 +1,8 @@
-"""What a network costs, counted from its layer table.
+"""What a network costs.
 
-An architecture describes itself, for given widths and input shape, as a tuple of :class:`Layer`;
-everything that is ever reported about size or speed is a sum over that table, and the structure
-search is driven by the same sums.
+:func:`count` asks the architecture, which follows its own forward pass; everything that is reported
+about size comes from there. Families that can be searched also describe themselves by a table of
+:class:`Layer`: the search's costs and penalties are sums over such a table, and a test holds the two together.
 """
 
 import dataclasses

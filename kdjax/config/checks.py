@@ -101,6 +101,11 @@ def _students(config: ml_collections.ConfigDict) -> None:
         f"config.ensemble.rule is {config.ensemble.rule!r}",
     )
     _require(
+        config.ensemble.rule != "by_accuracy" or config.weights.hard > 0,
+        "config.ensemble.rule is 'by_accuracy', which follows the losses against the labels, but "
+        "config.weights.hard is 0: it must be above 0",
+    )
+    _require(
         not shares or (len(shares) == students and abs(sum(shares) - 1.0) < 1e-6),
         f"config.teacher_weights is {shares}: expected {students} numbers that sum to 1",
     )

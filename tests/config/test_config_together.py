@@ -29,6 +29,15 @@ from kdjax.config import ConfigError
             "config.teacher_weights is (0.3, 0.3, 0.3, 0.3, 0.3): expected 5 numbers that sum to 1",
         ),
         (
+            {"ensemble__rule": "best", "teacher_weights": (0.2,) * 5},
+            "config.teacher_weights is (0.2, 0.2, 0.2, 0.2, 0.2): only the rule 'average' has",
+        ),
+        ({"student_weights": (1.0, 2.0)}, "config.student_weights is (1.0, 2.0): expected 5"),
+        (
+            {"ensemble__rule": "by_accuracy", "weights__hard": 0.0},
+            "config.ensemble.rule is 'by_accuracy', which follows the losses",
+        ),
+        (
             {"weights__hard": 0.0, "weights__feature": 0.0, "weights__soft": 0.0},
             "config.weights are all 0",
         ),
