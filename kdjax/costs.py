@@ -2,7 +2,8 @@
 
 :func:`count` asks the architecture, which follows its own forward pass; everything that is reported
 about size comes from there. Families that can be searched also describe themselves by a table of
-:class:`Layer`: the search's costs and penalties are sums over such a table, and a test holds the two together.
+:class:`Layer`: the search's costs and penalties are sums over it, and a test holds the two
+together.
 """
 
 import dataclasses
