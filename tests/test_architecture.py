@@ -72,7 +72,7 @@ def test_devices_are_mapped_in_one_file():
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and node.attr in ("pmap", "shard_map")
     }
-    assert users == {"train/parallel.py"}
+    assert users == {"train/devices/parallel.py"}
 
 
 def test_heavy_libraries_are_imported_where_they_are_used():

@@ -9,9 +9,9 @@ import pytest
 from kdjax import config as configuration
 from kdjax import models
 from kdjax.cli import read_config
-from kdjax.train.experiment import resolve, stage_config
-from kdjax.train.runner import Runner
-from kdjax.train.search_stage import resolve_budget, search_method, search_optimizer
+from kdjax.train.program.compiled import Runner
+from kdjax.train.tasks.experiment import resolve, stage_config
+from kdjax.train.tasks.search_stage import resolve_budget, search_method, search_optimizer
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from kdjax import config as configuration
 from kdjax.config import FIELDS, ConfigError
 from kdjax.data import DataError
-from kdjax.train.experiment import resolve
+from kdjax.train.tasks.experiment import resolve
 
 # Small enough that two steps take seconds, whatever a field adds.
 _BASE = {

@@ -28,10 +28,10 @@ from job import (
 )
 from trial import Trial
 
-from kdjax.train import workdir as workdirs
-from kdjax.train.checkpoint import CheckpointError, Checkpoints
-from kdjax.train.experiment import resolve
-from kdjax.train.state import TrainState
+from kdjax.train.program.state import TrainState
+from kdjax.train.run import workdir as workdirs
+from kdjax.train.run.checkpoint import CheckpointError, Checkpoints
+from kdjax.train.tasks.experiment import resolve
 
 # How much of the disk is left while it is full.
 _LEFT_BYTES = 600

@@ -21,12 +21,12 @@ import kdjax
 from kdjax import config as configuration
 from kdjax.search import CRITERIA
 from kdjax.statistics import deviation, half_width, mean
-from kdjax.train import methods
-from kdjax.train.experiment import Experiment, resolve, stage_config
-from kdjax.train.runner import Runner
-from kdjax.train.search_stage import resolve_budget, search_method, search_optimizer
-from kdjax.train.state import TrainState
-from kdjax.train.structure import Structure, find_structure
+from kdjax.train.program import methods
+from kdjax.train.program.compiled import Runner
+from kdjax.train.program.state import TrainState
+from kdjax.train.tasks.experiment import Experiment, resolve, stage_config
+from kdjax.train.tasks.search_stage import resolve_budget, search_method, search_optimizer
+from kdjax.train.tasks.structure import Structure, find_structure
 
 UNIFORM = "uniform"
 

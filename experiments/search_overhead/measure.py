@@ -21,12 +21,12 @@ from kdjax import models
 from kdjax.data import Dataset
 from kdjax.data.batches import Batches, device_data
 from kdjax.data.dataset import Split
-from kdjax.train import methods
-from kdjax.train.experiment import Experiment, stage_config
-from kdjax.train.feed import Resident
-from kdjax.train.parallel import choose
-from kdjax.train.runner import Runner
-from kdjax.train.search_stage import resolve_budget, search_method, search_optimizer
+from kdjax.train.devices.parallel import choose
+from kdjax.train.program import methods
+from kdjax.train.program.compiled import Runner
+from kdjax.train.program.feed import Resident
+from kdjax.train.tasks.experiment import Experiment, stage_config
+from kdjax.train.tasks.search_stage import resolve_budget, search_method, search_optimizer
 
 
 def main() -> None:

@@ -33,7 +33,7 @@ import kdjax
 from kdjax import models
 from kdjax.bench.workload import Workload
 from kdjax.data.batches import Batch, Batches, DeviceData, crop_and_flip
-from kdjax.train.optimizer import make_optimizer
+from kdjax.train.program.optimizer import make_optimizer
 
 
 def main() -> int:

@@ -20,7 +20,7 @@ from kdjax.bench.measure import Trial
 from kdjax.bench.rates import measure_rates, together
 from kdjax.bench.workload import Workload
 from kdjax.models.execution import EXECUTIONS
-from kdjax.train import choice
+from kdjax.train.program import execution_choice
 
 KIND = "kdjax bench"  # What tells a file of this command from any other.
 
@@ -150,14 +150,14 @@ def bench(
     }
     if settings.choose:
         record["chosen"] = fastest(results)
-        record["chosen_in"] = str(choice.record(record["chosen"]))
+        record["chosen_in"] = str(execution_choice.record(record["chosen"]))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
     return record
 
 
 def fastest(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The fastest strategy of each network, batch and dtype, for :mod:`kdjax.train.choice`."""
+    """The fastest strategy of each network, batch and dtype, for `auto` to choose from."""
     device = jax.devices()[0]
     entries: dict[tuple[Any, ...], dict[str, Any]] = {}
     for result in results:

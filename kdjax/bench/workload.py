@@ -15,10 +15,10 @@ from kdjax.data import Dataset
 from kdjax.data.batches import Batch
 from kdjax.data.dataset import Split
 from kdjax.models.ensemble import student_vectors
-from kdjax.train.experiment import Experiment
-from kdjax.train.parallel import choose
-from kdjax.train.runner import Runner
-from kdjax.train.state import TrainState
+from kdjax.train.devices.parallel import choose
+from kdjax.train.program.compiled import Runner
+from kdjax.train.program.state import TrainState
+from kdjax.train.tasks.experiment import Experiment
 
 _MEAN, _DEVIATION = (0.5,) * 3, (0.25,) * 3
 

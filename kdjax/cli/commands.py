@@ -53,8 +53,8 @@ def _run(
     known: argparse.Namespace,
 ) -> tuple[dict[str, Any] | None, int]:
     """What a run returns, None if there is nothing to report here, and the exit status."""
-    from kdjax.train import processes
-    from kdjax.train.interrupt import Interrupted
+    from kdjax.train.devices import processes
+    from kdjax.train.run.interrupt import Interrupted
 
     processes.start(known.coordinator, known.num_processes, known.process_id)
     try:

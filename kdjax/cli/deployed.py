@@ -89,8 +89,8 @@ def evaluate(known: argparse.Namespace, overrides: Sequence[str]) -> int:
     no_more(overrides)
     out = _out(known.out, ".json")
     from kdjax import report
-    from kdjax.train.evaluate import evaluate
-    from kdjax.train.workdir import write_atomically
+    from kdjax.train.run.workdir import write_atomically
+    from kdjax.train.tasks.evaluate import evaluate
 
     summary = evaluate(
         known.workdir,
@@ -121,7 +121,7 @@ def predict(known: argparse.Namespace, overrides: Sequence[str]) -> int:
     if known.batch < 1:
         raise configuration.ConfigError(f"--batch is {known.batch}: at least 1")
     from kdjax import deploy, report
-    from kdjax.train.workdir import write_atomically, write_json
+    from kdjax.train.run.workdir import write_atomically, write_json
 
     files = deploy.find_images(known.images)
     student = deploy.load_student(

@@ -1,8 +1,8 @@
 """The table of loss terms: what each reads, its own fields, and how it is weighted by default.
 
 A term is switched on by its weight, ``--config.weights.<term>``. Fields, help, checks and metrics
-follow from this table, and :mod:`kdjax.train.objective` computes what is switched on and nothing
-else. :func:`kdjax.config.register_term` adds a loss of one's own.
+follow from this table, and :mod:`kdjax.train.program.objective` computes what is switched on and
+nothing else. :func:`kdjax.config.register_term` adds a loss of one's own.
 """
 
 import dataclasses

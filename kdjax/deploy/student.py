@@ -7,9 +7,9 @@ from typing import Any
 
 from kdjax import models
 from kdjax.deploy.preprocess import Preprocess
-from kdjax.train import networks, trained_on
-from kdjax.train.checkpoint import CheckpointError
-from kdjax.train.workdir import read_config
+from kdjax.train.run.checkpoint import CheckpointError
+from kdjax.train.run.workdir import read_config
+from kdjax.train.tasks import stored, trained_on
 from kdjax.widths import WidthVector
 
 
@@ -61,8 +61,8 @@ def load_student(
 
     Raises:
       ValueError: if there is no such student, seed or checkpoint.
-      kdjax.train.workdir.WorkdirError: if the directory holds no run, or is damaged.
-      kdjax.train.checkpoint.CheckpointError: if the checkpoint is damaged.
+      kdjax.train.run.workdir.WorkdirError: if the directory holds no run, or is damaged.
+      kdjax.train.run.checkpoint.CheckpointError: if the checkpoint is damaged.
     """
     path = Path(workdir)
     config = read_config(path)
@@ -70,14 +70,14 @@ def load_student(
         raise ValueError(f"checkpoint is {checkpoint!r}: allowed are 'last' and 'best'")
     if str(student).strip() == "0":
         raise ValueError(f"student is {student!r}: the first is 1")
-    chosen = networks.select(path, config, student)[0]
+    chosen = stored.select(path, config, student)[0]
     taken = chosen.seeds[0] if seed is None else seed
     if taken not in chosen.seeds:
         raise ValueError(
             f"seed is {seed}: {chosen.name} was trained with {', '.join(map(str, chosen.seeds))}"
         )
     data = trained_on.of_workdir(path, config)
-    found = networks.restore(path, chosen.stage, taken, checkpoint, len(data.class_names))
+    found = stored.restore(path, chosen.stage, taken, checkpoint, len(data.class_names))
     if found is None:
         raise CheckpointError(
             f"{path} has no {checkpoint!r} checkpoint of {chosen.name} with seed {taken} yet"

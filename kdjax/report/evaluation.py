@@ -13,7 +13,7 @@ _MOST_CLASSES = 20
 
 
 def print_evaluation(summary: dict[str, Any], console: Console | None = None) -> None:
-    """Prints tables of what :func:`kdjax.train.evaluate.evaluate` returned, and its remarks."""
+    """Prints tables of what :mod:`kdjax.train.tasks.evaluate` returned, and its remarks."""
     console = console or new_console()
     print_text(_title(summary), console)
     grids = [_overview(summary)]

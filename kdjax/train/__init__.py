@@ -1,6 +1,6 @@
-"""Training: state, optimiser, the step, devices, checkpoints and the loops around them."""
+"""Training, in four rooms: ``devices``, ``program``, ``run`` and ``tasks``."""
 
-from kdjax.train.loop import train
-from kdjax.train.pipeline import search
+from kdjax.train.tasks.search import search
+from kdjax.train.tasks.train import train
 
 __all__ = ["search", "train"]

@@ -8,8 +8,8 @@ from kdjax import cli, models
 from kdjax.bench import Settings, Workload
 from kdjax.bench.measure import spread, work
 from kdjax.bench.run import fastest
-from kdjax.train import choice
-from kdjax.train.parallel import choose
+from kdjax.train.devices.parallel import choose
+from kdjax.train.program import execution_choice
 
 
 def result(network, execution, speed):
@@ -37,7 +37,7 @@ def test_the_command_measures_and_chooses(tmp_path, capsys, monkeypatch):
     assert record["environment"]["versions"].keys() >= {"kdjax", "jax", "flax"}
     printed = capsys.readouterr().out
     assert "merged" in printed and "auto on this" in printed
-    kept = json.loads(choice.user_file().read_text())
+    kept = json.loads(execution_choice.user_file().read_text())
     assert kept == record["chosen"] and kept[0]["execution"] in ("sequential", "merged")
 
 

@@ -11,11 +11,11 @@ from kdjax import config as configuration
 from kdjax import models
 from kdjax.models.ensemble import student_vectors
 from kdjax.models.initialize import initialize
-from kdjax.train import workdir
-from kdjax.train.checkpoint import Checkpoints
-from kdjax.train.experiment import resolve
-from kdjax.train.state import TrainState
-from kdjax.train.trained_on import TrainedOn
+from kdjax.train.program.state import TrainState
+from kdjax.train.run import workdir
+from kdjax.train.run.checkpoint import Checkpoints
+from kdjax.train.tasks.experiment import resolve
+from kdjax.train.tasks.trained_on import TrainedOn
 
 CLASSES = ("apple", "birch", "cloud", "daisy")
 SHAPE = (8, 8, 1)

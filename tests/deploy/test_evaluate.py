@@ -13,10 +13,10 @@ import kdjax
 from kdjax import cli, report
 from kdjax import config as configuration
 from kdjax.data import DataError
-from kdjax.train import measures
-from kdjax.train.evaluate import evaluate
-from kdjax.train.evaluation_data import relocate
-from kdjax.train.workdir import WorkdirError
+from kdjax.train.run.workdir import WorkdirError
+from kdjax.train.tasks import measures
+from kdjax.train.tasks.evaluate import evaluate
+from kdjax.train.tasks.evaluation_data import relocate
 
 
 def shown(summary):

@@ -15,9 +15,9 @@ import kdjax
 from kdjax import data, models
 from kdjax.deploy import Preprocess, find_images
 from kdjax.models import StudentEnsemble
-from kdjax.train import networks
-from kdjax.train.trained_on import TrainedOn
-from kdjax.train.workdir import WorkdirError, check_data
+from kdjax.train.run.workdir import WorkdirError, check_data
+from kdjax.train.tasks import stored
+from kdjax.train.tasks.trained_on import TrainedOn
 
 
 def opened(file):
@@ -51,7 +51,7 @@ def test_a_student_answers_as_in_its_ensemble(trained, moved, number):
     assert student.widths == experiment.student_widths[number - 1]
     assert student.class_names == ("apple", "birch", "cloud", "daisy")
     ensemble = StudentEnsemble(experiment.architecture, experiment.student_widths)
-    variables = networks.restore(path, "ensemble", 0, "last", 4).variables
+    variables = stored.restore(path, "ensemble", 0, "last", 4).variables
     normalized = (pixels / 255.0 - experiment.dataset.mean) / experiment.dataset.std
     expected = ensemble.apply(variables, normalized.astype(np.float32)).logits[number - 1]
     found = logits(student, student.preprocess(pixels))
@@ -105,9 +105,9 @@ def test_networks_of_a_search_have_names(searched, student, seed, name, run, pla
     else:
         assert found.widths == experiment.student_widths[place - 1]
     stage, seed = run.split("-seed")
-    stored = networks.restore(path, stage, int(seed), "last", 4).variables
+    original = stored.restore(path, stage, int(seed), "last", 4).variables
     chex.assert_trees_all_equal(
-        found.variables, {kind: tree[f"student_{place}"] for kind, tree in stored.items()}
+        found.variables, {kind: tree[f"student_{place}"] for kind, tree in original.items()}
     )
     # It fits its network.
     shapes = jax.eval_shape(lambda: models.initialize(found.network, 0, (8, 8, 1)))

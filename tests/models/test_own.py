@@ -10,7 +10,7 @@ from kdjax import costs, models, tracing
 from kdjax.deploy.student import load_student
 from kdjax.models import registry
 from kdjax.train import train
-from kdjax.train.experiment import resolve
+from kdjax.train.tasks.experiment import resolve
 
 EXAMPLE = f"{Path(__file__).parents[2] / 'configs' / 'networks' / 'forked.py'}:create"
 

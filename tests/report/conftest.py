@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kdjax.statistics import half_width
-from kdjax.train.results import _gain, _mean_gain, over_seeds
+from kdjax.train.tasks.results import _gain, _mean_gain, over_seeds
 
 MADE_WITH = {"network": "resnet8", "dataset": "folder:dog"}
 

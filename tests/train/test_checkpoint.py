@@ -12,9 +12,9 @@ import time
 import numpy as np
 import pytest
 
-from kdjax.train import workdir
-from kdjax.train.checkpoint import CheckpointError, Checkpoints, DamagedError
-from kdjax.train.state import TrainState
+from kdjax.train.program.state import TrainState
+from kdjax.train.run import workdir
+from kdjax.train.run.checkpoint import CheckpointError, Checkpoints, DamagedError
 
 RECORD = {"network": "net", "num_classes": 3, "student_widths": [{"stem": 4}], "pair": (1, 2.5)}
 

@@ -8,8 +8,8 @@ import PIL.Image
 import pytest
 
 from kdjax.train import train
-from kdjax.train.experiment import resolve
-from kdjax.train.feed import Resident, Streaming
+from kdjax.train.program.feed import Resident, Streaming
+from kdjax.train.tasks.experiment import resolve
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import pytest
 
 from kdjax import config as configuration
 from kdjax.config import FIELDS
-from kdjax.train.layout import Layout
-from kdjax.train.optimizer import make_optimizer
+from kdjax.train.program.layout import Layout
+from kdjax.train.program.optimizer import make_optimizer
 
 
 def layer(rng, *shape):

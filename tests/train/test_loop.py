@@ -17,14 +17,15 @@ import pytest
 from kdjax import config as configuration
 from kdjax import data, models, report, widths
 from kdjax.report.table import results_grid
-from kdjax.train import runner as runner_module
-from kdjax.train import train, workdir
-from kdjax.train.checkpoint import CheckpointError, Checkpoints
-from kdjax.train.evaluate import evaluate
-from kdjax.train.experiment import resolve
-from kdjax.train.faults import NonFiniteError
-from kdjax.train.interrupt import Interrupted
-from kdjax.train.run import Run
+from kdjax.train import train
+from kdjax.train.program import compiled as runner_module
+from kdjax.train.program.non_finite import NonFiniteError
+from kdjax.train.run import workdir
+from kdjax.train.run.checkpoint import CheckpointError, Checkpoints
+from kdjax.train.run.interrupt import Interrupted
+from kdjax.train.run.run import Run
+from kdjax.train.tasks.evaluate import evaluate
+from kdjax.train.tasks.experiment import resolve
 
 
 def records(path, run="ensemble-seed0", kind="train"):

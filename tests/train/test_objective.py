@@ -10,11 +10,11 @@ import pytest
 from kdjax import cli, losses, models
 from kdjax import config as configuration
 from kdjax.config import ConfigError, Term
-from kdjax.train import methods
-from kdjax.train.experiment import resolve
-from kdjax.train.objective import Examples, Taps, objective
-from kdjax.train.optimizer import weight_ramps
-from kdjax.train.teaching import initial_memory, remember, teacher_logits
+from kdjax.train.program import methods
+from kdjax.train.program.objective import Examples, Taps, objective
+from kdjax.train.program.optimizer import weight_ramps
+from kdjax.train.program.teaching import initial_memory, remember, teacher_logits
+from kdjax.train.tasks.experiment import resolve
 
 STUDENTS, BATCH, CLASSES = 3, 6, 5
 RNG = np.random.default_rng(0)

@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from kdjax import config as configuration
-from kdjax.train.optimizer import learning_rate_schedule, make_optimizer, weight_ramps
+from kdjax.train.program.optimizer import learning_rate_schedule, make_optimizer, weight_ramps
 
 PARAMS = {"layer": {"kernel": jnp.array([[2.0, -4.0]]), "bias": jnp.array([1.0, 3.0])}}
 GRADIENTS = {"layer": {"kernel": jnp.array([[0.5, 0.25]]), "bias": jnp.array([-1.0, 2.0])}}

@@ -5,8 +5,8 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax.train.experiment import resolve
-from kdjax.train.runner import Runner
+from kdjax.train.program.compiled import Runner
+from kdjax.train.tasks.experiment import resolve
 
 
 def train_steps(config, devices, steps, per_dispatch=1):

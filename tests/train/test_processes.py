@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from kdjax.train import processes
-from kdjax.train.processes import ProcessError
+from kdjax.train.devices import processes
+from kdjax.train.devices.processes import ProcessError
 
 ROOT = Path(__file__).parent.parent.parent
 OVERRIDES = (

@@ -5,10 +5,10 @@ import io
 import pytest
 from rich.console import Console
 
-from kdjax.train import progress as module
 from kdjax.train import train
-from kdjax.train.progress import ProgressReport
-from kdjax.train.run import Run
+from kdjax.train.run import progress as module
+from kdjax.train.run.progress import ProgressReport
+from kdjax.train.run.run import Run
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from kdjax.train import workdir
-from kdjax.train.metrics import MetricsWriter
-from kdjax.train.results import _gain, _mean_gain, over_seeds
+from kdjax.train.run import workdir
+from kdjax.train.run.metrics import MetricsWriter
+from kdjax.train.tasks.results import _gain, _mean_gain, over_seeds
 
 
 def no_constant(name):

@@ -4,11 +4,11 @@ import pytest
 
 from kdjax import cli
 from kdjax import config as configuration
-from kdjax.train import workdir
-from kdjax.train.checkpoint import Checkpoints
-from kdjax.train.experiment import resolve
-from kdjax.train.pipeline import stage_config
-from kdjax.train.search_stage import resolve_budget
+from kdjax.train.run import workdir
+from kdjax.train.run.checkpoint import Checkpoints
+from kdjax.train.tasks.experiment import resolve
+from kdjax.train.tasks.search import stage_config
+from kdjax.train.tasks.search_stage import resolve_budget
 
 SMALL = (
     "--config.network_width=0.25",

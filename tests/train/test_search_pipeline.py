@@ -19,16 +19,18 @@ from kdjax import costs, models, widths
 from kdjax.config import ConfigError
 from kdjax.models.initialize import variable_shapes
 from kdjax.search import Channels
-from kdjax.train import methods, search, train, workdir
-from kdjax.train.checkpoint import Checkpoints
-from kdjax.train.evaluate import evaluate
-from kdjax.train.experiment import resolve, stage_config
-from kdjax.train.interrupt import Interrupted
-from kdjax.train.run import Run
-from kdjax.train.runner import Runner
-from kdjax.train.search_stage import resolve_budget, search_method, search_optimizer
-from kdjax.train.structure import CANDIDATES, StructureError, candidate_start, find_structure
-from kdjax.train.teacher import load_teacher
+from kdjax.train import search, train
+from kdjax.train.program import methods
+from kdjax.train.program.compiled import Runner
+from kdjax.train.run import workdir
+from kdjax.train.run.checkpoint import Checkpoints
+from kdjax.train.run.interrupt import Interrupted
+from kdjax.train.run.run import Run
+from kdjax.train.tasks.evaluate import evaluate
+from kdjax.train.tasks.experiment import resolve, stage_config
+from kdjax.train.tasks.search_stage import resolve_budget, search_method, search_optimizer
+from kdjax.train.tasks.structure import CANDIDATES, StructureError, candidate_start, find_structure
+from kdjax.train.tasks.teacher import load_teacher
 
 SHAPE = (8, 8, 1)
 STEPS_PER_EPOCH = 6  # 81 training images in batches of 16.
@@ -249,7 +251,7 @@ def test_an_interrupted_search_ends_as_an_uninterrupted_one(finished, tmp_path, 
 KILLED = """
 import os, signal, sys
 from kdjax import cli
-from kdjax.train.run import Run
+from kdjax.train.run.run import Run
 
 original = Run._read
 

@@ -15,11 +15,11 @@ from kdjax import config as configuration
 from kdjax import models
 from kdjax.data.batches import Batch
 from kdjax.models import efficientnet
-from kdjax.train import methods
-from kdjax.train.objective import Examples
-from kdjax.train.optimizer import make_optimizer
-from kdjax.train.state import TrainState
-from kdjax.train.step import dropout_key, train_step
+from kdjax.train.program import methods
+from kdjax.train.program.objective import Examples
+from kdjax.train.program.optimizer import make_optimizer
+from kdjax.train.program.state import TrainState
+from kdjax.train.program.step import dropout_key, train_step
 from kdjax.widths import WidthVector
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "train_step.npz"

@@ -15,10 +15,10 @@ from kdjax import losses
 from kdjax.models import Architecture, IndependentNetworks, Outputs, StudentEnsemble
 from kdjax.models.execution import PLAIN, Execution
 from kdjax.models.layers import BATCH_STATS
-from kdjax.train.objective import Examples, Taps, Terms, objective
-from kdjax.train.optimizer import weight_ramps
-from kdjax.train.state import TrainState
-from kdjax.train.teaching import Memory, initial_memory, teacher_logits
+from kdjax.train.program.objective import Examples, Taps, Terms, objective
+from kdjax.train.program.optimizer import weight_ramps
+from kdjax.train.program.state import TrainState
+from kdjax.train.program.teaching import Memory, initial_memory, teacher_logits
 from kdjax.widths import WidthVector
 
 Weights = dict[str, chex.Array]
@@ -37,7 +37,8 @@ class Method:
       weights: step -> weight of each loss term.
       separate: whether the students must not influence each other.
       teacher_weights: share of each student in the ensemble's logits; None is equal shares.
-      memory: what the teacher rule remembers before the first step (:mod:`kdjax.train.teaching`).
+      memory: what the teacher rule remembers before the first step
+        (:mod:`kdjax.train.program.teaching`).
       observe: ``(state, metrics) -> further metrics`` of a step that has been taken.
     """
 

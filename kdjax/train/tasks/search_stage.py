@@ -21,10 +21,10 @@ from kdjax.search import (
     near_collapse,
     partition,
 )
-from kdjax.train import methods
-from kdjax.train.experiment import Experiment
-from kdjax.train.methods import Method
-from kdjax.train.state import TrainState
+from kdjax.train.program import methods
+from kdjax.train.program.methods import Method
+from kdjax.train.program.state import TrainState
+from kdjax.train.tasks.experiment import Experiment
 
 _PERCENTILES = (10, 50, 90)  # Of all scales, logged.
 

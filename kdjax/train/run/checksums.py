@@ -14,7 +14,7 @@ from typing import Any
 import flax.traverse_util
 import numpy as np
 
-from kdjax.train.workdir import read_json, write_atomically
+from kdjax.train.run.workdir import read_json, write_atomically
 
 _FILES = "sha256.json"
 

@@ -10,15 +10,17 @@ import ml_collections
 
 import kdjax
 from kdjax import config as configuration
-from kdjax.train import processes, results, workdir
-from kdjax.train.checkpoint import Checkpoints
-from kdjax.train.experiment import Experiment, resolve
-from kdjax.train.interrupt import Interrupts
-from kdjax.train.metrics import MetricsWriter
-from kdjax.train.progress import ProgressReport
-from kdjax.train.run import Run
-from kdjax.train.state import TrainState
-from kdjax.train.trained_on import TrainedOn
+from kdjax.train.devices import processes
+from kdjax.train.program.state import TrainState
+from kdjax.train.run import workdir
+from kdjax.train.run.checkpoint import Checkpoints
+from kdjax.train.run.interrupt import Interrupts
+from kdjax.train.run.metrics import MetricsWriter
+from kdjax.train.run.progress import ProgressReport
+from kdjax.train.run.run import Run
+from kdjax.train.tasks import results
+from kdjax.train.tasks.experiment import Experiment, resolve
+from kdjax.train.tasks.trained_on import TrainedOn
 
 
 def train(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any]:
@@ -34,10 +36,10 @@ def train(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any]
       The content of ``results.json``.
 
     Raises:
-      kdjax.config.ConfigError, kdjax.data.DataError, kdjax.train.workdir.WorkdirError: for bad
+      kdjax.config.ConfigError, kdjax.data.DataError, kdjax.train.run.workdir.WorkdirError: for bad
         input, before anything is written.
-      kdjax.train.interrupt.Interrupted: after SIGINT or SIGTERM; all is saved.
-      kdjax.train.faults.NonFiniteError: if a loss, gradient or statistic is not finite.
+      kdjax.train.run.interrupt.Interrupted: after SIGINT or SIGTERM; all is saved.
+      kdjax.train.program.non_finite.NonFiniteError: if a loss, gradient or statistic is not finite.
     """
     path = Path(path)
     configuration.validate(config)
@@ -59,7 +61,7 @@ def resolve_together(config: ml_collections.ConfigDict, path: Path) -> Experimen
     """The experiment of a validated configuration, the same in all processes.
 
     Raises:
-      kdjax.train.processes.ProcessError: if another process failed, or has other values.
+      kdjax.train.devices.processes.ProcessError: if another process failed, or has other values.
     """
     processes.agree(
         {

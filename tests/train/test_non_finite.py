@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.train import faults, runner, train
-from kdjax.train.faults import NonFiniteError
+from kdjax.train import train
+from kdjax.train.program import compiled, non_finite
+from kdjax.train.program.non_finite import NonFiniteError
 
 FAULTY_STEP = 7  # of 15
 
@@ -17,7 +18,7 @@ FAULTY_STEP = 7  # of 15
 @pytest.fixture
 def faulty(monkeypatch):
     """Makes the soft term NaN at one step, while the run's key is the one it began with."""
-    plain = runner.train_step
+    plain = compiled.train_step
 
     def make(keys=None, term="soft"):
         def step(state, batch, *, weights, **more):
@@ -28,7 +29,7 @@ def faulty(monkeypatch):
             weights[term] = jnp.where(wrong, jnp.nan, weights[term])
             return plain(state, batch, weights=weights, **more)
 
-        monkeypatch.setattr(runner, "train_step", step)
+        monkeypatch.setattr(compiled, "train_step", step)
 
     return make
 
@@ -60,12 +61,12 @@ def test_a_skipped_step_leaves_everything_as_it_was(small_config, tmp_path, faul
 
 
 def test_too_many_skipped_steps_stop(small_config, tmp_path, monkeypatch):
-    plain = runner.train_step
+    plain = compiled.train_step
 
     def step(state, batch, *, weights, **more):
         return plain(state, batch, weights=dict(weights, hard=jnp.float32(jnp.nan)), **more)
 
-    monkeypatch.setattr(runner, "train_step", step)
+    monkeypatch.setattr(compiled, "train_step", step)
     small_config.faults.update(non_finite="skip", limit=3)
     with pytest.raises(NonFiniteError, match=r"step 3: .* after 3 skipped steps in a row"):
         train(small_config, tmp_path)
@@ -97,34 +98,34 @@ def tree(value):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_flags_name_the_network(value):
     good, bad = jax.tree.map(jnp.asarray, (tree(1.0), tree(value)))
-    names = faults.networks(good, good)
-    clean = faults.flags(good, good)
+    names = non_finite.networks(good, good)
+    clean = non_finite.flags(good, good)
     assert clean["gradient_norm"][0] == pytest.approx(np.sqrt(5))
     for gradients, stats, expected in (
         (bad, good, ["gradient of student 1"]),
         (good, bad, ["batch statistics of student 1"]),
     ):
-        metrics = jax.tree.map(lambda leaf: leaf[None], faults.flags(gradients, stats))
-        found = faults.find(metrics, names)
+        metrics = jax.tree.map(lambda leaf: leaf[None], non_finite.flags(gradients, stats))
+        found = non_finite.find(metrics, names)
         assert set(found) == {0}
         assert [place for place in found[0] if place != "gradient_norm"] == expected
-    assert not faults.find(jax.tree.map(lambda leaf: leaf[None], clean), names)
+    assert not non_finite.find(jax.tree.map(lambda leaf: leaf[None], clean), names)
 
 
 @pytest.mark.parametrize("separate", [True, False])
 def test_networks_that_have_nothing_to_do_with_each_other_are_kept_apart(separate):
-    names = {faults.GRADIENT: ["student_1", "student_2"], faults.STATISTICS: ["student_2"]}
+    names = {non_finite.GRADIENT: ["student_1", "student_2"], non_finite.STATISTICS: ["student_2"]}
     metrics = {
         "hard": (jnp.array([1.0, jnp.nan]), 1.0),
-        faults.GRADIENT: (jnp.zeros(2), 1.0),
-        faults.STATISTICS: (jnp.zeros(1), 1.0),
+        non_finite.GRADIENT: (jnp.zeros(2), 1.0),
+        non_finite.STATISTICS: (jnp.zeros(1), 1.0),
     }
-    good = faults.finite(metrics, names, separate)
+    good = non_finite.finite(metrics, names, separate)
     new, old = (
         {"m": {"student_1": jnp.full(2, x), "student_2": jnp.full(2, x)}, "count": x}
         for x in (1.0, 0.0)
     )
-    kept = faults.keep_finite(new, old, good)
+    kept = non_finite.keep_finite(new, old, good)
     assert kept["m"]["student_1"][0] == (1.0 if separate else 0.0)
     assert kept["m"]["student_2"][0] == 0.0
     assert kept["count"] == 0.0

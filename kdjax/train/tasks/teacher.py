@@ -12,9 +12,9 @@ import numpy as np
 
 from kdjax import models
 from kdjax.config import ConfigError
-from kdjax.train import workdir
-from kdjax.train.checkpoint import Checkpoints
-from kdjax.train.experiment import Experiment
+from kdjax.train.run import workdir
+from kdjax.train.run.checkpoint import Checkpoints
+from kdjax.train.tasks.experiment import Experiment
 
 # Where a workdir has several runs, the first of these kinds is taken.
 _KINDS = ("teacher", "independent", "ensemble")

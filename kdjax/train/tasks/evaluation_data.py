@@ -9,10 +9,11 @@ import PIL.Image
 
 from kdjax import data
 from kdjax.data import DataError, fit_image
-from kdjax.train import trained_on, workdir
-from kdjax.train.experiment import read_dataset
-from kdjax.train.trained_on import TrainedOn
-from kdjax.train.workdir import WorkdirError
+from kdjax.train.run import workdir
+from kdjax.train.run.workdir import WorkdirError
+from kdjax.train.tasks import trained_on
+from kdjax.train.tasks.experiment import read_dataset
+from kdjax.train.tasks.trained_on import TrainedOn
 
 AnyDataset = data.Dataset | data.Streamed
 

@@ -8,9 +8,9 @@ import numpy as np
 from kdjax import costs
 from kdjax.search import Budget
 from kdjax.statistics import deviation, half_width, mean
-from kdjax.train.experiment import Experiment
-from kdjax.train.results import Measured, made_with, over_seeds
-from kdjax.train.structure import CANDIDATES, Structure
+from kdjax.train.tasks.experiment import Experiment
+from kdjax.train.tasks.results import Measured, made_with, over_seeds
+from kdjax.train.tasks.structure import CANDIDATES, Structure
 
 
 def summarize(

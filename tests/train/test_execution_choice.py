@@ -7,9 +7,9 @@ import pytest
 from kdjax import models
 from kdjax.config import ConfigError
 from kdjax.models.execution import EXECUTIONS
-from kdjax.train import choice
-from kdjax.train.experiment import resolve
-from kdjax.train.parallel import Parallel, choose
+from kdjax.train.devices.parallel import Parallel, choose
+from kdjax.train.program import execution_choice
+from kdjax.train.tasks.experiment import resolve
 
 
 def entry(execution, **changes):
@@ -35,17 +35,17 @@ def test_the_closest_measurement_decides():
         entry("merged_scanned", dtype="bfloat16"),
         entry("packed_scanned", platform="gpu", device_kind="H200"),
     ]
-    assert choice.nearest(WANTED, entries) == "scanned"
-    assert choice.nearest(WANTED | {"batch_size": 400}, entries) == "packed"
-    assert choice.nearest(WANTED | {"network": "resnet110"}, entries) == "merged"
-    assert choice.nearest(WANTED | {"dtype": "bfloat16"}, entries) == "merged_scanned"
-    assert choice.nearest(WANTED | {"platform": "gpu"}, entries) == "packed_scanned"
-    assert choice.nearest(WANTED | {"platform": "tpu"}, entries) == "sequential"
+    assert execution_choice.nearest(WANTED, entries) == "scanned"
+    assert execution_choice.nearest(WANTED | {"batch_size": 400}, entries) == "packed"
+    assert execution_choice.nearest(WANTED | {"network": "resnet110"}, entries) == "merged"
+    assert execution_choice.nearest(WANTED | {"dtype": "bfloat16"}, entries) == "merged_scanned"
+    assert execution_choice.nearest(WANTED | {"platform": "gpu"}, entries) == "packed_scanned"
+    assert execution_choice.nearest(WANTED | {"platform": "tpu"}, entries) == "sequential"
 
 
 def test_this_machine_goes_before_others():
     elsewhere, here = entry("packed"), entry("merged", device_kind="mine", network="resnet8")
-    assert choice.nearest(WANTED | {"device_kind": "mine"}, [elsewhere, here]) == "merged"
+    assert execution_choice.nearest(WANTED | {"device_kind": "mine"}, [elsewhere, here]) == "merged"
 
 
 def test_a_new_measurement_takes_the_place_of_the_old_one(small_config, tmp_path, monkeypatch):
@@ -54,26 +54,26 @@ def test_a_new_measurement_takes_the_place_of_the_old_one(small_config, tmp_path
     small_config.network, small_config.batch_size = "resnet20", 64
     kind = choose(1).devices[0].device_kind
     for execution in ("merged", "packed"):
-        path = choice.record([entry(execution, device_kind=kind)])
-        chosen = choice.execution_of(small_config, architecture, choose(1))
-        assert chosen == choice.named(execution)
+        path = execution_choice.record([entry(execution, device_kind=kind)])
+        chosen = execution_choice.execution_of(small_config, architecture, choose(1))
+        assert chosen == execution_choice.named(execution)
     assert len(json.loads(path.read_text())) == 1
-    choice.record([entry("scanned", device_kind=kind, network="resnet8")])
+    execution_choice.record([entry("scanned", device_kind=kind, network="resnet8")])
     assert len(json.loads(path.read_text())) == 2
 
 
 @pytest.mark.parametrize("content", ["[", '{"a": 1}', '[{"execution": "merged"}, 3, null]'])
 def test_a_broken_file_costs_speed_alone(small_config, content, tmp_path, monkeypatch):
     monkeypatch.setenv("KDJAX_CACHE", str(tmp_path))
-    path = choice.user_file()
+    path = execution_choice.user_file()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content)
     architecture = models.create("resnet8", 10)
-    assert choice.execution_of(small_config, architecture, choose(1))
+    assert execution_choice.execution_of(small_config, architecture, choose(1))
 
 
 def test_what_comes_with_kdjax_is_well_formed():
-    entries = choice.packaged()
+    entries = execution_choice.packaged()
     assert {found["platform"] for found in entries} >= {"cpu"}
     for found in entries:
         assert found["execution"] in EXECUTIONS
@@ -83,7 +83,7 @@ def test_what_comes_with_kdjax_is_well_formed():
 
 def test_a_family_without_strategies_runs_sequentially(small_config):
     architecture = models.create("vgg16_bn", 4, width=0.1)
-    assert choice.execution_of(small_config, architecture, choose(1)).is_plain
+    assert execution_choice.execution_of(small_config, architecture, choose(1)).is_plain
 
 
 @pytest.mark.parametrize(
@@ -103,8 +103,10 @@ def test_what_a_family_cannot_do_is_said_first(small_config, field, value, messa
 
 def test_the_batch_of_one_device_counts(monkeypatch, small_config):
     seen = []
-    monkeypatch.setattr(choice, "nearest", lambda wanted, _: seen.append(wanted) or "scanned")
+    monkeypatch.setattr(
+        execution_choice, "nearest", lambda wanted, _: seen.append(wanted) or "scanned"
+    )
     small_config.batch_size = 64
     devices = Parallel(choose(0).devices[:4])
-    choice.execution_of(small_config, models.create("resnet8", 4), devices)
+    execution_choice.execution_of(small_config, models.create("resnet8", 4), devices)
     assert seen[0]["batch_size"] == 16

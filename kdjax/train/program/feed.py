@@ -11,9 +11,9 @@ import numpy as np
 
 from kdjax.data.batches import Batch, Batches, DeviceData, normalize
 from kdjax.data.streamed import HostBatch, Streamed
-from kdjax.train import processes
-from kdjax.train.parallel import Parallel
-from kdjax.train.state import TrainState
+from kdjax.train.devices import processes
+from kdjax.train.devices.parallel import Parallel
+from kdjax.train.program.state import TrainState
 
 # Bytes of images that a dispatch of a stream takes along, at most, unless a step takes more.
 _LARGEST_CHUNK = 256 << 20

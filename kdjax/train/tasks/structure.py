@@ -22,9 +22,9 @@ from kdjax.search import (
     slim,
     worth,
 )
-from kdjax.train.experiment import Experiment
-from kdjax.train.search_stage import final_structure
-from kdjax.train.state import TrainState
+from kdjax.train.program.state import TrainState
+from kdjax.train.tasks.experiment import Experiment
+from kdjax.train.tasks.search_stage import final_structure
 from kdjax.widths import WidthVector
 
 

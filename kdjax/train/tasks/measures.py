@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from kdjax.train.results import deviation
+from kdjax.train.tasks.results import deviation
 
 # With so few classes the top five say little.
 _FEW = 10

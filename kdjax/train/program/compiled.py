@@ -14,14 +14,14 @@ import numpy as np
 import optax
 
 from kdjax.models.initialize import draw, start_of
-from kdjax.train import faults
-from kdjax.train.feed import Feed, steps_per_epoch
-from kdjax.train.layout import Layout
-from kdjax.train.methods import Method
-from kdjax.train.optimizer import learning_rate_schedule, make_optimizer
-from kdjax.train.parallel import Parallel
-from kdjax.train.state import TrainState
-from kdjax.train.step import Metrics, evaluation_step, train_step
+from kdjax.train.devices.parallel import Parallel
+from kdjax.train.program import non_finite
+from kdjax.train.program.feed import Feed, steps_per_epoch
+from kdjax.train.program.layout import Layout
+from kdjax.train.program.methods import Method
+from kdjax.train.program.optimizer import learning_rate_schedule, make_optimizer
+from kdjax.train.program.state import TrainState
+from kdjax.train.program.step import Metrics, evaluation_step, train_step
 
 # Batches of an evaluation that are under way at once.
 _EVALUATIONS_AHEAD = 8
@@ -34,7 +34,7 @@ class Runner:
 
     Whatever does not change between steps, the data and a fixed teacher, lies on the devices from
     the start and is an argument of the compiled functions, not part of them. On the devices,
-    variables lie as vectors (:mod:`kdjax.train.layout`); on the host they are trees.
+    variables lie as vectors (:mod:`kdjax.train.program.layout`); on the host they are trees.
 
     Attributes:
       method: the networks and their losses.
@@ -95,8 +95,8 @@ class Runner:
 
     @property
     def networks(self) -> dict[str, list[str]]:
-        """What the flags among a step's metrics stand for (:mod:`kdjax.train.faults`)."""
-        return faults.networks(self._shapes["params"], self._shapes["batch_stats"])
+        """What the flags of :mod:`kdjax.train.program.non_finite` among a step's metrics mean."""
+        return non_finite.networks(self._shapes["params"], self._shapes["batch_stats"])
 
     def initial_state(self, seed: int) -> TrainState:
         """The state before step 0, on the host."""

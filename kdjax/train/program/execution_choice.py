@@ -14,7 +14,7 @@ import ml_collections
 from kdjax.models import Architecture
 from kdjax.models.execution import EXECUTIONS, Execution, named
 from kdjax.process import cache_directory
-from kdjax.train.parallel import Parallel
+from kdjax.train.devices.parallel import Parallel
 
 # A measurement: {"platform", "device_kind", "network", "batch_size", "dtype", "execution",
 # "images_per_second": {execution: number}}.
@@ -107,7 +107,7 @@ def user_file() -> Path:
 
 def packaged() -> list[Entry]:
     """The measurements that come with kdjax; experiments/throughput says how they were made."""
-    text = importlib.resources.files("kdjax.train").joinpath("executions.json").read_text()
+    text = importlib.resources.files("kdjax.train.program").joinpath("executions.json").read_text()
     return json.loads(text)
 
 

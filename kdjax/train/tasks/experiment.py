@@ -12,11 +12,11 @@ from kdjax.config import ConfigError
 from kdjax.data.batches import Batches, device_data
 from kdjax.models.ensemble import student_vectors
 from kdjax.models.execution import Execution
-from kdjax.train import methods
-from kdjax.train.choice import execution_of
-from kdjax.train.feed import Feed, Resident, Streaming, steps_per_epoch
-from kdjax.train.parallel import Parallel, choose
-from kdjax.train.runner import Runner
+from kdjax.train.devices.parallel import Parallel, choose
+from kdjax.train.program import methods
+from kdjax.train.program.compiled import Runner
+from kdjax.train.program.execution_choice import execution_of
+from kdjax.train.program.feed import Feed, Resident, Streaming, steps_per_epoch
 from kdjax.widths import WidthVector
 
 _LARGEST_STEP = 2**31 - 1

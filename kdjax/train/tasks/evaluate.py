@@ -11,13 +11,14 @@ import numpy as np
 
 from kdjax import losses, models
 from kdjax.models import IndependentNetworks
-from kdjax.train import measures, networks, workdir
-from kdjax.train.checkpoint import CheckpointError
-from kdjax.train.evaluation_data import EvaluationData, open_data
-from kdjax.train.experiment import Experiment
-from kdjax.train.feed import Feed
-from kdjax.train.networks import Trained
-from kdjax.train.parallel import choose
+from kdjax.train.devices.parallel import choose
+from kdjax.train.program.feed import Feed
+from kdjax.train.run import workdir
+from kdjax.train.run.checkpoint import CheckpointError
+from kdjax.train.tasks import measures, stored
+from kdjax.train.tasks.evaluation_data import EvaluationData, open_data
+from kdjax.train.tasks.experiment import Experiment
+from kdjax.train.tasks.stored import Trained
 
 # Batches that are under way at once: a stream must not fill the devices.
 _AHEAD = 8
@@ -37,8 +38,8 @@ def evaluate(
 
     Args:
       path: the workdir, wherever it lies now.
-      student: a number from 1 or a name of :func:`kdjax.train.networks.select`; 0: all networks,
-        and the average of an ensemble's students.
+      student: a number from 1 or a name of :func:`kdjax.train.tasks.stored.select`; 0: all
+        networks, and the average of an ensemble's students.
       split: ``train``, ``validation`` or ``test``.
       checkpoint: ``last`` or ``best``.
       data: where the data lies now: a directory, a file, or a name as in ``config.data.name``;
@@ -61,7 +62,7 @@ def evaluate(
     config = workdir.read_config(path)
     # What was trained on many devices can be evaluated on one, wherever its width files have gone.
     config.compute.devices = 1
-    chosen = networks.select(path, config, student)
+    chosen = stored.select(path, config, student)
     opened = open_data(path, config, data=data, other_data=other_data)
     parts = list(opened.dataset.sizes) if other_data else [split]
     if not sum(opened.dataset.sizes[part] for part in parts):
@@ -124,7 +125,7 @@ def _evaluate_stage(
         titles.append("average of all," + members[0].name.partition(",")[2])
     run = None
     for seed in members[0].seeds:
-        found = networks.restore(path, stage, seed, checkpoint, experiment.architecture.num_classes)
+        found = stored.restore(path, stage, seed, checkpoint, experiment.architecture.num_classes)
         if found is None:
             continue
         if run is None:  # All seeds train the same networks.

@@ -16,8 +16,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from kdjax.train import array_writes, checksums
-from kdjax.train.state import TrainState
+from kdjax.train.program.state import TrainState
+from kdjax.train.run import array_writes, checksums
 
 _SUMS = "sha256"
 

@@ -11,7 +11,7 @@ import numpy as np
 import kdjax
 from kdjax import costs
 from kdjax.statistics import deviation, half_width, mean
-from kdjax.train.experiment import Experiment
+from kdjax.train.tasks.experiment import Experiment
 
 # How the two methods are called in results: what they are to a student.
 _ROLES = {"independent": "baseline", "ensemble": "distilled"}
@@ -24,7 +24,7 @@ class Measured:
     Attributes:
       method, seed: of the run.
       scores: for ``last`` and, with a validation split, ``best``: its ``step`` and, for each split,
-        what :meth:`kdjax.train.runner.Runner.evaluate` returned.
+        what :meth:`kdjax.train.program.compiled.Runner.evaluate` returned.
       images_per_second: of training; 0 if this session trained nothing.
     """
 

@@ -10,14 +10,15 @@ import jax
 import ml_collections
 import numpy as np
 
-from kdjax.train import faults, processes
-from kdjax.train.checkpoint import CheckpointError, Checkpoints
-from kdjax.train.faults import NonFiniteError
-from kdjax.train.interrupt import Interrupted, Interrupts
-from kdjax.train.metrics import MetricsWriter, Window
-from kdjax.train.progress import ProgressReport
-from kdjax.train.runner import Runner
-from kdjax.train.state import TrainState
+from kdjax.train.devices import processes
+from kdjax.train.program import non_finite
+from kdjax.train.program.compiled import Runner
+from kdjax.train.program.non_finite import NonFiniteError
+from kdjax.train.program.state import TrainState
+from kdjax.train.run.checkpoint import CheckpointError, Checkpoints
+from kdjax.train.run.interrupt import Interrupted, Interrupts
+from kdjax.train.run.metrics import MetricsWriter, Window
+from kdjax.train.run.progress import ProgressReport
 
 
 @dataclasses.dataclass
@@ -135,7 +136,7 @@ class Run:
         """The state that was best on validation, on the host; None if there was no validation.
 
         Raises:
-          kdjax.train.checkpoint.CheckpointError: if its checkpoint is damaged.
+          kdjax.train.run.checkpoint.CheckpointError: if its checkpoint is damaged.
         """
         unwritten = self.checkpoints.unwritten("best")
         step = processes.on_first(
@@ -272,7 +273,7 @@ class Run:
 
     def _without_faults(self, window: Window, metrics: Any, first_step: int) -> Any:
         """Metrics of a dispatch without the steps left out; raises where that is asked."""
-        found = faults.find(metrics, self.runner.networks)
+        found = non_finite.find(metrics, self.runner.networks)
         if not found:
             self._skipped = 0
             return metrics
@@ -292,7 +293,7 @@ class Run:
             logging.warning("%s. The step is left out", where)
         if max(found) < len(metrics["loss"][1]) - 1:
             self._skipped = 0
-        return faults.without(metrics, list(found))
+        return non_finite.without(metrics, list(found))
 
     def _write(self, window: Window, step: int) -> None:
         if window.steps:

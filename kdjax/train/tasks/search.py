@@ -1,7 +1,7 @@
 """The structure search from end to end: teacher, search, structure, distillation, comparison.
 
-Each stage is a :class:`kdjax.train.run.Run` with checkpoints of its own, so that the whole goes on
-wherever it stopped; what lies between two stages is computed anew from the finished one.
+Each stage is a :class:`kdjax.train.run.run.Run` with checkpoints of its own, so that the whole goes
+on wherever it stopped; what lies between two stages is computed anew from the finished one.
 """
 
 import contextlib
@@ -15,28 +15,30 @@ import ml_collections
 from kdjax import config as configuration
 from kdjax import widths
 from kdjax.search import Budget
-from kdjax.train import methods, processes, workdir
-from kdjax.train.checkpoint import Checkpoints
-from kdjax.train.experiment import Experiment, stage_config
-from kdjax.train.interrupt import Interrupts
-from kdjax.train.loop import measure, resolve_together, run_name
-from kdjax.train.metrics import MetricsWriter
-from kdjax.train.progress import ProgressReport
-from kdjax.train.results import Measured
-from kdjax.train.run import Run
-from kdjax.train.runner import Runner
-from kdjax.train.search_results import summarize
-from kdjax.train.search_stage import (
+from kdjax.train.devices import processes
+from kdjax.train.program import methods
+from kdjax.train.program.compiled import Runner
+from kdjax.train.program.state import TrainState
+from kdjax.train.run import workdir
+from kdjax.train.run.checkpoint import Checkpoints
+from kdjax.train.run.interrupt import Interrupts
+from kdjax.train.run.metrics import MetricsWriter
+from kdjax.train.run.progress import ProgressReport
+from kdjax.train.run.run import Run
+from kdjax.train.tasks.experiment import Experiment, stage_config
+from kdjax.train.tasks.results import Measured
+from kdjax.train.tasks.search_results import summarize
+from kdjax.train.tasks.search_stage import (
     Watch,
     resolve_budget,
     search_method,
     search_optimizer,
     search_steps,
 )
-from kdjax.train.state import TrainState
-from kdjax.train.structure import CANDIDATES, Structure, candidate_start, find_structure
-from kdjax.train.teacher import digest, load_teacher
-from kdjax.train.trained_on import TrainedOn
+from kdjax.train.tasks.structure import CANDIDATES, Structure, candidate_start, find_structure
+from kdjax.train.tasks.teacher import digest, load_teacher
+from kdjax.train.tasks.train import measure, resolve_together, run_name
+from kdjax.train.tasks.trained_on import TrainedOn
 from kdjax.widths import WidthVector
 
 
@@ -56,11 +58,11 @@ def search(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any
       The content of ``results.json``.
 
     Raises:
-      kdjax.config.ConfigError, kdjax.data.DataError, kdjax.train.workdir.WorkdirError: for bad
+      kdjax.config.ConfigError, kdjax.data.DataError, kdjax.train.run.workdir.WorkdirError: for bad
         input, before anything is written.
-      kdjax.train.structure.StructureError: if the search ends above a target.
-      kdjax.train.interrupt.Interrupted: after SIGINT or SIGTERM; all is saved.
-      kdjax.train.faults.NonFiniteError: if a loss, gradient or statistic is not finite.
+      kdjax.train.tasks.structure.StructureError: if the search ends above a target.
+      kdjax.train.run.interrupt.Interrupted: after SIGINT or SIGTERM; all is saved.
+      kdjax.train.program.non_finite.NonFiniteError: if a loss, gradient or statistic is not finite.
     """
     path = Path(path)
     configuration.validate(config)

@@ -8,9 +8,9 @@ import ml_collections
 
 from kdjax import data
 from kdjax.data import DataError
-from kdjax.train import workdir
-from kdjax.train.experiment import read_dataset
-from kdjax.train.workdir import WorkdirError
+from kdjax.train.run import workdir
+from kdjax.train.run.workdir import WorkdirError
+from kdjax.train.tasks.experiment import read_dataset
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,10 +10,10 @@ import ml_collections
 
 from kdjax import config as configuration
 from kdjax import models
-from kdjax.train import workdir
-from kdjax.train.checkpoint import CheckpointError, Checkpoints
-from kdjax.train.loop import run_name
-from kdjax.train.structure import CANDIDATES
+from kdjax.train.run import workdir
+from kdjax.train.run.checkpoint import CheckpointError, Checkpoints
+from kdjax.train.tasks.structure import CANDIDATES
+from kdjax.train.tasks.train import run_name
 from kdjax.widths import WidthVector
 
 # What training with a method makes of a student, by the method's name.
@@ -149,7 +149,7 @@ def restore(path: Path, stage: str, seed: int, kind: str, classes: int) -> Check
       classes: how many the networks must have.
 
     Raises:
-      kdjax.train.checkpoint.CheckpointError: if it is damaged, or has other classes.
+      kdjax.train.run.checkpoint.CheckpointError: if it is damaged, or has other classes.
     """
     name = run_name(stage, seed)
     folder = path / "checkpoints" / name

@@ -1,7 +1,8 @@
 """One training step and one evaluation step: pure functions of state and batch.
 
-Both run unchanged on one device and, with ``axis_name`` bound by :mod:`kdjax.train.parallel`, on
-many. Metrics are (sum, count) pairs over the real examples of the global batch.
+Both run unchanged on one device and, with ``axis_name`` bound by
+:mod:`kdjax.train.devices.parallel`, on many. Metrics are (sum, count) pairs over the real examples of
+the global batch.
 """
 
 from typing import Any
@@ -13,11 +14,11 @@ import optax
 
 from kdjax import losses
 from kdjax.data.batches import Batch
-from kdjax.train import faults
-from kdjax.train.methods import Method, Weights
-from kdjax.train.objective import Examples
-from kdjax.train.state import TrainState
-from kdjax.train.teaching import remember
+from kdjax.train.program import non_finite
+from kdjax.train.program.methods import Method, Weights
+from kdjax.train.program.objective import Examples
+from kdjax.train.program.state import TrainState
+from kdjax.train.program.teaching import remember
 
 Metrics = dict[str, tuple[chex.Array, chex.Array]]
 
@@ -52,7 +53,7 @@ def train_step(
     Returns:
       ``(state, metrics)``, equal on all devices. Metrics: ``loss`` (scalar sum), each loss term and
       ``accuracy`` (``[students]`` sums), ``ensemble_accuracy``, ``gradient_norm``, and flags of
-      networks (:mod:`kdjax.train.faults`).
+      networks (:mod:`kdjax.train.program.non_finite`).
     """
     count = _sum_over(jnp.sum(batch.mask, dtype=jnp.float32), axis_name)
 
@@ -77,13 +78,13 @@ def train_step(
     }
     metrics = {name: (value, count) for name, value in _sum_over(sums, axis_name).items()}
     batch_stats = _merge_statistics(batch_stats, batch.mask, axis_name)
-    metrics |= faults.flags(gradients, batch_stats)
+    metrics |= non_finite.flags(gradients, batch_stats)
     moved = (optax.apply_updates(state.params, updates), batch_stats, optimizer_state)
     if guarded:
         before = (state.params, state.batch_stats, state.optimizer_state)
-        networks = faults.networks(state.params, state.batch_stats)
-        good = faults.finite(metrics, networks, method.separate)
-        moved = faults.keep_finite(moved, before, good)
+        networks = non_finite.networks(state.params, state.batch_stats)
+        good = non_finite.finite(metrics, networks, method.separate)
+        moved = non_finite.keep_finite(moved, before, good)
     params, batch_stats, optimizer_state = moved
     state = state.replace(
         step=state.step + 1,

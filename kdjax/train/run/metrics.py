@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from kdjax.train.events import Events
-from kdjax.train.faults import FLAGS
-from kdjax.train.step import Metrics
-from kdjax.train.workdir import write_atomically
+from kdjax.train.program.non_finite import FLAGS
+from kdjax.train.program.step import Metrics
+from kdjax.train.run.events import Events
+from kdjax.train.run.workdir import write_atomically
 
 
 class Window:

@@ -1,0 +1,1 @@
+"""Devices and processes: one, many, and many machines."""

@@ -1,0 +1,1 @@
+"""What is computed on the devices: state, objective, step, and the compiled functions."""

@@ -1,0 +1,1 @@
+"""Running it: one method and seed, with its checkpoints, metrics, progress and interrupts."""

@@ -1,0 +1,1 @@
+"""What a user starts: train, search, evaluate; each resolves a configuration, then runs it."""
