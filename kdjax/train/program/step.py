@@ -1,8 +1,8 @@
 """One training step and one evaluation step: pure functions of state and batch.
 
 Both run unchanged on one device and, with ``axis_name`` bound by
-:mod:`kdjax.train.devices.parallel`, on many. Metrics are (sum, count) pairs over the real examples of
-the global batch.
+:mod:`kdjax.train.devices.parallel`, on many. Metrics are (sum, count) pairs over the real examples
+of the global batch.
 """
 
 from typing import Any
