@@ -56,6 +56,11 @@ class Architecture(abc.ABC):
         return ("stem",)
 
     @property
+    def rigid(self) -> tuple[str, ...]:
+        """Groups that single channels cannot leave: their width follows a rule of its own."""
+        return ()
+
+    @property
     def drops(self) -> bool:
         """Whether training drops parts at random, by the random key named ``dropout``."""
         return False

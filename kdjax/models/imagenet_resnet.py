@@ -113,6 +113,11 @@ class ImageNetResNet(Architecture):
     def blocks(self) -> tuple[str, ...]:
         return tuple(_BLOCKS)
 
+    @property
+    def rigid(self) -> tuple[str, ...]:
+        # A ResNeXt keeps its number of groups, and all of them are equally wide.
+        return tuple(g for g in self.widths if "." in g and self.variant.cardinality > 1)
+
     def scaled(self, width: float) -> Self:
         return dataclasses.replace(self, widths=self._scale(width))
 

@@ -13,14 +13,13 @@ from kdjax.search.budget import (
     minimum_width,
     near_collapse,
 )
-from kdjax.search.channels import Channels, Group, find_groups
+from kdjax.search.channels import Channels
 from kdjax.search.controller import ControllerState, Plan, SearchState, controlled
 from kdjax.search.criteria import CRITERIA, Criterion, Evidence
 from kdjax.search.extract import TOLERANCE, alive_widths, expand, kept_channels, revive, worth
 from kdjax.search.penalty import CostModel
 from kdjax.search.proximal import proximal
 from kdjax.search.rounding import round_widths
-from kdjax.search.slicing import slim
 
 __all__ = [
     "CRITERIA",
@@ -34,13 +33,11 @@ __all__ = [
     "CostModel",
     "Criterion",
     "Evidence",
-    "Group",
     "Plan",
     "SearchState",
     "alive_widths",
     "controlled",
     "expand",
-    "find_groups",
     "kept_channels",
     "make_budget",
     "minimum_width",
@@ -49,6 +46,5 @@ __all__ = [
     "proximal",
     "revive",
     "round_widths",
-    "slim",
     "worth",
 ]

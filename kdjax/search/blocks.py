@@ -5,9 +5,9 @@ import difflib
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 
-from kdjax.costs import Layer
 from kdjax.models import Architecture
 from kdjax.search.channels import Channels
+from kdjax.tracing import Layer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,23 +99,30 @@ def known_block(name: str, names: Sequence[str], field: str) -> None:
         raise ValueError(f"{field} names {name!r}{hint}: the blocks are {', '.join(names)}")
 
 
-def block_of_layer(layer: Layer, blocks: Sequence[Block], channels: Channels) -> str:
-    """The name of the block whose cost a layer counts in: of the group it writes.
+def layers_of(block: Block, blocks: Sequence[Block], channels: Channels) -> tuple[int, ...]:
+    """Numbers of the layers whose cost counts in a block: that of the group each writes.
 
-    A layer that writes no group that can be thinned counts where it reads; one that does neither
-    counts in the last block.
+    A layer that writes no group that can be thinned counts where it reads, of several groups that
+    of the last; one that does neither counts in the last block.
     """
-    owner = {
-        member: block.name
-        for block in blocks
-        for group in channels.groups
-        if group.name in block.groups
-        for member in group.members
-    }
-    for group in (layer.out_group, layer.in_group):
-        if group in owner:
-            return owner[str(group)]
-    return blocks[-1].name
+    owner = {name: each.name for each in blocks for name in each.groups}
+
+    def block_of(layer: Layer) -> str:
+        for classes, place in ((layer.writes, 0), (layer.reads, -1)):
+            found = [
+                group.name
+                for group in channels.groups
+                if ((classes >= group.start) & (classes < group.stop)).any()
+            ]
+            if found:
+                return owner[found[place]]
+        return blocks[-1].name
+
+    return tuple(
+        number
+        for number, layer in enumerate(channels.traced.layers)
+        if block_of(layer) == block.name
+    )
 
 
 def _by_position(channels: Channels, names: Sequence[str]) -> Mapping[str, tuple[str, ...]]:

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from kdjax.models import Architecture
-from kdjax.search.blocks import Block, block_of_layer, known_block
-from kdjax.search.channels import Channels, Group
+from kdjax.search.blocks import Block, known_block, layers_of
+from kdjax.search.channels import Channels
 from kdjax.search.penalty import RESOURCES, CostModel
+from kdjax.tracing import Group
 
 SCHEDULES = ("joint", "sequential")
 EXACTNESS = 1e-6  # Relative: what separates a cost from an equal target by rounding alone.
@@ -114,11 +114,8 @@ def share_of(value: float, full: int, name: str, unit: str) -> float:
 
 
 def make_budget(
-    architecture: Architecture,
-    widths: Mapping[str, int],
     channels: Channels,
     blocks: Sequence[Block],
-    image_shape: tuple[int, int, int],
     *,
     flops: float = 0.0,
     params: float = 0.0,
@@ -129,11 +126,8 @@ def make_budget(
     """Resolves targets and schedule.
 
     Args:
-      architecture: of the network to thin.
-      widths: its widths.
-      channels: its groups that can be thinned.
-      blocks: their partition.
-      image_shape: (height, width, channels) of the input.
+      channels: of the network to thin.
+      blocks: the partition of its groups.
       flops: target for the whole network: a share in (0, 1], an absolute number, or 0 for none.
       params: likewise.
       schedule: ``joint`` or ``sequential``.
@@ -144,8 +138,7 @@ def make_budget(
       ValueError: if a target is out of range or cannot be reached (the message says why), nothing
         has a target, or the order names an unknown or frozen block.
     """
-    layers = architecture.layers(widths, image_shape)
-    resources = tuple(CostModel.of(resource, channels, layers) for resource in RESOURCES)
+    resources = tuple(CostModel.of(resource, channels) for resource in RESOURCES)
     wanted = {"flops": flops, "params": params}
     overall = {
         resource: share_of(wanted[resource], model.full, f"search.target.{resource}", resource)
@@ -174,10 +167,7 @@ def make_budget(
                 f"search.blocks.targets is {block.target:g} for {block.name!r}, which is frozen"
             )
         for resource in _penalised(block, overall):
-            own = [
-                layer for layer in layers if block_of_layer(layer, blocks, channels) == block.name
-            ]
-            model = CostModel.of(resource, channels, own)
+            model = CostModel.of(resource, channels, layers_of(block, blocks, channels))
             pressure = _pressure(channels, [block], [resource], overall)
             constraints.append(
                 Constraint(f"{block.name}.{resource}", model, block.target, pressure)

@@ -1,9 +1,11 @@
-"""Which normalisation scales decide whether a channel lives: groups, ties, and their flat layout.
+"""Which scales decide whether a channel lives: groups of a traced network, and their flat layout.
 
-Every layer that writes a channel group and is batch-normalised contributes one scale per channel;
-an addition ties the contributors. The search works on all of them at once, as one matrix
-``[contributors, units]``: a unit is a channel, or the channels that a grouped convolution keeps
-together; missing contributors are 0. Gathering and scattering are one indexing operation each.
+A scale decides about a channel where the channel is multiplied by it on its way to what reads it: a
+normalisation behind the layer that writes the channel, or before each layer that reads it. All that
+decide are its contributors. The search works on all of them at once, as one matrix
+``[contributors, units]``: a unit is what lives and dies together, a channel or the channels that a
+grouped convolution keeps together; missing contributors are 0. Gathering and scattering are one
+indexing operation each.
 """
 
 import dataclasses
@@ -16,90 +18,26 @@ import flax.traverse_util
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax.costs import Layer
+from kdjax import tracing
 from kdjax.models import Architecture
+from kdjax.tracing import Group, Traced
+from kdjax.widths import WidthVector
 
 Path = tuple[str, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class Group:
-    """Channels that live and die as one: a channel group, or several that an addition ties.
-
-    Attributes:
-      name: the first member's.
-      members: names of the width vector's groups.
-      channels: the width of each.
-      unit: how many neighbouring channels a grouped convolution keeps together; else 1.
-      writers: paths of the normalised layers whose scales decide.
-    """
-
-    name: str
-    members: tuple[str, ...]
-    channels: int
-    unit: int
-    writers: tuple[Path, ...]
-
-    @property
-    def units(self) -> int:
-        return self.channels // self.unit
-
-
-def find_groups(
-    layers: Sequence[Layer], ties: Sequence[Sequence[str]] = ()
-) -> tuple[tuple[Group, ...], tuple[str, ...]]:
-    """The groups that a search can thin, in order of execution, and the names of those it cannot.
-
-    A group cannot be thinned if a layer writes it without a normalisation: nothing says which of
-    its channels matter.
-
-    Raises:
-      ValueError: if no group can be thinned, or a grouped convolution reads one group and writes
-        another, whose units could not be kept together.
-    """
-    leader = {member: tie[0] for tie in ties for member in tie}
-    members: dict[str, list[str]] = {}
-    writers: dict[str, list[Layer]] = {}
-    units: dict[str, int] = {}
-    for layer in layers:
-        if layer.groups > 1:
-            written_name = leader.get(str(layer.out_group), str(layer.out_group))
-            if leader.get(str(layer.in_group), str(layer.in_group)) != written_name:
-                raise ValueError(
-                    f"{'/'.join(layer.path)} is a grouped convolution from {layer.in_group} to "
-                    f"{layer.out_group}: both must be one group to be thinned together"
-                )
-            unit = layer.in_channels // layer.groups
-            units[written_name] = max(units.get(written_name, 1), unit)
-        if layer.out_group is not None:
-            name = leader.get(layer.out_group, layer.out_group)
-            names = members.setdefault(name, [])
-            if layer.out_group not in names:
-                names.append(layer.out_group)
-            writers.setdefault(name, []).append(layer)
-    groups, fixed = [], []
-    for name, written in writers.items():
-        if all(layer.norm for layer in written):
-            paths = tuple(layer.path for layer in written)
-            channels = written[0].out_channels
-            groups.append(Group(name, tuple(members[name]), channels, units.get(name, 1), paths))
-        else:
-            fixed += members[name]
-    if not groups:
-        raise ValueError("the network has no normalisation scales: there is nothing to penalise")
-    return tuple(groups), tuple(fixed)
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Channels:
     """The layout of all scales of a network that a search can thin.
 
     Attributes:
-      groups: that can be thinned.
-      fixed: names of groups that cannot.
+      traced: the network with all its channels.
+      groups: that can be thinned, in order of execution.
+      fixed: names of widths that cannot.
       root: where the network's tree is in the parameters, such as ``("student_1",)``.
     """
 
+    traced: Traced
     groups: tuple[Group, ...]
     fixed: tuple[str, ...]
     root: Path = ()
@@ -114,11 +52,52 @@ class Channels:
     ) -> "Channels":
         """The layout of the network with these widths.
 
+        Args:
+          architecture: of the network.
+          widths: of the network, all channels alive.
+          image_shape: (height, width, channels) of the input.
+          root: where the network's tree is in the parameters.
+
         Raises:
-          ValueError: as :func:`find_groups`.
+          ValueError: if no group can be thinned.
+          NotImplementedError: if the network cannot be traced.
         """
-        layers = architecture.layers(widths, image_shape)
-        return cls(*find_groups(layers, architecture.ties(widths)), root)
+        full = dataclasses.replace(architecture, widths=WidthVector(widths))
+        traced = tracing.traced(full, image_shape)
+        return cls.in_network(traced, tuple(full.widths), architecture.rigid, root)
+
+    @classmethod
+    def in_network(
+        cls, traced: Traced, names: Sequence[str], rigid: Sequence[str] = (), root: Path = ()
+    ) -> "Channels":
+        """The layout of a traced network.
+
+        Args:
+          traced: with all its channels.
+          names: of the width vector.
+          rigid: those of them that single channels cannot leave.
+          root: where the network's tree is in the parameters.
+
+        Raises:
+          ValueError: if no group can be thinned.
+        """
+
+        def is_whole(group: Group) -> bool:
+            """Whether the width vector can say how many of its channels live."""
+            return all(
+                name in names and np.all(_inside(traced.widths[name], group))
+                for name in group.members
+            )
+
+        groups = tuple(
+            group
+            for group in traced.free
+            if is_whole(group) and not set(group.members) & set(rigid)
+        )
+        if not groups:
+            raise ValueError("no channel of the network can be thinned: there is nothing to search")
+        free = {member for group in groups for member in group.members}
+        return cls(traced, groups, tuple(name for name in names if name not in free), root)
 
     @functools.cached_property
     def group_of(self) -> np.ndarray:
@@ -134,40 +113,59 @@ class Channels:
     @functools.cached_property
     def scale_paths(self) -> tuple[Path, ...]:
         """Where each contributing scale vector is in the parameters."""
-        return tuple(
-            (*self.root, *path, "norm", "scale") for group in self.groups for path in group.writers
+        return self._scales.paths
+
+    @functools.cached_property
+    def kernel_paths(self) -> tuple[Path, ...]:
+        """Where the kernels are that write the groups, their outputs on the last axis."""
+        return self._kernels.paths
+
+    @functools.cached_property
+    def _scales(self) -> "_Layout":
+        return self._layout([[path[1:] for path in group.scales] for group in self.groups])
+
+    @functools.cached_property
+    def _kernels(self) -> "_Layout":
+        return self._layout(
+            [
+                [
+                    layer.kernel[1:]
+                    for layer in self.traced.layers
+                    if layer.kernel and _inside(layer.writes, group).any()
+                ]
+                for group in self.groups
+            ]
         )
 
-    @functools.cached_property
-    def _gather(self) -> np.ndarray:
-        """``[contributors, units]``: positions in the concatenated scales; past them: none."""
-        total = sum(group.channels * len(group.writers) for group in self.groups)
-        depth = max(len(group.writers) * group.unit for group in self.groups)
-        columns, start = [], 0
-        for group in self.groups:
-            size = len(group.writers) * group.channels
-            # [writers, units, unit] -> [writers * unit, units]
-            scales = np.arange(start, start + size).reshape(-1, group.units, group.unit)
-            block = scales.transpose(0, 2, 1).reshape(-1, group.units)
-            columns.append(np.pad(block, ((0, depth - len(block)), (0, 0)), constant_values=total))
-            start += size
-        return np.concatenate(columns, axis=1)
-
-    @functools.cached_property
-    def _scatter(self) -> np.ndarray:
-        """``[scales]``: positions in the flattened matrix."""
-        gather = self._gather.ravel()
-        total = sum(group.channels * len(group.writers) for group in self.groups)
-        places = np.zeros(total + 1, np.int32)
-        places[gather] = np.arange(len(gather))
-        return places[:total]
+    def _layout(self, paths: Sequence[Sequence[Path]]) -> "_Layout":
+        """Of the last axes of arrays, given by their paths for each group."""
+        order = tuple(dict.fromkeys(path for own in paths for path in own))
+        axes = {path: self.traced.leaves["params", *path][-1] for path in order}
+        starts = dict(zip(order, np.cumsum([0, *map(len, axes.values())]), strict=False))
+        blocks = []
+        for group, own in zip(self.groups, paths, strict=True):
+            places = [starts[path] + _places(axes[path], group) for path in own]
+            # [units, contributors of each array] -> [contributors, units]
+            blocks.append(np.concatenate(places, axis=1).T)
+        total = sum(map(len, axes.values()))
+        depth = max(map(len, blocks))
+        columns = [
+            np.pad(block, ((0, depth - len(block)), (0, 0)), constant_values=total)
+            for block in blocks
+        ]
+        paths_in_tree = tuple((*self.root, *path) for path in order)
+        return _Layout(paths_in_tree, tuple(map(len, axes.values())), np.concatenate(columns, 1))
 
     def arranged(self, vectors: Sequence[chex.Array]) -> chex.Array:
         """``[contributors, units]`` float32 from one vector for each of ``scale_paths``.
 
         It is 0 where a unit has no such contributor.
         """
-        return jnp.concatenate([*vectors, jnp.zeros(1)])[self._gather]
+        return self._scales.gathered(vectors)
+
+    def arranged_outputs(self, vectors: Sequence[chex.Array]) -> chex.Array:
+        """As :meth:`arranged`, from one vector for each of ``kernel_paths``, of its outputs."""
+        return self._kernels.gathered(vectors)
 
     def scales(self, params: Any) -> chex.Array:
         """``[contributors, units]`` float32: all scales, signed; 0 where there is none."""
@@ -175,21 +173,24 @@ class Channels:
         return self.arranged([flat[path] for path in self.scale_paths])
 
     def biases(self, params: Any) -> chex.Array:
-        """``[contributors, units]`` float32: the biases that go with the scales."""
+        """``[contributors, units]`` float32: the biases that go with the scales, 0 for none."""
         flat = flax.traverse_util.flatten_dict(params)
-        return self.arranged([flat[(*path[:-1], "bias")] for path in self.scale_paths])
+        return self.arranged(
+            [flat.get(_bias(path), jnp.zeros_like(flat[path])) for path in self.scale_paths]
+        )
 
     def with_scales(self, params: Any, scales: chex.Array, biases: chex.Array | None = None) -> Any:
         """``params`` with the scales replaced, and the biases that go with them where given."""
         flat = dict(flax.traverse_util.flatten_dict(params))
-        for name, matrix in (("scale", scales), ("bias", biases)):
-            if matrix is None:
-                continue
-            vector, start = matrix.reshape(-1)[self._scatter], 0
-            for path in self.scale_paths:
-                size = flat[path].shape[0]
-                flat[(*path[:-1], name)] = vector[start : start + size]
-                start += size
+        old = [flat[path] for path in self.scale_paths]
+        for path, new in zip(self.scale_paths, self._scales.scattered(old, scales), strict=True):
+            flat[path] = new
+        if biases is not None:
+            old = [flat.get(_bias(path), flat[path]) for path in self.scale_paths]
+            moved = self._scales.scattered(old, biases)
+            for path, new in zip(self.scale_paths, moved, strict=True):
+                if _bias(path) in flat:
+                    flat[_bias(path)] = new
         return flax.traverse_util.unflatten_dict(flat)
 
     def magnitudes(self, params: Any) -> chex.Array:
@@ -206,3 +207,63 @@ class Channels:
         ends = np.cumsum([group.units for group in self.groups])[:-1]
         parts = np.split(np.asarray(values), ends)
         return {group.name: part for group, part in zip(self.groups, parts, strict=True)}
+
+    def kept(self, alive: np.ndarray) -> dict[str, np.ndarray]:
+        """Width -> increasing indices of its channels that live, of all that can be thinned.
+
+        Args:
+          alive: ``[units]`` bool.
+        """
+        flags = self.by_group(alive)
+        return {
+            member: np.flatnonzero(
+                np.isin(self.traced.widths[member], group.start + np.flatnonzero(flags[group.name]))
+            )
+            for group in self.groups
+            for member in group.members
+        }
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Layout:
+    """Vectors laid end to end, and where each unit has its numbers in them.
+
+    Attributes:
+      paths: of the vectors.
+      sizes: of the vectors.
+      gather: ``[contributors, units]`` positions; one past the last: none.
+    """
+
+    paths: tuple[Path, ...]
+    sizes: tuple[int, ...]
+    gather: np.ndarray
+
+    def gathered(self, vectors: Sequence[chex.Array]) -> chex.Array:
+        return jnp.concatenate([*vectors, jnp.zeros(1)])[self.gather]
+
+    def scattered(self, vectors: Sequence[chex.Array], matrix: chex.Array) -> list[chex.Array]:
+        """The vectors with the matrix's numbers; what is of no unit stays."""
+        joined = jnp.concatenate([matrix.reshape(-1), *vectors])[self._scatter]
+        return jnp.split(joined, np.cumsum(self.sizes)[:-1])
+
+    @functools.cached_property
+    def _scatter(self) -> np.ndarray:
+        """Positions in the flattened matrix, followed by the vectors."""
+        gather, total = self.gather.ravel(), sum(self.sizes)
+        places = len(gather) + np.arange(total + 1)
+        places[gather] = np.arange(len(gather))
+        return places[:total]
+
+
+def _inside(classes: np.ndarray, group: Group) -> np.ndarray:
+    return (classes >= group.start) & (classes < group.stop)
+
+
+def _places(classes: np.ndarray, group: Group) -> np.ndarray:
+    """``[units, channels]``: where each unit of a group is on an axis."""
+    order = np.argsort(classes, kind="stable")
+    return order[_inside(classes[order], group)].reshape(group.units, -1)
+
+
+def _bias(scale: Path) -> Path:
+    return (*scale[:-1], "bias")

@@ -15,7 +15,7 @@ import flax.traverse_util
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax.search.channels import Channels, Path
+from kdjax.search.channels import Channels
 
 
 class Evidence(NamedTuple):
@@ -118,14 +118,8 @@ def _of_filters(
     """``measure([filters, weights]) -> [filters]`` of each writer, over its mean, summed."""
     flat = flax.traverse_util.flatten_dict(evidence.params)
     vectors = []
-    for path in channels.scale_paths:
-        kernel = _kernel(flat, path[:-2])
+    for path in channels.kernel_paths:
+        kernel = flat[path]
         measured = measure(kernel.reshape(-1, kernel.shape[-1]).T)
         vectors.append(measured / jnp.maximum(jnp.mean(measured), 1e-12))
-    return jnp.sum(channels.arranged(vectors), axis=0)
-
-
-def _kernel(flat: Mapping[Path, Any], layer: Path) -> chex.Array:
-    """Of the layer that a normalisation follows."""
-    convolution = (*layer, "conv", "kernel")
-    return flat[convolution if convolution in flat else (*layer, "kernel")]
+    return jnp.sum(channels.arranged_outputs(vectors), axis=0)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Collection, Mapping
 import numpy as np
 
 from kdjax.search.budget import EXACTNESS, Budget
-from kdjax.search.channels import Channels, Group
+from kdjax.search.channels import Channels
+from kdjax.tracing import Group
 from kdjax.widths import WidthVector
 
 Kept = Mapping[str, np.ndarray]
@@ -52,8 +53,9 @@ def kept_channels(
     Raises:
       ValueError: if tied groups differ, or a width is above the group's or splits a unit.
     """
-    kept: dict[str, np.ndarray] = {}
+    alive = np.zeros(len(channels.group_of), bool)
     strengths, deaths = channels.by_group(worths), channels.by_group(dead)
+    first = 0
     for group in channels.groups:
         width = group_width(group, widths)
         if width > group.channels or width % group.unit:
@@ -62,13 +64,12 @@ def kept_channels(
                 + (f", in multiples of {group.unit}" if group.unit > 1 else "")
             )
         order = np.lexsort((-strengths[group.name], deaths[group.name]))
-        units = np.sort(order[: width // group.unit])
-        indices = (units[:, None] * group.unit + np.arange(group.unit)).ravel()
-        kept |= dict.fromkeys(group.members, indices)
+        alive[first + order[: width // group.unit]] = True
+        first += group.units
     for name in channels.fixed:
         if name not in widths:
             raise ValueError(f"widths misses the group {name!r}")
-    return kept
+    return channels.kept(alive)
 
 
 def group_width(group: Group, widths: Mapping[str, int]) -> int:
@@ -121,7 +122,7 @@ def revive(budget: Budget, dead: np.ndarray, worths: np.ndarray) -> np.ndarray:
     """
     channels = budget.channels
     targets = np.array([constraint.target for constraint in budget.constraints])
-    free = np.any(budget.slots, axis=0)[channels.group_of]
+    free = np.asarray(budget.slots.any(axis=0))[channels.group_of]
     dead = np.array(dead)
     counts = _counts(channels, ~dead)
 

@@ -18,14 +18,17 @@ References:
 """
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Collection
+from typing import Any
 
 import chex
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax.costs import Layer
+from kdjax import tracing
 from kdjax.search.channels import Channels
+from kdjax.tracing.counting import Side
 
 RESOURCES = ("flops", "params")
 COUNTED_AS = {"flops": "macs", "params": "params"}
@@ -33,74 +36,61 @@ COUNTED_AS = {"flops": "macs", "params": "params"}
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CostModel:
-    """Costs of a set of layers, as arrays over layers, relative to the full network.
+    """Costs of a set of layers, as sums of terms, relative to the full network.
 
     Attributes:
       resource: ``flops`` or ``params``.
       full: the cost of the layers with all channels, in FLOPs or parameters.
-      connection: ``[layers]`` cost of a connection, over ``full``.
-      output: ``[layers]`` own cost of an output channel, over ``full``.
-      source, target: ``[layers]`` index of the group read and written; ``groups`` for a constant.
-      grouped: ``[layers]`` bool, inputs per output channel fixed.
-      groups: number of groups.
+      constant: ``[terms]`` what one channel read times one written costs, over ``full``.
+      reads, writes: ``[terms, groups + 1]`` channels on each side for each living one of a group;
+        in the last column those that stay.
+      felt: ``[terms, groups]`` what a grouped layer reads: its cost does not depend on it, but the
+        penalty is felt there too.
     """
 
     resource: str
     full: int
-    connection: np.ndarray
-    output: np.ndarray
-    source: np.ndarray
-    target: np.ndarray
-    grouped: np.ndarray
-    groups: int
+    constant: np.ndarray
+    reads: np.ndarray
+    writes: np.ndarray
+    felt: np.ndarray
 
     @classmethod
-    def of(cls, resource: str, channels: Channels, layers: Sequence[Layer]) -> "CostModel":
-        """The model of some layers of the network that ``channels`` describes."""
-        index = {
-            member: number
-            for number, group in enumerate(channels.groups)
-            for member in group.members
-        }
-        constant = len(channels.groups)
-        counted = COUNTED_AS[resource]
+    def of(
+        cls, resource: str, channels: Channels, layers: Collection[int] | None = None
+    ) -> "CostModel":
+        """The model of a network, or of some of its layers.
+
+        Args:
+          resource: ``flops`` or ``params``.
+          channels: of the network.
+          layers: numbers of its layers; None for all.
+        """
         factor = 2 if resource == "flops" else 1
-        full = factor * sum(layer.cost(counted) for layer in layers)
-        source = np.array([index.get(str(layer.in_group), constant) for layer in layers], np.int32)
-        target = np.array([index.get(str(layer.out_group), constant) for layer in layers], np.int32)
-        connection, output = [], []
-        for layer, read, written in zip(layers, source, target, strict=True):
-            if layer.groups > 1:
-                inputs = layer.in_channels // layer.groups
-            else:
-                inputs = layer.in_channels if read == constant else 1
-            outputs = layer.out_channels if written == constant else 1
-            connection.append(factor * layer.per_connection(counted) * inputs * outputs / full)
-            output.append(factor * layer.per_output(counted) * outputs / full)
-        return cls(
-            resource,
-            full,
-            np.array(connection),
-            np.array(output),
-            source,
-            target,
-            np.array([layer.groups > 1 for layer in layers]),
-            constant,
-        )
+        terms = tracing.terms(channels.traced, COUNTED_AS[resource])
+        chosen = np.isin(terms.layer, list(terms.layer if layers is None else layers))
+        sides = [_dense(side, channels) for side in (terms.reads, terms.writes, terms.sources)]
+        rows = np.concatenate([side[chosen] for side in sides], axis=1)
+        # Terms that grow alike, such as those of scale and bias, are one.
+        rows, place = np.unique(rows, axis=0, return_inverse=True)
+        constant = factor * np.bincount(place.ravel(), terms.constant[chosen], len(rows))
+        reads, writes, felt = np.split(rows, 3, axis=1)
+        everything = np.array([group.channels for group in channels.groups] + [1], float)
+        full = round(float((constant * (reads @ everything) * (writes @ everything)).sum()))
+        return cls(resource, full, constant / full, reads, writes, felt[:, :-1])
 
     def cost(self, counts: chex.Array | np.ndarray) -> chex.Array:
         """Scalar: the share of the full cost that is left with ``counts [groups]`` alive."""
         reads, writes = self._sides(counts)
-        return (self.connection * reads * writes + self.output * writes).sum()
+        return (self.constant * reads * writes).sum()
 
     def coefficients(self, counts: chex.Array) -> chex.Array:
         """``[groups]``: what one more unit of sum|scale| in a group adds to the penalty."""
         reads, writes = self._sides(counts)
-        other = jnp.where(self.grouped, 1.0, writes)
-        total = jnp.zeros(self.groups + 1)
-        total = total.at[self.target].add(self.connection * reads + self.output)
-        total = total.at[self.source].add(self.connection * other)
-        return total[: self.groups]
+        dot = _dot(counts)
+        by_writing = dot(self.writes[:, :-1].T, self.constant * reads)
+        by_reading = dot(self.reads[:, :-1].T, self.constant * writes)
+        return by_writing + by_reading + dot(self.felt.T, self.constant)
 
     def penalty(self, counts: chex.Array, sums: chex.Array) -> chex.Array:
         """Scalar: the penalty, relative to the full cost.
@@ -108,15 +98,36 @@ class CostModel:
         Args:
           counts: ``[groups]`` alive channels, constants for the gradient.
           sums: ``[groups]`` sum over a group's channels of |scale|, the largest of its
-            contributors where an addition ties several.
+            contributors where several decide.
         """
         return jnp.sum(self.coefficients(counts) * sums)
 
     def _sides(self, counts: chex.Array) -> tuple[chex.Array, chex.Array]:
-        # On the host it is NumPy's float64: cheap enough to try thousands of width vectors.
-        array = np if isinstance(counts, np.ndarray) else jnp
-        extended = array.append(counts, 1.0)
-        return array.where(self.grouped, 1.0, extended[self.source]), extended[self.target]
+        dot = _dot(counts)
+        extended = (np if isinstance(counts, np.ndarray) else jnp).append(counts, 1.0)
+        return dot(self.reads, extended), dot(self.writes, extended)
+
+
+def _dot(counts: chex.Array | np.ndarray) -> Callable[..., Any]:
+    # On the host it is NumPy's float64: cheap enough to try thousands of width vectors.
+    if isinstance(counts, np.ndarray):
+        return np.dot
+    return functools.partial(jnp.dot, precision="highest")
+
+
+def _dense(side: Side, channels: Channels) -> np.ndarray:
+    """``[terms, groups + 1]`` by the groups that can be thinned; all else stays."""
+    column = {group.name: number for number, group in enumerate(channels.groups)}
+    found = np.zeros((len(side.fixed), len(channels.groups) + 1))
+    found[:, -1] = side.fixed
+    for number, group in enumerate(channels.traced.groups):
+        own = side.group == number
+        if group.name in column:
+            target, share = column[group.name], 1 / group.unit
+        else:
+            target, share = -1, group.units
+        np.add.at(found[:, target], side.term[own], share * side.channels[own])
+    return found
 
 
 def penalty(

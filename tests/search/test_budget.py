@@ -35,7 +35,7 @@ def blocks_of(**arguments):
 
 def budget_of(blocks=None, **arguments):
     blocks = blocks_of() if blocks is None else blocks
-    return make_budget(NETWORK, NETWORK.widths, CHANNELS, blocks, SHAPE, **arguments)
+    return make_budget(CHANNELS, blocks, **arguments)
 
 
 def groups(blocks):
@@ -296,11 +296,8 @@ def test_groups_that_cannot_be_thinned_are_named():
     channels = Channels.of(architecture, architecture.widths, (16, 16, 3))
     with pytest.raises(ValueError, match="dense1, dense2 have no scales"):
         make_budget(
-            architecture,
-            architecture.widths,
             channels,
             partition(architecture, channels),
-            (16, 16, 3),
             params=0.01,
         )
 

@@ -5,11 +5,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tables
+from tables import Layer
 
 from kdjax import models
-from kdjax.costs import Layer
+from kdjax.models import densenet
 from kdjax.models.initialize import variable_shapes
-from kdjax.search import Channels, find_groups
+from kdjax.search import Channels
 
 SHAPE = (16, 16, 3)
 NETWORKS = [
@@ -41,23 +43,27 @@ def test_resnet_ties_stem_and_first_stage():
     ]  # fmt: skip
     assert groups["stem"].members == ("stem", "stage1")
     assert groups["stem"].channels == 16
-    assert groups["stem"].writers == (("stem", "conv"), *branch("stage1_block1/conv2"))
-    assert groups["stage3"].writers == branch("stage3_block1/conv2", "stage3_block1/projection")
-    assert groups["stage3.block1.conv1"].writers == branch("stage3_block1/conv1")
+    assert tables.writers(groups["stem"]) == (("stem", "conv"), *branch("stage1_block1/conv2"))
+    assert tables.writers(groups["stage3"]) == branch(
+        "stage3_block1/conv2", "stage3_block1/projection"
+    )
+    assert tables.writers(groups["stage3.block1.conv1"]) == branch("stage3_block1/conv1")
     assert {group.unit for group in groups.values()} == {1}
 
 
 def test_resnet_ties_nothing_where_a_projection_stands():
     groups = by_name(channels_of("resnet8", 1.0, stage1=12))
     assert groups["stem"].members == ("stem",)
-    assert groups["stem"].writers == (("stem", "conv"),)
-    assert groups["stage1"].writers == branch("stage1_block1/conv2", "stage1_block1/projection")
+    assert tables.writers(groups["stem"]) == (("stem", "conv"),)
+    assert tables.writers(groups["stage1"]) == branch(
+        "stage1_block1/conv2", "stage1_block1/projection"
+    )
     assert (groups["stem"].channels, groups["stage1"].channels) == (16, 12)
 
 
 def test_every_block_of_a_stage_writes_its_trunk():
     groups = by_name(channels_of("resnet20", 1.0))
-    assert groups["stage2"].writers == branch(
+    assert tables.writers(groups["stage2"]) == branch(
         "stage2_block1/conv2", "stage2_block1/projection", "stage2_block2/conv2",
         "stage2_block3/conv2",
     )  # fmt: skip
@@ -67,14 +73,14 @@ def test_every_block_of_a_stage_writes_its_trunk():
 def test_mobilenet_depthwise_convolutions_write_what_they_read():
     channels = channels_of("mobilenet_v2", 1.0)
     groups = by_name(channels)
-    assert groups["stem"].writers == (("stem", "conv"), *branch("stage1_block1/depthwise"))
+    assert tables.writers(groups["stem"]) == (("stem", "conv"), *branch("stage1_block1/depthwise"))
     inner = groups["stage2.block2.expand"]
-    assert inner.writers == branch("stage2_block2/expand", "stage2_block2/depthwise")
+    assert tables.writers(inner) == branch("stage2_block2/expand", "stage2_block2/depthwise")
     assert (inner.channels, inner.unit, inner.units) == (144, 1, 144)
-    assert groups["stage4"].writers == branch(
+    assert tables.writers(groups["stage4"]) == branch(
         *(f"stage4_block{number}/project" for number in (1, 2, 3, 4))
     )
-    assert groups["head"].writers == branch("head")
+    assert tables.writers(groups["head"]) == branch("head")
     assert all(group.members == (group.name,) for group in channels.groups)
     assert channels.fixed == ()
 
@@ -109,7 +115,7 @@ def test_scales_and_with_scales_are_inverse(name, width, root):
     channels, params = channels_of(name, width, root), random_params(name, width, root)
     matrix = channels.scales(params)
     assert matrix.shape == (
-        max(len(group.writers) for group in channels.groups),
+        max(len(tables.writers(group)) for group in channels.groups),
         sum(group.channels for group in channels.groups),
     )
     zeroed = channels.with_scales(params, jnp.zeros_like(matrix))
@@ -130,7 +136,9 @@ def test_magnitude_is_the_largest_of_all_writers(name, width):
     flat = flax.traverse_util.flatten_dict(params)
     magnitudes = channels.by_group(channels.magnitudes(params))
     for group in channels.groups:
-        writers = np.stack([np.abs(flat[(*path, "norm", "scale")]) for path in group.writers])
+        writers = np.stack(
+            [np.abs(flat[(*path, "norm", "scale")]) for path in tables.writers(group)]
+        )
         np.testing.assert_array_equal(magnitudes[group.name], writers.max(0), err_msg=group.name)
 
 
@@ -143,7 +151,7 @@ GROUPED = (
 
 
 def test_units_of_a_grouped_convolution():
-    channels = Channels(*find_groups(GROUPED))
+    channels = tables.channels(GROUPED)
     assert [(g.name, g.unit, g.units) for g in channels.groups] == [("a", 1, 4), ("b", 2, 3)]
     np.testing.assert_array_equal(channels.group_of, [0, 0, 0, 0, 1, 1, 1])
     params = flax.traverse_util.unflatten_dict(
@@ -166,7 +174,7 @@ def test_units_of_a_grouped_convolution():
 
 
 def test_by_group_splits_in_order():
-    channels = Channels(*find_groups(GROUPED))
+    channels = tables.channels(GROUPED)
     parts = channels.by_group(np.arange(7))
     assert {name: part.tolist() for name, part in parts.items()} == {
         "a": [0, 1, 2, 3],
@@ -174,23 +182,42 @@ def test_by_group_splits_in_order():
     }
 
 
-def test_a_grouped_convolution_between_two_groups_is_refused():
-    layers = (
-        GROUPED[0],
-        Layer(("second",), "a", "b", 4, 6, (3, 3), (8, 8), groups=2, norm=True),
-        GROUPED[3],
-    )
-    message = "second is a grouped convolution from a to b: both must be one group"
-    with pytest.raises(ValueError, match=message):
-        find_groups(layers)
-    # Tied they are one group, as an addition around it would make them.
-    layers = (layers[0], Layer(("s",), "a", "b", 4, 4, (3, 3), (8, 8), groups=2, norm=True))
-    groups, _ = find_groups(layers, (("a", "b"),))
-    assert [(group.members, group.unit) for group in groups] == [(("a", "b"), 2)]
-
-
 def test_a_group_with_one_writer_without_normalisation_is_fixed():
     layers = (*GROUPED[:3], Layer(("bare",), "a", "b", 4, 6, (1, 1), (8, 8), bias=True))
-    groups, fixed = find_groups(layers)
-    assert [group.name for group in groups] == ["a"]
-    assert fixed == ("b",)
+    channels = tables.channels(layers)
+    assert [group.name for group in channels.groups] == ["a"]
+    assert channels.fixed == ("b",)
+
+
+def test_a_dense_layers_scales_belong_to_all_that_it_reads():
+    """In a dense block the normalisation before a layer decides about each segment it reads."""
+    widths = densenet.width_vector((2, 1), growth=2, stem=3)
+    network = densenet.DenseNet("small", 4, widths, (2, 1))
+    channels = Channels.of(network, widths, SHAPE)
+    groups = by_name(channels)
+    assert channels.fixed == ()
+    assert tables.writers(groups["stem"]) == branch(
+        "block1_layer1/bottleneck", "block1_layer2/bottleneck", "transition1"
+    )
+    assert tables.writers(groups["block1.layer1.growth"]) == branch(
+        "block1_layer2/bottleneck", "transition1"
+    )
+    params = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape), variable_shapes(network.build(), SHAPE)["params"]
+    )
+    # The transition reads stem, first and second layer, in this order: 3 + 2 + 2 channels.
+    params["branch"]["transition1"]["norm"]["scale"] = jnp.arange(1.0, 8.0)
+    found = channels.by_group(channels.magnitudes(params))
+    assert found["stem"].tolist() == [1, 2, 3]
+    assert found["block1.layer1.growth"].tolist() == [4, 5]
+    assert found["block1.layer2.growth"].tolist() == [6, 7]
+    moved = channels.with_scales(params, 2 * channels.scales(params), channels.biases(params))
+    scale = moved["branch"]["transition1"]["norm"]["scale"]
+    assert scale.tolist() == [2, 4, 6, 8, 10, 12, 14]
+
+
+def test_a_resnext_keeps_the_groups_of_its_blocks():
+    network = models.create("resnext50_32x4d", 4, width=0.1)
+    channels = Channels.of(network, network.widths, (32, 32, 3))
+    assert {group.name for group in channels.groups} == {"stem", *(f"stage{n}" for n in "1234")}
+    assert len(channels.fixed) == 2 * (3 + 4 + 6 + 3)

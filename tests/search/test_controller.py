@@ -13,15 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import tables
+from tables import Layer
 
 from kdjax import models
-from kdjax.costs import Layer
 from kdjax.search import (
     Channels,
     Plan,
     alive_widths,
     controlled,
-    find_groups,
     make_budget,
     partition,
 )
@@ -38,9 +38,7 @@ def budget_of(name, targets, blocks=()):
     architecture = models.create(name, 4, width=NETWORKS[name])
     channels = Channels.of(architecture, architecture.widths, SHAPE, root=("student_1",))
     parts = partition(architecture, channels, **dict(blocks))
-    return architecture, make_budget(
-        architecture, architecture.widths, channels, parts, SHAPE, **dict(targets)
-    )
+    return architecture, make_budget(channels, parts, **dict(targets))
 
 
 def scales(channels, draw):
@@ -49,7 +47,7 @@ def scales(channels, draw):
         {
             (*channels.root, *path, "norm", name): jnp.asarray(values, jnp.float32)
             for group in channels.groups
-            for path in group.writers
+            for path in tables.writers(group)
             for name, values in (
                 ("scale", draw(group.channels)),
                 ("bias", np.full(group.channels, 0.3)),
@@ -334,10 +332,10 @@ TINY_LAYERS = (
 
 
 def tiny(target, steps=10, descent=8, rate=0.1):
-    channels = Channels(*find_groups(TINY_LAYERS))
-    architecture = types.SimpleNamespace(layers=lambda *_: TINY_LAYERS, blocks=("a",))
+    channels = tables.channels(TINY_LAYERS)
+    architecture = types.SimpleNamespace(blocks=("a",))
     blocks = partition(architecture, channels)
-    budget = make_budget(architecture, {"a": 4}, channels, blocks, (8, 8, 3), flops=target)
+    budget = make_budget(channels, blocks, flops=target)
     schedule = optax.constant_schedule(rate)
     optimizer = controlled(optax.sgd(schedule), budget, Plan(steps, descent), schedule, THRESHOLD)
     return budget, optimizer

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import tables
+from tables import Layer
 
 from kdjax import models
-from kdjax.costs import Layer
 from kdjax.search import (
     CRITERIA,
     Channels,
@@ -15,7 +16,6 @@ from kdjax.search import (
     Plan,
     alive_widths,
     controlled,
-    find_groups,
     make_budget,
     partition,
 )
@@ -26,7 +26,7 @@ LAYERS = (
     Layer(("second",), "a", "b", 3, 3, norm=True),
     Layer(("classifier",), "b", None, 3, 2, bias=True),
 )
-CHANNELS = Channels(*find_groups(LAYERS, (("a", "b"),)))
+CHANNELS = tables.channels(LAYERS, (("a", "b"),))
 KERNELS = {
     "first": [[3.0, 0.0, 0.0], [4.0, 0.0, 5.0]],  # Filters are columns: of norms 5, 0 and 5.
     "second": [[0.0, 2.0, 2.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]],  # 0, 2 and 2.
@@ -84,7 +84,7 @@ def searched(criterion):
     architecture = models.create("resnet8", 4, width=0.5)
     channels = Channels.of(architecture, architecture.widths, SHAPE)
     blocks = partition(architecture, channels)
-    budget = make_budget(architecture, architecture.widths, channels, blocks, SHAPE, flops=0.4)
+    budget = make_budget(channels, blocks, flops=0.4)
     rate = optax.constant_schedule(0.05)
     optimizer = controlled(optax.sgd(rate), budget, Plan(40, 30), rate, 1e-3, 0.5, criterion)
     params = models.initialize(architecture.build(), 0, SHAPE)["params"]
@@ -124,11 +124,8 @@ def test_an_unknown_criterion_is_refused():
     architecture = models.create("resnet8", 4, width=0.5)
     channels = Channels.of(architecture, architecture.widths, SHAPE)
     budget = make_budget(
-        architecture,
-        architecture.widths,
         channels,
         partition(architecture, channels),
-        SHAPE,
         flops=0.4,
     )
     rate = optax.constant_schedule(0.05)

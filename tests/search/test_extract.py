@@ -6,18 +6,17 @@ import types
 
 import numpy as np
 import pytest
+import tables
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from tables import Layer
 
-from kdjax import models
-from kdjax.costs import Layer
+from kdjax import costs, models, tracing
 from kdjax.search import (
     TOLERANCE,
     Channels,
-    Group,
     alive_widths,
     expand,
-    find_groups,
     kept_channels,
     make_budget,
     minimum_width,
@@ -37,7 +36,7 @@ LAYERS = (
     Layer(("d",), "c", "d", 6, 5, bias=True),
     Layer(("classifier",), "d", None, 5, 2, bias=True),
 )
-SMALL = Channels(*find_groups(LAYERS, (("b", "c"),)))
+SMALL = tables.channels(LAYERS, (("b", "c"),))
 FULL = {"a": 4, "b": 6, "c": 6, "d": 5}
 #                     a                         b, c
 DEAD = np.array([False, True, False, True, True, False, False])
@@ -179,7 +178,7 @@ def test_expanding_by_hand():
         Layer(("a",), None, "a", 3, 20, norm=True),
         Layer(("b",), "a", "b", 20, 20, norm=True),
     )
-    channels = Channels(*find_groups(layers))
+    channels = tables.channels(layers)
 
     def allows(widths):
         return widths["a"] + widths["b"] <= 14
@@ -205,7 +204,7 @@ def test_leftovers_go_to_the_group_that_lost_most():
         Layer(("a",), None, "a", 3, 20, norm=True),
         Layer(("b",), "a", "b", 20, 20, norm=True),
     )
-    channels = Channels(*find_groups(layers))
+    channels = tables.channels(layers)
     full = {"a": 20, "b": 20}
     # At 4/3 it would be 4 and 4, one too many: 3 and 3, and one is left over.
     found = expand({"a": 3, "b": 3}, channels, lambda w: w["a"] + w["b"] <= 7, limit=full)
@@ -225,7 +224,7 @@ def test_units_are_kept_together():
 
 def budget_of(**targets):
     blocks = partition(NETWORK, CHANNELS, frozen=targets.pop("frozen", ()))
-    return make_budget(NETWORK, NETWORK.widths, CHANNELS, blocks, SHAPE, **targets)
+    return make_budget(CHANNELS, blocks, **targets)
 
 
 def dead_of(chosen):
@@ -288,11 +287,11 @@ def test_rounding_by_hand():
         Layer(("a",), None, "a", 3, 16, norm=True),
         Layer(("b",), "a", "b", 16, 16, norm=True),
     )
-    channels = Channels(*find_groups(layers))
-    architecture = types.SimpleNamespace(layers=lambda *_: layers, blocks=("a",))
+    channels = tables.channels(layers)
+    architecture = types.SimpleNamespace(blocks=("a",))
     blocks = partition(architecture, channels)
     # MACs of 3 a + a b = 304 in full: FLOPs 608.
-    budget = make_budget(architecture, {}, channels, blocks, (1, 1, 3), flops=0.4)
+    budget = make_budget(channels, blocks, flops=0.4)
     even = np.full(32, 1 / 16)
     # 9 and 10 become 8 and 8: 88 of 121.6; one more of either is 132 (12, 8) or 120 (8, 12).
     assert dict(round_widths({"a": 9, "b": 10}, budget, 4, even)) == {"a": 8, "b": 12}
@@ -338,7 +337,8 @@ def test_frozen_groups_are_not_rounded():
      (160, 1, 1, 1), (160, 1, 12, 12), (8, 1, 12, 8)],
 )  # fmt: skip
 def test_least_widths(channels, unit, least, expected):
-    assert minimum_width(Group("a", ("a",), channels, unit, ()), least) == expected
+    group = tracing.Group("a", ("a",), 1, 1 + channels // unit, unit, ())
+    assert minimum_width(group, least) == expected
 
 
 def test_groups_near_collapse_are_named():

@@ -7,9 +7,9 @@ import numpy as np
 import optax
 import pytest
 
-from kdjax import models
+from kdjax import costs, models, tracing
 from kdjax.models.initialize import variable_shapes
-from kdjax.search import Channels, alive_widths, kept_channels, slim
+from kdjax.search import Channels, alive_widths, kept_channels
 
 NETWORKS = {
     "resnet8": (0.5, (8, 8, 3)),
@@ -17,6 +17,11 @@ NETWORKS = {
     "mobilenet_v2": (0.1, (16, 16, 3)),
     "vgg16_bn": (0.05, (16, 16, 3)),
     "vgg16_bn_imagenet": (0.05, (40, 40, 3)),  # Its last map is 2 x 2.
+    "wrn_16_2": (0.2, (8, 8, 3)),
+    "densenet_bc_100_12": (0.25, (8, 8, 3)),
+    "resnet18": (0.1, (40, 40, 3)),
+    "resnext50_32x4d": (0.05, (40, 40, 3)),
+    "efficientnet_b0": (0.125, (40, 40, 3)),
 }
 
 
@@ -32,7 +37,6 @@ class Case:
                 **{**vars(architecture), "widths": type(architecture.widths)(small)}
             )
         self.architecture, self.net = architecture, architecture.build()
-        self.layers = architecture.layers(architecture.widths, self.shape)
         self.channels = Channels.of(architecture, architecture.widths, self.shape)
         self.generator = np.random.default_rng(seed)
         variables = jax.tree_util.tree_map_with_path(
@@ -52,6 +56,7 @@ class Case:
         self.widths = alive_widths(self.channels, architecture.widths, flags)
         magnitudes = np.asarray(self.channels.magnitudes(params))
         self.kept = kept_channels(self.channels, magnitudes, flags, self.widths)
+        self.alive = tracing.alive_from_kept(self.channels.traced, self.kept)
         # Images that differ in the mean: little else passes many narrow layers.
         means = np.array([-3.0, 0.0, 3.0]).reshape(3, 1, 1, 1)
         self.images = self.generator.normal(means, 1, (3, *self.shape)).astype(np.float32)
@@ -72,7 +77,7 @@ class Case:
         return values.astype(np.float32)
 
     def small(self, variables):
-        return slim(variables, self.layers, self.kept)
+        return tracing.take(variables, self.channels.traced, self.alive)
 
 
 def outputs(net, variables, images):
@@ -100,6 +105,13 @@ def test_the_small_network_is_the_searched_one(case):
         some = np.asarray(ours)[..., np.abs(ours).max(axis=(0, 1, 2)) > 0]
         np.testing.assert_allclose(some, living, atol=1e-4, rtol=1e-4)
     assert thinned > 0
+
+
+def test_the_small_network_is_the_full_one_without_channels(case):
+    net = case.architecture.build(case.widths)
+    small = tracing.check(case.channels.traced, case.alive, net, case.shape)
+    assert tracing.count(small) == tracing.count(case.channels.traced, case.alive)
+    assert tracing.count(small) == costs.count(case.architecture, case.widths, case.shape)
 
 
 def test_the_shapes_are_those_of_the_widths(case):

@@ -351,7 +351,7 @@ def made_up(config, alive):
     flags, params = [], {}
     for group in channels.groups:
         flags.append(np.arange(group.units) >= alive.get(group.name, group.channels))
-        for path in group.writers:
+        for _, *path, _, _ in group.scales:
             node = params
             for key in ("student_1", *path):
                 node = node.setdefault(key, {})

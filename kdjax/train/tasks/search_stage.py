@@ -50,11 +50,8 @@ def resolve_budget(experiment: Experiment) -> Budget:
             frozen=config.blocks.frozen,
         )
         budget = make_budget(
-            architecture,
-            architecture.widths,
             channels,
             blocks,
-            shape,
             flops=config.target.flops,
             params=config.target.params,
             schedule=config.schedule,

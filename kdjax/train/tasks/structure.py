@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kdjax import costs
+from kdjax import costs, tracing
 from kdjax.search import (
     EXACTNESS,
     TOLERANCE,
@@ -19,9 +19,9 @@ from kdjax.search import (
     near_collapse,
     revive,
     round_widths,
-    slim,
     worth,
 )
+from kdjax.search.extract import Kept
 from kdjax.train.program.state import TrainState
 from kdjax.train.tasks.experiment import Experiment
 from kdjax.train.tasks.search_stage import final_structure
@@ -146,9 +146,13 @@ def find_structure(experiment: Experiment, budget: Budget, state: TrainState) ->
         )
     elif config.multiple > 1:
         compact = round_widths(compact, budget, config.multiple, worths)
+    kept = kept_channels(channels, worths, dead, compact)
+    _check(experiment, channels, kept, compact)
     costs_of = _cost_counter(experiment)
     limits = _rival_limits(budget, costs_of(full), costs_of(compact))
     uniform = _rival(budget, full, compact, limits)
+    equal = np.zeros(len(channels.group_of))
+    _check(experiment, channels, kept_channels(channels, equal, equal > 0, uniform), uniform)
     uniform_costs = costs_of(uniform)
     binding = max(limits, key=lambda resource: uniform_costs[resource] / limits[resource])
     shares = budget.shares(compact)
@@ -172,7 +176,7 @@ def find_structure(experiment: Experiment, budget: Budget, state: TrainState) ->
         found=found,
         compact=compact,
         uniform=uniform,
-        kept=kept_channels(channels, worths, dead, compact),
+        kept=kept,
         targets=targets,
         shares=shares,
         full_costs=costs_of(full),
@@ -195,15 +199,13 @@ def candidate_start(
     The compact ones take what survived the search; the uniform one the teacher's channels with the
     largest scales, as many as it has.
     """
-    architecture, shape = experiment.architecture, experiment.dataset.image_shape
-    layers = architecture.layers(architecture.widths, shape)
     channels = _channels_of(experiment)
     strengths = np.asarray(channels.magnitudes(teacher["params"]))
     kept = kept_channels(channels, strengths, np.zeros(len(strengths), bool), structure.uniform)
     sliced = {
         # What died emits nothing, not even a constant: without it the network is the same.
-        "compact": slim(searched, layers, structure.kept),
-        "uniform": slim(teacher, layers, kept),
+        "compact": _sliced(searched, channels, structure.kept),
+        "uniform": _sliced(teacher, channels, kept),
     }
 
     def begin(state: TrainState) -> TrainState:
@@ -215,6 +217,23 @@ def candidate_start(
         return state.replace(params=params, batch_stats=batch_stats)
 
     return begin
+
+
+def _sliced(variables: Mapping[str, Any], channels: Channels, kept: Kept) -> Any:
+    alive = tracing.alive_from_kept(channels.traced, kept)
+    return tracing.take(variables, channels.traced, alive)
+
+
+def _check(experiment: Experiment, channels: Channels, kept: Kept, widths: WidthVector) -> None:
+    """Raises StructureError unless the network of these widths is the full one without channels."""
+    alive = tracing.alive_from_kept(channels.traced, kept)
+    net = experiment.architecture.build(widths)
+    try:
+        tracing.check(channels.traced, alive, net, experiment.dataset.image_shape)
+    except ValueError as error:
+        raise StructureError(
+            f"{experiment.architecture.name} cannot be thinned to {dict(widths)}: {error}"
+        ) from None
 
 
 def _channels_of(experiment: Experiment) -> Channels:
