@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from kdjax import costs, models, widths
-from kdjax.costs import Layer
 
 SCALES = (1.0, 0.8, 0.6, 0.4, 0.2)
 
@@ -87,35 +86,26 @@ def test_multiply_accumulates_in_millions(name, expected):
 @pytest.mark.parametrize(
     ("depth", "classes"), [(20, 10), *((depth, 100) for depth in (20, 32, 44, 56, 110))]
 )
-def test_the_layer_table_is_the_parameter_tree(depth, classes):
+def test_parameters_are_those_of_the_tree(depth, classes):
     architecture = models.create(f"resnet{depth}", num_classes=classes)
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     for number in range(1, 6):
         vector = student(architecture, number)
         net = architecture.build(vector)
         params = jax.eval_shape(net.init, jax.random.key(0), images)["params"]
-        table = architecture.layers(vector, (32, 32, 3))
-        for layer in table:
-            tree = params
-            for part in layer.path:
-                tree = tree[part]
-            assert sum(leaf.size for leaf in jax.tree.leaves(tree)) == layer.params, layer.path
         total = sum(leaf.size for leaf in jax.tree.leaves(params))
-        assert sum(layer.params for layer in table) == total
         assert costs.count(architecture, vector).params == total
 
 
 @pytest.mark.parametrize("depth", [20, 32, 44, 56, 110])
 def test_the_number_of_classes_changes_the_classifier_alone(depth):
-    few, many = (models.create(f"resnet{depth}", num_classes=classes) for classes in (10, 100))
     for number in range(1, 6):
-        vector = student(few, number)
-        (*body, head), (*same_body, larger_head) = (
-            architecture.layers(vector, (32, 32, 3)) for architecture in (few, many)
-        )
-        assert body == same_body
+        few, many = (count(f"resnet{depth}", classes, number) for classes in (10, 100))
+        channels = student(models.create(f"resnet{depth}", 10), number)["stage3"]
         # A weight per channel and a bias for each of 90 classes more.
-        assert larger_head.params - head.params == 90 * (vector["stage3"] + 1)
+        assert many.params - few.params == 90 * (channels + 1)
+        assert many.macs - few.macs == 90 * channels
+        assert many.activations - few.activations == 90
 
 
 @pytest.mark.parametrize(
@@ -181,17 +171,6 @@ def test_input_channels_count_in_the_stem_alone():
     grey, colour = (count("resnet20", 10, 1, (32, 32, channels)) for channels in (1, 3))
     assert colour.params - grey.params == 288
     assert colour.macs - grey.macs == 288 * 32 * 32
-
-
-def test_grouped_and_depthwise_layers():
-    grouped = Layer(("a",), "x", "y", 8, 12, (3, 3), (4, 4), groups=4, bias=True)
-    assert (grouped.per_connection("params"), grouped.per_connection("macs")) == (9, 9 * 16)
-    assert (grouped.per_output("params"), grouped.per_output("macs")) == (1, 0)
-    assert grouped.params == 9 * 2 * 12 + 12
-    assert grouped.macs == 9 * 2 * 12 * 16
-    depthwise = Layer(("b",), "x", "x", 8, 8, (3, 3), (4, 4), groups=8, norm=True)
-    assert depthwise.params == 9 * 8 + 16
-    assert depthwise.activations == 8 * 16
 
 
 def test_widths_that_do_not_fit_are_refused():

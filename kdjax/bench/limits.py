@@ -1,6 +1,6 @@
 """What a step has to compute and to move, and the speed that a device's rates allow it.
 
-Counted from the layer tables of all students; per image, of one training step and of one
+Counted layer by layer, for all students; per image, of one training step and of one
 evaluation.
 
 Operations: two for each multiply-accumulate of the convolutions and dense layers. A training step
@@ -31,12 +31,24 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kdjax.costs import HasLayers, Layer
+from kdjax import tracing
+from kdjax.costs import Cost
+from kdjax.models import Architecture
 
 TRAINING_TOUCHES = {True: 14, False: 6}  # By whether the output is normalised.
 EVALUATION_TOUCHES = 3
 TRAINING_PARAMETER_TOUCHES = 8
+NORMALISATION_SCALE = "scale"  # What batch normalisation calls its factors.
 PARAMETER_BYTES = 4  # They are float32 whatever the networks compute in.
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """A convolution or dense layer: where it is, what it costs, whether it is normalised."""
+
+    path: tuple[str, ...]
+    cost: Cost
+    norm: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +68,7 @@ class Rates:
 
 
 def ensemble_layers(
-    architecture: HasLayers,
+    architecture: Architecture,
     student_widths: Sequence[Mapping[str, int]],
     image_shape: tuple[int, int, int],
 ) -> tuple[Layer, ...]:
@@ -72,18 +84,33 @@ def ensemble_layers(
 
 
 def independent_layers(
-    architecture: HasLayers,
+    architecture: Architecture,
     student_widths: Sequence[Mapping[str, int]],
     image_shape: tuple[int, int, int],
 ) -> list[tuple[Layer, ...]]:
-    """The layer table of each student, with a stem of its own.
+    """The layers of each student, with a stem of its own.
 
     Args:
       architecture: the family, depth and classes.
       student_widths: one width vector per student.
       image_shape: (height, width, channels).
     """
-    return [architecture.layers(widths, image_shape) for widths in student_widths]
+    return [_layers(architecture, widths, image_shape) for widths in student_widths]
+
+
+def _layers(
+    architecture: Architecture, widths: Mapping[str, int], image_shape: tuple[int, int, int]
+) -> tuple[Layer, ...]:
+    traced = tracing.trace(architecture.build(widths), image_shape)
+    normalised = {
+        number for path, number in traced.owners.items() if path[-1] == NORMALISATION_SCALE
+    }
+    return tuple(
+        Layer(layer.path, cost, number in normalised)
+        for number, (layer, cost) in enumerate(
+            zip(traced.layers, tracing.layer_costs(traced), strict=True)
+        )
+    )
 
 
 def adapter_layers(
@@ -99,12 +126,8 @@ def adapter_layers(
     return tuple(
         Layer(
             ("adapters", f"student_{number}_block{block}"),
-            None,
-            None,
-            channels,
-            full,
-            out_size=(height, width),
-            bias=True,
+            Cost((channels + 1) * full, height * width * channels * full, height * width * full),
+            norm=False,
         )
         for number, maps in enumerate(students, start=2)
         for block, ((height, width, channels), (_, _, full)) in enumerate(
@@ -121,9 +144,14 @@ def training_work(layers: Sequence[Layer], number_bytes: int, batch_size: int) -
       number_bytes: of a number of the networks' dtype.
       batch_size: images a step on one device.
     """
-    moved = sum(TRAINING_TOUCHES[layer.norm] * layer.activations for layer in layers) * number_bytes
-    parameters = TRAINING_PARAMETER_TOUCHES * PARAMETER_BYTES * sum(map(_params, layers))
-    macs = 3 * sum(layer.macs for layer in layers)
+    moved = (
+        sum(TRAINING_TOUCHES[layer.norm] * layer.cost.activations for layer in layers)
+        * number_bytes
+    )
+    parameters = (
+        TRAINING_PARAMETER_TOUCHES * PARAMETER_BYTES * sum(layer.cost.params for layer in layers)
+    )
+    macs = 3 * sum(layer.cost.macs for layer in layers)
     return Work(bytes=moved + parameters / batch_size, flops=2 * macs)
 
 
@@ -135,10 +163,10 @@ def evaluation_work(layers: Sequence[Layer], number_bytes: int, batch_size: int)
       number_bytes: bytes of a number in a map, such as 4 for float32.
       batch_size: images in a batch of one device; they share the reading of the parameters.
     """
-    moved = EVALUATION_TOUCHES * sum(layer.activations for layer in layers) * number_bytes
-    parameters = PARAMETER_BYTES * sum(map(_params, layers))
+    moved = EVALUATION_TOUCHES * sum(layer.cost.activations for layer in layers) * number_bytes
+    parameters = PARAMETER_BYTES * sum(layer.cost.params for layer in layers)
     return Work(
-        bytes=moved + parameters / batch_size, flops=2 * sum(layer.macs for layer in layers)
+        bytes=moved + parameters / batch_size, flops=2 * sum(layer.cost.macs for layer in layers)
     )
 
 
@@ -166,7 +194,3 @@ def limit(work: Work, rates: Rates, reached: float) -> dict[str, Any]:
         "bound_by": bound,
         "reached": reached / speeds[bound],
     }
-
-
-def _params(layer: Layer) -> int:
-    return layer.params

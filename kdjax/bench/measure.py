@@ -113,7 +113,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def work(workload: Workload) -> tuple[Work, Work]:
-    """What an image costs in a training step and in an evaluation, counted from layer tables."""
+    """What an image costs in a training step and in an evaluation, counted layer by layer."""
     experiment = workload.experiment(images=workload.batch_size)
     shape = (workload.image_size, workload.image_size, 3)
     widths = experiment.student_widths
@@ -163,7 +163,7 @@ def memory(program: Any, job: Job) -> dict[str, float]:
         experiment.student_widths,
         (workload.image_size, workload.image_size, 3),
     )
-    outputs = sum(layer.activations for table in tables for layer in table if layer.norm)
+    outputs = sum(layer.cost.activations for table in tables for layer in table if layer.norm)
     number_bytes = 2 if workload.dtype == "bfloat16" else 4
     share = workload.batch_size // workload.devices
     held = sum(leaf.nbytes for leaf in jax.tree.leaves(job.state)) // workload.devices

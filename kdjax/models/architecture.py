@@ -122,27 +122,6 @@ class Architecture(abc.ABC):
         """
         return _cost(self, self.check(widths), image_shape)
 
-    def layers(
-        self, widths: Mapping[str, int], image_shape: tuple[int, int, int]
-    ) -> tuple[costs.Layer, ...]:
-        """The layer table of the network with these widths, in order of execution.
-
-        Raises:
-          ValueError: if the widths do not fit, or the family has no layer table.
-        """
-        del widths, image_shape
-        raise ValueError(
-            f"{self.name} has no layer table: its cost is not counted, and it cannot be searched"
-        )
-
-    def ties(self, widths: Mapping[str, int]) -> tuple[tuple[str, ...], ...]:
-        """Groups that an addition joins at these widths, so that their channels are the same ones.
-
-        Layers that write one group are tied by that; this is for groups of different names.
-        """
-        del widths
-        return ()
-
     @property
     def executions(self) -> tuple[str, ...]:
         """Names of the strategies that :meth:`run_branches` knows, and ``sequential``."""

@@ -97,7 +97,6 @@ class BlockPlan:
 
     name: str
     stage: str
-    in_channels: int
     hidden: int
     squeeze: int
     channels: int
@@ -160,7 +159,6 @@ class EfficientNet(Architecture):
                 yield BlockPlan(
                     name=block.replace(".", "_"),
                     stage=stage.name,
-                    in_channels=widths[in_group],
                     hidden=widths[f"{block}.expand" if expand else in_group],
                     squeeze=widths[f"{block}.squeeze"],
                     channels=widths[stage.name],

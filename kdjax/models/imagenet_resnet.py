@@ -88,15 +88,11 @@ class BlockPlan:
 
     name: str
     stage: str
-    in_channels: int
     inner: tuple[int, ...]
     channels: int
     stride: int
     cardinality: int
-
-    @property
-    def project(self) -> bool:
-        return self.stride != 1 or self.in_channels != self.channels
+    project: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,22 +145,22 @@ class ImageNetResNet(Architecture):
 
     def plan(self, widths: Mapping[str, int]) -> Iterator[BlockPlan]:
         """The residual blocks in order."""
-        in_group = "stem"
         for (stage, stride), blocks in zip(
             _STAGES.items(), self.variant.blocks_per_stage, strict=True
         ):
+            # Of the family, not of the widths: two groups that happen to be equal change nothing.
+            reshapes = stride != 1 or self.variant.bottleneck or widths["stem"] != widths[stage]
             for number in range(1, blocks + 1):
                 block = f"{stage}.block{number}"
                 yield BlockPlan(
                     name=block.replace(".", "_"),
                     stage=stage,
-                    in_channels=widths[in_group],
                     inner=tuple(widths[f"{block}.{conv}"] for conv in self.variant.inner(1)),
                     channels=widths[stage],
                     stride=stride if number == 1 else 1,
                     cardinality=self.variant.cardinality,
+                    project=number == 1 and reshapes,
                 )
-                in_group = stage
 
 
 def width_vector(variant: Variant, stem: int, planes: Mapping[str, int]) -> WidthVector:

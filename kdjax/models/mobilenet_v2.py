@@ -21,10 +21,9 @@ import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
-from kdjax.costs import Layer
 from kdjax.models.architecture import Architecture, Outputs
 from kdjax.models.layers import ConvNorm
-from kdjax.widths import WidthVector, check
+from kdjax.widths import WidthVector
 
 # Of each network: the stride of its stem and of its second stage.
 EARLY_STRIDES: Mapping[str, int] = {"mobilenet_v2": 1, "mobilenet_v2_imagenet": 2}
@@ -37,7 +36,6 @@ _STAGES = (  # name, expansion, full width, blocks, stride; None where the varia
     ("stage6", 6, 160, 3, 2),
     ("stage7", 6, 320, 1, 1),
 )
-_LAST_STAGE = _STAGES[-1][0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,20 +44,11 @@ class BlockPlan:
 
     name: str
     group: str
-    in_group: str
-    hidden_group: str
-    in_channels: int
     hidden: int
     channels: int
     stride: int
-
-    @property
-    def expand(self) -> bool:
-        return self.hidden_group != self.in_group
-
-    @property
-    def residual(self) -> bool:
-        return self.in_group == self.group
+    expand: bool
+    residual: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,71 +74,17 @@ class MobileNetV2(Architecture):
         for stage, expansion, _, blocks, stage_stride in _STAGES:
             first_stride = self.early_stride if stage_stride is None else stage_stride
             for number in range(1, blocks + 1):
-                hidden_group = f"{stage}.block{number}.expand" if expansion > 1 else in_group
+                expand = expansion > 1
                 yield BlockPlan(
                     name=f"{stage}_block{number}",
                     group=stage,
-                    in_group=in_group,
-                    hidden_group=hidden_group,
-                    in_channels=widths[in_group],
-                    hidden=widths[hidden_group],
+                    hidden=widths[f"{stage}.block{number}.expand" if expand else in_group],
                     channels=widths[stage],
                     stride=first_stride if number == 1 else 1,
+                    expand=expand,
+                    residual=number > 1,
                 )
                 in_group = stage
-
-    def layers(
-        self, widths: Mapping[str, int], image_shape: tuple[int, int, int]
-    ) -> tuple[Layer, ...]:
-        widths = check(widths, self.widths)
-        size = _strided((image_shape[0], image_shape[1]), self.early_stride)
-        table = [
-            Layer(
-                ("stem", "conv"),
-                None,
-                "stem",
-                image_shape[2],
-                widths["stem"],
-                (3, 3),
-                size,
-                norm=True,
-            )
-        ]
-        for block in self.plan(widths):
-            path = ("branch", block.name)
-            outer = (block.in_group, block.in_channels)
-            inner = (block.hidden_group, block.hidden)
-            trunk = (block.group, block.channels)
-            if block.expand:
-                table.append(_pointwise((*path, "expand"), outer, inner, size))
-            size = _strided(size, block.stride)
-            table.append(
-                Layer(
-                    (*path, "depthwise"),
-                    block.hidden_group,
-                    block.hidden_group,
-                    block.hidden,
-                    block.hidden,
-                    (3, 3),
-                    size,
-                    groups=block.hidden,
-                    norm=True,
-                )
-            )
-            table.append(_pointwise((*path, "project"), inner, trunk, size))
-        last, head = (_LAST_STAGE, widths[_LAST_STAGE]), ("head", widths["head"])
-        table.append(_pointwise(("branch", "head"), last, head, size))
-        table.append(
-            Layer(
-                ("branch", "classifier"),
-                "head",
-                None,
-                widths["head"],
-                self.num_classes,
-                bias=True,
-            )
-        )
-        return tuple(table)
 
 
 def create(name: str, num_classes: int) -> MobileNetV2:
@@ -164,20 +99,6 @@ def create(name: str, num_classes: int) -> MobileNetV2:
             in_channels = channels
     groups["head"] = 1280
     return MobileNetV2(name, num_classes, WidthVector(groups), EARLY_STRIDES[name])
-
-
-def _strided(size: tuple[int, int], stride: int) -> tuple[int, int]:
-    return (-(-size[0] // stride), -(-size[1] // stride))
-
-
-def _pointwise(
-    path: tuple[str, ...],
-    source: tuple[str, int],
-    target: tuple[str, int],
-    size: tuple[int, int],
-) -> Layer:
-    (in_group, in_channels), (out_group, out_channels) = source, target
-    return Layer(path, in_group, out_group, in_channels, out_channels, out_size=size, norm=True)
 
 
 class Stem(nn.Module):

@@ -17,12 +17,11 @@ import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
-from kdjax.costs import Layer
 from kdjax.models import resnet_execution
 from kdjax.models.architecture import Architecture, Outputs
 from kdjax.models.execution import EXECUTIONS
 from kdjax.models.layers import ConvNorm
-from kdjax.widths import WidthVector, check
+from kdjax.widths import WidthVector
 
 DEPTHS = (8, 20, 32, 44, 56, 110)
 _STAGES = (("stage1", 16, 1), ("stage2", 32, 2), ("stage3", 64, 2))  # name, full width, stride
@@ -34,15 +33,10 @@ class BlockPlan:
 
     name: str
     group: str
-    in_group: str
     in_channels: int
     inner: int
     channels: int
     stride: int
-
-    @property
-    def inner_group(self) -> str:
-        return f"{self.name.replace('_', '.')}.conv1"
 
     @property
     def project(self) -> bool:
@@ -65,10 +59,6 @@ class ResNet(Architecture):
     def branch(self, widths: Mapping[str, int], **module_fields: Any) -> "Branch":
         return Branch(tuple(self.plan(widths)), self.num_classes, **module_fields)
 
-    def ties(self, widths: Mapping[str, int]) -> tuple[tuple[str, ...], ...]:
-        # Without a projection the first residual sum adds to the stem's own channels.
-        return (("stem", "stage1"),) if widths["stem"] == widths["stage1"] else ()
-
     @property
     def executions(self) -> tuple[str, ...]:
         return EXECUTIONS
@@ -85,58 +75,12 @@ class ResNet(Architecture):
                 yield BlockPlan(
                     name=f"{stage}_block{number}",
                     group=stage,
-                    in_group=in_group,
                     in_channels=widths[in_group],
                     inner=widths[f"{stage}.block{number}.conv1"],
                     channels=widths[stage],
                     stride=stage_stride if number == 1 else 1,
                 )
                 in_group = stage
-
-    def layers(
-        self, widths: Mapping[str, int], image_shape: tuple[int, int, int]
-    ) -> tuple[Layer, ...]:
-        widths = check(widths, self.widths)
-        size = (image_shape[0], image_shape[1])
-        table = [
-            Layer(
-                ("stem", "conv"),
-                None,
-                "stem",
-                image_shape[2],
-                widths["stem"],
-                (3, 3),
-                size,
-                norm=True,
-            )
-        ]
-        for block in self.plan(widths):
-            size = (-(-size[0] // block.stride), -(-size[1] // block.stride))
-            path = ("branch", block.name)
-            outer = (block.in_group, block.in_channels)
-            inner = (block.inner_group, block.inner)
-            trunk = (block.group, block.channels)
-            convolutions = [("conv1", outer, inner, 3), ("conv2", inner, trunk, 3)]
-            if block.project:
-                convolutions.append(("projection", outer, trunk, 1))
-            for name, (source, fan_in), (target, fan_out), kernel in convolutions:
-                table.append(
-                    Layer(
-                        (*path, name),
-                        source,
-                        target,
-                        fan_in,
-                        fan_out,
-                        (kernel, kernel),
-                        size,
-                        norm=True,
-                    )
-                )
-        last = _STAGES[-1][0]
-        table.append(
-            Layer(("branch", "classifier"), last, None, widths[last], self.num_classes, bias=True)
-        )
-        return tuple(table)
 
 
 def create(name: str, depth: int, num_classes: int) -> ResNet:

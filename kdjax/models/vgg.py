@@ -23,10 +23,9 @@ import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
-from kdjax.costs import Layer
 from kdjax.models.architecture import Architecture, Outputs
 from kdjax.models.layers import ConvNorm
-from kdjax.widths import WidthVector, check
+from kdjax.widths import WidthVector
 
 # Of each network: its dense layers before the classifier.
 DENSE_LAYERS: Mapping[str, tuple[str, ...]] = {
@@ -50,8 +49,6 @@ class ConvPlan:
 
     stage: str
     group: str
-    in_group: str
-    in_channels: int
     channels: int
     pool: bool
 
@@ -83,7 +80,6 @@ class VGG(Architecture):
 
     def plan(self, widths: Mapping[str, int]) -> Iterator[ConvPlan]:
         """The convolutions after the stem, in order."""
-        in_group = _STEM
         for stage, _, convolutions in _STAGES:
             for number in range(1, convolutions + 1):
                 group = f"{stage}.conv{number}"
@@ -92,59 +88,9 @@ class VGG(Architecture):
                 yield ConvPlan(
                     stage=stage,
                     group=group,
-                    in_group=in_group,
-                    in_channels=widths[in_group],
                     channels=widths[group],
                     pool=number == convolutions,
                 )
-                in_group = group
-
-    def layers(
-        self, widths: Mapping[str, int], image_shape: tuple[int, int, int]
-    ) -> tuple[Layer, ...]:
-        widths = check(widths, self.widths)
-        size = (image_shape[0], image_shape[1])
-        group = _STEM
-        table = [
-            Layer(
-                ("stem", "conv"),
-                None,
-                group,
-                image_shape[2],
-                widths[group],
-                (3, 3),
-                size,
-                bias=True,
-                norm=True,
-            )
-        ]
-        for conv in self.plan(widths):
-            table.append(
-                Layer(
-                    ("branch", conv.name),
-                    conv.in_group,
-                    conv.group,
-                    conv.in_channels,
-                    conv.channels,
-                    (3, 3),
-                    size,
-                    bias=True,
-                    norm=True,
-                )
-            )
-            group = conv.group
-            if conv.pool:
-                size = (-(-size[0] // 2), -(-size[1] // 2))
-        kernel = size  # The first dense layer reads the whole map, which is a convolution by it.
-        for name in self.dense:
-            table.append(
-                Layer(("branch", name), group, name, widths[group], widths[name], kernel, bias=True)
-            )
-            group, kernel = name, (1, 1)
-        table.append(
-            Layer(("branch", "classifier"), group, None, widths[group], self.num_classes, bias=True)
-        )
-        return tuple(table)
 
 
 def create(name: str, num_classes: int) -> VGG:

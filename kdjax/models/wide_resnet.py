@@ -47,14 +47,10 @@ class BlockPlan:
 
     name: str
     stage: str
-    in_channels: int
     inner: int
     channels: int
     stride: int
-
-    @property
-    def project(self) -> bool:
-        return self.stride != 1 or self.in_channels != self.channels
+    project: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +58,7 @@ class WideResNet(Architecture):
     """A wide ResNet of depth ``6 * blocks_per_stage + 4``."""
 
     blocks_per_stage: int = 2
+    widening: int = 1
 
     @property
     def blocks(self) -> tuple[str, ...]:
@@ -75,18 +72,18 @@ class WideResNet(Architecture):
 
     def plan(self, widths: Mapping[str, int]) -> Iterator[BlockPlan]:
         """The residual blocks in order."""
-        in_group = "stem"
         for stage, _, stage_stride in _STAGES:
+            # Of the family, not of the widths: two groups that happen to be equal change nothing.
+            reshapes = stage_stride != 1 or self.widening > 1 or widths["stem"] != widths[stage]
             for number in range(1, self.blocks_per_stage + 1):
                 yield BlockPlan(
                     name=f"{stage}_block{number}",
                     stage=stage,
-                    in_channels=widths[in_group],
                     inner=widths[f"{stage}.block{number}.conv1"],
                     channels=widths[stage],
                     stride=stage_stride if number == 1 else 1,
+                    project=number == 1 and reshapes,
                 )
-                in_group = stage
 
 
 def create(name: str, num_classes: int) -> WideResNet:
@@ -98,7 +95,7 @@ def create(name: str, num_classes: int) -> WideResNet:
         groups[stage] = widening * channels
         for number in range(1, blocks_per_stage + 1):
             groups[f"{stage}.block{number}.conv1"] = widening * channels
-    return WideResNet(name, num_classes, WidthVector(groups), blocks_per_stage)
+    return WideResNet(name, num_classes, WidthVector(groups), blocks_per_stage, widening)
 
 
 class Stem(nn.Module):

@@ -1,7 +1,7 @@
 """What a network is made of, found by following its channels through its own forward pass."""
 
 from kdjax.tracing.checking import check
-from kdjax.tracing.counting import Terms, count, everything, terms
+from kdjax.tracing.counting import Terms, count, everything, layer_costs, terms
 from kdjax.tracing.description import Group, Layer, Traced
 from kdjax.tracing.slicing import silence, take
 from kdjax.tracing.thinning import alive_from_kept, units, widths
@@ -16,6 +16,7 @@ __all__ = [
     "check",
     "count",
     "everything",
+    "layer_costs",
     "silence",
     "take",
     "terms",

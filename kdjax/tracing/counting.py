@@ -42,6 +42,21 @@ def count(traced: Traced, alive: np.ndarray | None = None) -> costs.Cost:
     return costs.Cost(params, macs, activations)
 
 
+def layer_costs(traced: Traced) -> tuple[costs.Cost, ...]:
+    """The cost of each layer; parameters that no kernel holds count where they are first used."""
+    params = np.zeros(len(traced.layers), np.int64)
+    for path, number in traced.owners.items():
+        params[number] += np.prod([len(axis) for axis in traced.leaves[path]], dtype=np.int64)
+    return tuple(
+        costs.Cost(
+            int(own),
+            layer.taps * layer.positions * layer.fan_in * len(layer.writes),
+            layer.outputs * len(layer.writes),
+        )
+        for own, layer in zip(params, traced.layers, strict=True)
+    )
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Side:
     """For each term how many channels it has on one side, as a sparse matrix.

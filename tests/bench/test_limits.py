@@ -51,8 +51,8 @@ def test_students_share_one_stem():
 def test_adapters_by_hand():
     maps = [[(4, 4, 16), (2, 2, 32)], [(4, 4, 3), (2, 2, 6)]]
     first, second = adapter_layers(maps)
-    assert (first.macs, first.params) == (16 * 3 * 16, 3 * 16 + 16)
-    assert (second.macs, second.params) == (4 * 6 * 32, 6 * 32 + 32)
+    assert (first.cost.macs, first.cost.params) == (16 * 3 * 16, 3 * 16 + 16)
+    assert (second.cost.macs, second.cost.params) == (4 * 6 * 32, 6 * 32 + 32)
 
 
 def test_the_slower_of_two_resources_is_the_limit():

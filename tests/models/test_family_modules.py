@@ -296,11 +296,11 @@ def test_images_too_small_for_a_densenet():
 @pytest.mark.parametrize("family", ["resnet", "bottleneck", "wide_resnet"])
 def test_shortcuts(family, channels, stride, project):
     if family == "wide_resnet":
-        plan = wide_resnet.BlockPlan("b", "s", 3, 2, channels, stride)
+        plan = wide_resnet.BlockPlan("b", "s", 2, channels, stride, project)
         block, last = wide_resnet.PreActivationBlock(plan), ("conv2", "conv", "kernel")
     else:
         inner = {"resnet": (2,), "bottleneck": (2, 2)}[family]
-        plan = imagenet_resnet.BlockPlan("b", "s", 3, inner, channels, stride, 1)
+        plan = imagenet_resnet.BlockPlan("b", "s", inner, channels, stride, 1, project)
         block = imagenet_resnet.Block(plan)
         last = (f"conv{len(inner) + 1}", "norm", "scale")
     x = images_of(2)

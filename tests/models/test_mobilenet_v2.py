@@ -1,4 +1,4 @@
-"""MobileNetV2: published counts, the layer table, ties and residuals, students."""
+"""MobileNetV2: published counts, layers, ties and residuals, students."""
 
 import functools
 
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax import costs, models, widths
+from kdjax import costs, models, tracing, widths
 from kdjax.models import mobilenet_v2
 from kdjax.models.initialize import variable_shapes
 
@@ -88,43 +88,24 @@ def test_full_widths():
     ("vector", "shape"),
     [("full", (32, 32, 3)), ("uneven", (32, 32, 3)), ("uneven", (17, 40, 1)), ("ones", (8, 8, 1))],
 )
-def test_the_layer_table_is_the_network(name, vector, shape):
+def test_traced_layers_are_the_network(name, vector, shape):
     architecture = models.create(name, num_classes=7)
     vectors = {"uneven": uneven(architecture), "ones": dict.fromkeys(architecture.widths, 1)}
     vector = vectors.get(vector, architecture.widths)
     net = architecture.build(vector)
     params = flat(variable_shapes(net, shape)["params"])
     outputs = output_shapes(net, shape)
-    table = architecture.layers(vector, shape)
-    for layer in table:
-        own = {path: leaf for path, leaf in params.items() if path[: len(layer.path)] == layer.path}
-        assert sum(leaf.size for leaf in own.values()) == layer.params, layer.path
-        (kernel,) = (leaf.shape for path, leaf in own.items() if path[-1] == "kernel")
-        expected = (layer.in_channels // layer.groups, layer.out_channels)
-        assert kernel[-2:] == expected, layer.path
-        assert kernel[:-2] == (layer.kernel if layer.norm else ()), layer.path
-        size = layer.out_size if layer.norm else ()
-        assert outputs[layer.path] == (1, *size, layer.out_channels), layer.path
-        for group, channels in (
-            (layer.in_group, layer.in_channels),
-            (layer.out_group, layer.out_channels),
-        ):
-            assert group is None or vector[group] == channels, layer.path
-    assert sum(layer.params for layer in table) == sum(leaf.size for leaf in params.values())
-
-
-def test_depthwise_layers_write_the_group_they_read():
-    architecture = models.create("mobilenet_v2", num_classes=10)
-    table = architecture.layers(architecture.widths, (32, 32, 3))
-    depthwise = {layer.path[1]: layer for layer in table if layer.path[-1] == "depthwise"}
-    assert len(depthwise) == 17
-    for block, layer in depthwise.items():
-        group = "stem" if block == "stage1_block1" else f"{block.replace('_', '.')}.expand"
-        assert (layer.in_group, layer.out_group) == (group, group)
-        assert layer.groups == layer.in_channels == layer.out_channels
-        assert layer.kernel == (3, 3)
-    assert {layer.groups for layer in table if layer.path[-1] != "depthwise"} == {1}
-    assert not any(layer.path == ("branch", "stage1_block1", "expand") for layer in table)
+    traced = tracing.trace(net, shape)
+    for layer, cost in zip(traced.layers, tracing.layer_costs(traced), strict=True):
+        kernel = params[layer.kernel[1:]].shape
+        normalised = (*layer.path[:-1], "norm", "scale") in params
+        path = layer.path[:-1] if normalised else layer.path
+        assert cost.activations == np.prod(outputs[path]), layer.path
+        # Every number of the kernel multiplies once at each place of the output.
+        assert cost.macs == np.prod(kernel) * np.prod(outputs[path][1:-1]), layer.path
+        own = [leaf.size for where, leaf in params.items() if where[: len(path)] == path]
+        assert cost.params == sum(own), layer.path
+    assert tracing.count(traced).params == sum(leaf.size for leaf in params.values())
 
 
 @pytest.mark.parametrize(
@@ -162,7 +143,7 @@ def test_all_but_the_first_block_of_a_stage_add_their_input(number, residual):
 
 
 def test_a_block_by_hand():
-    plan = mobilenet_v2.BlockPlan("b", "out", "in", "inner", 1, 2, 1, stride=1)
+    plan = mobilenet_v2.BlockPlan("b", "out", 2, 1, stride=1, expand=True, residual=False)
     block = mobilenet_v2.InvertedResidual(plan)
     x = np.array([1.0, -2.0, 5.0], np.float32).reshape(1, 3, 1, 1)
     variables = block.init(jax.random.key(0), x, False, None)

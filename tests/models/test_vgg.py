@@ -1,4 +1,4 @@
-"""VGG16 with batch normalisation: published counts, the layer table, pooling, students."""
+"""VGG16 with batch normalisation: published counts, layers, pooling, students."""
 
 import flax.traverse_util
 import jax
@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax import costs, models, widths
+from kdjax import costs, models, tracing, widths
 from kdjax.models.initialize import variable_shapes
 
 NAMES = ("vgg16_bn", "vgg16_bn_imagenet")
@@ -89,44 +89,26 @@ def test_full_widths():
     ("vector", "shape"),
     [("full", (32, 32, 3)), ("uneven", (64, 96, 3)), ("uneven", (17, 40, 1)), ("ones", (8, 8, 1))],
 )
-def test_the_layer_table_is_the_network(name, vector, shape):
+def test_traced_layers_are_the_network(name, vector, shape):
     architecture = models.create(name, num_classes=7)
     vectors = {"uneven": uneven(architecture), "ones": dict.fromkeys(architecture.widths, 1)}
     vector = vectors.get(vector, architecture.widths)
     net = architecture.build(vector)
-    variables = variable_shapes(net, shape)
-    params = flat(variables["params"])
+    params = flat(variable_shapes(net, shape)["params"])
     images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    _, outputs = jax.eval_shape(captured(net), variables, images)
-    table = architecture.layers(vector, shape)
-    for layer in table:
-        own = {path: leaf for path, leaf in params.items() if path[: len(layer.path)] == layer.path}
-        assert sum(leaf.size for leaf in own.values()) == layer.params, layer.path
-        (kernel,) = (leaf.shape for path, leaf in own.items() if path[-1] == "kernel")
-        if layer.norm:
-            assert kernel == (*layer.kernel, layer.in_channels, layer.out_channels), layer.path
-            shown = (1, *layer.out_size, layer.out_channels)
-        else:
-            flattened = layer.kernel[0] * layer.kernel[1] * layer.in_channels
-            assert kernel == (flattened, layer.out_channels), layer.path
-            assert layer.out_size == (1, 1)
-            shown = (1, layer.out_channels)
-        assert outputs[layer.path].shape == shown, layer.path
-        for group, channels in (
-            (layer.in_group, layer.in_channels),
-            (layer.out_group, layer.out_channels),
-        ):
-            assert group is None or vector[group] == channels, layer.path
-    assert sum(layer.params for layer in table) == sum(leaf.size for leaf in params.values())
-
-
-def test_the_first_dense_layer_reads_the_last_map():
-    architecture = models.create("vgg16_bn_imagenet", num_classes=1000)
-    *_, dense1, dense2, classifier = architecture.layers(architecture.widths, (224, 224, 3))
-    assert (dense1.in_group, dense1.in_channels, dense1.kernel) == ("stage5.conv3", 512, (7, 7))
-    assert dense1.params == 25_088 * 4096 + 4096
-    assert (dense2.in_group, dense2.kernel) == ("dense1", (1, 1))
-    assert (classifier.in_group, classifier.out_group) == ("dense2", None)
+    _, outputs = jax.eval_shape(captured(net), variable_shapes(net, shape), images)
+    outputs = {path: leaf.shape for path, leaf in outputs.items() if hasattr(leaf, "shape")}
+    traced = tracing.trace(net, shape)
+    for layer, cost in zip(traced.layers, tracing.layer_costs(traced), strict=True):
+        kernel = params[layer.kernel[1:]].shape
+        normalised = (*layer.path[:-1], "norm", "scale") in params
+        path = layer.path[:-1] if normalised else layer.path
+        assert cost.activations == np.prod(outputs[path]), layer.path
+        # Every number of the kernel multiplies once at each place of the output.
+        assert cost.macs == np.prod(kernel) * np.prod(outputs[path][1:-1]), layer.path
+        own = [leaf.size for where, leaf in params.items() if where[: len(path)] == path]
+        assert cost.params == sum(own), layer.path
+    assert tracing.count(traced).params == sum(leaf.size for leaf in params.values())
 
 
 @pytest.mark.parametrize(

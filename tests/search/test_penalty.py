@@ -8,7 +8,7 @@ import pytest
 import tables
 from tables import Layer
 
-from kdjax import costs, models, widths
+from kdjax import costs, models, tracing, widths
 from kdjax.search import Channels, CostModel
 from kdjax.search.penalty import RESOURCES, penalty
 
@@ -228,17 +228,28 @@ def test_penalty_of_zeros_and_ones_is_cost_times_sides(name, width, seed, resour
     model = CostModel.of(resource, channels)
     found = float(penalty(model, channels, params, 0.5)) * model.full
     counted, factor = {"flops": ("macs", 2), "params": ("params", 1)}[resource]
-    thinnable = {member for group in channels.groups for member in group.members}
+    free, full = {group.name for group in channels.groups}, channels.traced
+    small = tracing.trace(architecture.build(vector), shape)
     expected = 0
-    for layer in architecture.layers(vector, shape):
-        own = layer.out_channels * layer.per_output(counted)
-        sides = (layer.in_group in thinnable) + (layer.out_group in thinnable)
-        expected += factor * sides * (layer.cost(counted) - own)
-        expected += factor * own * (layer.out_group in thinnable)
+    for layer, whole, cost in zip(
+        small.layers, full.layers, tracing.layer_costs(small), strict=True
+    ):
+        kernel = np.prod([len(axis) for axis in small.leaves[layer.kernel]])
+        connections, own = {"macs": (cost.macs, 0), "params": (kernel, cost.params - kernel)}[
+            counted
+        ]
+        reads, writes = (
+            {name for name, _ in full.segments(side)} <= free
+            for side in (whole.reads, whole.writes)
+        )
+        expected += factor * ((reads + writes) * connections + writes * own)
     assert found == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_network_without_scales_is_refused():
-    layers = (Layer(("a",), None, "a", 3, 8, (3, 3), (8, 8), bias=True), TABLE["classifier"])
+    layers = (
+        Layer(("a",), None, "a", 3, 8, (3, 3), (8, 8), bias=True),
+        Layer(("classifier",), "a", None, 8, 10, bias=True),
+    )
     with pytest.raises(ValueError, match="no channel of the network can be thinned"):
         tables.channels(layers)

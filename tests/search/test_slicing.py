@@ -100,10 +100,10 @@ def test_the_small_network_is_the_searched_one(case):
         # What is left of a map are the living channels of the full one, in order.
         assert ours.shape[:3] == theirs.shape[:3]
         thinned += theirs.shape[-1] - ours.shape[-1]
-        silent_channels = np.abs(theirs).max(axis=(0, 1, 2)) == 0
-        living = np.asarray(theirs)[..., ~silent_channels]
-        some = np.asarray(ours)[..., np.abs(ours).max(axis=(0, 1, 2)) > 0]
-        np.testing.assert_allclose(some, living, atol=1e-4, rtol=1e-4)
+        rest = iter(np.moveaxis(np.asarray(theirs), -1, 0))
+        for channel in np.moveaxis(np.asarray(ours), -1, 0):
+            scale = 1e-5 * np.abs(theirs).max()
+            assert any(np.allclose(channel, other, atol=scale, rtol=1e-4) for other in rest)
     assert thinned > 0
 
 

@@ -1,16 +1,13 @@
-"""What tracing finds in the known families, against what their authors wrote down by hand."""
+"""What tracing finds in the known families, against what is written down by hand."""
 
 import dataclasses
 import functools
 
-import jax
 import numpy as np
 import pytest
 
 from kdjax import costs, models, tracing, widths
 from kdjax.models.initialize import variable_shapes
-from kdjax.search import Channels, slim
-from kdjax.search.penalty import COUNTED_AS, RESOURCES, CostModel
 
 NETWORKS = {
     "resnet8": (32, 32, 3),
@@ -89,103 +86,142 @@ def test_cost_of_the_thinned_network_itself(name):
     assert costs.count(architecture, vector, shape) == expected
 
 
-@full_networks
-def test_groups_and_deciding_scales(name):
-    architecture, shape, description = case(name)
-    channels = Channels.of(architecture, architecture.widths, shape)
-    assert [
-        (group.name, group.members, group.channels, group.unit, group.scales)
-        for group in description.free
-    ] == [
-        (
-            *(group.name, group.members, group.channels, group.unit),
-            tuple(("params", *path, "norm", "scale") for path in group.writers),
+@pytest.mark.parametrize("depth", [8, 20, 110])
+def test_groups_and_deciding_scales_of_a_resnet(depth):
+    """Stem and stage 1 add up, and so do the blocks of a stage and its projection."""
+    architecture = models.create(f"resnet{depth}", 7)
+    description = tracing.traced(architecture, (32, 32, 3))
+    blocks = range(1, (depth - 2) // 6 + 1)
+
+    def scales(stage, *layers):
+        return tuple(("params", "branch", *layer.split("/"), "norm", "scale") for layer in layers)
+
+    expected = {
+        "stem": (
+            ("stem", "stage1"),
+            16,
+            (
+                ("params", "stem", "conv", "norm", "scale"),
+                *scales("stage1", *(f"stage1_block{n}/conv2" for n in blocks)),
+            ),
         )
-        for group in channels.groups
-    ]
-    held = [group.name for group in description.groups if group.held]
-    assert tuple(held) == channels.fixed
-    assert set(description.fixed) == {*channels.fixed, "branch/classifier"}
+    }
+    for stage, channels in (("stage1", 16), ("stage2", 32), ("stage3", 64)):
+        for n in blocks:
+            own = scales(stage, f"{stage}_block{n}/conv1")
+            expected[f"{stage}.block{n}.conv1"] = ((f"{stage}.block{n}.conv1",), channels, own)
+        if stage != "stage1":
+            first, *others = (f"{stage}_block{n}/conv2" for n in blocks)
+            own = scales(stage, first, f"{stage}_block1/projection", *others)
+            expected[stage] = ((stage,), channels, own)
+    found = {g.name: (g.members, g.channels, g.scales) for g in description.groups}
+    assert found == expected
+    assert {group.unit for group in description.groups} == {1}
+    assert description.free == description.groups
+    assert set(description.fixed) == {"branch/classifier"}
     assert "network's outputs" in description.fixed["branch/classifier"]
-    assert description.ties == architecture.ties(architecture.widths)
+    assert description.ties == (("stem", "stage1"),)
+
+
+def test_groups_of_other_families():
+    _, _, mobile = case("mobilenet_v2")
+    groups = {group.name: group for group in mobile.groups}
+    # The one block of stage 1 does not expand: its depthwise convolution is the stem's.
+    assert [path[1:-2] for path in groups["stem"].scales] == [
+        ("stem", "conv"),
+        ("branch", "stage1_block1", "depthwise"),
+    ]
+    assert [path[2:-2] for path in groups["stage3"].scales] == [
+        (f"stage3_block{n}", "project") for n in (1, 2, 3)
+    ]
+    assert [path[3:-2] for path in groups["stage3.block1.expand"].scales] == [
+        ("expand",),
+        ("depthwise",),
+    ]
+    assert mobile.ties == () and set(mobile.fixed) == {"branch/classifier"}
+    _, _, vgg = case("vgg16_bn_imagenet")
+    assert [group.name for group in vgg.groups if group.held] == ["dense1", "dense2"]
+    assert all(len(group.scales) == 1 for group in vgg.free)
+    assert len(vgg.free) == 13 and vgg.ties == ()
+    dense = models.create("densenet_bc_100_12", 7)
+    dense = {group.name: group for group in tracing.traced(dense, (32, 32, 3)).groups}
+    # A growth is normalised by whoever reads it: the 15 layers after it and the transition.
+    assert len(dense["block1.layer1.growth"].scales) == 16
+    assert len(dense["block1.layer1.bottleneck"].scales) == 1
 
 
 def test_a_projection_unties_stem_and_first_stage():
     architecture, shape, _ = case("resnet8")
     vector = widths.WidthVector({**architecture.widths, "stage1": 12})
     description = tracing.traced(dataclasses.replace(architecture, widths=vector), shape)
-    assert description.ties == architecture.ties(vector) == ()
+    assert description.ties == ()
     groups = {group.name: group for group in description.groups}
     assert groups["stem"].scales == (("params", "stem", "conv", "norm", "scale"),)
     assert [path[-3] for path in groups["stage1"].scales] == ["conv2", "projection"]
 
 
-@full_networks
-def test_layers(name):
-    architecture, shape, description = case(name)
-    leaders = {member: group.name for group in description.groups for member in group.members}
-    table = architecture.layers(architecture.widths, shape)
-    # A block's projection runs last and is written last; both are in order of execution.
-    for layer, written in zip(description.layers, table, strict=True):
-        path = layer.path[:-1] if layer.path[-1] == "conv" and written.norm else layer.path
-        places = 1 if written.groups > 1 else layer.fan_in // written.in_channels
-        assert path == written.path
-        assert layer.name == (written.out_group or "/".join(path))
-        assert (layer.groups, layer.taps * places) == (written.groups, np.prod(written.kernel))
-        assert layer.positions == layer.outputs == np.prod(written.out_size)
-        read = {group for group, _ in description.segments(layer.reads)}
-        wrote = description.segments(layer.writes)
-        assert read == {leaders.get(written.in_group, "")}
-        assert wrote == ((leaders.get(written.out_group, ""), written.out_channels),)
+# Path in the branch, width written, taps, side of the map, groups, inputs of an output channel.
+RESNET8_LAYERS = (
+    ("stem/conv", "stem", 9, 32, 1, 3),
+    ("stage1_block1/conv1", "stage1.block1.conv1", 9, 32, 1, 16),
+    ("stage1_block1/conv2", "stage1", 9, 32, 1, 16),
+    ("stage2_block1/conv1", "stage2.block1.conv1", 9, 16, 1, 16),
+    ("stage2_block1/conv2", "stage2", 9, 16, 1, 32),
+    ("stage2_block1/projection", "stage2", 1, 16, 1, 16),
+    ("stage3_block1/conv1", "stage3.block1.conv1", 9, 8, 1, 32),
+    ("stage3_block1/conv2", "stage3", 9, 8, 1, 64),
+    ("stage3_block1/projection", "stage3", 1, 8, 1, 32),
+    ("classifier", "branch/classifier", 1, 1, 1, 64),
+)
+MOBILENET_LAYERS = (
+    ("stem/conv", "stem", 9, 32, 1, 3),
+    ("stage1_block1/depthwise", "stem", 9, 32, 32, 1),
+    ("stage1_block1/project", "stage1", 1, 32, 1, 32),
+    ("stage2_block1/expand", "stage2.block1.expand", 1, 32, 1, 16),
+    ("stage2_block1/depthwise", "stage2.block1.expand", 9, 32, 96, 1),
+    ("stage2_block1/project", "stage2", 1, 32, 1, 96),
+    ("stage2_block2/expand", "stage2.block2.expand", 1, 32, 1, 24),
+    ("stage2_block2/depthwise", "stage2.block2.expand", 9, 32, 144, 1),
+    ("stage2_block2/project", "stage2", 1, 32, 1, 144),
+    ("stage3_block1/expand", "stage3.block1.expand", 1, 32, 1, 24),
+    ("stage3_block1/depthwise", "stage3.block1.expand", 9, 16, 144, 1),
+)
 
 
-@full_networks
-@pytest.mark.parametrize("resource", RESOURCES)
-def test_coefficients_of_cost_and_penalty(name, resource):
-    architecture, shape, description = case(name)
-    channels = Channels.of(architecture, architecture.widths, shape)
-    layers = architecture.layers(architecture.widths, shape)
-    model = CostModel.of(resource, channels, layers)
-    terms = tracing.terms(description, COUNTED_AS[resource])
-    factor = 2 if resource == "flops" else 1
-    alive, _ = thinned(description, 0)
-    units = tracing.units(description, alive)
-    free = [number for number, group in enumerate(description.groups) if not group.held]
-    counts = (units * [group.unit for group in description.groups])[free]
-    assert factor * terms.total(units) == pytest.approx(model.cost(counts) * model.full, rel=1e-9)
-    expected = np.asarray(model.coefficients(counts)) * model.full
-    np.testing.assert_allclose(
-        factor * terms.coefficients(units)[free], expected, rtol=1e-5, atol=1e-3
+@pytest.mark.parametrize(
+    ("name", "expected"), [("resnet8", RESNET8_LAYERS), ("mobilenet_v2", MOBILENET_LAYERS)]
+)
+def test_layers(name, expected):
+    _, _, description = case(name)
+    for layer, written in zip(description.layers, expected, strict=name == "resnet8"):
+        assert "/".join(layer.path).removeprefix("branch/").removesuffix("/conv") in (
+            written[0],
+            written[0].removesuffix("/conv"),
+        )
+        assert layer.kernel == ("params", *layer.path, "kernel")
+        found = (layer.name, layer.taps, layer.positions, layer.groups, layer.fan_in)
+        path, width, taps, side, groups, fan_in = written
+        assert found == (width, taps, side * side, groups, fan_in), path
+        assert layer.outputs == layer.positions
+    dense1 = next(one for one in case("vgg16_bn_imagenet")[2].layers if one.name == "dense1")
+    # 40 pixels end as 2 x 2: each channel of the last map is read at four places.
+    assert (dense1.fan_in, dense1.taps, len(dense1.writes)) == (4 * 512, 1, 4096)
+
+
+@pytest.mark.parametrize("name", ["resnet20", "mobilenet_v2", "vgg16_bn", "densenet_bc_100_12"])
+def test_costs_of_layers(name):
+    architecture = models.create(name, 7)
+    description = tracing.traced(architecture, (32, 32, 3))
+    own = tracing.layer_costs(description)
+    assert len(own) == len(description.layers)
+    total = costs.Cost(
+        *(sum(getattr(cost, name) for cost in own) for name in ("params", "macs", "activations"))
     )
-
-
-@functools.cache
-def variables(name):
-    architecture, shape, _ = case(name, 0.1)
-    generator = np.random.default_rng(0)
-    return jax.tree.map(
-        lambda leaf: generator.normal(size=leaf.shape).astype(np.float32),
-        variable_shapes(architecture.build(), shape),
-    )
-
-
-@small_networks
-def test_slices_are_those_of_the_table(name):
-    architecture, shape, description = case(name, 0.1)
-    alive, _ = thinned(description, 1)
-    kept = {
-        member: np.flatnonzero(alive[description.widths[member]])
-        for group in description.free
-        for member in group.members
-    }
-    np.testing.assert_array_equal(tracing.alive_from_kept(description, kept), alive)
-    tree = {**variables(name), "state": ({"trace": variables(name)["params"]}, np.int32(3))}
-    layers = architecture.layers(architecture.widths, shape)
-    expected, cut = slim(tree, layers, kept), tracing.take(tree, description, alive)
-    jax.tree.map(np.testing.assert_array_equal, cut, expected)
-    assert sum(leaf.size for leaf in jax.tree.leaves(cut)) < sum(
-        leaf.size for leaf in jax.tree.leaves(tree)
-    )
+    assert total == tracing.count(description)
+    stem, classifier = own[0], own[-1]
+    channels = architecture.widths[architecture.shared[0]]
+    assert stem.macs == 32 * 32 * 27 * channels
+    assert classifier.params == 7 * (classifier.macs // 7 + 1)
 
 
 @small_networks
