@@ -56,9 +56,12 @@ class Architecture(abc.ABC):
         return ("stem",)
 
     @property
-    def rigid(self) -> tuple[str, ...]:
-        """Groups that single channels cannot leave: their width follows a rule of its own."""
-        return ()
+    def keeps_cardinality(self) -> bool:
+        """Whether grouped convolutions keep their number of groups at all widths.
+
+        If so, a search takes the same channel from each group; if not, whole groups.
+        """
+        return False
 
     @property
     def drops(self) -> bool:

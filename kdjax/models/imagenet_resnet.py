@@ -110,9 +110,8 @@ class ImageNetResNet(Architecture):
         return tuple(_BLOCKS)
 
     @property
-    def rigid(self) -> tuple[str, ...]:
-        # A ResNeXt keeps its number of groups, and all of them are equally wide.
-        return tuple(g for g in self.widths if "." in g and self.variant.cardinality > 1)
+    def keeps_cardinality(self) -> bool:
+        return True
 
     def scaled(self, width: float) -> Self:
         return dataclasses.replace(self, widths=self._scale(width))

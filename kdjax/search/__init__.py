@@ -19,6 +19,7 @@ from kdjax.search.criteria import CRITERIA, Criterion, Evidence
 from kdjax.search.extract import TOLERANCE, alive_widths, expand, kept_channels, revive, worth
 from kdjax.search.penalty import CostModel
 from kdjax.search.proximal import proximal
+from kdjax.search.rebuilding import check_equal_widths, check_rebuilt
 from kdjax.search.rounding import round_widths
 
 __all__ = [
@@ -36,6 +37,8 @@ __all__ = [
     "Plan",
     "SearchState",
     "alive_widths",
+    "check_equal_widths",
+    "check_rebuilt",
     "controlled",
     "expand",
     "kept_channels",

@@ -64,18 +64,15 @@ class Channels:
         """
         full = dataclasses.replace(architecture, widths=WidthVector(widths))
         traced = tracing.traced(full, image_shape)
-        return cls.in_network(traced, tuple(full.widths), architecture.rigid, root)
+        return cls.in_network(traced, tuple(full.widths), root)
 
     @classmethod
-    def in_network(
-        cls, traced: Traced, names: Sequence[str], rigid: Sequence[str] = (), root: Path = ()
-    ) -> "Channels":
+    def in_network(cls, traced: Traced, names: Sequence[str], root: Path = ()) -> "Channels":
         """The layout of a traced network.
 
         Args:
           traced: with all its channels.
           names: of the width vector.
-          rigid: those of them that single channels cannot leave.
           root: where the network's tree is in the parameters.
 
         Raises:
@@ -89,11 +86,7 @@ class Channels:
                 for name in group.members
             )
 
-        groups = tuple(
-            group
-            for group in traced.free
-            if is_whole(group) and not set(group.members) & set(rigid)
-        )
+        groups = tuple(group for group in traced.free if is_whole(group))
         if not groups:
             raise ValueError("no channel of the network can be thinned: there is nothing to search")
         free = {member for group in groups for member in group.members}

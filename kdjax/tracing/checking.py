@@ -4,6 +4,7 @@ import flax.linen as nn
 import numpy as np
 
 from kdjax.tracing.description import Traced
+from kdjax.tracing.record import Grouping
 from kdjax.tracing.trace import trace
 from kdjax.tracing.values import Path
 
@@ -29,8 +30,13 @@ def check(
     Raises:
       ValueError: if it is another network; the message names the variable.
     """
-    grouped = [layer.kernel for layer in traced.layers if layer.grouped and layer.kernel]
-    small = trace(net, image_shape, grouped=grouped)
+    # Of a few channels left the number of groups no longer tells.
+    grouping: dict[Path, Grouping] = {
+        layer.kernel: "whole" if layer.grouped else "across" if layer.groups > 1 else "none"
+        for layer in traced.layers
+        if layer.kernel
+    }
+    small = trace(net, image_shape, grouping=grouping)
     _same_variables(traced, small)
     towards: dict[int, tuple[int, Path]] = {}
     back: dict[int, tuple[int, Path]] = {}

@@ -11,7 +11,7 @@ from kdjax.tracing.values import Label, Path, Value, along, flat_axis, rigid
 
 
 def convolution(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
-    """``conv_general_dilated``; of a grouped one a group's inputs and outputs live together."""
+    """``conv_general_dilated``; a grouped one loses whole groups, or the same channel of each."""
     x, kernel = values
     numbers, shape = params["dimension_numbers"], tuple(params["out_shape"])
     (_, feature, *places), (out, into, *taps) = numbers.lhs_spec, numbers.rhs_spec
@@ -27,10 +27,15 @@ def convolution(record: Record, values: Sequence[Value], params: Mapping[str, An
     if path is None or not x.computed:
         for part in (atoms, inputs, outputs):
             record.pin(part, "a convolution's kernel is computed, or written into the code")
-    if groups == 1 and path not in record.grouped:
-        record.tie(inputs[:, :1], atoms, "a layer reads places that are no channels")
+    grouping = record.grouping(path, groups)
+    if grouping != "whole":
+        each = np.tile(inputs[:, :1], (groups, 1))
+        record.tie(each, atoms, "a layer reads places that are no channels")
         record.tie(inputs[:, :1], inputs, "")
-    else:
+    if grouping == "across":
+        rows = outputs[:, 0].reshape(groups, -1)
+        record.tie(rows[:1], rows, "")
+    if grouping == "whole":
         record.pin(inputs, "")
         for part in (atoms, outputs):
             rows = part.reshape(groups, -1)
@@ -47,7 +52,7 @@ def convolution(record: Record, values: Sequence[Value], params: Mapping[str, An
         outputs=out_places,
         groups=groups,
         fan_in=kernel.shape[into],
-        grouped=groups > 1 or path in record.grouped,
+        grouped=grouping == "whole",
         reads=atoms[:, 0],
         writes=outputs[:, 0],
     )

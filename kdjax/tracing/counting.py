@@ -36,7 +36,9 @@ def count(traced: Traced, alive: np.ndarray | None = None) -> costs.Cost:
     macs = activations = 0
     for layer in traced.layers:
         written = int(alive[layer.writes].sum())
-        read = layer.fan_in if layer.grouped else int(alive[layer.reads].sum())
+        read = layer.fan_in
+        if not layer.grouped:
+            read = int(alive[layer.reads].sum()) // layer.groups
         macs += layer.taps * layer.positions * read * written
         activations += layer.outputs * written
     return costs.Cost(params, macs, activations)
@@ -147,7 +149,7 @@ def terms(traced: Traced, resource: str) -> Terms:
 class _Row(NamedTuple):
     """A term before it is an entry of arrays; ``layer`` only of kernels and layers."""
 
-    constant: int
+    constant: float
     reads: np.ndarray
     writes: np.ndarray
     number: int
@@ -160,7 +162,10 @@ _ONE = np.zeros(1, np.int64)  # The classes of one channel that stays.
 def _layer_rows(traced: Traced) -> Iterator[_Row]:
     for number, layer in enumerate(traced.layers):
         reads = np.repeat(_ONE, layer.fan_in) if layer.grouped else layer.reads
-        yield _Row(layer.taps * layer.positions, reads, layer.writes, number, layer)
+        constant = layer.taps * layer.positions
+        # Each output reads one of several groups, of which all lose the same channels.
+        own = 1 if layer.grouped else layer.groups
+        yield _Row(constant / own, reads, layer.writes, number, layer)
 
 
 def _leaf_rows(traced: Traced) -> Iterator[_Row]:

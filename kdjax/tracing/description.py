@@ -14,7 +14,7 @@ class Group:
 
     A *class* is what lives and dies together: the channels of one number in all layers that a
     sum, a product, a normalisation or a grouped convolution ties. Of a grouped convolution a
-    class is a whole group of its channels.
+    class is a whole group of its channels, or the same channel of each group.
 
     Attributes:
       name: the first member's; with ``:2``, ``:3`` where several groups share their first member.
@@ -57,7 +57,7 @@ class Layer:
       outputs: numbers for each channel written and image.
       groups: of a grouped convolution; else 1.
       fan_in: inputs of an output channel at full width.
-      grouped: the fan-in stays as it is when channels go.
+      grouped: the fan-in stays as it is when channels go, because whole groups go.
       reads, writes: ``[channels]`` class of each channel, in order; 0 where it stays.
     """
 

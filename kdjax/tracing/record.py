@@ -1,11 +1,14 @@
 """What tracing writes down on its way through a network."""
 
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from typing import Literal
 
 import numpy as np
 
 from kdjax.tracing.values import RIGID, Path
+
+Grouping = Literal["none", "whole", "across"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,11 +49,16 @@ class Record:
         decides about.
       place: the module that is being traced, for messages.
       sizes: numbers in each variable.
-      grouped: kernels of convolutions that count as grouped, whatever their number of groups.
     """
 
-    def __init__(self, sizes: Mapping[Path, int], grouped: Collection[Path] = ()) -> None:
-        self.sizes, self.grouped = sizes, frozenset(grouped)
+    def __init__(
+        self,
+        sizes: Mapping[Path, int],
+        grouping: Mapping[Path, Grouping],
+        keeps_cardinality: bool,
+    ) -> None:
+        self.sizes = sizes
+        self._grouping, self._keeps_cardinality = grouping, keeps_cardinality
         self._atoms = 1  # 0 is RIGID.
         self._ties: list[tuple[np.ndarray, np.ndarray]] = []
         self._pins: list[tuple[np.ndarray, str]] = []
@@ -59,6 +67,19 @@ class Record:
         self.owners: dict[Path, int] = {}
         self.scales: list[tuple[Path, np.ndarray]] = []
         self.place = ""
+
+    def grouping(self, kernel: Path | None, groups: int) -> Grouping:
+        """What a convolution loses: channels, whole groups, or a channel of each group.
+
+        Args:
+          kernel: its path.
+          groups: of the convolution.
+        """
+        if kernel is not None and kernel in self._grouping:
+            return self._grouping[kernel]
+        if groups == 1:
+            return "none"
+        return "across" if self._keeps_cardinality else "whole"
 
     def fresh(self, count: int) -> np.ndarray:
         """New atoms."""

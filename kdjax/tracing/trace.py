@@ -1,7 +1,7 @@
 """Tracing a linen module: one abstract forward pass, from which everything else is derived."""
 
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import flax.linen as nn
@@ -14,7 +14,7 @@ from kdjax.tracing import interpreter
 from kdjax.tracing.classes import describe
 from kdjax.tracing.description import Traced
 from kdjax.tracing.names import collected, named
-from kdjax.tracing.record import Record
+from kdjax.tracing.record import Grouping, Record
 from kdjax.tracing.values import Path, Value, along, rigid
 from kdjax.widths import WidthVector
 
@@ -24,6 +24,9 @@ class Buildable(Protocol):
 
     @property
     def widths(self) -> WidthVector: ...
+
+    @property
+    def keeps_cardinality(self) -> bool: ...
 
     def build(self, widths: Mapping[str, int]) -> nn.Module: ...
 
@@ -41,7 +44,12 @@ def traced(architecture: Buildable, image_shape: tuple[int, int, int]) -> Traced
       NotImplementedError: as :func:`trace`.
     """
     widths = architecture.widths
-    description = trace(architecture.build(named(widths)), image_shape, closed=True)
+    description = trace(
+        architecture.build(named(widths)),
+        image_shape,
+        keeps_cardinality=architecture.keeps_cardinality,
+        closed=True,
+    )
     if lost := [name for name in widths if name not in description.widths]:
         raise ValueError(
             f"the widths {lost} are no layer's number of outputs: a module has to take each entry "
@@ -54,7 +62,8 @@ def trace(
     net: nn.Module,
     image_shape: tuple[int, int, int],
     *,
-    grouped: Collection[Path] = (),
+    grouping: Mapping[Path, Grouping] | None = None,
+    keeps_cardinality: bool = False,
     closed: bool = False,
 ) -> Traced:
     """Describes a network by following its channels through ``net.apply`` in evaluation.
@@ -63,7 +72,11 @@ def trace(
       net: ``net.apply(variables, images, train=False)`` returns logits, or an object that has
         them as ``logits``.
       image_shape: (height, width, channels) of the input.
-      grouped: kernels of convolutions that count as grouped even with a single group.
+      grouping: what convolutions lose, by the path of their kernel: channels (``none``), groups
+        (``whole``) or the same channel of each group (``across``); others are judged by their
+        number of groups.
+      keeps_cardinality: whether those with several groups keep their number: they lose channels
+        across groups.
       closed: whether widths that are no entry of the width vector stay as they are.
 
     Raises:
@@ -79,7 +92,8 @@ def trace(
             variables, images
         )
     shapes = {path: leaf.shape for path, leaf in _flat(variables).items()}
-    record = Record({path: int(np.prod(shape)) for path, shape in shapes.items()}, grouped)
+    sizes = {path: int(np.prod(shape)) for path, shape in shapes.items()}
+    record = Record(sizes, grouping or {}, keeps_cardinality)
     leaves = {path: [record.fresh(size) for size in shape] for path, shape in shapes.items()}
     values = [_variable(path, shapes[path], leaves[path]) for path in _order(variables)]
     values.append(_image(record, image_shape))

@@ -22,6 +22,7 @@ class Family:
 
     module: Callable[..., nn.Module]
     widths: WidthVector
+    keeps_cardinality: bool = False
 
     def build(self, widths):
         return self.module(WidthVector(widths))
@@ -87,6 +88,16 @@ class Grouped(Net):
         y = nn.relu(conv(widths["hidden"], x, "conv1", 1))
         groups = widths["hidden"] // 2
         y = nn.relu(conv(widths["hidden"], y, "conv2", feature_group_count=groups))
+        return nn.relu(x + conv(widths["stem"], y, "conv3", 1))
+
+
+class Cardinal(Net):
+    """A ResNeXt block with two groups at all widths."""
+
+    def trunk(self, x, widths):
+        x = nn.relu(conv(widths["stem"], x, "stem"))
+        y = nn.relu(conv(widths["read"], x, "conv1", 1))
+        y = nn.relu(conv(widths["written"], y, "conv2", feature_group_count=2))
         return nn.relu(x + conv(widths["stem"], y, "conv3", 1))
 
 

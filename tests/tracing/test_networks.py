@@ -1,6 +1,7 @@
 """What tracing finds in networks of many kinds, by hand; and that thinning them is exact."""
 
 import copy
+import dataclasses
 import pickle
 
 import flax.linen as nn
@@ -40,6 +41,17 @@ NETWORKS = {
         {
             "stem": ("stem", 6, 1, "stem_norm conv3_norm"),
             "hidden": ("hidden", 4, 2, "conv1_norm conv2_norm"),
+        },
+    ),
+    # The same channel of both groups.
+    "cardinal": (
+        dataclasses.replace(
+            family(synthetic.Cardinal, stem=6, read=8, written=6), keeps_cardinality=True
+        ),
+        {
+            "stem": ("stem", 6, 1, "stem_norm conv3_norm"),
+            "read": ("read", 4, 2, "conv1_norm"),
+            "written": ("written", 3, 2, "conv2_norm"),
         },
     ),
     # The first channels of the stage are the stem's; the others are its own.
@@ -178,6 +190,13 @@ def test_costs_of_other_layers():
     # In groups of two channels each output has 9 * 2 inputs.
     _, description, _ = described("grouped")
     assert tracing.count(description).macs == 64 * (9 * 3 * 6 + 6 * 8 + 9 * 2 * 8 + 8 * 6) + 6 * 5
+    # Two groups of four channels in, three out.
+    _, description, _ = described("cardinal")
+    assert tracing.count(description).macs == 64 * (9 * 3 * 6 + 6 * 8 + 9 * 4 * 6 + 6 * 6) + 6 * 5
+    alive = tracing.everything(description)
+    alive[description.widths["read"][[0, 1]]] = False
+    fewer = tracing.count(description, alive)
+    assert fewer.macs == 64 * (9 * 3 * 6 + 6 * 4 + 9 * 2 * 6 + 6 * 6) + 6 * 5
     _, description, _ = described("flattened")
     assert tracing.count(description).params == (
         9 * 3 * 6 + 2 * 6 + 4 * 6 * 7 + 7 + 2 * 7 + 7 * 5 + 5

@@ -15,6 +15,7 @@ from kdjax.search import (
     Channels,
     ControllerState,
     Plan,
+    check_equal_widths,
     controlled,
     expand,
     make_budget,
@@ -39,6 +40,7 @@ def resolve_budget(experiment: Experiment) -> Budget:
     shape = experiment.dataset.image_shape
     try:
         channels = Channels.of(architecture, architecture.widths, shape, root=("student_1",))
+        check_equal_widths(architecture, channels, shape)
         blocks = partition(
             architecture,
             channels,

@@ -13,6 +13,7 @@ from kdjax.search import (
     Budget,
     Channels,
     alive_widths,
+    check_rebuilt,
     expand,
     kept_channels,
     minimum_width,
@@ -225,15 +226,11 @@ def _sliced(variables: Mapping[str, Any], channels: Channels, kept: Kept) -> Any
 
 
 def _check(experiment: Experiment, channels: Channels, kept: Kept, widths: WidthVector) -> None:
-    """Raises StructureError unless the network of these widths is the full one without channels."""
-    alive = tracing.alive_from_kept(channels.traced, kept)
-    net = experiment.architecture.build(widths)
     try:
-        tracing.check(channels.traced, alive, net, experiment.dataset.image_shape)
+        shape = experiment.dataset.image_shape
+        check_rebuilt(experiment.architecture, channels, kept, widths, shape)
     except ValueError as error:
-        raise StructureError(
-            f"{experiment.architecture.name} cannot be thinned to {dict(widths)}: {error}"
-        ) from None
+        raise StructureError(str(error)) from None
 
 
 def _channels_of(experiment: Experiment) -> Channels:

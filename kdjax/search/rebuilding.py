@@ -1,0 +1,67 @@
+"""Whether the network built from found widths is the searched one without its dead channels."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from kdjax import tracing
+from kdjax.models import Architecture
+from kdjax.search.channels import Channels
+from kdjax.search.extract import Kept, kept_channels, with_counts
+
+
+def check_rebuilt(
+    architecture: Architecture,
+    channels: Channels,
+    kept: Kept,
+    widths: Mapping[str, int],
+    image_shape: tuple[int, int, int],
+) -> None:
+    """Holds the network of some widths to the full one, channel by channel.
+
+    Args:
+      architecture: of both.
+      channels: the layout of the full network.
+      kept: width -> indices of the channels that live.
+      widths: how many they are.
+      image_shape: (height, width, channels) of the input.
+
+    Raises:
+      ValueError: if it is another network; the message names the variable.
+    """
+    alive = tracing.alive_from_kept(channels.traced, kept)
+    net = architecture.build(architecture.check(widths))
+    try:
+        tracing.check(channels.traced, alive, net, image_shape)
+    except ValueError as error:
+        raise ValueError(
+            f"{architecture.name} with widths {dict(widths)} is not the full network without some "
+            f"channels: {error}"
+        ) from None
+
+
+def check_equal_widths(
+    architecture: Architecture, channels: Channels, image_shape: tuple[int, int, int]
+) -> None:
+    """Holds the network whose groups are all equally narrow to the full one.
+
+    A module that compares two widths, say to leave a projection out where they are equal, becomes
+    another one when a search happens to make them equal. That shows here, before the search.
+
+    Args:
+      architecture: of the network.
+      channels: its layout.
+      image_shape: (height, width, channels) of the input.
+
+    Raises:
+      ValueError: as :func:`check_rebuilt`.
+    """
+    # One channel could be taken for any other, so that it takes two.
+    common = max(2, *(group.unit for group in channels.groups))
+    counts = [
+        min(group.channels, max(1, common // group.unit) * group.unit) for group in channels.groups
+    ]
+    widths = with_counts(architecture.widths, channels, np.array(counts))
+    units = len(channels.group_of)
+    kept = kept_channels(channels, np.zeros(units), np.zeros(units, bool), widths)
+    check_rebuilt(architecture, channels, kept, widths, image_shape)
