@@ -142,8 +142,8 @@ def normalize_batch(
       axis_name: the mapped axis to share the statistics over, if any.
 
     Returns:
-      ``(y, mean, var)``: y like x in float32; mean and biased variance ``[channels]`` float32,
-      constants for differentiation.
+      ``(y, mean, var)``: y like x in float32, of padding the bias; mean and biased variance
+      ``[channels]`` float32, constants for differentiation.
 
     References:
       Ioffe, Szegedy, ICML 2015, section 3 (the derivative).
@@ -155,13 +155,20 @@ def _normalize_forward(x, scale, bias, mask, epsilon, axis_name):
     mean, var, count = _moments(x, mask, axis_name)
     inverse = jax.lax.rsqrt(var + epsilon)
     factor = scale * inverse
-    y = x.astype(jnp.float32) * factor + (bias - mean * factor)
+    values = x.astype(jnp.float32)
+    if mask is not None:
+        # Real examples that are all alike have next to no variance: padding, which is unlike
+        # them, would grow from layer to layer until it is infinite.
+        values = jnp.where(_per_example(mask, x.ndim), values, mean)
+    y = values * factor + (bias - mean * factor)
     return (y, mean, var), (x, scale, mask, mean, inverse, count)
 
 
 def _normalize_backward(epsilon, axis_name, residuals, cotangents):
     x, scale, mask, mean, inverse, count = residuals
     dy = cotangents[0]
+    if mask is not None:
+        dy = jnp.where(_per_example(mask, x.ndim), dy, 0.0)
     axes = tuple(range(x.ndim - 1))
     centred = x.astype(jnp.float32) - mean
     dbias = jnp.sum(dy, axes)

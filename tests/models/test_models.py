@@ -418,7 +418,8 @@ def normalize64(x, scale, bias, mask, epsilon):
     real = x if mask is None else x[mask]
     mean = real.mean(axis=(0, 1, 2))
     var = ((real - mean) ** 2).mean(axis=(0, 1, 2))
-    return (x - mean) / np.sqrt(var + epsilon) * scale + bias
+    y = (x - mean) / np.sqrt(var + epsilon) * scale + bias
+    return y if mask is None else np.where(mask[:, None, None, None], y, bias)
 
 
 def complex_step_gradient(function, argument, step=1e-30):
@@ -455,6 +456,9 @@ def test_normalisation_and_its_written_out_gradient_equal_the_formula(mask):
         complex_step_gradient(lambda value: total64(x, value, bias), scale),
         complex_step_gradient(lambda value: total64(x, scale, value), bias),
     )
+    if mask is not None:  # What padding adds to the bias's is not passed on.
+        padding = direction[~mask].sum(axis=(0, 1, 2))
+        expected = (*expected[:2], expected[2] - padding)
     for ours, theirs in zip(actual, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
@@ -511,3 +515,18 @@ def test_statistics_and_gradients_across_devices_are_those_of_the_whole_batch():
         np.testing.assert_allclose(var_s[device], var, atol=1e-6)
     np.testing.assert_allclose(dscale_s.sum(0), dscale, atol=1e-5)
     np.testing.assert_allclose(dbias_s.sum(0), dbias, atol=1e-5)
+
+
+def test_padding_stays_finite_where_the_real_examples_are_all_alike():
+    """One real example has no variance on a map of one pixel; 40 layers divide by its root."""
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(4, 1, 1, 3)).astype(np.float32)
+    mask = np.arange(4) < 1
+
+    def through_many_layers(scale, x):
+        for _ in range(40):
+            x, _, _ = layers.normalize_batch(x, scale, jnp.zeros(3), mask, 1e-5, None)
+        return jnp.sum(jnp.where(mask[:, None, None, None], x, 0.0) ** 2), x
+
+    (_, y), gradient = jax.value_and_grad(through_many_layers, has_aux=True)(jnp.ones(3), x)
+    assert np.isfinite(y).all() and np.isfinite(gradient).all()
