@@ -1,0 +1,131 @@
+"""Budgets of every kind on networks of every kind: what a search keeps, and what it is worth.
+
+For each network one teacher, trained by its first search; then a search for every setting: all
+blocks at once, one after another, with frozen blocks, with two targets, in multiples of 4, in
+latency. What was found is distilled from fresh weights beside the uniform network of equal cost.
+The same command goes on where it stopped.
+
+Command:  python experiments/search_budgets/run.py --workdir=DIR --out=experiments/search_budgets
+"""
+
+import argparse
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from measure import sliced_against_searched
+
+import kdjax
+from kdjax import config as configuration
+from kdjax import models
+from kdjax.train import search
+
+# The larger ones are narrowed, so that the whole table takes hours on two cores, not days.
+NETWORKS = {
+    "resnet20": 1.0,
+    "mobilenet_v2": 0.25,
+    "vgg16_bn": 0.125,
+    "efficientnet_b0": 0.25,
+    "densenet_bc_100_12": 0.5,
+}
+HALF = {"search.target.flops": 0.5}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "joint": HALF,
+    "sequential": {**HALF, "search.schedule": "sequential"},
+    "frozen": HALF,  # And the network's first block, by its name.
+    "two targets": {**HALF, "search.target.params": 0.3},
+    "multiple of 4": {**HALF, "search.multiple": 4},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--workdir", required=True, type=Path)
+    parser.add_argument("--out", default=".", type=Path)
+    parser.add_argument("--networks", default=",".join(NETWORKS), help="separated by commas")
+    parser.add_argument("--settings", default=",".join(SETTINGS), help="separated by commas")
+    parser.add_argument("--epochs", type=int, default=10, help="of each stage")
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parser.parse_args()
+    for name in options.networks.split(","):
+        for setting in options.settings.split(","):
+            path = options.workdir / name / setting.replace(" ", "_")
+            if not (path / "row.json").exists():
+                write(path / "row.json", row(name, setting, path, options))
+            rows = [read(found) for found in sorted(options.workdir.glob("*/*/row.json"))]
+            made = {
+                "command": f"--epochs={options.epochs} --seeds={options.seeds}",
+                "kdjax": kdjax.__version__,
+                "jax": jax.__version__,
+                "python": platform.python_version(),
+            }
+            write(options.out / "results.json", {"rows": rows, "made_with": made})
+
+
+def row(name: str, setting: str, path: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Searches one network with one setting; what the table shows of it."""
+    config = make_config(name, setting, options)
+    first = path.parent / "joint"
+    if setting != "joint":
+        config.teacher.workdir = str(first)
+    summary = search(config, path)
+    structure = summary["structure"]
+    by_name = {entry["name"]: entry for entry in summary["candidates"]}
+    return {
+        "network": name,
+        "network_width": NETWORKS[name],
+        "setting": setting,
+        "targets": structure["targets"],
+        "shares": structure["shares"],
+        "channels": structure["channels"],
+        "narrowest": min(
+            structure["widths"][group] / width
+            for group, width in structure["widths_before"].items()
+        ),
+        "sliced_against_searched": sliced_against_searched(config, path, summary),
+        "teacher": summary["teacher"]["test"],
+        "compact": by_name["compact, distilled"]["test"],
+        "alone": by_name["compact, alone"]["test"],
+        "uniform": by_name["uniform, distilled"]["test"],
+        "compact_minus_uniform_points": summary["compact_minus_uniform_points"],
+        "distilled_minus_alone_points": summary["distilled_minus_alone_points"],
+    }
+
+
+def make_config(name: str, setting: str, options: argparse.Namespace) -> Any:
+    """The search's own defaults on the embedded digits, but for what the row is about."""
+    config = configuration.search_default()
+    config.update_from_flattened_dict(
+        {
+            "network": name,
+            "network_width": NETWORKS[name],
+            "data.name": "digits",
+            "seeds": tuple(range(options.seeds)),
+            "teacher.epochs": options.epochs,
+            "search.epochs": options.epochs,
+            "distil.epochs": options.epochs,
+            "evaluation.every_epochs": options.epochs,
+            "log.tensorboard": False,
+            "compute.devices": 1,
+            **SETTINGS[setting],
+        }
+    )
+    if setting == "frozen":
+        config.search.blocks.frozen = (models.create(name, 10).blocks[0],)
+    return config
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def write(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=2, default=np.ndarray.tolist) + "\n")
+
+
+if __name__ == "__main__":
+    main()
