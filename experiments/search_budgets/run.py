@@ -21,6 +21,7 @@ from measure import sliced_against_searched
 import kdjax
 from kdjax import config as configuration
 from kdjax import models
+from kdjax.bench import LayerSettings, bench_layers, time_network
 from kdjax.train import search
 
 # The larger ones are narrowed, so that the whole table takes hours on two cores, not days.
@@ -38,7 +39,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "frozen": HALF,  # And the network's first block, by its name.
     "two targets": {**HALF, "search.target.params": 0.3},
     "multiple of 4": {**HALF, "search.multiple": 4},
+    "latency": {"search.target.flops": 0.0, "search.target.latency": 0.7},
 }
+IMAGES = 64  # In the batch whose time is measured.
 
 
 def main() -> None:
@@ -47,7 +50,8 @@ def main() -> None:
     parser.add_argument("--out", default=".", type=Path)
     parser.add_argument("--networks", default=",".join(NETWORKS), help="separated by commas")
     parser.add_argument("--settings", default=",".join(SETTINGS), help="separated by commas")
-    parser.add_argument("--epochs", type=int, default=10, help="of each stage")
+    parser.add_argument("--epochs", type=int, default=15, help="of each stage")
+    parser.add_argument("--labels", type=int, default=40, help="of each class")
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     for name in options.networks.split(","):
@@ -57,7 +61,8 @@ def main() -> None:
                 write(path / "row.json", row(name, setting, path, options))
             rows = [read(found) for found in sorted(options.workdir.glob("*/*/row.json"))]
             made = {
-                "command": f"--epochs={options.epochs} --seeds={options.seeds}",
+                "command": f"--epochs={options.epochs} --labels={options.labels} "
+                f"--seeds={options.seeds}",
                 "kdjax": kdjax.__version__,
                 "jax": jax.__version__,
                 "python": platform.python_version(),
@@ -71,9 +76,28 @@ def row(name: str, setting: str, path: Path, options: argparse.Namespace) -> dic
     first = path.parent / "joint"
     if setting != "joint":
         config.teacher.workdir = str(first)
+    settings = LayerSettings(name, NETWORKS[name], 10, 8, 1, IMAGES)
+    if setting == "latency":
+        table = path.parent / "latency.json"
+        if not table.exists():
+            bench_layers(settings, table)
+        config.search.latency_table = str(table)
     summary = search(config, path)
     structure = summary["structure"]
     by_name = {entry["name"]: entry for entry in summary["candidates"]}
+    found = {}
+    if setting == "latency":
+        found["latency_ms"] = {
+            where: {
+                "estimated": structure["cost"][where]["latency_ms"],
+                "measured": time_network(settings, structure[widths]) / 1e3,
+            }
+            for where, widths in (
+                ("before", "widths_before"),
+                ("after", "widths"),
+                ("uniform", "widths_uniform"),
+            )
+        }
     return {
         "network": name,
         "network_width": NETWORKS[name],
@@ -92,6 +116,7 @@ def row(name: str, setting: str, path: Path, options: argparse.Namespace) -> dic
         "uniform": by_name["uniform, distilled"]["test"],
         "compact_minus_uniform_points": summary["compact_minus_uniform_points"],
         "distilled_minus_alone_points": summary["distilled_minus_alone_points"],
+        **found,
     }
 
 
@@ -103,6 +128,8 @@ def make_config(name: str, setting: str, options: argparse.Namespace) -> Any:
             "network": name,
             "network_width": NETWORKS[name],
             "data.name": "digits",
+            "data.labels_per_class": options.labels,
+            "batch_size": 32,
             "seeds": tuple(range(options.seeds)),
             "teacher.epochs": options.epochs,
             "search.epochs": options.epochs,

@@ -1,6 +1,15 @@
 """Measuring kdjax on the machine at hand: speed, start-up and memory against what is possible."""
 
+from kdjax.bench.layers import LayerSettings, bench_layers, time_network
 from kdjax.bench.run import Settings, bench
 from kdjax.bench.workload import Job, Workload
 
-__all__ = ["Job", "Settings", "Workload", "bench"]
+__all__ = [
+    "Job",
+    "LayerSettings",
+    "Settings",
+    "Workload",
+    "bench",
+    "bench_layers",
+    "time_network",
+]

@@ -187,18 +187,23 @@ def label(workload: Workload) -> str:
     )
 
 
-def check_output(path: Path) -> None:
-    """Raises ValueError if ``path`` is a file that another program wrote, or a directory."""
+def check_output(path: Path, kind: str = KIND) -> None:
+    """Raises ValueError if ``path`` is a directory, or a file that is not of this command.
+
+    Args:
+      path: to write to.
+      kind: what the file says of itself.
+    """
     if path.is_dir():
         raise ValueError(f"--out is {path}: that is a directory")
     if not path.exists():
         return
     try:
-        known = json.loads(path.read_text()).get("kind") == KIND
+        known = json.loads(path.read_text()).get("kind") == kind
     except (ValueError, AttributeError):
         known = False
     if not known:
-        raise ValueError(f"--out is {path}: that file was not written by `kdjax bench`")
+        raise ValueError(f"--out is {path}: that file was not written by `{kind}`")
 
 
 def environment() -> dict[str, Any]:

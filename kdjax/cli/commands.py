@@ -84,6 +84,8 @@ def _say_where(path: Path, written: Sequence[Path]) -> None:
 
 def bench(known: argparse.Namespace, overrides: Sequence[str]) -> int:
     no_more(overrides)
+    if known.layers:
+        return _bench_layers(known)
     from kdjax import report
     from kdjax.bench import Settings, bench
 
@@ -101,11 +103,35 @@ def bench(known: argparse.Namespace, overrides: Sequence[str]) -> int:
         choose=known.choose,
         cached=known.cached,
     )
-    path = Path(known.out)
+    path = Path(known.out or "kdjax-runs/bench.json")
     record = bench(settings, path, lambda line: print(line, file=sys.stderr))
     report.print_bench(record)
     kept = f"  Choice: {record['chosen_in']}" if "chosen_in" in record else ""
     print(f"Results: {path}{kept}")
+    return 0
+
+
+def _bench_layers(known: argparse.Namespace) -> int:
+    from kdjax import report
+    from kdjax.bench import LayerSettings, bench_layers
+
+    for name in ("network", "batch", "dtype"):
+        if len(getattr(known, name)) != 1:
+            raise ValueError(f"--{name} has {len(getattr(known, name))} values: --layers takes one")
+    settings = LayerSettings(
+        network=known.network[0],
+        width=known.network_width,
+        classes=known.classes,
+        image_size=known.image_size,
+        channels=known.image_channels,
+        batch_size=known.batch[0],
+        dtype=known.dtype[0],
+        rounds=known.rounds,
+    )
+    path = Path(known.out or "kdjax-runs/latency.json")
+    record = bench_layers(settings, path, lambda line: print(line, file=sys.stderr))
+    report.print_layers(record)
+    print(f"Table: {path} (for a search: --config.search.latency_table={path})")
     return 0
 
 

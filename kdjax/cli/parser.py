@@ -131,9 +131,12 @@ def make_parser() -> argparse.ArgumentParser:
             "beside the limit that the device's measured bandwidth and arithmetic allow.\n\n"
             "  kdjax bench\n"
             "  kdjax bench --network=resnet20,resnet110 --batch=128,512 --dtype=float32,bfloat16\n"
-            "  kdjax bench --choose --network=resnet20\n\n"
+            "  kdjax bench --choose --network=resnet20\n"
+            "  kdjax bench --layers --network=resnet20 --batch=1\n\n"
             "--choose measures all executions and records the fastest, which\n"
-            "--config.compute.execution=auto then takes on this machine.",
+            "--config.compute.execution=auto then takes on this machine. --layers times each\n"
+            "layer of one network at several widths, for\n"
+            "`kdjax search --config.search.target.latency=0.5 --config.search.latency_table=FILE`.",
         )
     )
 
@@ -211,15 +214,20 @@ def _add_bench_options(command: argparse.ArgumentParser) -> None:
         ("rounds", 5, "turns of each"),
         ("classes", 10, "of the generated images"),
         ("image_size", 32, "in pixels"),
+        ("image_channels", 3, "with --layers: 1 or 3"),
     ):
         command.add_argument(f"--{name}", type=int, default=number, help=f"{meaning}; {number}")
     for name, meaning in (
         ("choose", "record the fastest execution"),
         ("cached", "use programs compiled earlier, as a second start"),
+        ("layers", "time each layer, for a search by latency; one network, batch and dtype"),
     ):
         command.add_argument(f"--{name}", action="store_true", help=meaning)
-    out = "kdjax-runs/bench.json"
-    command.add_argument("--out", default=out, metavar="FILE.json", help=f"default: {out}")
+    command.add_argument(
+        "--network_width", type=float, default=1.0, help="with --layers: factor of widths; 1"
+    )
+    out = "default: kdjax-runs/bench.json, with --layers kdjax-runs/latency.json"
+    command.add_argument("--out", default="", metavar="FILE.json", help=out)
 
 
 def _describe_fields(kind: configuration.Kind) -> str:

@@ -123,8 +123,14 @@ def _targets(config: ml_collections.ConfigDict) -> None:
     blocks = config.search.blocks.targets
     _require(
         any([*config.search.target.values(), *blocks]),
-        "config.search.target has no target: flops and params are 0 and "
+        "config.search.target has no target: flops, params and latency are 0 and "
         f"config.search.blocks.targets is {blocks}, one of them must be above 0",
+    )
+    latency = config.search.target.latency
+    _require(
+        not latency or bool(config.search.latency_table),
+        f"config.search.target.latency is {latency:g}: it needs config.search.latency_table, a "
+        "file of `kdjax bench --layers`",
     )
 
 

@@ -26,6 +26,7 @@ _OTHER_NAMES = {
     "students": "student_scales",
     "flops": "search.target.flops",
     "params": "search.target.params",
+    "latency": "search.target.latency",
     "workers": "data.workers",
     "num_workers": "data.workers",
     "gpus": "compute.devices",

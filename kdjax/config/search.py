@@ -35,6 +35,10 @@ FIELDS: dict[str, Field] = {
     "search.start": one_of("teacher", "weights the search starts from", "teacher", "fresh"),
     "search.target.flops": _target(0.5, "FLOPs of one image"),
     "search.target.params": _target(0.0, "parameters"),
+    "search.target.latency": _target(0.0, "microseconds of a batch, by search.latency_table,"),
+    "search.latency_table": Field(
+        "", "file of `kdjax bench --layers` with the times of the network's layers"
+    ),
     "search.schedule": one_of(
         "joint", "shrink all blocks at once, or one after another", "joint", "sequential"
     ),

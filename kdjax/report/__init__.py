@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from kdjax.report.bench_table import print_bench
+from kdjax.report.bench_table import print_bench, print_layers
 from kdjax.report.confusion import draw_confusion
 from kdjax.report.evaluation import print_evaluation, print_predictions
 from kdjax.report.figures import draw
@@ -15,6 +15,7 @@ __all__ = [
     "draw_confusion",
     "print_bench",
     "print_evaluation",
+    "print_layers",
     "print_predictions",
     "print_search",
     "print_table",

@@ -72,3 +72,41 @@ def print_bench(record: dict[str, Any], console: Console | None = None) -> None:
             f"{entry['batch_size']}, {entry['dtype']}: {entry['execution']}",
             console,
         )
+
+
+def layers_grid(record: dict[str, Any]) -> Grid:
+    """The time of each layer at full width, and its line."""
+    made = record["environment"]
+    title = (
+        f"{record['network']}, batch {record['batch_size']}, {record['dtype']} on "
+        f"{made['device_kind']} ({made['cpu']}): {record['microseconds'] / 1e3:.3f} ms in all"
+    )
+    columns = ["layer", "share", "alone, us", "fixed", "per input", "per output", "per pair"]
+    rows = [
+        [
+            layer["path"],
+            f"{layer['share']:.1%}",
+            f"{layer['microseconds']:.1f}",
+            *(f"{number:.3g}" for number in layer["coefficients"]),
+        ]
+        for layer in record["layers"]
+    ]
+    return Grid(
+        title,
+        [*columns, "error"],
+        [
+            [*row, f"{layer['error']:.0%}"]
+            for row, layer in zip(rows, record["layers"], strict=True)
+        ],
+        [6, 5, 4, 3, 7, 2],
+    )
+
+
+def print_layers(record: dict[str, Any], console: Console | None = None) -> None:
+    """Prints what `kdjax bench --layers` measured."""
+    print_grids([layers_grid(record)], console, whole="the file")
+    print_text(
+        "Columns from 'fixed' on are microseconds of the network's own time: the layers' times "
+        f"alone, times {record['factor']:.2f}, so that they add up to it.",
+        console,
+    )

@@ -7,6 +7,8 @@ from rich.console import Console
 from kdjax.report.terminal import Grid, markdown, print_grids, print_text
 from kdjax.report.words import over, percent, sentence
 
+# Structure of an entry -> what its cost is called.
+_COSTS = {"full": "before", "compact": "after", "uniform": "uniform"}
 # Differences in a search's results, each in words: above chance, below it, perhaps chance.
 _DIFFERENCES = {
     "compact_minus_uniform_points": (
@@ -35,7 +37,9 @@ def comparison_grid(summary: dict[str, Any]) -> Grid:
         f"checkpoint, %; {over(summary['seeds'])} (teacher: one run)"
     )
     columns = ["network", "parameters", "share of\nparameters", "MACs", "share of\nMACs"]
-    columns += ["accuracy"]
+    timed = summary["structure"].get("cost", {})
+    times = "latency_ms" in timed.get("before", {})
+    columns += [*["estimated\ntime"] * times, "accuracy"]
     rows = [
         [
             entry["name"],
@@ -43,9 +47,10 @@ def comparison_grid(summary: dict[str, Any]) -> Grid:
             f"{entry['params'] / teacher['params']:.1%}",
             f"{entry['macs'] / 1e6:.3f} M",
             f"{entry['macs'] / teacher['macs']:.1%}",
+            *[f"{timed[_COSTS[entry['structure']]]['latency_ms']:.3f} ms" for _ in range(times)],
             percent(entry["test"], entry["test_half_width"]),
         ]
-        for entry in [{"name": "teacher", **teacher}, *summary["candidates"]]
+        for entry in [{"name": "teacher", "structure": "full", **teacher}, *summary["candidates"]]
     ]
     return Grid(title, columns, rows, [3, 1, 2, 4])
 

@@ -17,7 +17,8 @@ from kdjax.search.channels import Channels
 from kdjax.search.controller import ControllerState, Plan, SearchState, controlled
 from kdjax.search.criteria import CRITERIA, Criterion, Evidence
 from kdjax.search.extract import TOLERANCE, alive_widths, expand, kept_channels, revive, worth
-from kdjax.search.penalty import CostModel
+from kdjax.search.latency import LatencyTable, load_latencies
+from kdjax.search.penalty import RESOURCES, CostModel
 from kdjax.search.proximal import proximal
 from kdjax.search.rebuilding import check_equal_widths, check_rebuilt
 from kdjax.search.rounding import round_widths
@@ -25,6 +26,7 @@ from kdjax.search.rounding import round_widths
 __all__ = [
     "CRITERIA",
     "EXACTNESS",
+    "RESOURCES",
     "TOLERANCE",
     "Block",
     "Budget",
@@ -34,6 +36,7 @@ __all__ = [
     "CostModel",
     "Criterion",
     "Evidence",
+    "LatencyTable",
     "Plan",
     "SearchState",
     "alive_widths",
@@ -42,6 +45,7 @@ __all__ = [
     "controlled",
     "expand",
     "kept_channels",
+    "load_latencies",
     "make_budget",
     "minimum_width",
     "near_collapse",

@@ -12,10 +12,12 @@ import numpy as np
 
 from kdjax.search.blocks import Block, known_block, layers_of
 from kdjax.search.channels import Channels
+from kdjax.search.latency import LatencyTable
 from kdjax.search.penalty import RESOURCES, CostModel
 from kdjax.tracing import Group
 
 SCHEDULES = ("joint", "sequential")
+_UNITS = {"flops": "flops", "params": "params", "latency": "microseconds"}
 EXACTNESS = 1e-6  # Relative: what separates a cost from an equal target by rounding alone.
 
 
@@ -45,7 +47,7 @@ class Budget:
       channels: the layout of the scales.
       blocks: the partition.
       constraints: at least one.
-      resources: the cost models of the whole network, one for each of :data:`RESOURCES`.
+      resources: the cost models of the whole network: of FLOPs, parameters and, if measured, time.
       slots: ``[slots, groups]`` bool: which groups may change in each slot; one slot when all
         blocks are thinned at once, one per block when one after another.
       waypoints: ``[slots, constraints]``: share of the cost to reach by the end of each slot.
@@ -97,7 +99,7 @@ class Budget:
         return all(shares[c.name] <= c.target * (1 + EXACTNESS) for c in self.constraints)
 
 
-def share_of(value: float, full: int, name: str, unit: str) -> float:
+def share_of(value: float, full: float, name: str, unit: str) -> float:
     """A target given as a share in (0, 1] or as an absolute number, as a share.
 
     Raises:
@@ -106,10 +108,10 @@ def share_of(value: float, full: int, name: str, unit: str) -> float:
     if not (np.isfinite(value) and value > 0):
         raise ValueError(
             f"{name} is {value:g}: expected a share in (0, 1] or an absolute number of {unit} up "
-            f"to the full network's {full:,}"
+            f"to the full network's {full:,.10g}"
         )
     if value > full:
-        raise ValueError(f"{name} is {value:g}: above the full network's {full:,} {unit}")
+        raise ValueError(f"{name} is {value:g}: above the full network's {full:,.10g} {unit}")
     return value if value <= 1 else value / full
 
 
@@ -119,6 +121,8 @@ def make_budget(
     *,
     flops: float = 0.0,
     params: float = 0.0,
+    latency: float = 0.0,
+    latencies: LatencyTable | None = None,
     schedule: str = "joint",
     order: Sequence[str] = (),
     min_width: float = 1,
@@ -130,6 +134,8 @@ def make_budget(
       blocks: the partition of its groups.
       flops: target for the whole network: a share in (0, 1], an absolute number, or 0 for none.
       params: likewise.
+      latency: likewise, in microseconds; needs ``latencies``.
+      latencies: times of the network's layers.
       schedule: ``joint`` or ``sequential``.
       order: of the blocks in a sequential schedule; empty: all that are not frozen, in order.
       min_width: channels that every group keeps, or below 1 the share of its channels.
@@ -138,19 +144,28 @@ def make_budget(
       ValueError: if a target is out of range or cannot be reached (the message says why), nothing
         has a target, or the order names an unknown or frozen block.
     """
-    resources = tuple(CostModel.of(resource, channels) for resource in RESOURCES)
-    wanted = {"flops": flops, "params": params}
+    if latency and latencies is None:
+        raise ValueError(
+            f"search.target.latency is {latency:g}: it needs search.latency_table, a file of "
+            "`kdjax bench --layers`"
+        )
+    models = {resource: CostModel.of(resource, channels) for resource in RESOURCES}
+    if latencies is not None:
+        models["latency"] = latencies.model(channels)
+    wanted = {"flops": flops, "params": params, "latency": latency}
     overall = {
-        resource: share_of(wanted[resource], model.full, f"search.target.{resource}", resource)
-        for resource, model in zip(RESOURCES, resources, strict=True)
+        resource: share_of(
+            wanted[resource], model.full, f"search.target.{resource}", _UNITS[resource]
+        )
+        for resource, model in models.items()
         if wanted[resource] != 0
     }
     constraints = [
         Constraint(
             resource,
-            resources[RESOURCES.index(resource)],
+            models[resource],
             target,
-            _pressure(channels, blocks, [resource], overall),
+            _pressure(channels, blocks, [resource], overall, tuple(models)),
         )
         for resource, target in overall.items()
     ]
@@ -167,19 +182,25 @@ def make_budget(
                 f"search.blocks.targets is {block.target:g} for {block.name!r}, which is frozen"
             )
         for resource in _penalised(block, overall):
-            model = CostModel.of(resource, channels, layers_of(block, blocks, channels))
-            pressure = _pressure(channels, [block], [resource], overall)
+            layers = layers_of(block, blocks, channels)
+            if resource == "latency" and latencies is not None:
+                model = latencies.model(channels, layers)
+            else:
+                model = CostModel.of(resource, channels, layers)
+            pressure = _pressure(channels, [block], [resource], overall, tuple(models))
             constraints.append(
                 Constraint(f"{block.name}.{resource}", model, block.target, pressure)
             )
     if not constraints:
-        raise ValueError("search.target has no target: give flops, params, or a target to a block")
+        raise ValueError(
+            "search.target has no target: give flops, params, latency, or a target to a block"
+        )
     slots, waypoints = _schedule(channels, blocks, constraints, schedule, order, min_width)
     budget = Budget(
         channels=channels,
         blocks=tuple(blocks),
         constraints=tuple(constraints),
-        resources=resources,
+        resources=tuple(models.values()),
         slots=slots,
         waypoints=waypoints,
         min_width=min_width,
@@ -204,9 +225,10 @@ def _pressure(
     blocks: Sequence[Block],
     own: Sequence[str],
     overall: Mapping[str, float],
+    resources: Sequence[str],
 ) -> np.ndarray:
     """``[resources, groups]``; a block set to ``targets`` feels the constraint's own resource."""
-    pressure = np.zeros((len(RESOURCES), len(channels.groups)), np.float32)
+    pressure = np.zeros((len(resources), len(channels.groups)), np.float32)
     for block in blocks:
         if block.frozen:
             continue
@@ -214,7 +236,7 @@ def _pressure(
         for number, group in enumerate(channels.groups):
             if group.name in block.groups:
                 for resource in felt:
-                    pressure[RESOURCES.index(resource), number] = block.strength / len(felt)
+                    pressure[resources.index(resource), number] = block.strength / len(felt)
     return pressure
 
 
@@ -314,9 +336,9 @@ def _check_reachable(budget: Budget) -> None:
                 reasons.append(f"{', '.join(budget.channels.fixed)} have no scales")
             full = constraint.model.full
             raise ValueError(
-                f"the target {constraint.target:.4g} for {constraint.name} (a share of {full:,}; "
-                f"numbers above 1 are absolute) cannot be reached: {least:.4g} is the least, since "
-                f"{'; '.join(reasons)}"
+                f"the target {constraint.target:.4g} for {constraint.name} (a share of "
+                f"{full:,.10g}; numbers above 1 are absolute) cannot be reached: {least:.4g} is "
+                f"the least, since {'; '.join(reasons)}"
             )
 
 

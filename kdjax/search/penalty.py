@@ -30,7 +30,7 @@ from kdjax import tracing
 from kdjax.search.channels import Channels
 from kdjax.tracing.counting import Side
 
-RESOURCES = ("flops", "params")
+RESOURCES = ("flops", "params")  # Counted; time is measured (kdjax.search.latency).
 COUNTED_AS = {"flops": "macs", "params": "params"}
 
 
@@ -39,8 +39,8 @@ class CostModel:
     """Costs of a set of layers, as sums of terms, relative to the full network.
 
     Attributes:
-      resource: ``flops`` or ``params``.
-      full: the cost of the layers with all channels, in FLOPs or parameters.
+      resource: ``flops``, ``params`` or ``latency``.
+      full: the cost of the layers with all channels, in FLOPs, parameters or microseconds.
       constant: ``[terms]`` what one channel read times one written costs, over ``full``.
       reads, writes: ``[terms, groups + 1]`` channels on each side for each living one of a group;
         in the last column those that stay.
@@ -49,7 +49,7 @@ class CostModel:
     """
 
     resource: str
-    full: int
+    full: float
     constant: np.ndarray
     reads: np.ndarray
     writes: np.ndarray
@@ -66,8 +66,27 @@ class CostModel:
           channels: of the network.
           layers: numbers of its layers; None for all.
         """
-        factor = 2 if resource == "flops" else 1
         terms = tracing.terms(channels.traced, COUNTED_AS[resource])
+        return cls.of_terms(resource, channels, terms, layers, 2 if resource == "flops" else 1)
+
+    @classmethod
+    def of_terms(
+        cls,
+        resource: str,
+        channels: Channels,
+        terms: tracing.Terms,
+        layers: Collection[int] | None = None,
+        factor: float = 1,
+    ) -> "CostModel":
+        """The model of a cost given by its terms.
+
+        Args:
+          resource: its name.
+          channels: of the network.
+          terms: of its layers.
+          layers: numbers of those that count; None for all.
+          factor: of all terms.
+        """
         chosen = np.isin(terms.layer, list(terms.layer if layers is None else layers))
         sides = [_dense(side, channels) for side in (terms.reads, terms.writes, terms.sources)]
         rows = np.concatenate([side[chosen] for side in sides], axis=1)
@@ -76,7 +95,8 @@ class CostModel:
         constant = factor * np.bincount(place.ravel(), terms.constant[chosen], len(rows))
         reads, writes, felt = np.split(rows, 3, axis=1)
         everything = np.array([group.channels for group in channels.groups] + [1], float)
-        full = round(float((constant * (reads @ everything) * (writes @ everything)).sum()))
+        full = float((constant * (reads @ everything) * (writes @ everything)).sum())
+        full = round(full) if resource in RESOURCES else full
         return cls(resource, full, constant / full, reads, writes, felt[:, :-1])
 
     def cost(self, counts: chex.Array | np.ndarray) -> chex.Array:

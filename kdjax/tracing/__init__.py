@@ -1,8 +1,8 @@
 """What a network is made of, found by following its channels through its own forward pass."""
 
 from kdjax.tracing.checking import check
-from kdjax.tracing.counting import Terms, count, everything, layer_costs, terms
-from kdjax.tracing.description import Group, Layer, Traced
+from kdjax.tracing.counting import Terms, count, everything, layer_costs, layer_terms, terms
+from kdjax.tracing.description import Group, Layer, Operation, Traced
 from kdjax.tracing.slicing import silence, take
 from kdjax.tracing.thinning import alive_from_kept, units, widths
 from kdjax.tracing.trace import trace, traced
@@ -10,6 +10,7 @@ from kdjax.tracing.trace import trace, traced
 __all__ = [
     "Group",
     "Layer",
+    "Operation",
     "Terms",
     "Traced",
     "alive_from_kept",
@@ -17,6 +18,7 @@ __all__ = [
     "count",
     "everything",
     "layer_costs",
+    "layer_terms",
     "silence",
     "take",
     "terms",

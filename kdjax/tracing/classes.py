@@ -44,6 +44,7 @@ def describe(
             grouped=found.grouped,
             reads=numbering.classes(found.reads),
             writes=numbering.classes(found.writes),
+            operation=found.operation,
         )
         for found, name in zip(record.layers, names, strict=True)
     )

@@ -6,8 +6,15 @@ from typing import Any
 
 import numpy as np
 
+from kdjax.tracing.description import Operation
 from kdjax.tracing.record import Found, Record
 from kdjax.tracing.values import Label, Path, Value, along, flat_axis, rigid
+
+# What ``lax.conv_general_dilated`` takes to compute the same again.
+_CONVOLUTION = (
+    *("window_strides", "padding", "lhs_dilation", "rhs_dilation", "dimension_numbers"),
+    "feature_group_count",
+)
 
 
 def convolution(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
@@ -55,6 +62,14 @@ def convolution(record: Record, values: Sequence[Value], params: Mapping[str, An
         grouped=grouping == "whole",
         reads=atoms[:, 0],
         writes=outputs[:, 0],
+        operation=Operation(
+            x.shape,
+            kernel.shape,
+            feature,
+            into,
+            out,
+            {name: value for name, value in params.items() if name in _CONVOLUTION},
+        ),
     )
     labels = [label for label in rigid(shape) if label.axes[0] in numbers.out_spec[2:]]
     labels.append(along(numbers.out_spec[1], len(shape), outputs[:, 0], bare=True))
@@ -143,6 +158,7 @@ def _dense(
         grouped=False,
         reads=reads[:, 0],
         writes=writes[:, 0],
+        operation=Operation((places, len(reads)), (len(reads), len(writes)), 1, 0, 1),
     )
     labels = _carried(sides, starts, shape, bare=weight)
     return [Value(shape, labels, layer=record.add_layer(layer))]

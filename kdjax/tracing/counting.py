@@ -127,7 +127,10 @@ def terms(traced: Traced, resource: str) -> Terms:
     """
     if resource not in ("params", "macs"):
         raise ValueError(f"resource is {resource!r}: expected 'params' or 'macs'")
-    rows = list(_layer_rows(traced) if resource == "macs" else _leaf_rows(traced))
+    return _terms(traced, list(_layer_rows(traced) if resource == "macs" else _leaf_rows(traced)))
+
+
+def _terms(traced: Traced, rows: list["_Row"]) -> Terms:
     sources = [
         row.layer.reads if row.layer is not None and row.layer.grouped else _ONE[:0] for row in rows
     ]
@@ -144,6 +147,33 @@ def terms(traced: Traced, resource: str) -> Terms:
         _side(traced, sources, shares),
         np.array([row.number for row in rows]),
     )
+
+
+def layer_terms(traced: Traced, coefficients: Sequence[Sequence[float]]) -> Terms:
+    """The terms of a cost that each layer has as a sum of four, such as its time.
+
+    Args:
+      traced: of the full network.
+      coefficients: for each layer what it costs whatever its channels are, for each channel that
+        it reads, for each that it writes, and for each pair of both.
+
+    Raises:
+      ValueError: if there are not four for each layer.
+    """
+    if [len(four) for four in coefficients] != [4] * len(traced.layers):
+        raise ValueError(f"expected four numbers for each of {len(traced.layers)} layers")
+    rows = [
+        _Row(constant, reads, writes, number)
+        for number, (layer, four) in enumerate(zip(traced.layers, coefficients, strict=True))
+        for constant, reads, writes in zip(
+            four,
+            (_ONE, layer.reads, _ONE, layer.reads),
+            (_ONE, _ONE, layer.writes, layer.writes),
+            strict=True,
+        )
+        if constant
+    ]
+    return _terms(traced, rows)
 
 
 class _Row(NamedTuple):

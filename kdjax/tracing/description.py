@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -43,6 +44,26 @@ class Group:
         return self.units * self.unit
 
 
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """A convolution or dense layer as an array operation, to be run by itself.
+
+    Attributes:
+      x, kernel: shapes of its operands, for one image.
+      feature: axis of ``x`` with the channels that are read.
+      into, out: axes of ``kernel`` with the channels read (of one group) and written.
+      params: of ``lax.conv_general_dilated``; empty for a product of ``[rows, in]`` and
+        ``[in, out]``.
+    """
+
+    x: tuple[int, ...]
+    kernel: tuple[int, ...]
+    feature: int
+    into: int
+    out: int
+    params: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Layer:
     """A convolution or dense layer.
@@ -59,6 +80,7 @@ class Layer:
       fan_in: inputs of an output channel at full width.
       grouped: the fan-in stays as it is when channels go, because whole groups go.
       reads, writes: ``[channels]`` class of each channel, in order; 0 where it stays.
+      operation: what it computes; None for a product of computed arrays.
     """
 
     path: Path
@@ -72,6 +94,7 @@ class Layer:
     grouped: bool
     reads: np.ndarray
     writes: np.ndarray
+    operation: Operation | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

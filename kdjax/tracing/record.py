@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from kdjax.tracing.description import Operation
 from kdjax.tracing.values import RIGID, Path
 
 Grouping = Literal["none", "whole", "across"]
@@ -25,6 +26,7 @@ class Found:
       fan_in: inputs of each output channel.
       grouped: fan_in does not shrink with what is read.
       reads, writes: ``[channels]`` atoms.
+      operation: what it computes; None for a product of computed arrays.
     """
 
     kernel: Path | None
@@ -37,6 +39,7 @@ class Found:
     grouped: bool
     reads: np.ndarray
     writes: np.ndarray
+    operation: Operation | None = None
 
 
 class Record:

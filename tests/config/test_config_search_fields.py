@@ -21,7 +21,7 @@ def test_the_default_search_is_valid_and_locked():
 
 def test_the_default_search_halves_the_flops_and_distils_without_features():
     config = configuration.search_default()
-    assert config.search.target.to_dict() == {"flops": 0.5, "params": 0.0}
+    assert config.search.target.to_dict() == {"flops": 0.5, "params": 0.0, "latency": 0.0}
     assert {n: w for n, w in config.weights.items() if w} == {"hard": 0.5, "soft": 0.5}
     assert config.temperature == 4.0
     assert config.search.descent == 0.7

@@ -20,12 +20,12 @@ SEQUENTIAL = {"search__schedule": "sequential"}
         ({"seeds": (0, 1, 0)}, "config.seeds is (0, 1, 0): the seeds must differ"),
         (
             {"search__target__flops": 0.0},
-            "config.search.target has no target: flops and params are 0 and "
+            "config.search.target has no target: flops, params and latency are 0 and "
             "config.search.blocks.targets is (), one of them must be above 0",
         ),
         (
             {"search__target__flops": 0, "search__blocks__targets": (0, 0.0)},
-            "config.search.target has no target: flops and params are 0 and "
+            "config.search.target has no target: flops, params and latency are 0 and "
             "config.search.blocks.targets is (0, 0.0), one of them",
         ),
         (

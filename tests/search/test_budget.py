@@ -193,7 +193,11 @@ FULL = sum(FLOPS.values())
 @pytest.mark.parametrize(
     ("blocks", "arguments", "message"),
     [
-        ({}, {}, "search.target has no target: give flops, params, or a target to a block"),
+        (
+            {},
+            {},
+            "search.target has no target: give flops, params, latency, or a target to a block",
+        ),
         (
             {},
             {"flops": -1.0},

@@ -284,7 +284,7 @@ def _describe(experiment: Experiment, budget: Budget) -> str:
     height, width, channels = dataset.image_shape
     sizes = ", ".join(f"{size:,} {split}" for split, size in dataset.sizes.items())
     targets = ", ".join(
-        f"{c.name} {c.target * c.model.full:,.0f} ({c.target:.1%} of {c.model.full:,})"
+        f"{c.name} {c.target * c.model.full:,.0f} ({c.target:.1%} of {c.model.full:,.0f})"
         for c in budget.constraints
     )
     teacher = (

@@ -18,6 +18,7 @@ from kdjax.search import (
     check_equal_widths,
     controlled,
     expand,
+    load_latencies,
     make_budget,
     near_collapse,
     partition,
@@ -51,9 +52,14 @@ def resolve_budget(experiment: Experiment) -> Budget:
             targets=config.blocks.targets,
             frozen=config.blocks.frozen,
         )
+        latencies = None
+        if config.latency_table:
+            latencies = load_latencies(config.latency_table, architecture.widths, shape)
         budget = make_budget(
             channels,
             blocks,
+            latency=config.target.latency,
+            latencies=latencies,
             flops=config.target.flops,
             params=config.target.params,
             schedule=config.schedule,
@@ -85,7 +91,7 @@ def _named(message: str, config: Any) -> str:
     """What is wrong with a budget, with the field and its value in front."""
     if message.startswith("search."):
         return f"config.{message}"
-    if found := re.match(r"the target \S+ for (flops|params) ", message):
+    if found := re.match(r"the target \S+ for (flops|params|latency) ", message):
         return f"config.search.target.{found[1]} is {config.target[found[1]]:g}: {message}"
     return f"config.search: {message}"
 

@@ -9,6 +9,7 @@ import numpy as np
 from kdjax import costs, tracing
 from kdjax.search import (
     EXACTNESS,
+    RESOURCES,
     TOLERANCE,
     Budget,
     Channels,
@@ -78,9 +79,9 @@ class Structure:
     kept: Mapping[str, np.ndarray]
     targets: Mapping[str, float]
     shares: Mapping[str, float]
-    full_costs: Mapping[str, int]
-    compact_costs: Mapping[str, int]
-    uniform_costs: Mapping[str, int]
+    full_costs: Mapping[str, float]
+    compact_costs: Mapping[str, float]
+    uniform_costs: Mapping[str, float]
     channels: Mapping[str, int]
     binding: str
     note: str
@@ -94,9 +95,9 @@ class Structure:
         return {
             "widths": dict(sorted(self.compact.items())),
             "cost": {
-                "before": dict(self.full_costs),
-                "after": dict(self.compact_costs),
-                "uniform": dict(self.uniform_costs),
+                "before": _shown(self.full_costs),
+                "after": _shown(self.compact_costs),
+                "uniform": _shown(self.uniform_costs),
             },
             "uniform_bound_by": self.binding,
             "targets": dict(self.targets),
@@ -119,6 +120,14 @@ class Structure:
         )
         alive = f"{self.channels['after']:,} of {self.channels['full']:,} channels"
         return f"Found: {reached}; {alive}\n{changed}\n{self.note}"
+
+
+def _shown(costs: Mapping[str, float]) -> dict[str, float]:
+    """Costs as people read them: an estimated time in milliseconds."""
+    shown = dict(costs)
+    if "latency" in shown:
+        shown["latency_ms"] = shown.pop("latency") / 1e3
+    return shown
 
 
 def find_structure(experiment: Experiment, budget: Budget, state: TrainState) -> Structure:
@@ -149,7 +158,7 @@ def find_structure(experiment: Experiment, budget: Budget, state: TrainState) ->
         compact = round_widths(compact, budget, config.multiple, worths)
     kept = kept_channels(channels, worths, dead, compact)
     _check(experiment, channels, kept, compact)
-    costs_of = _cost_counter(experiment)
+    costs_of = _cost_counter(experiment, budget)
     limits = _rival_limits(budget, costs_of(full), costs_of(compact))
     uniform = _rival(budget, full, compact, limits)
     equal = np.zeros(len(channels.group_of))
@@ -239,16 +248,23 @@ def _channels_of(experiment: Experiment) -> Channels:
     return Channels.of(architecture, architecture.widths, experiment.dataset.image_shape)
 
 
-def _cost_counter(experiment: Experiment) -> Callable[[Mapping[str, int]], dict[str, int]]:
-    def count(vector: Mapping[str, int]) -> dict[str, int]:
+def _cost_counter(
+    experiment: Experiment, budget: Budget
+) -> Callable[[Mapping[str, int]], dict[str, float]]:
+    """Width vector -> its cost; ``latency``, in microseconds, where a table was given."""
+    timed = [model for model in budget.resources if model.resource == "latency"]
+
+    def count(vector: Mapping[str, int]) -> dict[str, float]:
         cost = costs.count(experiment.architecture, vector, experiment.dataset.image_shape)
-        return {"flops": cost.flops, "macs": cost.macs, "params": cost.params}
+        found: dict[str, float] = {"flops": cost.flops, "macs": cost.macs, "params": cost.params}
+        counts = np.array([vector[group.name] for group in budget.channels.groups], float)
+        return found | {model.resource: float(model.cost(counts)) * model.full for model in timed}
 
     return count
 
 
 def _rival_limits(
-    budget: Budget, full: Mapping[str, int], compact: Mapping[str, int]
+    budget: Budget, full: Mapping[str, float], compact: Mapping[str, float]
 ) -> dict[str, float]:
     """Resource -> cost that the uniform rival may have: the targets of the whole network.
 
@@ -277,9 +293,10 @@ def _rival(
     def allows(vector: Mapping[str, int]) -> bool:
         # Dozens are tried: they are counted on the full network, not each by a trace of its own.
         counts = np.array([vector[group.name] for group in budget.channels.groups], float)
+        found = {name: float(models[name].cost(counts)) * models[name].full for name in limits}
         return all(
-            round(float(models[resource].cost(counts)) * models[resource].full) <= most
-            for resource, most in limits.items()
+            (round(found[name]) if name in RESOURCES else found[name]) <= most
+            for name, most in limits.items()
         )
 
     # What no target presses on is thinned by no search either.
@@ -297,7 +314,7 @@ def _rival_note(
     full: WidthVector,
     uniform: WidthVector,
     binding: str,
-    costs_of: Callable[[Mapping[str, int]], dict[str, int]],
+    costs_of: Callable[[Mapping[str, int]], dict[str, float]],
 ) -> str:
     """What the uniform network is held to and what that leaves it of the other resource."""
     whole, found = costs_of(full), costs_of(uniform)

@@ -1,0 +1,98 @@
+"""The time of a network as a cost: a table of its layers, measured on one machine.
+
+Each layer's time is ``fixed + read * channels in + written * channels out + pair * in * out``,
+fitted to measurements at several widths (`kdjax bench --layers`), all of them scaled so that their
+sum is the time of the whole network. An estimate: compilers merge layers, and widths that hardware
+likes (multiples of 8 or 128) are faster than the line through them.
+"""
+
+import dataclasses
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from kdjax import tracing
+from kdjax.search.channels import Channels
+from kdjax.search.penalty import CostModel
+
+KIND = "kdjax bench --layers"  # What tells a table from any other JSON.
+
+
+@dataclasses.dataclass(frozen=True)
+class LatencyTable:
+    """Times of the layers of a network.
+
+    Attributes:
+      microseconds: of the whole network at full width, for one batch.
+      coefficients: path of each layer, in order of execution -> its four, in microseconds.
+      measured_on: device, batch and dtype, for people.
+    """
+
+    microseconds: float
+    coefficients: Mapping[str, tuple[float, float, float, float]]
+    measured_on: str
+
+    def model(self, channels: Channels, layers: Collection[int] | None = None) -> CostModel:
+        """The cost model of a network, or of some of its layers.
+
+        Args:
+          channels: of the network that was measured.
+          layers: numbers of its layers; None for all.
+
+        Raises:
+          ValueError: if the table is of another network.
+        """
+        paths = ["/".join(layer.path) for layer in channels.traced.layers]
+        if missing := [path for path in paths if path not in self.coefficients]:
+            raise ValueError(f"the latency table is of another network: it has no {missing[0]!r}")
+        if len(self.coefficients) != len(set(paths)):
+            raise ValueError(
+                f"the latency table is of another network: it has {len(self.coefficients)} layers, "
+                f"this one {len(set(paths))}"
+            )
+        terms = tracing.layer_terms(channels.traced, [self.coefficients[path] for path in paths])
+        return CostModel.of_terms("latency", channels, terms, layers)
+
+
+def load_latencies(
+    path: str | Path, widths: Mapping[str, int], image_shape: tuple[int, int, int]
+) -> LatencyTable:
+    """Reads a table and checks that it is of this network.
+
+    Args:
+      path: what `kdjax bench --layers` wrote.
+      widths: of the full network.
+      image_shape: (height, width, channels) of its input.
+
+    Raises:
+      ValueError: if the file cannot be read, is no such table, or of another network.
+    """
+    try:
+        record: Any = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    if not isinstance(record, dict) or record.get("kind") != KIND:
+        raise ValueError(f"{path} is no table of `{KIND}`")
+    for name, here in (("widths", dict(widths)), ("image_shape", list(image_shape))):
+        if record.get(name) != here:
+            raise ValueError(
+                f"{path} was measured with {name} {_short(record.get(name))}: this network has "
+                f"{_short(here)}; measure it with `{KIND}`"
+            )
+    environment = record["environment"]
+    return LatencyTable(
+        microseconds=float(record["microseconds"]),
+        coefficients={layer["path"]: _four(layer["coefficients"]) for layer in record["layers"]},
+        measured_on=f"{environment['device']}, batch {record['batch_size']}, {record['dtype']}",
+    )
+
+
+def _four(numbers: list[float]) -> tuple[float, float, float, float]:
+    fixed, read, written, pair = map(float, numbers)
+    return fixed, read, written, pair
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) < 60 else f"{text[:60]}..."
