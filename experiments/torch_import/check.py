@@ -129,7 +129,23 @@ def randomize(network: torch.nn.Module) -> int:
             torch.nn.init.kaiming_normal_(module.weight)
             if module.bias is not None:
                 torch.nn.init.uniform_(module.bias, -0.5, 0.5)
+    for last in last_norms(network):
+        torch.nn.init.uniform_(last.weight, 0.1, 0.3)
     return sum(parameter.numel() for parameter in network.parameters())
+
+
+def last_norms(network: torch.nn.Module) -> list[torch.nn.Module]:
+    """The normalisations that end a residual branch.
+
+    Branches as large as what they are added to would multiply rounding errors block by block.
+    """
+    ends = {
+        torchvision.models.resnet.BasicBlock: lambda block: block.bn2,
+        torchvision.models.resnet.Bottleneck: lambda block: block.bn3,
+        torchvision.models.mobilenetv2.InvertedResidual: lambda block: block.conv[-1],
+        torchvision.models.efficientnet.MBConv: lambda block: block.block[-1][1],
+    }
+    return [ends[type(m)](m) for m in network.modules() if type(m) in ends]
 
 
 def settle(network: torch.nn.Module, images: np.ndarray) -> None:
@@ -142,6 +158,7 @@ def settle(network: torch.nn.Module, images: np.ndarray) -> None:
     def measure(module: torch.nn.BatchNorm2d, inputs: tuple[torch.Tensor, ...]) -> None:
         (x,) = inputs
         mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3), unbiased=False)
+        variance += 0.1 * variance.mean()  # Dead channels would come alive a thousandfold.
         spread = variance.sqrt()
         module.running_mean.copy_(mean + spread * (0.2 * torch.rand_like(mean) - 0.1))
         module.running_var.copy_(variance * (0.8 + 0.4 * torch.rand_like(variance)))

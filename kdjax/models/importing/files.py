@@ -34,7 +34,8 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # Opened here: of a damaged file NumPy leaves its own open.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
     # A file that is no archive is taken for a pickle, or for a lone array.
     except (zipfile.BadZipFile, AttributeError, EOFError, TypeError, ValueError) as error:

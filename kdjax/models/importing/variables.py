@@ -61,33 +61,36 @@ def import_torch(
       ValueError: if torchvision has no such network, or tensors are missing, left over or of
         another shape; the message names them and what is expected.
     """
-    modules = modules_of(architecture)
-    _check_size(architecture, image_shape)
-    net = architecture.build()
-    shapes = flax.traverse_util.flatten_dict(variable_shapes(net, image_shape), sep="/")
-    wanted = {
-        path: _wanted(path, leaf.shape, modules, image_shape)
-        for path, leaf in shapes.items()
-        if not (new_classifier and _module_of(path) == _CLASSIFIER)
-    }
+    wanted = _all_wanted(architecture, image_shape)
+    paths = list(wanted)
+    classifier = modules_of(architecture)[_CLASSIFIER].name
     given = {
         present_name(name): np.asarray(tensor)
         for name, tensor in tensors.items()
         if not name.endswith("num_batches_tracked")
     }
     if new_classifier:
-        given = {
-            name: tensor
-            for name, tensor in given.items()
-            if name.rpartition(".")[0] != modules[_CLASSIFIER].name
-        }
-    _check(architecture, wanted, given, modules[_CLASSIFIER].name)
+        wanted = {path: own for path, own in wanted.items() if _module_of(path) != _CLASSIFIER}
+        given = {name: tensor for name, tensor in given.items() if _module_name(name) != classifier}
+    _check(architecture, wanted, given, classifier)
     found = {path: own.convert(given[own.name]) for path, own in wanted.items()}
     _match_epsilon(architecture, found)
     if new_classifier:
-        drawn = flax.traverse_util.flatten_dict(initialize(net, seed, image_shape), sep="/")
-        found |= {path: leaf for path, leaf in drawn.items() if path not in found}
-    return flax.traverse_util.unflatten_dict({path: found[path] for path in shapes}, sep="/")
+        start = initialize(architecture.build(), seed, image_shape)
+        drawn = flax.traverse_util.flatten_dict(start, sep="/")
+        found |= {path: drawn[path] for path in paths if path not in found}
+    return flax.traverse_util.unflatten_dict({path: found[path] for path in paths}, sep="/")
+
+
+def torch_shapes(
+    architecture: Architecture, image_shape: tuple[int, int, int] = (224, 224, 3)
+) -> dict[str, tuple[int, ...]]:
+    """The tensors that :func:`import_torch` wants: torchvision's name -> shape.
+
+    Raises:
+      ValueError: if torchvision has no such network, or not for images of that size.
+    """
+    return {own.name: own.shape for own in _all_wanted(architecture, image_shape).values()}
 
 
 class _Wanted(NamedTuple):
@@ -110,6 +113,19 @@ class _Wanted(NamedTuple):
     def convert(self, tensor: np.ndarray) -> np.ndarray:
         ordered = tensor.astype(np.float32).reshape(self.unfolded).transpose(self.axes)
         return np.ascontiguousarray(ordered.reshape(self.own_shape))
+
+
+def _all_wanted(
+    architecture: Architecture, image_shape: tuple[int, int, int]
+) -> dict[str, _Wanted]:
+    """Path of each of a network's arrays -> what it is made of."""
+    modules = modules_of(architecture)
+    _check_size(architecture, image_shape)
+    shapes = variable_shapes(architecture.build(), image_shape)
+    return {
+        path: _wanted(path, leaf.shape, modules, image_shape)
+        for path, leaf in flax.traverse_util.flatten_dict(shapes, sep="/").items()
+    }
 
 
 def _wanted(
@@ -162,6 +178,11 @@ def _module_of(path: str) -> str:
     return path.partition("/")[2].rpartition("/")[0]
 
 
+def _module_name(name: str) -> str:
+    """The module that has a tensor: ``layer1.0.conv1`` of ``layer1.0.conv1.weight``."""
+    return name.rpartition(".")[0]
+
+
 def _check(
     architecture: Architecture,
     wanted: Mapping[str, _Wanted],
@@ -176,7 +197,7 @@ def _check(
       given: the tensors there are.
       classifier: torchvision's name of that module.
     """
-    expected = {own.name: own.shape for own in wanted.values()}
+    expected = dict(sorted((own.name, own.shape) for own in wanted.values()))
     missing = [f"{name} {shape}" for name, shape in expected.items() if name not in given]
     wrong = {
         name: f"{name} is {given[name].shape}, expected {shape}"
@@ -198,7 +219,7 @@ def _check(
     if not any(found.values()):
         return
     parts = "; ".join(f"{what}: {_few(which)}" for what, which in found.items() if which)
-    other_classes = wrong and {name.rpartition(".")[0] for name in wrong} == {classifier}
+    other_classes = wrong and set(map(_module_name, wrong)) == {classifier}
     hint = ". A classifier of other classes can be drawn anew: new_classifier" * bool(other_classes)
     raise ValueError(
         f"the tensors are not those of {architecture.name} with {architecture.num_classes} "
