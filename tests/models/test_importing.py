@@ -32,9 +32,9 @@ def random_tensors(shapes):
     tensors = {}
     for name, shape in shapes.items():
         if name.endswith("running_var"):
-            tensors[name] = rng.uniform(0.1, 0.5, shape)
+            tensors[name] = rng.uniform(0.3, 0.8, shape)
         elif len(shape) == 1 and name.endswith("weight"):
-            tensors[name] = rng.uniform(1.0, 2.0, shape) * rng.choice([-1, 1], shape)
+            tensors[name] = rng.uniform(0.5, 1.0, shape) * rng.choice([-1, 1], shape)
         elif len(shape) == 1:
             tensors[name] = rng.normal(0.2, 0.5, shape)
         else:
