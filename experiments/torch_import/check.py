@@ -130,7 +130,7 @@ def randomize(network: torch.nn.Module) -> int:
             if module.bias is not None:
                 torch.nn.init.uniform_(module.bias, -0.5, 0.5)
     for last in last_norms(network):
-        torch.nn.init.uniform_(last.weight, 0.1, 0.3)
+        torch.nn.init.uniform_(last.weight, 0.05, 0.2)
     return sum(parameter.numel() for parameter in network.parameters())
 
 
