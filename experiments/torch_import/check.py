@@ -10,6 +10,7 @@ import json
 import platform
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -66,13 +67,18 @@ def main() -> None:
         "python": platform.python_version(),
     }
     known.out.write_text(json.dumps(record, indent=1) + "\n")
-    worst = max(row["relative_difference"] for row in rows)
-    print(f"largest relative difference {worst:.1e}, limit {LIMIT:.0e}")
-    if not worst <= LIMIT:
-        raise SystemExit(1)
+    bad = [row for row in rows if not row["relative_difference"] <= allowed(row)]
+    for row in bad:
+        print(f"{row['network']} {row['height']} x {row['width']}: above {allowed(row):.1e}")
+    raise SystemExit(1 if bad else 0)
 
 
-def check(name: str) -> list[dict[str, object]]:
+def allowed(row: dict[str, Any]) -> float:
+    """The limit, or twice the rounding of PyTorch itself where a network multiplies it beyond."""
+    return max(LIMIT, 2 * row["torch_rounding"])
+
+
+def check(name: str) -> list[dict[str, Any]]:
     """One row for each size of images."""
     theirs, sizes = NETWORKS[name]
     torch.manual_seed(0)
