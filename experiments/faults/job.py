@@ -109,7 +109,10 @@ class Job:
 
 
 def _virtual(devices: int) -> dict[str, str]:
-    return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    """That many devices; other flags stay, such as those that make compiling quick."""
+    name = "--xla_force_host_platform_device_count"
+    others = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if name not in flag]
+    return {"XLA_FLAGS": " ".join([*others, f"{name}={devices}"])}
 
 
 def outcome(workdir: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import kdjax
 from kdjax import config as configuration
 from kdjax.cli import commands, deployed
 from kdjax.cli.deployed import add_evaluate_options, add_predict_options
+from kdjax.cli.imported import add_import_options, import_torch
 
 _INDENT = " " * 6
 _ENVIRONMENT = """\
@@ -31,7 +32,8 @@ installing, in a checkout:
   pip install .              on a CPU
   pip install ".[cuda]"      on NVIDIA GPUs
   pip install ".[tpu]"       on TPUs
-  pip install ".[prepare]"   for `kdjax prepare`"""
+  pip install ".[prepare]"   for `kdjax prepare`
+  pip install ".[torch-import]"   for .safetensors files in `kdjax import-torch`"""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -118,6 +120,27 @@ def make_parser() -> argparse.ArgumentParser:
             "The data it was trained on is not needed.\n\n"
             "  kdjax predict --workdir=kdjax-runs/digits-resnet8 --student=3 seven.png scans/\n"
             "  kdjax predict --workdir=runs/found --student=compact --out=classes.csv 'in/*.jpg'",
+        )
+    )
+
+    add_import_options(
+        command(
+            "import-torch",
+            import_torch,
+            "take parameters that torchvision's network of the same name was trained to",
+            "Reads parameters with torchvision's names and writes a workdir with that network, as\n"
+            "if `kdjax train` had begun there: to evaluate it, to predict with it, to train it on\n"
+            "(the same --config fields with method=independent and student_scales='(1.0,)'), or\n"
+            "to have it as the teacher of a search. Classes are in the order of the data, and\n"
+            "images are normalised as the data is here.\n\n"
+            "  kdjax import-torch --config.network=resnet50 --weights=resnet50.npz \\\n"
+            "    --config.data.name=imagenet2012 --config.data.memory=stream \\\n"
+            "    --config.data.image_size='(224, 224)' --workdir=runs/resnet50\n"
+            "  kdjax import-torch --config=configs/custom_folder.py:flowers \\\n"
+            "    --config.network=mobilenet_v2_imagenet --config.network_width=1.0 \\\n"
+            "    --weights=mobilenet_v2.safetensors --new_classifier --workdir=runs/start\n\n"
+            "PyTorch writes such a file with\n\n"
+            "  numpy.savez('resnet50.npz', **{k: v.numpy() for k, v in net.state_dict().items()})",
         )
     )
 

@@ -7,6 +7,7 @@ from kdjax.models.ensemble import (
     extract_student,
     student_vectors,
 )
+from kdjax.models.importing import import_torch, read_tensors
 from kdjax.models.initialize import initialize
 from kdjax.models.registry import create, names, register
 
@@ -18,8 +19,10 @@ __all__ = [
     "StudentEnsemble",
     "create",
     "extract_student",
+    "import_torch",
     "initialize",
     "names",
+    "read_tensors",
     "register",
     "student_vectors",
 ]

@@ -88,7 +88,7 @@ _STAGES = (
 _STEM, _HEAD = 32, 1280
 _BLOCKS = {"stage1": "stage3", "stage4": "stage5", "stage6": "stage7"}  # first stage: last
 # Of the normalisation, as in the reference code.
-_NORM: Mapping[str, Any] = {"momentum": 0.99, "epsilon": 1e-3}
+NORM: Mapping[str, Any] = {"momentum": 0.99, "epsilon": 1e-3}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,7 +216,7 @@ class Stem(nn.Module):
 
     @nn.compact
     def __call__(self, x: chex.Array, train: bool, mask: chex.Array | None) -> chex.Array:
-        fields = {"dtype": self.dtype, "bn_axis_name": self.bn_axis_name, **_NORM}
+        fields = {"dtype": self.dtype, "bn_axis_name": self.bn_axis_name, **NORM}
         return nn.swish(ConvNorm(self.channels, 3, 2, name="conv", **fields)(x, train, mask))
 
 
@@ -244,7 +244,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: chex.Array, train: bool, mask: chex.Array | None) -> chex.Array:
         plan = self.plan
-        fields = {"dtype": self.dtype, "bn_axis_name": self.bn_axis_name, **_NORM}
+        fields = {"dtype": self.dtype, "bn_axis_name": self.bn_axis_name, **NORM}
         y = x
         if plan.expand:
             y = nn.swish(ConvNorm(plan.hidden, 1, name="expand", **fields)(y, train, mask))
@@ -278,7 +278,7 @@ class Branch(nn.Module):
         for block in self.plan:
             x = Block(block, name=block.name, **fields)(x, train, mask)
             features[block.stage] = x
-        head = ConvNorm(self.head, 1, name="head", **fields, **_NORM)
+        head = ConvNorm(self.head, 1, name="head", **fields, **NORM)
         x = nn.swish(head(x, train, mask))
         pooled = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
         drop = nn.Dropout(self.dropout, name="dropout")

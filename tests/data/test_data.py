@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import re
 
 import jax
@@ -529,20 +528,6 @@ def test_a_set_in_another_format_is_refused(prepared, tmp_path):
     (target / "dataset_info.json").write_text(json.dumps(info | {"fileFormat": "tfrecord"}))
     with pytest.raises(data.DataError, match="only array_record can be read"):
         data.load(f"tfds:{target}")
-
-
-@pytest.mark.skipif(not os.environ.get("KDJAX_TEST_DATA"), reason="KDJAX_TEST_DATA is not set")
-def test_the_whole_of_cifar10():
-    directory = os.environ["KDJAX_TEST_DATA"]
-    loaded = data.load("cifar10", SourceOptions(data_dir=directory))
-    assert (len(loaded.train), len(loaded.validation), len(loaded.test)) == (45_000, 5_000, 10_000)
-    assert loaded.image_shape == (32, 32, 3)
-    assert loaded.class_names[:3] == ("airplane", "automobile", "bird")
-    assert np.bincount(loaded.test.labels).tolist() == [1000] * 10
-    assert np.bincount(loaded.validation.labels).tolist() == [500] * 10
-    mean, std = channel_statistics(np.concatenate([loaded.train.images, loaded.validation.images]))
-    np.testing.assert_allclose(mean, loaded.mean, atol=2e-3)
-    np.testing.assert_allclose(std, loaded.std, atol=4e-3)
 
 
 # Statistics

@@ -2,7 +2,6 @@
 
 import io
 import logging
-import os
 
 import numpy as np
 import PIL.Image
@@ -212,17 +211,6 @@ def test_statistics_of_a_large_stream_are_sampled_by_the_seed(folders, monkeypat
     for streamed in seeds:
         # 10 images of 120 uniform pixels: five deviations of their mean.
         np.testing.assert_allclose(streamed.mean, held.mean, atol=5 * 0.29 / np.sqrt(1200))
-
-
-@pytest.mark.skipif(not os.environ.get("KDJAX_TEST_DATA"), reason="KDJAX_TEST_DATA is not set")
-def test_cifar10_is_the_same_in_both():
-    options = SourceOptions(data_dir=os.environ["KDJAX_TEST_DATA"], split_seed=2)
-    held, streamed = data.load("cifar10", options), data.stream("cifar10", options)
-    assert streamed.sizes == held.sizes and streamed.image_shape == held.image_shape
-    assert (streamed.mean, streamed.std) == (held.mean, held.std)
-    images, labels = streamed_split(streamed, "validation")
-    np.testing.assert_array_equal(images, held.validation.images)
-    np.testing.assert_array_equal(labels, held.validation.labels)
 
 
 def test_usual_statistics_are_taken_in_both(prepared, monkeypatch):

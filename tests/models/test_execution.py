@@ -1,5 +1,7 @@
 """Strategies: one set of parameters, one set of numbers, however the students run."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,11 +65,18 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("module, widths, execution", CASES)
-def test_all_strategies_agree(module, widths, execution):
+@functools.cache
+def expected_results(module, widths):
+    """The network, its variables and what its students give one after another."""
     with jax.enable_x64(True):
         net, variables = make(module, widths)
-        expected = results(net, variables)
+        return net, variables, results(net, variables)
+
+
+@pytest.mark.parametrize("module, widths, execution", CASES)
+def test_all_strategies_agree(module, widths, execution):
+    net, variables, expected = expected_results(module, widths)
+    with jax.enable_x64(True):
         found = results(net.clone(execution=execution), variables)
         assert jax.tree.structure(found) == jax.tree.structure(expected)
         for (path, ours), theirs in zip(

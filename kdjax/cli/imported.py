@@ -1,0 +1,60 @@
+"""The command that takes parameters trained elsewhere: `import-torch`."""
+
+import argparse
+from collections.abc import Sequence
+
+from kdjax import config as configuration
+from kdjax.cli.configs import read_config
+
+
+def add_import_options(command: argparse.ArgumentParser) -> None:
+    """The options of `kdjax import-torch`."""
+    command.add_argument(
+        "--weights",
+        required=True,
+        metavar="FILE",
+        help="a state_dict with torchvision's names: a file.npz or file.safetensors",
+    )
+    command.add_argument(
+        "--workdir", required=True, metavar="DIR", help="where everything is written; new or empty"
+    )
+    command.add_argument(
+        "--config",
+        default="",
+        metavar="FILE.py[:ARG]",
+        help="a Python file with get_config(), of `kdjax train`; it and overrides name the "
+        "network, the data and how both are used; without it config.network_width is 1.0",
+    )
+    command.add_argument(
+        "--new_classifier",
+        action="store_true",
+        help="draw the classifier anew, for data of other classes",
+    )
+
+
+def import_torch(known: argparse.Namespace, overrides: Sequence[str]) -> int:
+    """Writes a workdir from a file of tensors, and says what is in it."""
+    # The default width is that of the recipe for the embedded digits.
+    full = [] if known.config else ["--config.network_width=1.0"]
+    config = read_config(known.config, [*full, *overrides])
+    configuration.validate(config)
+    from kdjax.train.tasks.imported import import_network
+
+    found = import_network(
+        config, known.workdir, known.weights, new_classifier=known.new_classifier
+    )
+    height, width, channels = found["image_shape"]
+    classifier = ", its classifier drawn anew" if known.new_classifier else ""
+    print(
+        f"{found['network']} from {known.weights}: {found['params']:,} parameters{classifier}\n"
+        f"for {found['dataset']}: images of {height} x {width} x {channels}, {found['classes']} "
+        f"classes, in the order of the data; normalised with mean {_numbers(found['mean'])}, "
+        f"deviation {_numbers(found['std'])}\n"
+        f"Network: {known.workdir} (as a teacher: kdjax search "
+        f"--config.teacher.workdir={known.workdir})"
+    )
+    return 0
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.3f}" for value in values)

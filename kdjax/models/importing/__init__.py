@@ -1,0 +1,6 @@
+"""Parameters trained elsewhere: read from a file, and put where our networks have them."""
+
+from kdjax.models.importing.files import read_tensors
+from kdjax.models.importing.variables import import_torch, torch_shapes
+
+__all__ = ["import_torch", "read_tensors", "torch_shapes"]

@@ -1,0 +1,58 @@
+"""Files of named tensors."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+
+def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
+    """The tensors in an ``.npz`` or ``.safetensors`` file, by name.
+
+    A ``.pth`` is a pickle, which runs what is in it: it is not read, and the error says how PyTorch
+    converts it.
+
+    Args:
+      path: of the file.
+
+    Raises:
+      ValueError: if the file is of another kind or damaged, or safetensors is not installed.
+      OSError: if it cannot be opened.
+    """
+    path = Path(path)
+    if path.suffix == ".npz":
+        return _read_npz(path)
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    raise ValueError(
+        f"{path} is neither .npz nor .safetensors. PyTorch converts a state_dict with: "
+        'python -c "import numpy, torch; '
+        f"s = torch.load({path.name!r}, weights_only=True, map_location='cpu'); "
+        f'numpy.savez({path.stem + ".npz"!r}, **{{k: v.numpy() for k, v in s.items()}})"'
+    )
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        # Opened here: of a damaged file NumPy leaves its own open.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    # A file that is no archive is taken for a pickle, or for a lone array.
+    except (zipfile.BadZipFile, AttributeError, EOFError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not an .npz file of numbers: {error}") from None
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    try:
+        import safetensors
+        import safetensors.numpy
+    except ImportError:
+        raise ValueError(
+            f"reading {path} needs safetensors: pip install safetensors, or save it as .npz"
+        ) from None
+    with open(path, "rb"):  # Its own error names no file.
+        pass
+    try:
+        return safetensors.numpy.load_file(path)
+    except (safetensors.SafetensorError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None

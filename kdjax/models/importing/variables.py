@@ -1,0 +1,245 @@
+"""Tensors of PyTorch as the variables of our networks: other names, other orders of axes."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.traverse_util
+import jax.numpy as jnp
+import numpy as np
+
+from kdjax.models.architecture import Architecture
+from kdjax.models.efficientnet import NORM
+from kdjax.models.importing.torchvision import Module, epsilon_of, modules_of, present_name
+from kdjax.models.initialize import initialize, variable_shapes
+from kdjax.models.vgg import VGG
+
+_CLASSIFIER = "branch/classifier"
+# Our names of a module's arrays -> PyTorch's.
+_LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+_SHOWN = 3  # Tensors of each kind that an error names.
+
+
+def import_torch(
+    architecture: Architecture,
+    tensors: Mapping[str, np.ndarray],
+    *,
+    image_shape: tuple[int, int, int] = (224, 224, 3),
+    new_classifier: bool = False,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The variables of a network from the tensors of torchvision's network of the same name.
+
+    In evaluation both compute the same function. Convolutions and poolings already pad alike.
+    Where torchvision adds another epsilon to the variances (EfficientNet-B0 to B4: 1e-5, here
+    1e-3), scales are multiplied by ``sqrt((var + 1e-3) / (var + 1e-5))``. If training goes on,
+    mind that PyTorch's running variances are unbiased and ours are not.
+
+    >>> from kdjax import models
+    >>> tensors = models.read_tensors("resnet18.npz")  # doctest: +SKIP
+    >>> arch = models.create("resnet18", num_classes=1000)
+    >>> variables = models.import_torch(arch, tensors)  # doctest: +SKIP
+    >>> arch.build().apply(variables, images, train=False).logits  # doctest: +SKIP
+
+    Args:
+      architecture: of the network; its full widths are those of the tensors.
+      tensors: torchvision's name -> array of floats; ``num_batches_tracked`` is passed over.
+      image_shape: (height, width, channels) of the input. Of VGG the dense layers depend on it;
+        torchvision's fit 224 x 224 alone.
+      new_classifier: draw the classifier anew, for other classes than those of the tensors.
+      seed: of the classifier that is drawn.
+
+    Returns:
+      ``{"params": ..., "batch_stats": ...}`` of ``architecture.build()``, float32 NumPy arrays.
+
+    Raises:
+      ValueError: if torchvision has no such network, or tensors are missing, left over or of
+        another shape; the message names them and what is expected.
+    """
+    wanted = _all_wanted(architecture, image_shape)
+    paths = list(wanted)
+    classifier = modules_of(architecture)[_CLASSIFIER].name
+    given = {
+        present_name(name): np.asarray(tensor)
+        for name, tensor in tensors.items()
+        if not name.endswith("num_batches_tracked")
+    }
+    if new_classifier:
+        wanted = {path: own for path, own in wanted.items() if _module_of(path) != _CLASSIFIER}
+        given = {name: tensor for name, tensor in given.items() if _module_name(name) != classifier}
+    _check(architecture, wanted, given, classifier)
+    found = {path: own.convert(given[own.name]) for path, own in wanted.items()}
+    _match_epsilon(architecture, found)
+    if new_classifier:
+        start = initialize(architecture.build(), seed, image_shape)
+        drawn = flax.traverse_util.flatten_dict(start, sep="/")
+        found |= {path: drawn[path] for path in paths if path not in found}
+    return flax.traverse_util.unflatten_dict({path: found[path] for path in paths}, sep="/")
+
+
+def torch_shapes(
+    architecture: Architecture, image_shape: tuple[int, int, int] = (224, 224, 3)
+) -> dict[str, tuple[int, ...]]:
+    """The tensors that :func:`import_torch` wants: torchvision's name -> shape.
+
+    Raises:
+      ValueError: if torchvision has no such network, or not for images of that size.
+    """
+    return {own.name: own.shape for own in _all_wanted(architecture, image_shape).values()}
+
+
+class _Wanted(NamedTuple):
+    """A tensor, and how it becomes our array.
+
+    Attributes:
+      name: PyTorch's.
+      shape: that the tensor must have.
+      axes: of our array, as numbers of the tensor's axes after ``unfolded``.
+      unfolded: the shape to see the tensor in first.
+      own_shape: of our array.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    unfolded: tuple[int, ...]
+    axes: tuple[int, ...]
+    own_shape: tuple[int, ...]
+
+    def convert(self, tensor: np.ndarray) -> np.ndarray:
+        ordered = tensor.astype(np.float32).reshape(self.unfolded).transpose(self.axes)
+        return np.ascontiguousarray(ordered.reshape(self.own_shape))
+
+
+def _all_wanted(
+    architecture: Architecture, image_shape: tuple[int, int, int]
+) -> dict[str, _Wanted]:
+    """Path of each of a network's arrays -> what it is made of."""
+    modules = modules_of(architecture)
+    _check_size(architecture, image_shape)
+    shapes = variable_shapes(architecture.build(), image_shape)
+    return {
+        path: _wanted(path, leaf.shape, modules, image_shape)
+        for path, leaf in flax.traverse_util.flatten_dict(shapes, sep="/").items()
+    }
+
+
+def _wanted(
+    path: str,
+    shape: tuple[int, ...],
+    modules: Mapping[str, Module],
+    image_shape: tuple[int, int, int],
+) -> _Wanted:
+    """What one of our arrays is made of.
+
+    Args:
+      path: of the array, as in ``params/stem/conv/conv/kernel``.
+      shape: of the array.
+      modules: of :func:`modules_of`.
+      image_shape: (height, width, channels) of the input.
+    """
+    module, leaf = modules[_module_of(path)], path.rpartition("/")[2]
+    name = f"{module.name}.{_LEAVES[leaf]}"
+    if leaf != "kernel":
+        return _Wanted(name, shape, shape, (0,), shape)
+    out = shape[-1]
+    if len(shape) == 4:  # [height, width, in, out] of [out, in, height, width].
+        there = (out, shape[2], *shape[:2])
+        return _Wanted(name, there, there, (2, 3, 1, 0), shape)
+    if module.layout == "pointwise":
+        return _Wanted(name, (out, shape[0], 1, 1), (out, shape[0]), (1, 0), shape)
+    if module.layout == "flattened":
+        # We flatten a map in the order height, width, channel.
+        height, width = image_shape[0] // _SHRINKS, image_shape[1] // _SHRINKS
+        unfolded = (out, shape[0] // (height * width), height, width)
+        return _Wanted(name, (out, shape[0]), unfolded, (2, 3, 1, 0), shape)
+    return _Wanted(name, (out, shape[0]), (out, shape[0]), (1, 0), shape)
+
+
+_SHRINKS = 32  # VGG's five poolings, each by 2.
+
+
+def _check_size(architecture: Architecture, image_shape: tuple[int, int, int]) -> None:
+    """Raises ValueError where VGG's pooling would round, which torchvision does the other way."""
+    if isinstance(architecture, VGG) and any(size % _SHRINKS for size in image_shape[:2]):
+        raise ValueError(
+            f"images are {image_shape[0]} x {image_shape[1]}: for parameters of another program, "
+            f"{architecture.name} needs sides that are multiples of {_SHRINKS} (torchvision's: "
+            "224), since poolings round odd sizes differently"
+        )
+
+
+def _module_of(path: str) -> str:
+    """The module that has an array: ``stem/conv/conv`` of ``params/stem/conv/conv/kernel``."""
+    return path.partition("/")[2].rpartition("/")[0]
+
+
+def _module_name(name: str) -> str:
+    """The module that has a tensor: ``layer1.0.conv1`` of ``layer1.0.conv1.weight``."""
+    return name.rpartition(".")[0]
+
+
+def _check(
+    architecture: Architecture,
+    wanted: Mapping[str, _Wanted],
+    given: Mapping[str, np.ndarray],
+    classifier: str,
+) -> None:
+    """Raises ValueError if tensors are missing, left over or wrong.
+
+    Args:
+      architecture: of the network, for the message.
+      wanted: the tensors to find.
+      given: the tensors there are.
+      classifier: torchvision's name of that module.
+    """
+    expected = dict(sorted((own.name, own.shape) for own in wanted.values()))
+    missing = [f"{name} {shape}" for name, shape in expected.items() if name not in given]
+    wrong = {
+        name: f"{name} is {given[name].shape}, expected {shape}"
+        for name, shape in expected.items()
+        if name in given and given[name].shape != shape
+    }
+    numbers = [
+        f"{name} is {given[name].dtype}, expected floats"
+        for name in expected
+        if name in given and not jnp.issubdtype(given[name].dtype, jnp.floating)
+    ]
+    left = [name for name in given if name not in expected]
+    found = {
+        "missing": missing,
+        "of another shape": list(wrong.values()),
+        "of another type": numbers,
+        "left over": left,
+    }
+    if not any(found.values()):
+        return
+    parts = "; ".join(f"{what}: {_few(which)}" for what, which in found.items() if which)
+    other_classes = wrong and set(map(_module_name, wrong)) == {classifier}
+    hint = ". A classifier of other classes can be drawn anew: new_classifier" * bool(other_classes)
+    raise ValueError(
+        f"the tensors are not those of {architecture.name} with {architecture.num_classes} "
+        f"classes: {parts}{hint}"
+    )
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _match_epsilon(architecture: Architecture, found: dict[str, np.ndarray]) -> None:
+    """Changes scales so that our epsilon gives what torchvision's gives."""
+    own = NORM["epsilon"]
+    theirs = epsilon_of(architecture, own)
+    if theirs == own:
+        return
+    for path in found:
+        if path.endswith("/scale"):
+            variance = found[f"batch_stats/{_module_of(path)}/var"].astype(np.float64)
+            factor = np.sqrt((variance + own) / (variance + theirs))
+            found[path] = (found[path] * factor).astype(np.float32)

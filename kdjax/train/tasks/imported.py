@@ -1,0 +1,118 @@
+"""A workdir that holds a network trained elsewhere, as if `kdjax train` had begun there."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from kdjax import config as configuration
+from kdjax import costs, models
+from kdjax.config import ConfigError
+from kdjax.train.run import workdir
+from kdjax.train.run.checkpoint import Checkpoints
+from kdjax.train.run.workdir import WorkdirError
+from kdjax.train.tasks.experiment import Experiment, resolve
+from kdjax.train.tasks.train import run_name
+from kdjax.train.tasks.trained_on import TrainedOn
+
+_METHOD = "independent"
+
+
+def import_network(
+    config: ml_collections.ConfigDict,
+    path: str | Path,
+    weights: str | Path,
+    *,
+    new_classifier: bool = False,
+) -> dict[str, Any]:
+    """Writes a workdir with the parameters of torchvision's network of the same name.
+
+    It holds one network trained alone, before its first step: :func:`kdjax.load_student` and
+    `kdjax evaluate` take it, a search has it as its teacher by ``config.teacher.workdir``, and
+    `kdjax train` with the configuration in ``config.json`` trains it on.
+
+    Args:
+      config: of `kdjax train`; :func:`alone` of it is what the workdir gets.
+      path: the workdir, missing or empty.
+      weights: a file that :func:`kdjax.models.read_tensors` reads.
+      new_classifier: draw the classifier anew, by the first of ``config.seeds``.
+
+    Returns:
+      ``network``, ``params``, ``dataset``, ``classes``, ``image_shape``, ``mean``, ``std`` and
+      ``run``: what was written.
+
+    Raises:
+      kdjax.config.ConfigError, kdjax.data.DataError, kdjax.train.run.workdir.WorkdirError,
+        ValueError: for bad input, before anything is written.
+    """
+    path, config = Path(path), alone(config)
+    configuration.validate(config)
+    _check_new(path, config)
+    try:
+        tensors = models.read_tensors(weights)
+    except OSError as error:
+        raise ConfigError(f"--weights is {str(weights)!r}: {error.strerror}") from None
+    experiment = resolve(config)
+    seed = config.seeds[0]
+    variables = models.import_torch(
+        experiment.architecture,
+        tensors,
+        image_shape=experiment.dataset.image_shape,
+        new_classifier=new_classifier,
+        seed=seed,
+    )
+    trained_on = TrainedOn.of(experiment.dataset)
+    with workdir.locked(path):
+        _check_new(path, config)
+        workdir.check_data(path, trained_on.to_json())
+        _save(experiment, path, variables)
+        # The marker comes last: with it there, the directory is complete.
+        workdir.create(path, config, experiment.student_widths)
+    architecture, shape = experiment.architecture, experiment.dataset.image_shape
+    return {
+        "network": architecture.name,
+        "params": costs.count(architecture, architecture.widths, shape).params,
+        "dataset": trained_on.name,
+        "classes": len(trained_on.class_names),
+        "image_shape": shape,
+        "mean": trained_on.mean,
+        "std": trained_on.std,
+        "run": run_name(_METHOD, seed),
+    }
+
+
+def alone(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """A configuration of `kdjax train` for the full network by itself, with its first seed."""
+    changed = ml_collections.ConfigDict(config.to_dict())
+    changed.update(
+        method=_METHOD,
+        seeds=tuple(config.seeds)[:1],
+        student_scales=(1.0,),
+        student_widths=(),
+        teacher_weights=(),
+    )
+    return changed
+
+
+def _check_new(path: Path, config: ml_collections.ConfigDict) -> None:
+    if (path / "config.json").exists():
+        raise WorkdirError(f"workdir {path} holds a run already: choose another --workdir")
+    workdir.check(path, config)
+
+
+def _save(experiment: Experiment, path: Path, variables: dict[str, Any]) -> None:
+    """Writes the checkpoint of a run that has not made its first step."""
+    seed = experiment.config.seeds[0]
+    name = run_name(_METHOD, seed)
+    state = experiment.runner(_METHOD, experiment.feed()).initial_state(seed)
+    state = state.replace(**{kind: {"student_1": tree} for kind, tree in variables.items()})
+    # What a run stores before it has seen validation.
+    history = {"best_validation": -1.0, "best_step": -1, "epochs": experiment.config.epochs}
+    record = experiment.record | history | {"raised": [], "method": _METHOD}
+    record |= {"seed": seed, "step": 0}
+    with contextlib.closing(Checkpoints(path / "checkpoints" / name)) as checkpoints:
+        checkpoints.save("last", state, record)
+        checkpoints.wait()
+        if checkpoints.unwritten("last") is not None:
+            raise OSError(f"{checkpoints.directory} cannot be written: see the warning above")
