@@ -87,6 +87,24 @@ def test_heavy_libraries_are_imported_where_they_are_used():
             ), f"{path}: import it in the function that needs it"
 
 
+def test_public_functions_of_three_parameters_say_what_they_are():
+    def public(body):
+        for node in body:
+            if getattr(node, "name", "_").startswith("_"):
+                continue
+            if isinstance(node, ast.ClassDef):
+                yield from public(node.body)
+            elif isinstance(node, ast.FunctionDef):
+                yield node
+
+    for path in PACKAGE.rglob("*.py"):
+        for node in public(ast.parse(path.read_text()).body):
+            given = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+            if len([one for one in given if one.arg not in ("self", "cls")]) >= 3:
+                text = ast.get_docstring(node) or ""
+                assert "Args:" in text, f"{path}:{node.lineno}: {node.name} has no Args:"
+
+
 def test_no_file_is_too_long():
     lengths = {path.name: len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
     assert max(lengths.values()) <= 400, lengths

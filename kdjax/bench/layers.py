@@ -186,6 +186,13 @@ class _Operation:
     def of(
         cls, x: tuple[int, ...], kernel: tuple[int, ...], params: Mapping[str, Any]
     ) -> "_Operation":
+        """The operation on operands of these shapes.
+
+        Args:
+          x: shape of the input, for one image.
+          kernel: shape of the kernel.
+          params: of the convolution; empty for a product.
+        """
         frozen = {name: _frozen(value) for name, value in params.items()}
         return cls(x, kernel, tuple(sorted(frozen.items())))
 

@@ -106,7 +106,13 @@ class DenseNet(Architecture):
 
 
 def width_vector(layers_per_block: tuple[int, ...], growth: int, stem: int) -> WidthVector:
-    """The width vector of a growth: all else but the stem follows from it."""
+    """The width vector of a growth: all else but the stem follows from it.
+
+    Args:
+      layers_per_block: dense layers of each block.
+      growth: channels that each adds.
+      stem: channels of the stem.
+    """
     groups, channels = {"stem": stem}, stem
     for block, layers in enumerate(layers_per_block, start=1):
         for layer in range(1, layers + 1):

@@ -183,7 +183,13 @@ def round_filters(channels: int, multiplier: float) -> int:
 
 
 def width_vector(width: float, depth: float, stem: int) -> WidthVector:
-    """The width vector of two multipliers and a stem."""
+    """The width vector of two multipliers and a stem.
+
+    Args:
+      width: multiplier of channels.
+      depth: multiplier of blocks.
+      stem: channels of the stem.
+    """
     groups, channels = {"stem": stem}, stem
     for stage in _STAGES:
         groups[stage.name] = round_filters(stage.channels, width)

@@ -163,7 +163,13 @@ class ImageNetResNet(Architecture):
 
 
 def width_vector(variant: Variant, stem: int, planes: Mapping[str, int]) -> WidthVector:
-    """The width vector of a stem and of the planes of each stage."""
+    """The width vector of a stem and of the planes of each stage.
+
+    Args:
+      variant: blocks of each stage, and their inside.
+      stem: channels of the stem.
+      planes: stage -> channels before the expansion.
+    """
     groups = {"stem": stem}
     for stage, blocks in zip(_STAGES, variant.blocks_per_stage, strict=True):
         groups[stage] = variant.expansion * planes[stage]

@@ -64,6 +64,15 @@ class ResNet(Architecture):
         return EXECUTIONS
 
     def run_branches(self, student_widths, variables, inputs, mode, execution):
+        """All students' branches by a strategy; see :meth:`Architecture.run_branches`.
+
+        Args:
+          student_widths: width vector of each student.
+          variables: of each student's branch.
+          inputs: what each reads of the stem.
+          mode: training or evaluation, dtype, mask and axis name.
+          execution: the strategy.
+        """
         plans = [tuple(self.plan(widths)) for widths in student_widths]
         return resnet_execution.run_branches(plans, variables, inputs, mode, execution)
 
@@ -84,7 +93,13 @@ class ResNet(Architecture):
 
 
 def create(name: str, depth: int, num_classes: int) -> ResNet:
-    """The full CIFAR ResNet of a depth in :data:`DEPTHS`."""
+    """The full CIFAR ResNet of a depth in :data:`DEPTHS`.
+
+    Args:
+      name: as in the registry.
+      depth: layers, as the name says.
+      num_classes: outputs of the classifier.
+    """
     blocks_per_stage = (depth - 2) // 6
     groups = {"stem": 16}
     for stage, channels, _ in _STAGES:

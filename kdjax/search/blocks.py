@@ -92,7 +92,13 @@ def partition(
 
 
 def known_block(name: str, names: Sequence[str], field: str) -> None:
-    """Raises ValueError unless ``name`` is among ``names``."""
+    """Raises ValueError unless ``name`` is among ``names``.
+
+    Args:
+      name: of a block.
+      names: of all blocks.
+      field: of the configuration, for the message.
+    """
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
@@ -104,6 +110,11 @@ def layers_of(block: Block, blocks: Sequence[Block], channels: Channels) -> tupl
 
     A layer that writes no group that can be thinned counts where it reads, of several groups that
     of the last; one that does neither counts in the last block.
+
+    Args:
+      block: the one.
+      blocks: the partition.
+      channels: the layout of the network.
     """
     owner = {name: each.name for each in blocks for name in each.groups}
 

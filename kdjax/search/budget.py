@@ -102,6 +102,12 @@ class Budget:
 def share_of(value: float, full: float, name: str, unit: str) -> float:
     """A target given as a share in (0, 1] or as an absolute number, as a share.
 
+    Args:
+      value: the target.
+      full: cost of the full network.
+      name: of the field, for the message.
+      unit: of the cost, for the message.
+
     Raises:
       ValueError: if it is neither, or above the full cost.
     """

@@ -173,7 +173,13 @@ class Channels:
         )
 
     def with_scales(self, params: Any, scales: chex.Array, biases: chex.Array | None = None) -> Any:
-        """``params`` with the scales replaced, and the biases that go with them where given."""
+        """``params`` with the scales replaced, and the biases that go with them where given.
+
+        Args:
+          params: of the network.
+          scales: ``[contributors, units]``.
+          biases: likewise; None leaves them as they are.
+        """
         flat = dict(flax.traverse_util.flatten_dict(params))
         old = [flat[path] for path in self.scale_paths]
         for path, new in zip(self.scale_paths, self._scales.scattered(old, scales), strict=True):

@@ -154,7 +154,13 @@ def _counts(channels: Channels, alive: np.ndarray) -> np.ndarray:
 def with_counts(
     widths: Mapping[str, int], channels: Channels, counts: np.ndarray | list[int]
 ) -> WidthVector:
-    """``widths`` with the groups of ``channels`` at ``counts``."""
+    """``widths`` with the groups of ``channels`` at ``counts``.
+
+    Args:
+      widths: to change.
+      channels: the layout of the network.
+      counts: ``[groups]`` channels of each.
+    """
     changed = {
         member: int(count)
         for group, count in zip(channels.groups, counts, strict=True)

@@ -24,6 +24,11 @@ def combine(record: Record, kind: str, values: Sequence[Value]) -> Value:
 
     A product with a parameter vector is where a scale decides about channels: it clears their mark.
     A product of two computed arrays is silent where one of them is; anything else where all are.
+
+    Args:
+      record: of the trace.
+      kind: of the operation: what it does to channels that are silent.
+      values: the operands.
     """
     shape = np.broadcast_shapes(*(value.shape for value in values))
     arrays = [value for value in values if len(value.shape) == len(shape)]
@@ -121,7 +126,13 @@ def unary(multiple: bool):
 
 
 def select(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
-    """``select_n``: which case may depend on channels too, but does not silence them."""
+    """``select_n``: which case may depend on channels too, but does not silence them.
+
+    Args:
+      record: of the trace.
+      values: the operands.
+      params: of the primitive.
+    """
     which, *cases = values
     found = combine(record, "choice", cases)
     shape = found.shape
@@ -133,7 +144,13 @@ def select(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -
 
 
 def reduce(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
-    """Sums, maxima and the like: over places harmless, over channels they have to stay."""
+    """Sums, maxima and the like: over places harmless, over channels they have to stay.
+
+    Args:
+      record: of the trace.
+      values: the operands.
+      params: of the primitive.
+    """
     results = []
     for value in values[: max(1, len(values))]:
         gone = {axis % len(value.shape) for axis in params["axes"]}
@@ -151,7 +168,13 @@ def reduce(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -
 
 
 def window(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
-    """Pooling: the window moves over places; over channels they have to stay."""
+    """Pooling: the window moves over places; over channels they have to stay.
+
+    Args:
+      record: of the trace.
+      values: the operands.
+      params: of the primitive.
+    """
     (value, *_), shape = values, params["out_shape"]
     sizes = params["window_dimensions"]
     labels = []
@@ -165,7 +188,13 @@ def window(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -
 
 
 def along_axis(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
-    """Running sums and sorting: harmless but along channels."""
+    """Running sums and sorting: harmless but along channels.
+
+    Args:
+      record: of the trace.
+      values: the operands.
+      params: of the primitive.
+    """
     axis = params.get("axis", params.get("dimension"))
     for value in values:
         label = value.label(axis)
@@ -175,7 +204,13 @@ def along_axis(record: Record, values: Sequence[Value], params: Mapping[str, Any
 
 
 def opaque(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
-    """An operation that picks numbers by their values: every channel in it has to stay."""
+    """An operation that picks numbers by their values: every channel in it has to stay.
+
+    Args:
+      record: of the trace.
+      values: the operands.
+      params: of the primitive.
+    """
     for value in values:
         for label in value.labels:
             record.pin(label.atoms, f"{params['primitive']} picks numbers from them")

@@ -13,6 +13,13 @@ Shape = tuple[int, ...]
 
 
 def transpose(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
+    """``transpose``: labels move with their axes.
+
+    Args:
+      record: of the trace.
+      values: the operands.
+      params: of the primitive.
+    """
     (value,), order = values, tuple(params["permutation"])
     labels = [
         label.map(lambda part: part.transpose(order), [order.index(axis) for axis in label.axes])
@@ -22,13 +29,26 @@ def transpose(record: Record, values: Sequence[Value], params: Mapping[str, Any]
 
 
 def reverse(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
+    """``rev``: channels are counted from the other end.
+
+    Args:
+      record: of the trace.
+      values: the operands.
+      params: of the primitive.
+    """
     (value,), axes = values, tuple(params["dimensions"])
     labels = [label.map(lambda part: np.flip(part, axes)) for label in value.labels]
     return [value.moved(value.shape, labels)]
 
 
 def cut(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
-    """``slice`` with constant bounds."""
+    """``slice`` with constant bounds.
+
+    Args:
+      record: of the trace.
+      values: the operands.
+      params: of the primitive.
+    """
     (value,) = values
     strides = params["strides"] or (1,) * len(value.shape)
     bounds = zip(params["start_indices"], params["limit_indices"], strides, strict=True)
@@ -36,6 +56,13 @@ def cut(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> l
 
 
 def split(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
+    """``split``: parts of one axis.
+
+    Args:
+      record: of the trace.
+      values: the operands.
+      params: of the primitive.
+    """
     (value,), axis = values, params["axis"]
     ends = np.cumsum(params["sizes"])
     parts = []
@@ -61,13 +88,27 @@ def _index(value: Value, indices: Sequence[np.ndarray]) -> Value:
 
 
 def squeeze(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
+    """``squeeze``: axes of one place go.
+
+    Args:
+      record: of the trace.
+      values: the operands.
+      params: of the primitive.
+    """
     (value,) = values
     gone = {axis % len(value.shape) for axis in params["dimensions"]}
     return [without(value, gone, value.labels)]
 
 
 def without(value: Value, gone: set[int], labels: Sequence[Label], *, multiple=True) -> Value:
-    """A value that has lost axes; labels of which nothing is left go too."""
+    """A value that has lost axes; labels of which nothing is left go too.
+
+    Args:
+      value: the operand.
+      gone: its axes that go.
+      labels: those of the result.
+      multiple: whether its numbers are those of the operand, or functions of them.
+    """
     left = [axis for axis in range(len(value.shape)) if axis not in gone]
     kept = [
         label.map(
@@ -81,7 +122,13 @@ def without(value: Value, gone: set[int], labels: Sequence[Label], *, multiple=T
 
 
 def broadcast(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
-    """``broadcast_in_dim``: new axes repeat; so does a single channel, which then has to stay."""
+    """``broadcast_in_dim``: new axes repeat; so does a single channel, which then has to stay.
+
+    Args:
+      record: of the trace.
+      values: the operands.
+      params: of the primitive.
+    """
     value, shape, places = values[0], params["shape"], params["broadcast_dimensions"]
     labels = []
     for label in value.labels:
@@ -93,10 +140,24 @@ def broadcast(record: Record, values: Sequence[Value], params: Mapping[str, Any]
 
 
 def concatenate(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
+    """``concatenate``: the operands' channels follow each other.
+
+    Args:
+      record: of the trace.
+      values: the operands.
+      params: of the primitive.
+    """
     return [_concatenate(record, values, params["dimension"])]
 
 
 def stack(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
+    """``stack``: a new axis, one place for each operand.
+
+    Args:
+      record: of the trace.
+      values: the operands.
+      params: of the primitive.
+    """
     axis = params["axis"]
     shape = list(values[0].shape)
     shape.insert(axis, 1)
@@ -172,7 +233,13 @@ def _filled(record: Record, value: Value, axes: Sequence[int], axis: int) -> Lab
 
 
 def pad(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
-    """Channels that are padded with zeros are channels, without a writer of their own."""
+    """Channels that are padded with zeros are channels, without a writer of their own.
+
+    Args:
+      record: of the trace.
+      values: the operands.
+      params: of the primitive.
+    """
     value, filling = values
     labels, shape = list(value.labels), list(value.shape)
     for axis, (low, high, inner) in enumerate(params["padding_config"]):
@@ -207,6 +274,13 @@ def _padded(size: int, low: int, high: int, inner: int) -> np.ndarray:
 
 
 def reshape(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
+    """``reshape``: axes that are joined or cut keep the order of their places.
+
+    Args:
+      record: of the trace.
+      values: the operands.
+      params: of the primitive.
+    """
     (value,), shape = values, tuple(params["new_sizes"])
     labels: list[Label] = []
     for old_axes, new_axes in _blocks(value.shape, shape):

@@ -18,7 +18,13 @@ _CONVOLUTION = (
 
 
 def convolution(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
-    """``conv_general_dilated``; a grouped one loses whole groups, or the same channel of each."""
+    """``conv_general_dilated``; a grouped one loses whole groups, or the same channel of each.
+
+    Args:
+      record: of the trace.
+      values: the operands.
+      params: of the primitive.
+    """
     x, kernel = values
     numbers, shape = params["dimension_numbers"], tuple(params["out_shape"])
     (_, feature, *places), (out, into, *taps) = numbers.lhs_spec, numbers.rhs_spec
@@ -77,7 +83,13 @@ def convolution(record: Record, values: Sequence[Value], params: Mapping[str, An
 
 
 def dot(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
-    """``dot_general``: a dense layer where one side is a parameter."""
+    """``dot_general``: a dense layer where one side is a parameter.
+
+    Args:
+      record: of the trace.
+      values: the operands.
+      params: of the primitive.
+    """
     contract, batch = params["dimension_numbers"]
     left, right = values
     sides = [

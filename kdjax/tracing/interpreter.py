@@ -84,6 +84,11 @@ _INNER = {
 def walk(record: Record, closed: core.ClosedJaxpr, inputs: Sequence[Value]) -> list[Value]:
     """The results of a function.
 
+    Args:
+      record: of the trace.
+      closed: the function, with its constants.
+      inputs: a value for each argument.
+
     Raises:
       NotImplementedError: at an operation that has no rule; the message says what to do.
     """

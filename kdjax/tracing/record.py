@@ -90,7 +90,13 @@ class Record:
         return np.arange(self._atoms - count, self._atoms)
 
     def tie(self, first: np.ndarray, second: np.ndarray, why: str) -> None:
-        """These channels live and die together; with a rigid one: never die."""
+        """These channels live and die together; with a rigid one: never die.
+
+        Args:
+          first: atoms.
+          second: atoms at the same places, or that broadcast to them.
+          why: what to say where a rigid one holds the others.
+        """
         first, second = (part.ravel() for part in np.broadcast_arrays(first, second))
         rigid = (first == RIGID) | (second == RIGID)
         if rigid.any():

@@ -87,7 +87,13 @@ class Value:
     def moved(
         self, shape: Sequence[int], labels: Sequence[Label], *, multiple: bool = True
     ) -> "Value":
-        """The same numbers arranged otherwise; not ``multiple``: functions of the same numbers."""
+        """The same numbers arranged otherwise; not ``multiple``: functions of the same numbers.
+
+        Args:
+          shape: of the result.
+          labels: of the result.
+          multiple: whether they are the same numbers.
+        """
         return dataclasses.replace(
             self,
             shape=tuple(shape),
@@ -98,7 +104,14 @@ class Value:
 
 
 def along(axis: int, ndim: int, atoms: np.ndarray, bare: bool = False) -> Label:
-    """A label of one axis."""
+    """A label of one axis.
+
+    Args:
+      axis: of the array.
+      ndim: axes of the array.
+      atoms: ``[size]`` of the axis.
+      bare: whether no scale has multiplied them.
+    """
     shape = [1] * ndim
     shape[axis] = -1
     return Label((axis,), atoms.reshape(shape), np.full(atoms.shape, bare).reshape(shape))
@@ -120,7 +133,13 @@ def rigid(shape: Sequence[int]) -> tuple[Label, ...]:
 
 
 def flat_axis(label: Label, axis: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Atoms and bareness ``[size, others]`` along one axis of a label, its other axes behind."""
+    """Atoms and bareness ``[size, others]`` along one axis of a label, its other axes behind.
+
+    Args:
+      label: that covers the axis.
+      axis: of the array.
+      size: of the axis.
+    """
     parts = (np.moveaxis(part, axis, 0) for part in (label.atoms, label.bare))
     atoms, bare = (
         np.broadcast_to(part, (size, *part.shape[1:])).reshape(size, -1) for part in parts

@@ -133,6 +133,11 @@ def _shown(costs: Mapping[str, float]) -> dict[str, float]:
 def find_structure(experiment: Experiment, budget: Budget, state: TrainState) -> Structure:
     """Counts what is alive, rounds and widens as configured, and finds the uniform rival.
 
+    Args:
+      experiment: with configuration and architecture.
+      budget: of the search.
+      state: at its end.
+
     Raises:
       StructureError: if the living channels exceed a target.
     """
@@ -208,6 +213,12 @@ def candidate_start(
 
     The compact ones take what survived the search; the uniform one the teacher's channels with the
     largest scales, as many as it has.
+
+    Args:
+      experiment: with the architecture.
+      structure: what was found.
+      teacher: variables of the full network before the search.
+      searched: variables of the full network after it.
     """
     channels = _channels_of(experiment)
     strengths = np.asarray(channels.magnitudes(teacher["params"]))
