@@ -23,9 +23,18 @@ FORBIDDEN = {
     "search": {"kdjax.train", "kdjax.data", "kdjax.config", "kdjax.report", "ml_collections"},
     "train": {"absl", "kdjax.cli", "kdjax.report", "kdjax.bench"},
     "bench": {"absl", "kdjax.cli", "kdjax.report"},
+    "plan": {"absl", "kdjax.cli", "kdjax.report", "kdjax.bench", "kdjax.deploy"},
     "deploy": {"absl", "kdjax.cli", "kdjax.report", "kdjax.bench"},
     "config": {"jax", "flax", "kdjax.*"},
-    "report": {"jax", "flax", "kdjax.train", "kdjax.models", "kdjax.data", "kdjax.bench"},
+    "report": {
+        "jax",
+        "flax",
+        "kdjax.train",
+        "kdjax.models",
+        "kdjax.data",
+        "kdjax.bench",
+        "kdjax.plan",
+    },
 }
 
 

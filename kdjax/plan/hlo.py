@@ -62,8 +62,8 @@ class Instruction:
 
     def called(self) -> tuple[str, ...]:
         """Names of the computations that it calls, except those that combine two numbers."""
-        named = ("calls", "body", "to_apply", "called_computations", "branch_computations")
-        named += ("true_computation", "false_computation")
+        named = ["calls", "body", "to_apply", "called_computations", "branch_computations"]
+        named += ["true_computation", "false_computation"]
         texts = [self.attribute(name) for name in named]
         return tuple(part.strip(" %") for text in texts for part in text.split(",") if part)
 
@@ -182,7 +182,7 @@ def _closing(text: str) -> int:
     return len(text)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def arrays(text: str) -> tuple[Array, ...]:
     """The arrays of a type, such as ``(f32[8]{0:T(128)S(1)}, s32[])``."""
     found = []

@@ -136,9 +136,7 @@ def _window(window: str, part: str) -> int:
     return math.prod(map(int, found[1].split("x"))) if found else 1
 
 
-def _cudnn(
-    target: str, instruction: Instruction, operands: list[Array]
-) -> tuple[float, int, int]:
+def _cudnn(target: str, instruction: Instruction, operands: list[Array]) -> tuple[float, int, int]:
     """Its labels are those of the forward convolution, whichever derivative it is."""
     _, labels, _ = _labels(instruction)
     output, kernel = instruction.result[0], operands[1]
@@ -151,9 +149,7 @@ def _cudnn(
     return operations, kernel.dims[labels.index("i")], features
 
 
-def _dot(
-    instruction: Instruction, operands: list[Array], places: str
-) -> tuple[float, int, int]:
+def _dot(instruction: Instruction, operands: list[Array], places: str) -> tuple[float, int, int]:
     left = operands[0].dims
     inner = math.prod(left[int(place)] for place in places.split(",") if place)
     outer = instruction.result[0].dims[-1] if instruction.result[0].dims else 1

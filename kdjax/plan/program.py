@@ -17,7 +17,10 @@ _FREE_TARGETS = {"AllocateBuffer", "Sharding", "SPMDFullToShardShape", "AssumeGa
 _CALLS = {"call", "async-start"}
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
 # A kernel of nothing else moves numbers from one order into another.
-_MOVES = {"parameter", "bitcast", "reshape", "copy", "transpose", "tuple", "get-tuple-element"}
+_MOVES = {
+    *("parameter", "bitcast", "reshape", "copy", "transpose", "tuple", "get-tuple-element"),
+    *("slice", "concatenate"),
+}
 _PACKAGE = "/kdjax/"
 
 
@@ -27,8 +30,8 @@ class Kernel:
 
     Attributes:
       name: in the program.
-      kind: ``convolution``, ``product``, ``collective``, ``copy``, ``transpose``, ``reduction`` or
-        ``other``.
+      kind: ``convolution``, ``product``, ``collective``, ``copy`` and ``transpose`` (it computes
+        nothing), ``prefetch`` (onto the chip), ``reduction`` or ``other``.
       times: how often it runs.
       bytes: that it moves to and from memory, each time; of a collective those that it sends.
       products: (operations, channels in, channels out) of its matrix products, each time.
@@ -101,9 +104,8 @@ class _Walk:
             elif opcode in _CALLS:
                 for name in instruction.called():
                     yield from self.kernels(self.module.computations[name], times)
-            elif opcode not in _FREE and not opcode.endswith(("-done", "-update")):
-                if instruction.attribute("custom_call_target") not in _FREE_TARGETS:
-                    yield self._kernel(inside, instruction, times)
+            elif _is_launched(instruction):
+                yield self._kernel(inside, instruction, times)
 
     def _kernel(self, inside: Computation, instruction: Instruction, times: int) -> Kernel:
         found = tuple(products(self.module, inside, instruction))
@@ -154,6 +156,12 @@ class _Walk:
         if lines:
             return f"{lines[0][0].rpartition('site-packages/')[2]}:{lines[0][1]}"
         return instruction.attribute("op_name") or "the compiler's own"
+
+
+def _is_launched(instruction: Instruction) -> bool:
+    if instruction.opcode in _FREE or instruction.opcode.endswith(("-done", "-update")):
+        return False
+    return instruction.attribute("custom_call_target") not in _FREE_TARGETS
 
 
 def trip_count(module: Module, loop: Instruction) -> int | None:

@@ -67,7 +67,7 @@ class DataShape:
 class _Stream(data.Streamed):
     """A stream of black images."""
 
-    def train_batches(self, *, batch_size: int, **_: Any) -> Iterator[HostBatch]:  # type: ignore[override]
+    def train_batches(self, *, batch_size: int, **_: Any) -> Iterator[HostBatch]:
         images = _zeros(np.uint8, batch_size, *self.image_shape)
         batch = HostBatch(images, _zeros(np.int32, batch_size), _zeros(np.bool_, batch_size))
         return itertools.repeat(batch)

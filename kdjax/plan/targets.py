@@ -7,7 +7,6 @@ import math
 import re
 from collections.abc import Mapping
 
-_GB = 1e9
 _GIB = 2.0**30
 
 
@@ -24,6 +23,7 @@ class Chip:
       flops: operations/s of matrix products, dense, by dtype of the networks. float32 stands for
         what JAX does by default: TF32 on these GPUs, one pass of bfloat16 on TPUs.
       link: bytes/s to the other devices of the host, in each direction.
+      usable: the share of the memory that JAX takes unless it is told otherwise.
       source: where the numbers are from.
       clock: cycles/s, of chips whose compiler estimates cycles.
       compiler: what tells the compiler which chip it is: of a GPU the fields of XLA's
@@ -37,38 +37,43 @@ class Chip:
     bandwidth: float
     flops: Mapping[str, float]
     link: float
+    usable: float
     source: str
     clock: float = 0.0
     compiler: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
 
-def _gpu(name: str, title: str, teraflops: tuple[float, float], link: float, **fields) -> Chip:
-    peaks = {"bfloat16": teraflops[0] * 1e12, "float32": teraflops[1] * 1e12}
+def _gpu(
+    name: str, title: str, memory: int, bandwidth: float, design: Mapping[str, object]
+) -> Chip:
     return Chip(
         name,
         title,
         "gpu",
-        fields["device_memory_size"],
-        fields["memory_bandwidth"],
-        peaks,
-        link * _GB,
-        "NVIDIA's datasheet (dense rates); memory and bandwidth as XLA's own table has them",
-        compiler=fields,
+        memory,
+        bandwidth,
+        _RATES[name.partition("-")[0]],
+        _LINKS[name.partition("-")[0]],
+        0.75,  # XLA_PYTHON_CLIENT_MEM_FRACTION
+        "NVIDIA's datasheet (dense rates); memory and bandwidth as in XLA's own table",
+        compiler={**design, "memory_bandwidth": int(bandwidth), "device_memory_size": memory},
     )
 
 
-def _tpu(name: str, teraflops: float, memory: int, bandwidth: float, **fields) -> Chip:
+def _tpu(name: str, peak: float, memory: float, bandwidth: float, link: float) -> Chip:
     return Chip(
         name,
         f"TPU {name}",
         "tpu",
-        memory * _GIB,
-        bandwidth * _GB,
-        {"bfloat16": teraflops * 1e12, "float32": teraflops * 1e12},
-        fields["link"] * _GB,
+        memory,
+        bandwidth,
+        {"bfloat16": peak, "float32": peak},
+        link,
+        1.0,
         "Google Cloud's page of the version; clock = peak / operations a cycle of its matrix units",
-        fields["clock"] * 1e9,
-        fields["compiler"],
+        clock=_CLOCKS[name],
+        # Both cores of a v4 chip work as one, as on Google Cloud.
+        compiler={"chip_config_name": "megacore"} if name == "v4" else {},
     )
 
 
@@ -90,38 +95,25 @@ _AMPERE = {
     "l2_cache_size": 41943040,
     "clock_rate_ghz": 1.41,
 }
+_RATES = {
+    "h200": {"bfloat16": 989e12, "float32": 494e12},
+    "h100": {"bfloat16": 989e12, "float32": 494e12},
+    "a100": {"bfloat16": 312e12, "float32": 156e12},
+}
+_LINKS = {"h200": 450e9, "h100": 450e9, "a100": 300e9}  # NVLink
+_CLOCKS = {"v4": 1.05e9, "v5e": 1.5e9, "v5p": 1.75e9, "v6e": 1.75e9}
 
 CHIPS = {
     chip.name: chip
     for chip in (
-        _gpu(
-            *("h200", "NVIDIA H200", (989, 494), 450),
-            memory_bandwidth=4.8e12,
-            device_memory_size=151397597184,
-            **_HOPPER,
-        ),
-        _gpu(
-            *("h100", "NVIDIA H100 80GB HBM3", (989, 494), 450),
-            memory_bandwidth=3.35232e12,
-            device_memory_size=84942979072,
-            **_HOPPER,
-        ),
-        _gpu(
-            *("a100", "NVIDIA A100-SXM4-80GB", (312, 156), 300),
-            memory_bandwidth=2.03904e12,
-            device_memory_size=85100068864,
-            **_AMPERE,
-        ),
-        _gpu(
-            *("a100-40", "NVIDIA A100-SXM4-40GB", (312, 156), 300),
-            memory_bandwidth=1.5552e12,
-            device_memory_size=42331013120,
-            **_AMPERE,
-        ),
-        _tpu("v4", 275, 32, 1228, link=300, clock=1.05, compiler={"chip_config_name": "megacore"}),
-        _tpu("v5e", 197, 16, 819, link=200, clock=1.5, compiler={}),
-        _tpu("v5p", 459, 95, 2765, link=600, clock=1.75, compiler={}),
-        _tpu("v6e", 918, 32, 1640, link=400, clock=1.75, compiler={}),
+        _gpu("h200", "NVIDIA H200", 151_397_597_184, 4.8e12, _HOPPER),
+        _gpu("h100", "NVIDIA H100 80GB HBM3", 84_942_979_072, 3.35232e12, _HOPPER),
+        _gpu("a100", "NVIDIA A100-SXM4-80GB", 85_100_068_864, 2.03904e12, _AMPERE),
+        _gpu("a100-40", "NVIDIA A100-SXM4-40GB", 42_331_013_120, 1.5552e12, _AMPERE),
+        _tpu("v4", 275e12, 32 * _GIB, 1228e9, 300e9),
+        _tpu("v5e", 197e12, 16 * _GIB, 819e9, 200e9),
+        _tpu("v5p", 459e12, 95 * _GIB, 2765e9, 600e9),
+        _tpu("v6e", 918e12, 32 * _GIB, 1640e9, 400e9),
     )
 }
 
@@ -172,8 +164,7 @@ def parse(name: str) -> Target:
         if re.fullmatch(r"[1-9]\d*|", count) and int(count or 1) <= _MOST_GPUS:
             return Target(name, chip, int(count or 1))
         raise ValueError(
-            f"--target is {name!r}: after {chip_name}: comes the number of GPUs, "
-            f"1 to {_MOST_GPUS}"
+            f"--target is {name!r}: after {chip_name}: comes the number of GPUs, 1 to {_MOST_GPUS}"
         )
     hosts = _HOSTS[chip_name]
     if count in ("", "1"):

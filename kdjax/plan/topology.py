@@ -1,6 +1,5 @@
 """The devices of a target, as JAX describes them to its compilers."""
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -80,11 +79,10 @@ def target_config(chip: Chip) -> str:
     """XLA's ``GpuTargetConfigProto`` of a GPU, as text."""
     fields = {**_COMMON, **chip.compiler}
     capability = fields.pop("cuda_compute_capability")
-    for name in ("memory_bandwidth", "device_memory_size"):
-        fields[name] = int(fields[name])  # type: ignore[call-overload]
     lines = [f"{name}: {value}" for name, value in fields.items()]
+    lines += [f"cuda_compute_capability {{ major: {capability} }}"]
     return (
-        f"gpu_device_info {{ {' '.join(lines)} cuda_compute_capability {{ major: {capability} }} }} "
+        f"gpu_device_info {{ {' '.join(lines)} }} "
         'platform_name: "CUDA" dnn_version_info { major: 9 minor: 10 patch: 0 } '
         f'device_description_str: "{chip.title}"'
     )
