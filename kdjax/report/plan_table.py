@@ -40,7 +40,8 @@ def speed_grid(record: Mapping[str, Any]) -> Grid:
                 f"{result['seconds']['compile']:.0f}",
             ]
         )
-    return Grid("The training step, compiled; nothing ran", columns, rows, [12, 11, 9, 8, 5, 10])
+    least_first = [12, 11, 9, 5, 8, 10, 13, 7, 6, 2, 4]
+    return Grid("The training step, compiled; nothing ran", columns, rows, least_first)
 
 
 def memory_grid(record: Mapping[str, Any]) -> Grid:
@@ -52,14 +53,18 @@ def memory_grid(record: Mapping[str, Any]) -> Grid:
         if result["compiles"]:
             memory = result["memory_bytes"]
             fits = "yes" if memory["planned"] <= memory["usable"] else "no"
-            numbers = [f"{memory[part] / 1e6:,.0f}" for part in parts]
+            numbers = [_megabytes(memory[part]) for part in parts]
             rows.append([*_what(result), *numbers, fits])
-    return Grid("Memory of one device, MB", columns, rows, [8, 4, 5, 6, 7])
+    return Grid("Memory of one device, MB", columns, rows, [8, 5, 4, 6, 7, 2])
 
 
 def _what(result: Mapping[str, Any]) -> list[str]:
     execution = result.get("execution", result["asked_execution"])
     return [result["target"], execution, f"{result['batch_size']:,}"]
+
+
+def _megabytes(size: float) -> str:
+    return f"{size / 1e6:,.0f}" if size >= 1e7 else f"{size / 1e6:.2g}"
 
 
 def _rounded(speed: float) -> str:
@@ -132,7 +137,7 @@ def model(record: Mapping[str, Any]) -> list[str]:
         platforms.add("tpu" if chip["clock"] else "gpu")
         rates = chip["flops"]
         lines.append(
-            f"  {name}: {chip['title']}, {chip['memory'] / 1e9:.0f} GB, "
+            f"  {name}: {chip['title']}, {chip['memory'] / 2**30:.0f} GiB, "
             f"{chip['bandwidth'] / 1e12:.2f} TB/s, {rates['bfloat16'] / 1e12:.0f} TFLOP/s "
             f"(bfloat16), {rates['float32'] / 1e12:.0f} (float32), {chip['link'] / 1e9:.0f} GB/s "
             f"to other devices. {chip['source']}."
