@@ -115,9 +115,13 @@ def bench(known: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 def plan(known: argparse.Namespace, overrides: Sequence[str]) -> int:
     config = read_config(known.config, overrides)
+    import jax
+
     from kdjax import report
     from kdjax.plan import plan
 
+    # A compiler for TPUs that is installed would look for the TPU itself in this process.
+    jax.config.update("jax_platforms", "cpu")
     path = Path(known.out) if known.out else None
     record = plan(
         config,

@@ -44,9 +44,9 @@ def lowered(
         feed = experiment.resident(*shape.on_devices())
     runner = experiment.runner(method, feed)
     state = runner.place(runner.initial_state(0))
-    inputs = runner.epoch(state, 0)
-    program, seconds = runner.compile_steps(state, inputs)
-    held, data = parallel.device_bytes(state), parallel.device_bytes(feed.data)
+    given = next(runner.epoch(state, 0))
+    program, seconds = runner.compile_steps(state, iter([given]))
+    held, data = parallel.device_bytes(state), parallel.device_bytes((feed.data, given))
     steps = runner.steps_per_dispatch
     counted = read(program.as_text(), target.chip.platform)
     used = dataclasses.replace(target, devices=count)
@@ -78,7 +78,7 @@ def _memory(analysis: Any, target: Target, state: int, data: int) -> dict[str, f
       analysis: the compiler's.
       target: what it is compiled for.
       state: parameters, optimiser and statistics.
-      data: images and labels.
+      data: what lies on the device of the set, or one dispatch's share of a stream.
     """
     planned = (
         analysis.argument_size_in_bytes

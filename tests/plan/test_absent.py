@@ -43,7 +43,7 @@ def test_the_planned_program_is_the_run_s(small_config, devices):
     assert len(differing) <= 2
 
 
-def test_a_whole_program_is_counted(small_config, monkeypatch):
+def test_a_whole_program_is_counted(small_config):
     chip = targets.Chip("cpu", "CPU", "gpu", 4e9, 1e9, {"float32": 1e9}, 1e9, 0.5, "for this test")
     shape = DataShape({"train": 90, "validation": 0, "test": 30}, (8, 8, 1), 4)
     small_config.data.name = "digits"
@@ -52,7 +52,8 @@ def test_a_whole_program_is_counted(small_config, monkeypatch):
     found = lowered(small_config, "ensemble", target, jax.devices()[:2], shape)
     assert (found["compiles"], found["devices"], found["execution"]) == (True, 2, "sequential")
     memory = found["memory_bytes"]
-    assert memory["data"] == 120 * (8 * 8 + 4)
+    # All images and labels, and the order of 6 steps of 16 images.
+    assert memory["data"] == 120 * (8 * 8 + 4) + 6 * 16 * 4
     assert memory["planned"] > memory["state"] + memory["activations"] > memory["activations"] > 0
     assert (memory["device"], memory["usable"]) == (4e9, 2e9)
     counts = found["counts"]
