@@ -41,8 +41,8 @@ def moved(module: Module, inside: Computation, instruction: Instruction, on_chip
     written = sum(cost(array) for array in instruction.result)
     if instruction.opcode in _SLICES:
         return 2 * written
-    if instruction.opcode.endswith("-start"):  # Its result repeats what it takes.
-        written = sum(cost(array) for array in instruction.result[1:2])
+    if instruction.opcode.endswith("-start"):  # Behind what it writes stands what it takes.
+        written = sum(cost(array) for array in instruction.result[:1])
     return written + sum(cost(array) for operand in operands for array in operand.result)
 
 

@@ -22,6 +22,7 @@ _MOVES = {
     *("slice", "concatenate"),
 }
 _PACKAGE = "/kdjax/"
+_PLANNING = "/kdjax/plan/"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,8 +105,13 @@ class _Walk:
             elif opcode in _CALLS:
                 for name in instruction.called():
                     yield from self.kernels(self.module.computations[name], times)
-            elif _is_launched(instruction):
+            elif _is_launched(instruction) and not self._is_scalar(instruction):
                 yield self._kernel(inside, instruction, times)
+
+    def _is_scalar(self, instruction: Instruction) -> bool:
+        """Whether a TPU's core does it by itself, beside the kernels that it starts."""
+        plain = instruction.opcode not in ("fusion", "custom-call")
+        return self.on_chip and plain and all(not array.dims for array in instruction.result)
 
     def _kernel(self, inside: Computation, instruction: Instruction, times: int) -> Kernel:
         found = tuple(products(self.module, inside, instruction))
@@ -151,7 +157,7 @@ class _Walk:
     def _source(self, instruction: Instruction) -> str:
         lines = self.module.source(instruction)
         for file, line in lines:
-            if _PACKAGE in file:
+            if _PACKAGE in file and _PLANNING not in file:
                 return f"kdjax/{file.rpartition(_PACKAGE)[2]}:{line}"
         if lines:
             return f"{lines[0][0].rpartition('site-packages/')[2]}:{lines[0][1]}"

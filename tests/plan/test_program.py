@@ -262,7 +262,7 @@ def test_bytes_of_arrays(text, size, space):
 def test_what_lies_on_a_tpu_s_chip_moves_nothing():
     text = program_of(
         "  %x = f32[4]{0} parameter(0)\n"
-        "  %near = (f32[4]{0:T(128)}, f32[4]{0:T(128)S(1)}, u32[]{:S(2)}) copy-start(%x)\n"
+        "  %near = (f32[4]{0:T(128)S(1)}, f32[4]{0:T(128)}, u32[]{:S(2)}) copy-start(%x)\n"
         "  %y = f32[4]{0:T(128)S(1)} copy-done(%near)",
         "f32[4]{0:T(128)S(1)} negate(%y), "
         'backend_config={"window_config":{"estimated_cycles":"1839"}}',

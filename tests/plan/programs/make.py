@@ -52,6 +52,7 @@ def main(name):
     text = program.compile().as_text()
     # Where this checkout lies is nobody's business.
     text = text.replace(str(Path(__file__).resolve()), "/checkout/kdjax/make.py")
+    text = text.replace(str(Path(__file__).resolve().parents[3]), "/checkout")
     path = Path(__file__).parent / f"{name.replace(':', '_')}.hlo"
     path.write_text(text)
     print(path, len(text))
