@@ -48,9 +48,9 @@ def test_a_whole_program_is_counted(small_config):
     shape = DataShape({"train": 90, "validation": 0, "test": 30}, (8, 8, 1), 4)
     small_config.data.name = "digits"
     target = targets.Target("cpu:2", chip, 2)
-    small_config.compute.devices = 0
+    small_config.compute.update(devices=0, execution="merged")
     found = lowered(small_config, "ensemble", target, jax.devices()[:2], shape)
-    assert (found["compiles"], found["devices"], found["execution"]) == (True, 2, "sequential")
+    assert (found["compiles"], found["devices"], found["execution"]) == (True, 2, "merged")
     memory = found["memory_bytes"]
     # All images and labels, and the order of 6 steps of 16 images.
     assert memory["data"] == 120 * (8 * 8 + 4) + 6 * 16 * 4

@@ -3,7 +3,6 @@
 import importlib.util
 import io
 import json
-from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -196,4 +195,20 @@ def test_a_compiler_that_ends_its_process_is_an_answer(monkeypatch, tmp_path):
     }
 
 
-PROGRAMS = Path(__file__).parent / "programs"
+@pytest.mark.parametrize("name", ["h200", "v5e"])
+def test_the_compiler_itself(small_config, name):
+    try:
+        check_compiler(parse(name))
+    except ValueError as error:
+        pytest.skip(str(error))
+    small_config.update(method="independent", student_scales=(1.0,))
+    small_config.compute.steps_per_dispatch = 2
+    (found,) = plan(small_config, [name])["results"]
+    assert found["compiles"], found
+    assert found["steps_per_dispatch"] == 2 and found["counts"]["uncounted_loops"] == 0
+    # Nine convolutions and two projections forward, as many by kernel, all but one by input.
+    assert found["counts"]["launches_by_kind"]["convolution"] >= 9 + 9 + 8
+    memory = found["memory_bytes"]
+    assert memory["state"] + memory["data"] < memory["planned"] < memory["usable"]
+    speed = found["estimate"]["images_per_second"]
+    assert 100 < speed["low"] < speed["high"]
