@@ -86,7 +86,7 @@ def test_unknown_field_in_a_config_file_is_one_line(tmp_path, capsys):
     assert shown == "kdjax train: unknown field config.epoch: did you mean config.epochs?"
 
 
-@pytest.mark.parametrize("command", ["train", "search", "evaluate", "predict", "prepare"])
+@pytest.mark.parametrize("command", ["train", "search", "evaluate", "predict", "plan", "prepare"])
 def test_help_is_worth_reading(command, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main([command, "--help"])
