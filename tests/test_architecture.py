@@ -21,11 +21,20 @@ FORBIDDEN = {
     },
     "data": {"kdjax.models", "kdjax.train", "kdjax.config", "kdjax.losses", "flax"},
     "search": {"kdjax.train", "kdjax.data", "kdjax.config", "kdjax.report", "ml_collections"},
-    "train": {"absl", "kdjax.cli", "kdjax.report", "kdjax.bench"},
-    "bench": {"absl", "kdjax.cli", "kdjax.report"},
-    "deploy": {"absl", "kdjax.cli", "kdjax.report", "kdjax.bench"},
+    "train": {"absl", "kdjax.cli", "kdjax.report", "kdjax.bench", "kdjax.plan"},
+    "bench": {"absl", "kdjax.cli", "kdjax.report", "kdjax.plan"},
+    "plan": {"absl", "kdjax.cli", "kdjax.report", "kdjax.bench", "kdjax.deploy"},
+    "deploy": {"absl", "kdjax.cli", "kdjax.report", "kdjax.bench", "kdjax.plan"},
     "config": {"jax", "flax", "kdjax.*"},
-    "report": {"jax", "flax", "kdjax.train", "kdjax.models", "kdjax.data", "kdjax.bench"},
+    "report": {
+        "jax",
+        "flax",
+        "kdjax.train",
+        "kdjax.models",
+        "kdjax.data",
+        "kdjax.bench",
+        "kdjax.plan",
+    },
 }
 
 

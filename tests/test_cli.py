@@ -87,7 +87,7 @@ def test_unknown_field_in_a_config_file_is_one_line(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "search", "evaluate", "predict", "prepare", "import-torch"]
+    "command", ["train", "search", "evaluate", "predict", "plan", "prepare", "import-torch"]
 )
 def test_help_is_worth_reading(command, capsys):
     with pytest.raises(SystemExit) as stop:

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ml_collections
 
@@ -12,7 +12,11 @@ from kdjax import config as configuration
 from kdjax.cli import STOPPED
 from kdjax.cli.configs import default_workdir, no_more, read_config
 
+if TYPE_CHECKING:
+    from kdjax.plan import DataShape
+
 LOST = 3  # Most likely another process of the run is gone.
+UNFIT = 1  # A program that was planned does not compile.
 
 
 def train(known: argparse.Namespace, overrides: Sequence[str]) -> int:
@@ -133,6 +137,50 @@ def _bench_layers(known: argparse.Namespace) -> int:
     report.print_layers(record)
     print(f"Table: {path} (for a search: --config.search.latency_table={path})")
     return 0
+
+
+def plan(known: argparse.Namespace, overrides: Sequence[str]) -> int:
+    config = read_config(known.config, overrides)
+    import jax
+
+    from kdjax import report
+    from kdjax.plan import plan
+
+    # A compiler for TPUs that is installed would look for the TPU itself in this process.
+    jax.config.update("jax_platforms", "cpu")
+    path = Path(known.out) if known.out else None
+    record = plan(
+        config,
+        known.target,
+        executions=known.executions,
+        batches=known.batches,
+        data=_given_shape(known, config.data.memory == "stream"),
+        config_file=known.config,
+        path=path,
+        say=lambda line: print(line, file=sys.stderr),
+    )
+    report.print_plan(record)
+    if path:
+        print(f"Results: {path}")
+    return 0 if all(result["compiles"] for result in record["results"]) else UNFIT
+
+
+def _given_shape(known: argparse.Namespace, streamed: bool) -> "DataShape | None":
+    """The shape of data that is elsewhere, if the flags give one."""
+    given = {name: getattr(known, name) for name in ("images", "image_size", "classes")}
+    if not any(given.values()):
+        return None
+    least = {"images": 1, "image_size": 8, "classes": 2}
+    for name, value in given.items():
+        if value < least[name]:
+            raise configuration.ConfigError(
+                f"--{name} is {value or 'not given'}: at least {least[name]}; --images, "
+                "--image_size and --classes go together"
+            )
+    from kdjax.plan import DataShape
+
+    sizes = {"train": known.images, "validation": 0, "test": 0}
+    return DataShape(sizes, (known.image_size, known.image_size, 3), known.classes, streamed)
 
 
 def prepare(known: argparse.Namespace, overrides: Sequence[str]) -> int:

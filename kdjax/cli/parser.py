@@ -163,6 +163,25 @@ def make_parser() -> argparse.ArgumentParser:
         )
     )
 
+    _add_plan_options(
+        command(
+            "plan",
+            commands.plan,
+            "compile the training step for accelerators that are not here, and count it",
+            "Compiles the very step that `kdjax train` would run, for GPUs and TPUs that need not\n"
+            "be there: does it compile, does it fit, how many kernels it launches, how many bytes\n"
+            "it moves, what it computes, and an estimate of its speed. Nothing is measured.\n\n"
+            "  kdjax plan --config=configs/cifar10_resnet20.py --target=h200,v5e \\\n"
+            "    --executions=sequential,merged --batches=128,512 --config.compute.dtype=bfloat16\n"
+            "  kdjax plan --target=a100:4 --images=50000 --image_size=32 --classes=10\n\n"
+            "Needs the compiler of each target, best in a virtual environment of its own:\n"
+            '  pip install ".[cuda]"   for GPUs (5 GB)\n'
+            '  pip install ".[tpu]"    for TPUs (.7 GB; compiles slowly: minutes)\n\n'
+            "Targets: h200, h100, a100, a100-40, each with :N for N GPUs; v4, v5e, v5p, v6e for\n"
+            "one chip, v5e:2x2 and the like for several of one host.",
+        )
+    )
+
     prepare = command(
         "prepare",
         commands.prepare,
@@ -213,13 +232,47 @@ def _add_processes(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word for word in text.split(",") if word)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(word) for word in _words(text))
+
+
+def _add_plan_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--config",
+        default="",
+        metavar="FILE.py[:ARG]",
+        help="a Python file with get_config(), as for train; default: the embedded digits",
+    )
+    for name, kind, metavar, meaning in (
+        ("target", _words, "A,B", "what to compile for, such as h200,a100:4,v5e:2x2"),
+        ("executions", _words, "A,B", "in place of config.compute.execution, to compare"),
+        ("batches", _numbers, "A,B", "in place of config.batch_size, to compare"),
+    ):
+        command.add_argument(
+            f"--{name}",
+            type=kind,
+            default=(),
+            required=name == "target",
+            metavar=metavar,
+            help=meaning,
+        )
+    for name, meaning in (
+        ("images", "training images, where the data is not on this machine; with:"),
+        ("image_size", "their height and width in pixels"),
+        ("classes", "how many there are"),
+    ):
+        command.add_argument(f"--{name}", type=int, default=0, metavar="N", help=meaning)
+    command.add_argument(
+        "--out", default="", metavar="FILE.json", help="writes all numbers there too"
+    )
+
+
 def _add_bench_options(command: argparse.ArgumentParser) -> None:
-    def words(text: str) -> tuple[str, ...]:
-        return tuple(word for word in text.split(",") if word)
-
-    def numbers(text: str) -> tuple[int, ...]:
-        return tuple(int(word) for word in words(text))
-
+    words, numbers = _words, _numbers
     for name, kind, default, meaning in (
         ("network", words, "resnet8", "names of networks"),
         ("batch", numbers, "64", "images a step, over all devices"),

@@ -7,6 +7,7 @@ from kdjax.report.bench_table import print_bench, print_layers
 from kdjax.report.confusion import draw_confusion
 from kdjax.report.evaluation import print_evaluation, print_predictions
 from kdjax.report.figures import draw
+from kdjax.report.plan_table import print_plan
 from kdjax.report.search_figures import draw_search
 from kdjax.report.search_table import print_search, search_markdown
 from kdjax.report.table import print_table, table_markdown
@@ -16,6 +17,7 @@ __all__ = [
     "print_bench",
     "print_evaluation",
     "print_layers",
+    "print_plan",
     "print_predictions",
     "print_search",
     "print_table",

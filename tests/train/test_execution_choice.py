@@ -48,6 +48,18 @@ def test_this_machine_goes_before_others():
     assert execution_choice.nearest(WANTED | {"device_kind": "mine"}, [elsewhere, here]) == "merged"
 
 
+def test_an_estimate_stands_in_for_its_own_network_alone():
+    planned = entry("merged", platform="gpu", device_kind="NVIDIA H200") | {"from": "plan"}
+    wanted = WANTED | {"platform": "gpu", "device_kind": "NVIDIA A100"}
+    assert execution_choice.nearest(wanted, [planned]) == "merged"
+    assert execution_choice.nearest(wanted | {"network": "wrn_16_2"}, [planned]) == "sequential"
+    # What was measured on the device itself goes first, and so does a measurement of the same.
+    measured = entry("packed", platform="gpu", device_kind="NVIDIA A100", batch_size=512)
+    assert execution_choice.nearest(wanted, [planned, measured]) == "packed"
+    same = entry("scanned", platform="gpu", device_kind="NVIDIA H200")
+    assert execution_choice.nearest(wanted, [planned, same]) == "scanned"
+
+
 def test_a_new_measurement_takes_the_place_of_the_old_one(small_config, tmp_path, monkeypatch):
     monkeypatch.setenv("KDJAX_CACHE", str(tmp_path))
     architecture = models.create("resnet20", 10)

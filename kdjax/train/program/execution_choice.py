@@ -1,4 +1,8 @@
-"""Which strategy `auto` stands for: the fastest one measured, here or where kdjax was measured."""
+"""Which strategy `auto` stands for: the fastest one measured, here or where kdjax was measured.
+
+Where no device of a platform has been measured, what `kdjax plan` found best for a network's
+compiled programs stands in; such an entry says ``"from": "plan"``, and its speeds are estimates.
+"""
 
 import importlib.resources
 import json
@@ -17,7 +21,7 @@ from kdjax.process import cache_directory
 from kdjax.train.devices.parallel import Parallel
 
 # A measurement: {"platform", "device_kind", "network", "batch_size", "dtype", "execution",
-# "images_per_second": {execution: number}}.
+# "images_per_second": {execution: number}}, and of an estimate "from": "plan".
 Entry = Mapping[str, Any]
 
 _KEYS = ("platform", "device_kind", "network", "batch_size", "dtype")
@@ -65,23 +69,34 @@ def execution_of(
 def nearest(wanted: Mapping[str, Any], entries: Iterable[Entry]) -> str:
     """The execution of the measurement closest to what is wanted.
 
-    Only measurements on the same platform count. Among them the same device comes first, then the
-    same network, the same dtype, and the closest batch; of equals, the first.
+    Only measurements on the same platform count, and estimates for the same network. Among them
+    the same device comes first, then the same network, the same dtype, and the closest batch; of
+    equals, a measurement, and then the first.
 
     Args:
       wanted: ``platform``, ``device_kind``, ``network``, ``batch_size`` (a device's) and ``dtype``.
-      entries: measurements.
+      entries: measurements and estimates.
 
     Returns:
-      A name; ``sequential`` where nothing was measured.
+      A name; ``sequential`` where nothing is known.
     """
 
     def distance(entry: Entry) -> tuple[float, ...]:
         differs = [entry[key] != wanted[key] for key in ("device_kind", "network", "dtype")]
-        return (*differs, abs(math.log(entry["batch_size"] / wanted["batch_size"])))
+        further = abs(math.log(entry["batch_size"] / wanted["batch_size"]))
+        return (*differs, further, _is_estimate(entry))
 
-    known = [entry for entry in entries if entry["platform"] == wanted["platform"]]
+    known = [
+        entry
+        for entry in entries
+        if entry["platform"] == wanted["platform"]
+        and (entry["network"] == wanted["network"] or not _is_estimate(entry))
+    ]
     return min(known, key=distance)["execution"] if known else "sequential"
+
+
+def _is_estimate(entry: Entry) -> bool:
+    return entry.get("from") == "plan"
 
 
 def record(entries: Sequence[Entry]) -> Path:

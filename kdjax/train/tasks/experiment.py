@@ -9,7 +9,7 @@ import ml_collections
 from kdjax import config as configuration
 from kdjax import data, models, widths
 from kdjax.config import ConfigError
-from kdjax.data.batches import Batches, device_data
+from kdjax.data.batches import Batches, DeviceData, device_data
 from kdjax.models.ensemble import student_vectors
 from kdjax.models.execution import Execution
 from kdjax.train.devices.parallel import Parallel, choose
@@ -65,22 +65,28 @@ class Experiment:
 
     def feed(self) -> Feed:
         """Where batches come from; puts a set that is held in memory on the devices."""
+        if not isinstance(self.dataset, data.Streamed):
+            return self.resident(*device_data(self.dataset))
+        config = self.config
+        return Streaming(
+            self.dataset,
+            self.parallel,
+            batch_size=config.batch_size,
+            evaluation_batch_size=self._evaluated,
+            flip=config.data.flip,
+            resized_crop=config.data.resized_crop,
+            crop_padding=config.data.crop_padding,
+            workers=config.data.workers,
+        )
+
+    def resident(self, host_data: DeviceData, bounds: Mapping[str, tuple[int, int]]) -> Resident:
+        """A feed from the devices' memory.
+
+        Args:
+          host_data: all splits; put on the devices.
+          bounds: where each split starts and stops in them.
+        """
         config, devices = self.config, len(self.parallel.devices)
-        # Of whole rows for every device.
-        largest = max(self.dataset.sizes.values())
-        evaluated = -(-min(config.evaluation.batch_size, largest) // devices) * devices
-        if isinstance(self.dataset, data.Streamed):
-            return Streaming(
-                self.dataset,
-                self.parallel,
-                batch_size=config.batch_size,
-                evaluation_batch_size=evaluated,
-                flip=config.data.flip,
-                resized_crop=config.data.resized_crop,
-                crop_padding=config.data.crop_padding,
-                workers=config.data.workers,
-            )
-        host_data, bounds = device_data(self.dataset)
         batches = Batches(
             train_size=self.dataset.sizes["train"],
             batch_size=config.batch_size,
@@ -90,8 +96,14 @@ class Experiment:
             crop_padding=config.data.crop_padding,
             flip=config.data.flip,
         )
-        evaluation = dataclasses.replace(batches, batch_size=evaluated)
+        evaluation = dataclasses.replace(batches, batch_size=self._evaluated)
         return Resident(host_data, bounds, batches, evaluation, self.parallel)
+
+    @property
+    def _evaluated(self) -> int:
+        """Images in a batch of an evaluation: whole rows for every device."""
+        devices, largest = len(self.parallel.devices), max(self.dataset.sizes.values())
+        return -(-min(self.config.evaluation.batch_size, largest) // devices) * devices
 
     def runner(
         self,
@@ -120,20 +132,26 @@ class Experiment:
 
 
 def resolve(
-    config: ml_collections.ConfigDict, student_widths: Sequence[Mapping[str, int]] = ()
+    config: ml_collections.ConfigDict,
+    student_widths: Sequence[Mapping[str, int]] = (),
+    *,
+    parallel: Parallel | None = None,
+    dataset: data.Dataset | data.Streamed | None = None,
 ) -> Experiment:
     """Reads the data and checks the configuration against it, the network and the devices.
 
     Args:
       config: already passed :func:`kdjax.config.validate`.
       student_widths: width vectors in place of those that the configuration names.
+      parallel: the devices; None: those of this machine that ``config.compute.devices`` asks for.
+      dataset: in place of the one that ``config.data`` names.
 
     Raises:
       ConfigError: if a field does not fit the data, the network or the devices.
       kdjax.data.DataError: if the dataset is missing or wrong.
     """
     try:
-        parallel = choose(config.compute.devices)
+        parallel = parallel or choose(config.compute.devices)
         # The number of classes is not known yet; names and widths can be checked without it.
         _students(config, _architecture(config, 2), student_widths)
     except (ValueError, OSError) as error:
@@ -144,7 +162,7 @@ def resolve(
             f"config.batch_size is {config.batch_size}: it must be divisible by the {devices} "
             "devices (or choose config.compute.devices)"
         )
-    dataset = read_dataset(config)
+    dataset = dataset or read_dataset(config)
     train_size = dataset.sizes["train"]
     if config.batch_size > train_size:
         raise ConfigError(

@@ -1,0 +1,163 @@
+"""How fast a program may run on a chip that nobody asked: a model with its constants in the open.
+
+Every kernel takes as long as the slowest of what it needs: being launched, moving its bytes, and
+its matrix products. A step is the sum over its kernels. Two sets of constants, one fast and one
+slow, give a range. Nothing here is measured on the chip; what a cache keeps, what runs at the same
+time, and which algorithm a library picks is not known before the program runs.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+from kdjax.plan.program import Kernel, Program
+from kdjax.plan.targets import Target
+
+# A kernel of so few cycles, in the estimate of a TPU's compiler, is one that does nearly nothing.
+_FEW_CYCLES = 2500
+_LOSSES = ("copy", "transpose")
+
+
+@dataclasses.dataclass(frozen=True)
+class Constants:
+    """One set of assumptions.
+
+    Attributes:
+      launch_seconds: of a kernel, from the end of the one before it.
+      collective_seconds: of a collective, without its bytes.
+      bandwidth_share: of the datasheet's.
+      arithmetic_share: of the datasheet's rate of matrix products, on full tiles.
+      tile: channels in and out are counted as multiples of these: a matrix unit's idle lanes.
+      compiler_cycles: whether a kernel takes at least the cycles that its compiler estimates.
+    """
+
+    launch_seconds: float
+    collective_seconds: float
+    bandwidth_share: float
+    arithmetic_share: float
+    tile: tuple[int, int]
+    compiler_cycles: bool
+
+
+MODEL = {
+    "gpu": {
+        "fast": Constants(1.2e-6, 10e-6, 0.9, 0.6, (1, 1), False),
+        "slow": Constants(2.5e-6, 30e-6, 0.6, 0.3, (32, 64), False),
+    },
+    "tpu": {
+        "fast": Constants(0.2e-6, 5e-6, 0.9, 0.6, (1, 1), False),
+        "slow": Constants(1.0e-6, 20e-6, 0.6, 0.3, (8, 128), True),
+    },
+}
+
+
+def estimate(
+    program: Program, target: Target, *, dtype: str, steps: int, batch_size: int
+) -> dict[str, Any]:
+    """The range of speeds, and what bounds them.
+
+    Args:
+      program: of one dispatch, on one device.
+      target: the devices.
+      dtype: of the networks.
+      steps: training steps of a dispatch.
+      batch_size: images a step, over all devices.
+
+    Returns:
+      ``step_seconds`` and ``images_per_second``, each ``low`` and ``high``; ``bound_by`` and
+      ``shares`` of a step's time, the mean of both sets of constants, by ``launches``, ``memory``,
+      ``arithmetic`` and ``collectives``.
+    """
+    model = MODEL[target.chip.platform]
+    seconds, shares = {}, dict.fromkeys(("launches", "memory", "arithmetic", "collectives"), 0.0)
+    for name, constants in model.items():
+        parts = dict.fromkeys(shares, 0.0)
+        for kernel in program.kernels:
+            what, each = _slowest(kernel, target, constants, dtype)
+            parts[what] += kernel.times * each
+        seconds[name] = sum(parts.values()) / steps
+        for what, part in parts.items():
+            shares[what] += part / sum(parts.values()) / len(model)
+    return {
+        "step_seconds": {"low": seconds["fast"], "high": seconds["slow"]},
+        "images_per_second": {
+            "low": batch_size / seconds["slow"],
+            "high": batch_size / seconds["fast"],
+        },
+        "bound_by": max(shares, key=lambda what: shares[what]),
+        "shares": shares,
+    }
+
+
+def _slowest(kernel: Kernel, target: Target, constants: Constants, dtype: str) -> tuple[str, float]:
+    """What a kernel waits for longest, and for how many seconds."""
+    chip = target.chip
+    if kernel.kind == "collective":
+        # Around a ring every device sends each byte twice, less its own share.
+        sent = 2 * (target.devices - 1) / target.devices * kernel.bytes
+        return "collectives", constants.collective_seconds + sent / chip.link
+    rate = chip.flops[dtype] * constants.arithmetic_share
+    operations = sum(_on_tiles(product, constants.tile) for product in kernel.products)
+    times = {
+        "launches": constants.launch_seconds,
+        "memory": kernel.bytes / (chip.bandwidth * constants.bandwidth_share),
+        "arithmetic": operations / rate,
+    }
+    if constants.compiler_cycles and chip.clock:
+        part = "launches" if kernel.cycles <= _FEW_CYCLES else "arithmetic"
+        times[part] = max(times[part], kernel.cycles / chip.clock)
+    what = max(times, key=lambda name: times[name])
+    return what, times[what]
+
+
+def _on_tiles(product: tuple[float, int, int], tile: tuple[int, int]) -> float:
+    operations, *channels = product
+    for count, size in zip(channels, tile, strict=True):
+        operations *= -(-count // size) * size / count
+    return operations
+
+
+def totals(program: Program, steps: int) -> dict[str, Any]:
+    """What a step launches, moves and computes, on one device.
+
+    Args:
+      program: of one dispatch.
+      steps: training steps of a dispatch.
+
+    Returns:
+      ``launches``, ``bytes``, ``operations`` (of matrix products), ``launches_by_kind``,
+      ``collectives`` and ``losses``: copies and transposes, their number, bytes and, by source
+      line, the heaviest first.
+    """
+    kernels = program.kernels
+    kinds: dict[str, float] = {}
+    for kernel in kernels:
+        kinds[kernel.kind] = kinds.get(kernel.kind, 0.0) + kernel.times / steps
+    lost: dict[str, dict[str, float]] = {}
+    for kernel in kernels:
+        if kernel.kind in _LOSSES:
+            entry = lost.setdefault(kernel.source, {"launches": 0.0, "bytes": 0.0})
+            entry["launches"] += kernel.times / steps
+            entry["bytes"] += kernel.times * kernel.bytes / steps
+    heaviest = sorted(lost, key=lambda source: (-lost[source]["bytes"], source))
+    collectives = [kernel for kernel in kernels if kernel.kind == "collective"]
+    return {
+        "launches": _sum(kernels, steps, lambda kernel: 1.0),
+        "bytes": _sum(kernels, steps, lambda kernel: kernel.bytes),
+        "operations": _sum(kernels, steps, lambda kernel: kernel.operations),
+        "launches_by_kind": kinds,
+        "collectives": {
+            "launches": _sum(collectives, steps, lambda kernel: 1.0),
+            "bytes": _sum(collectives, steps, lambda kernel: kernel.bytes),
+        },
+        "losses": {
+            "launches": sum(entry["launches"] for entry in lost.values()),
+            "bytes": sum(entry["bytes"] for entry in lost.values()),
+            "by_line": [{"source": source, **lost[source]} for source in heaviest],
+        },
+        "uncounted_loops": program.uncounted_loops,
+    }
+
+
+def _sum(kernels: Iterable[Kernel], steps: int, of: Any) -> float:
+    return sum(kernel.times * of(kernel) for kernel in kernels) / steps

@@ -1,0 +1,182 @@
+"""`kdjax plan`: a configuration's step, compiled for every target, execution and batch size."""
+
+import dataclasses
+import datetime
+import importlib.metadata
+import itertools
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import ml_collections
+
+import kdjax
+from kdjax import config as configuration
+from kdjax.config import ConfigError
+from kdjax.plan.compiling import Job, compile_apart
+from kdjax.plan.estimate import MODEL
+from kdjax.plan.stand_in import DataShape
+from kdjax.plan.targets import CHIPS, Target, check_compiler, parse
+from kdjax.train.devices.parallel import Parallel
+from kdjax.train.tasks.experiment import read_dataset, resolve
+
+KIND = "kdjax plan"  # What tells a file of this command from any other.
+
+
+def plan(
+    config: ml_collections.ConfigDict,
+    targets: Sequence[str],
+    *,
+    executions: Sequence[str] = (),
+    batches: Sequence[int] = (),
+    data: DataShape | None = None,
+    config_file: str = "",
+    path: Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Compiles the step of `kdjax train` for devices that are not there, and counts what it does.
+
+    Every speed in the result is an estimate. Of a configuration that trains two methods, the
+    ensemble's step is planned.
+
+    Args:
+      config: of `kdjax train`.
+      targets: such as ``h200``, ``a100:4``, ``v5e:2x2``; :data:`kdjax.plan.CHIPS` has the chips.
+      executions: values in place of ``config.compute.execution``.
+      batches: values in place of ``config.batch_size``.
+      data: the shapes of the data, where it is not on this machine; None: it is read.
+      config_file: ``file.py`` or ``file.py:argument``, where ``config`` needs what that registers.
+      path: where to write the result as JSON; None: nowhere.
+      say: hears what is being done.
+
+    Returns:
+      ``results``, one for each combination, and what they rest on: ``model``, ``chips``, ``data``,
+      ``config`` and ``environment``.
+
+    Raises:
+      ValueError: if a target, execution or batch is not allowed, a compiler is not installed, or
+        ``path`` is something else's.
+      kdjax.data.DataError: if the data is to be read and is missing or wrong.
+    """
+    if path is not None:
+        _check_output(path)
+    found = [parse(name) for name in targets]
+    for target in found:
+        check_compiler(target)
+    configuration.validate(config)
+    shape = data or DataShape.of(read_dataset(config))
+    planned = [
+        (target, _with(config, execution, batch))
+        for target, execution, batch in itertools.product(
+            found,
+            executions or (config.compute.execution,),
+            batches or (config.batch_size,),
+        )
+    ]
+    for target, each in planned:
+        _check(each, target, shape)
+    results = []
+    for number, (target, each) in enumerate(planned, start=1):
+        asked = {
+            "target": target.name,
+            "network": each.network,
+            "students": len(each.student_widths or each.student_scales),
+            "asked_execution": each.compute.execution,
+            "batch_size": each.batch_size,
+            "dtype": each.compute.dtype,
+        }
+        say(
+            f"[{number}/{len(planned)}] compiling for {target.name}: {each.compute.execution}, "
+            f"batch {each.batch_size}"
+        )
+        method = "independent" if each.method == "independent" else "ensemble"
+        job = Job(
+            target.name, method, configuration.to_json(each), config_file, dataclasses.asdict(shape)
+        )
+        results.append(asked | {"method": method} | compile_apart(job))
+    record = {
+        "kind": KIND,
+        "note": "Nothing here ran on the targets: counts are of compiled programs, speeds are "
+        "estimates from them.",
+        "results": results,
+        "model": {
+            platform: {name: dataclasses.asdict(constants) for name, constants in sets.items()}
+            for platform, sets in MODEL.items()
+        },
+        "chips": {target.chip.name: _described(target) for target in found},
+        "data": dataclasses.asdict(shape),
+        "config": config.to_dict(),
+        "environment": _environment(),
+    }
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
+    return record
+
+
+def _with(
+    config: ml_collections.ConfigDict, execution: str, batch: int
+) -> ml_collections.ConfigDict:
+    changed = ml_collections.ConfigDict(config.to_dict())
+    changed.compute.execution, changed.batch_size = execution, batch
+    configuration.validate(changed)
+    return changed
+
+
+def _check(config: ml_collections.ConfigDict, target: Target, shape: DataShape) -> None:
+    """What can be known to be wrong before anything is compiled.
+
+    Args:
+      config: of one program.
+      target: what it is for.
+      shape: of the data.
+
+    Raises:
+      ConfigError: if it cannot run.
+    """
+    count = config.compute.devices
+    if count > target.devices:
+        raise ConfigError(
+            f"config.compute.devices is {count}: --target={target.name} has {target.devices}"
+        )
+    device: Any = SimpleNamespace(platform=target.chip.platform, device_kind=target.chip.title)
+    devices = (device,) * (count or target.devices)
+    resolve(config, parallel=Parallel(devices), dataset=shape.dataset())
+
+
+def _described(target: Target) -> dict[str, Any]:
+    fields = ("title", "memory", "bandwidth", "flops", "link", "clock", "usable", "source")
+    return {name: getattr(CHIPS[target.chip.name], name) for name in fields}
+
+
+def _environment() -> dict[str, Any]:
+    packages = ["jax", "jaxlib", "flax", "optax", "libtpu", "jax-cuda12-plugin"]
+    packages += ["nvidia-cudnn-cu12"]
+    versions = {}
+    for name in packages:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "versions": {"kdjax": kdjax.__version__, **versions},
+        "command": " ".join(["kdjax", *sys.argv[1:]]),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _check_output(path: Path) -> None:
+    """Raises ValueError if ``path`` is a directory or a file that another program wrote."""
+    if path.is_dir():
+        raise ValueError(f"--out is {path}: that is a directory")
+    if not path.exists():
+        return
+    try:
+        known = json.loads(path.read_text()).get("kind") == KIND
+    except (ValueError, AttributeError):
+        known = False
+    if not known:
+        raise ValueError(f"--out is {path}: that file was not written by `kdjax plan`")
