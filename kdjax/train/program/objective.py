@@ -44,11 +44,23 @@ class Examples(NamedTuple):
       labels: ``[batch]`` integers or ``[batch, classes]`` distributions.
       mask: ``[batch]`` booleans, False for padding.
       axis_name: devices whose examples a term sees that judges a batch together; None: its own.
+      devices: the mapped axis of all devices that share the batch, whatever ``axis_name`` says;
+        what a term remembers has to be equal on all of them. None: there is one.
+      indices: ``[batch]`` int32, numbers of the examples in the training split; of padding 0.
+      key: for random numbers, of the run and the step, equal on all devices; :attr:`keys` differ.
     """
 
     labels: chex.Array
     mask: chex.Array
     axis_name: str | None
+    devices: str | None = None
+    indices: Any = None
+    key: Any = None
+
+    @property
+    def keys(self) -> chex.PRNGKey:
+        """``[batch]`` keys, of each example its own, whichever device has it."""
+        return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(self.key, self.indices)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -62,7 +62,10 @@ def train_step(
     def objective(params: Any):
         variables = {"params": params, "batch_stats": state.batch_stats}
         outputs, batch_stats = method.forward(variables, teacher, batch.images, batch.mask, key)
-        examples = Examples(batch.labels, batch.mask, axis_name if joined_losses else None)
+        together = axis_name if joined_losses else None
+        examples = Examples(
+            batch.labels, batch.mask, together, axis_name, batch.indices, term_key(state)
+        )
         total, terms = method.loss(outputs, examples, weights, state.memory)
         # The one average over the batch: over all devices' real examples.
         mean = jnp.sum(jnp.where(batch.mask, total, 0.0)) / count
@@ -123,9 +126,19 @@ def evaluation_step(
 
 def dropout_key(state: TrainState, axis_name: str | None) -> chex.PRNGKey:
     """Of this step and device; batches take theirs from the first two parts of the run's key."""
-    *_, key = jax.random.split(jax.random.wrap_key_data(state.key), 3)
-    key = jax.random.fold_in(key, state.step)
+    key = _step_key(state, 2)
     return key if axis_name is None else jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+
+
+def term_key(state: TrainState) -> chex.PRNGKey:
+    """For terms that draw random numbers, of this step; equal on all devices."""
+    return _step_key(state, 3)
+
+
+def _step_key(state: TrainState, part: int) -> chex.PRNGKey:
+    # A split in more parts begins with the same ones.
+    key = jax.random.split(jax.random.wrap_key_data(state.key), part + 1)[part]
+    return jax.random.fold_in(key, state.step)
 
 
 def _correct(logits: chex.Array, batch: Batch, method: Method) -> dict[str, chex.Array]:
