@@ -8,7 +8,7 @@ import ml_collections
 from kdjax.config import search, training
 from kdjax.config.fields import ConfigError, Field
 from kdjax.config.names import nearest
-from kdjax.config.terms import TERMS, Term, ramp_field, term_fields
+from kdjax.config.terms import BY_LOGITS, TERMS, Term, ramp_field, term_fields
 
 Kind = Literal["train", "search"]
 
@@ -26,11 +26,17 @@ def register_term(name: str, term: Term) -> None:
       term: what it reads, its loss and its fields. One registered before is replaced.
 
     Raises:
-      ConfigError: if the name is no Python name, that of a term of kdjax, or of a field.
+      ConfigError: if the name is no Python name, that of a term of kdjax, or of a field; or if a
+        term with modules or a memory reads no maps.
     """
     taken = set(BUILT_IN) | _sections(*FIELDS, *SEARCH_FIELDS) - set(TERMS)
     if not name.isidentifier() or name in taken:
         raise ConfigError(f"a term cannot be called {name!r}: that is no Python name, or taken")
+    if term.parts and term.reads in BY_LOGITS:
+        raise ConfigError(
+            f"term {name!r} has parts and reads {term.reads!r}: modules and memories are for terms "
+            "that read maps or embeddings"
+        )
     TERMS[name] = term
     FIELDS.update(term_fields({}, name) | ramp_field(name))
     SEARCH_FIELDS.update(term_fields({}, name))

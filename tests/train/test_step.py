@@ -105,7 +105,7 @@ def test_losses_and_gradients_equal_pytorch(golden, golden_setup):
         outputs, _ = method.forward(
             {"params": params, "batch_stats": state.batch_stats}, None, batch.images, batch.mask
         )
-        total, terms = method.loss(outputs, examples_of(batch), WEIGHTS, {})
+        total, terms, _ = method.loss(outputs, examples_of(batch), WEIGHTS, {})
         return total.mean(), (outputs.logits, terms)
 
     (loss, (logits, terms)), gradients = jax.jit(jax.value_and_grad(objective, has_aux=True))(

@@ -13,9 +13,9 @@ import ml_collections
 import numpy as np
 import optax
 
-from kdjax.models.initialize import draw, start_of
+from kdjax.models.initialize import draw
 from kdjax.train.devices.parallel import Parallel
-from kdjax.train.program import non_finite
+from kdjax.train.program import learned, non_finite
 from kdjax.train.program.feed import Feed, steps_per_epoch
 from kdjax.train.program.layout import Layout
 from kdjax.train.program.methods import Method
@@ -74,8 +74,8 @@ class Runner:
         self._joined_losses = config.compute.batch_losses == "global"
         self._parallel = parallel
         self._teacher = None if teacher is None else parallel.replicate(teacher)
-        self._start = start_of(self.method.model, self.feed.image_shape)
-        self._shapes = self._start.shapes
+        self._beginning = method.beginning(feed.image_shape, feed.sizes["train"])
+        self._shapes = self._beginning.start.shapes
         self._params, self._batch_stats = (
             Layout(self._shapes[name]) for name in ("params", "batch_stats")
         )
@@ -100,7 +100,10 @@ class Runner:
 
     def initial_state(self, seed: int) -> TrainState:
         """The state before step 0, on the host."""
-        variables = draw(self._start, seed)
+        variables = draw(self._beginning.start, seed)
+        memory = dict(self.method.memory)
+        if self._beginning.memories:
+            memory[learned.TERMS] = learned.initial_memories(self._beginning, seed)
         return TrainState(
             step=np.int32(0),
             key=np.asarray(jax.random.key_data(jax.random.key(seed))),
@@ -110,7 +113,7 @@ class Runner:
             optimizer_state=jax.tree.map(
                 lambda leaf: np.zeros(leaf.shape, leaf.dtype), self._optimizer_shapes
             ),
-            memory=self.method.memory,
+            memory=memory,
         )
 
     def place(self, state: TrainState) -> TrainState:

@@ -14,7 +14,7 @@ import optax
 
 from kdjax import losses
 from kdjax.data.batches import Batch
-from kdjax.train.program import non_finite
+from kdjax.train.program import learned, non_finite
 from kdjax.train.program.methods import Method, Weights
 from kdjax.train.program.objective import Examples
 from kdjax.train.program.state import TrainState
@@ -66,35 +66,40 @@ def train_step(
         examples = Examples(
             batch.labels, batch.mask, together, axis_name, batch.indices, term_key(state)
         )
-        total, terms = method.loss(outputs, examples, weights, state.memory)
+        judged = method.loss(outputs, examples, weights, state.memory)
         # The one average over the batch: over all devices' real examples.
-        mean = jnp.sum(jnp.where(batch.mask, total, 0.0)) / count
-        return mean, (outputs.logits, batch_stats, total, terms)
+        mean = jnp.sum(jnp.where(batch.mask, judged.total, 0.0)) / count
+        return mean, (outputs.logits, batch_stats, judged)
 
-    gradients, (logits, batch_stats, total, terms) = jax.grad(objective, has_aux=True)(state.params)
+    gradients, (logits, batch_stats, judged) = jax.grad(objective, has_aux=True)(state.params)
     gradients = _sum_over(gradients, axis_name)
     updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
     sums = {
-        "loss": _masked_sum(total, batch.mask),
-        **{name: _masked_sum(values, batch.mask) for name, values in terms.items()},
+        "loss": _masked_sum(judged.total, batch.mask),
+        **{name: _masked_sum(values, batch.mask) for name, values in judged.terms.items()},
         **_correct(logits, batch, method),
     }
     metrics = {name: (value, count) for name, value in _sum_over(sums, axis_name).items()}
     batch_stats = _merge_statistics(batch_stats, batch.mask, axis_name)
     metrics |= non_finite.flags(gradients, batch_stats)
-    moved = (optax.apply_updates(state.params, updates), batch_stats, optimizer_state)
+    params = optax.apply_updates(state.params, updates)
+    moved = (params, batch_stats, optimizer_state, judged.memory)
     if guarded:
-        before = (state.params, state.batch_stats, state.optimizer_state)
+        remembered = state.memory.get(learned.TERMS, {})
+        before = (state.params, state.batch_stats, state.optimizer_state, remembered)
         networks = non_finite.networks(state.params, state.batch_stats)
         good = non_finite.finite(metrics, networks, method.separate)
         moved = non_finite.keep_finite(moved, before, good)
-    params, batch_stats, optimizer_state = moved
+    params, batch_stats, optimizer_state, remembered = moved
+    memory = remember(state.memory, metrics)
+    if remembered:
+        memory = {**memory, learned.TERMS: remembered}
     state = state.replace(
         step=state.step + 1,
         params=params,
         batch_stats=batch_stats,
         optimizer_state=optimizer_state,
-        memory=remember(state.memory, metrics),
+        memory=memory,
     )
     return state, metrics | method.observe(state, metrics)
 

@@ -28,13 +28,13 @@ def initial_memory(rule: str, students: int) -> Memory:
 
 
 def remember(memory: Memory, metrics: Mapping[str, tuple[chex.Array, chex.Array]]) -> Memory:
-    """The memory after a step, from the metrics of all devices."""
+    """The rule's memory after a step, from the metrics of all devices; the rest is as it was."""
     if "losses" not in memory:
         return memory
     total, count = metrics["hard"]
     found = total / jnp.maximum(count, 1.0)
     found = jnp.where(jnp.isfinite(found), found, memory["losses"])
-    return {"losses": _DECAY * memory["losses"] + (1 - _DECAY) * found}
+    return {**memory, "losses": _DECAY * memory["losses"] + (1 - _DECAY) * found}
 
 
 def teacher_logits(
