@@ -22,6 +22,7 @@ from kdjax.train.program.methods import Method
 from kdjax.train.program.optimizer import learning_rate_schedule, make_optimizer
 from kdjax.train.program.state import TrainState
 from kdjax.train.program.step import Metrics, evaluation_step, train_step
+from kdjax.train.program.teaching import COPIES
 
 # Batches of an evaluation that are under way at once.
 _EVALUATIONS_AHEAD = 8
@@ -104,6 +105,8 @@ class Runner:
         memory = dict(self.method.memory)
         if self._beginning.memories:
             memory[learned.TERMS] = learned.initial_memories(self._beginning, seed)
+        if self.method.average:
+            memory[COPIES] = variables["params"]
         return TrainState(
             step=np.int32(0),
             key=np.asarray(jax.random.key_data(jax.random.key(seed))),
@@ -120,6 +123,7 @@ class Runner:
         """Host state -> devices."""
         state = state.replace(
             optimizer_state=self._params.join_state(state.optimizer_state),
+            memory=self._params.join_state(state.memory),
             **self._join(state.variables),
         )
         return self._parallel.replicate(state)
@@ -131,6 +135,7 @@ class Runner:
             params=self._params.split(state.params),
             batch_stats=self._batch_stats.split(state.batch_stats),
             optimizer_state=self._params.split_state(state.optimizer_state),
+            memory=self._params.split_state(state.memory),
         )
 
     def epoch(self, state: TrainState, step: int) -> Iterator[Any]:
@@ -270,8 +275,10 @@ class Runner:
     def _method_of_vectors(self) -> Method:
         """The method with variables as they lie on the devices."""
 
-        def forward(variables: Any, *rest: Any) -> tuple[Any, Any]:
-            outputs, batch_stats = self.method.forward(self._split(variables), *rest)
+        def forward(variables: Any, teacher: Any, *rest: Any) -> tuple[Any, Any]:
+            if self.method.average:
+                teacher = self._params.split(teacher)
+            outputs, batch_stats = self.method.forward(self._split(variables), teacher, *rest)
             return outputs, self._batch_stats.join(batch_stats)
 
         def observe(state: TrainState, metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,18 +5,21 @@ Their variables are the network ``terms`` beside the students: ``params["terms"]
 each. Memories lie in the state alike.
 """
 
+import dataclasses
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import chex
 import flax.linen as nn
 import flax.traverse_util
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from kdjax.config import Parts
 from kdjax.models.execution import Mode
-from kdjax.models.initialize import Start, start_of_call
+from kdjax.models.initialize import Start, start_of, start_of_call
 from kdjax.models.layers import BATCH_STATS
 from kdjax.train.program.reading import Calls
 
@@ -113,6 +116,12 @@ def run_modules(
     return found, {TERMS: nested} if nested else {}
 
 
+def only(given: Calls) -> Any:
+    """The one thing that the one module of a term makes."""
+    ((made,),) = filter(None, given)
+    return made[0]
+
+
 def at(tree: Mapping[str, Any], place: tuple[str, ...]) -> Any:
     """The part of a tree at a place; empty if there is none."""
     for name in place:
@@ -158,3 +167,73 @@ def _start_of(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Start, tup
 
 def _first(memory: Any, arguments: tuple[Any, ...], examples: int) -> Any:
     return lambda key: memory(*arguments, examples=examples, key=key)
+
+
+class Seen(NamedTuple):
+    """What a loss with teachers sees of a batch.
+
+    Attributes:
+      logits: ``[students, batch, classes]`` float32.
+      outputs: of the networks.
+      given: what modules of terms make of what their terms read.
+      copies: logits of averaged copies, with a rule that has them.
+    """
+
+    logits: chex.Array
+    outputs: Any
+    given: Mapping[str, Calls]
+    copies: chex.Array | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Learning:
+    """The modules and memories of terms, beside the networks of a method.
+
+    Attributes:
+      parts: of the terms, by name.
+      read: outputs of the networks -> what the terms read.
+      fields: of the networks' modules.
+    """
+
+    parts: Mapping[str, Parts]
+    read: Callable[[Any], Mapping[str, Calls]]
+    fields: Mapping[str, Any]
+
+    def see(self, outputs: Any, variables: Any, stats: Any, mask: Any) -> tuple[Seen, Any]:
+        """Runs the modules.
+
+        Args:
+          outputs: of the networks.
+          variables: of all networks and modules.
+          stats: running statistics of the networks, after this batch.
+          mask: ``[batch]`` booleans, False for padding.
+
+        Returns:
+          What the loss sees, and the running statistics of all.
+        """
+        if not self.parts:
+            return Seen(outputs.logits, outputs, {}), stats
+        mode = Mode(True, mask, self.fields["dtype"], self.fields["bn_axis_name"])
+        given, own = run_modules(self.parts, self.read(outputs), variables, mode)
+        return Seen(outputs.logits, outputs, given), {**stats, **own}
+
+    def beginning_of(
+        self, model: nn.Module, start: Callable[[chex.PRNGKey, chex.Array], tuple[Any, Any]]
+    ) -> Callable[[tuple[int, int, int], int], Beginning]:
+        """:attr:`kdjax.train.program.methods.Method.beginning`.
+
+        Args:
+          model: of the method.
+          start: ``(key, images) -> (outputs, ...)`` of the networks with new variables.
+        """
+
+        def beginning(image_shape: tuple[int, int, int], examples: int) -> Beginning:
+            read: Any = {}
+            if self.parts:
+                images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+                read = jax.eval_shape(
+                    lambda key, images: self.read(start(key, images)[0]), jax.random.key(0), images
+                )
+            return beside(start_of(model, image_shape), self.parts, read, examples)
+
+        return beginning

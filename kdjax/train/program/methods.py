@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import chex
 import flax.linen as nn
@@ -12,20 +12,24 @@ import ml_collections
 import numpy as np
 
 from kdjax import losses
+from kdjax.config import Parts
 from kdjax.models import Architecture, IndependentNetworks, Outputs, StudentEnsemble
-from kdjax.models.execution import PLAIN, Execution, Mode
+from kdjax.models.execution import PLAIN, Execution
 from kdjax.models.initialize import start_of
 from kdjax.models.layers import BATCH_STATS
 from kdjax.train.program import learned
-from kdjax.train.program.learned import Beginning
-from kdjax.train.program.objective import Examples, Judged, Objective, objective
+from kdjax.train.program.learned import Beginning, Learning, Seen
+from kdjax.train.program.objective import Examples, Judged, objective
 from kdjax.train.program.optimizer import weight_ramps
-from kdjax.train.program.reading import Calls, Taps, Taught, ensemble_taps, teacher_taps
+from kdjax.train.program.reading import Calls, Taught, ensemble_taps, teacher_taps
 from kdjax.train.program.state import TrainState
-from kdjax.train.program.teaching import Memory, initial_memory, teacher_logits
+from kdjax.train.program.teaching import Gate, Memory, initial_memory, teacher_logits
 from kdjax.widths import WidthVector
 
 Weights = dict[str, chex.Array]
+
+# The gate among the modules of terms; no term can have this name.
+_GATE = "ensemble.gate"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +44,8 @@ class Method:
       loss: ``(outputs, examples, weights, memory) -> Judged``.
       weights: step -> weight of each loss term.
       separate: whether the students must not influence each other.
+      average: share of their averaged copies that a step keeps at most, of students that such
+        copies teach; ``teacher`` of :attr:`forward` are the copies' parameters. 0: there are none.
       teacher_weights: share of each student in the ensemble's logits; None is equal shares.
       memory: what the teacher rule remembers before the first step
         (:mod:`kdjax.train.program.teaching`).
@@ -54,23 +60,10 @@ class Method:
     weights: Callable[[chex.Array], Weights]
     separate: bool
     beginning: Callable[[tuple[int, int, int], int], Beginning]
+    average: float = 0.0
     teacher_weights: Sequence[float] | None = None
     memory: Memory = dataclasses.field(default_factory=dict)
     observe: Callable[[TrainState, Mapping[str, Any]], dict[str, Any]] = lambda *_: {}
-
-
-class Seen(NamedTuple):
-    """What a loss with teachers sees of a batch.
-
-    Attributes:
-      logits: ``[students, batch, classes]`` float32.
-      outputs: of the networks.
-      given: what modules of terms make of what their terms read.
-    """
-
-    logits: chex.Array
-    outputs: Any
-    given: Mapping[str, Calls]
 
 
 def make(
@@ -100,23 +93,41 @@ def make(
 
 def _ensemble(config, architecture, student_widths, steps_per_epoch, fields) -> Method:
     model = StudentEnsemble(architecture, student_widths, **fields)
-    wanted = objective(config)
-    learning = _Learning(wanted, lambda outputs: ensemble_taps(outputs, outputs.logits), fields)
+    wanted, rule = objective(config), config.ensemble.rule
+    parts = wanted.parts
+    if rule == "gate":
+        parts[_GATE] = Parts(losses.hard_label_cross_entropy, Gate(len(student_widths)))
+
+    def read(outputs: Outputs) -> dict[str, Calls]:
+        taps = ensemble_taps(outputs, outputs.logits)
+        pivot = jax.lax.stop_gradient(outputs.features[-1][0])
+        pooled = jnp.mean(pivot, axis=(1, 2), dtype=jnp.float32)
+        return wanted.read(taps) | ({_GATE: [[(pooled,)]]} if rule == "gate" else {})
+
+    learning = Learning(parts, read, fields)
 
     def loss(seen: Seen, examples: Examples, weights: Weights, memory: Memory) -> Judged:
-        taught = teacher_logits(seen.logits, examples.labels, memory, config)
+        shares = learned.only(seen.given[_GATE]) if rule == "gate" else None
+        taught = teacher_logits(
+            seen.logits, examples.labels, memory, config, shares=shares, copies=seen.copies
+        )
         taps = ensemble_taps(seen.outputs, taught)
-        return wanted(taps, examples, weights, memory.get(learned.TERMS), seen.given)
+        judged = wanted(taps, examples, weights, memory.get(learned.TERMS), seen.given)
+        return judged if shares is None else _with_gate(judged, seen.logits, shares, examples)
 
     def forward(variables, teacher, images, mask, key=None):
-        del teacher
         outputs, stats = _forward(model, variables, images, mask, key)
         if not config.feature_gradient_to_stem:
             # The same computation with the stem held constant; the compiler merges the two forward
             # passes, and each keeps its own way back.
             held, _ = _forward(model.clone(stop_stem_gradient=True), variables, images, mask, key)
             outputs = held._replace(logits=outputs.logits)
-        return learning.see(outputs, variables, stats, mask)
+        seen, stats = learning.see(outputs, variables, stats, mask)
+        if rule == "ema":
+            # By the batch's statistics, as the students: running ones would lag behind the copies.
+            copies, _ = _forward(model, {**variables, "params": teacher}, images, mask, key)
+            seen = seen._replace(copies=copies.logits)
+        return seen, stats
 
     return Method(
         model,
@@ -125,9 +136,27 @@ def _ensemble(config, architecture, student_widths, steps_per_epoch, fields) -> 
         weight_ramps(config, steps_per_epoch),
         separate=False,
         beginning=learning.beginning_of(model, model.init_with_output),
+        average=config.ensemble.ema_decay if rule == "ema" else 0.0,
         teacher_weights=tuple(config.teacher_weights) or None,
         memory=initial_memory(config.ensemble.rule, len(student_widths)),
     )
+
+
+def _with_gate(
+    judged: Judged, logits: chex.Array, shares: chex.Array, examples: Examples
+) -> Judged:
+    """The objective with the gate's own: the cross entropy of its logits, which trains it alone.
+
+    Args:
+      judged: of all terms.
+      logits: ``[students, batch, classes]``.
+      shares: ``[batch, students]`` of the gate.
+      examples: of the batch.
+    """
+    gated = losses.gated_logits(jax.lax.stop_gradient(logits), shares)
+    own = losses.hard_label_cross_entropy(gated, examples.labels)
+    terms = {**judged.terms, "gate": own}
+    return judged._replace(total=judged.total + own, terms=terms)
 
 
 def _independent(config, architecture, student_widths, steps_per_epoch, fields) -> Method:
@@ -181,7 +210,9 @@ def taught(
         architecture, student_widths, **fields, adapters=tuple(distilled) if wanted.adapts else ()
     )
 
-    learning = _Learning(wanted, lambda outputs: teacher_taps(outputs, distilled), fields)
+    learning = Learning(
+        wanted.parts, lambda outputs: wanted.read(teacher_taps(outputs, distilled)), fields
+    )
 
     def forward(variables, teacher, images, mask, key=None):
         outputs, stats = _forward(model, variables, images, mask, key)
@@ -204,64 +235,6 @@ def taught(
     }
     beginning = learning.beginning_of(model, start)
     return Method(model, forward, loss, lambda step: constant, True, beginning)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Learning:
-    """The modules and memories of an objective's terms, beside the networks of a method.
-
-    Attributes:
-      wanted: the objective.
-      taps: outputs of the networks -> what terms may read; of the logits of teachers nothing.
-      fields: of the networks' modules.
-    """
-
-    wanted: Objective
-    taps: Callable[[Any], Taps]
-    fields: Mapping[str, Any]
-
-    def see(self, outputs: Any, variables: Any, stats: Any, mask: Any) -> tuple[Seen, Any]:
-        """Runs the modules.
-
-        Args:
-          outputs: of the networks.
-          variables: of all networks and modules.
-          stats: running statistics of the networks, after this batch.
-          mask: ``[batch]`` booleans, False for padding.
-
-        Returns:
-          What the loss sees, and the running statistics of all.
-        """
-        parts = self.wanted.parts
-        if not parts:
-            return Seen(outputs.logits, outputs, {}), stats
-        mode = Mode(True, mask, self.fields["dtype"], self.fields["bn_axis_name"])
-        read = self.wanted.read(self.taps(outputs))
-        given, own = learned.run_modules(parts, read, variables, mode)
-        return Seen(outputs.logits, outputs, given), {**stats, **own}
-
-    def beginning_of(
-        self, model: nn.Module, start: Callable[[chex.PRNGKey, chex.Array], tuple[Any, Any]]
-    ) -> Callable[[tuple[int, int, int], int], Beginning]:
-        """:attr:`Method.beginning`.
-
-        Args:
-          model: of the method.
-          start: ``(key, images) -> (outputs, ...)`` of the networks with new variables.
-        """
-
-        def beginning(image_shape: tuple[int, int, int], examples: int) -> Beginning:
-            parts, read = self.wanted.parts, {}
-            if parts:
-                images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-                read = jax.eval_shape(
-                    lambda key, images: self.wanted.read(self.taps(start(key, images)[0])),
-                    jax.random.key(0),
-                    images,
-                )
-            return learned.beside(start_of(model, image_shape), parts, read, examples)
-
-        return beginning
 
 
 def _module_fields(

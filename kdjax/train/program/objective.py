@@ -190,7 +190,7 @@ def _of_logits(
 
 
 def _of_logits_and_labels(loss, coupled: bool, taps: Taps, examples: Examples) -> chex.Array:
-    return _of_logits(loss, coupled, taps, examples, (examples.labels,))
+    return _of_logits(loss, coupled, taps, examples, (losses.likeliest_class(examples.labels),))
 
 
 _OF_LOGITS: Mapping[str, Callable[..., chex.Array]] = {

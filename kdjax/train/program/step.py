@@ -18,7 +18,7 @@ from kdjax.train.program import learned, non_finite
 from kdjax.train.program.methods import Method, Weights
 from kdjax.train.program.objective import Examples
 from kdjax.train.program.state import TrainState
-from kdjax.train.program.teaching import remember
+from kdjax.train.program.teaching import COPIES, averaged, remember
 
 Metrics = dict[str, tuple[chex.Array, chex.Array]]
 
@@ -43,7 +43,8 @@ def train_step(
       method: the networks and their losses.
       optimizer: acts on all parameters at once.
       weights: of the loss terms, at this step.
-      teacher: variables of the fixed teacher, of a method that has one.
+      teacher: variables of the fixed teacher, of a method that has one. Averaged copies that teach
+        are in the state.
       axis_name: the mapped axis of devices, if any.
       joined_losses: whether terms that judge a batch together see all devices' examples, or each
         device its own.
@@ -58,6 +59,8 @@ def train_step(
     count = _sum_over(jnp.sum(batch.mask, dtype=jnp.float32), axis_name)
 
     key = dropout_key(state, axis_name)
+    if method.average:
+        teacher = state.memory[COPIES]
 
     def objective(params: Any):
         variables = {"params": params, "batch_stats": state.batch_stats}
@@ -94,6 +97,9 @@ def train_step(
     memory = remember(state.memory, metrics)
     if remembered:
         memory = {**memory, learned.TERMS: remembered}
+    if method.average:
+        copies = averaged(state.memory[COPIES], params, state.step, method.average)
+        memory = {**memory, COPIES: copies}
     state = state.replace(
         step=state.step + 1,
         params=params,
@@ -148,9 +154,10 @@ def _step_key(state: TrainState, part: int) -> chex.PRNGKey:
 
 def _correct(logits: chex.Array, batch: Batch, method: Method) -> dict[str, chex.Array]:
     ensemble = losses.ensemble_logits(logits, method.teacher_weights)
+    labels = losses.likeliest_class(batch.labels)
     return {
-        "accuracy": _masked_sum(jnp.argmax(logits, -1) == batch.labels, batch.mask),
-        "ensemble_accuracy": _masked_sum(jnp.argmax(ensemble, -1) == batch.labels, batch.mask),
+        "accuracy": _masked_sum(jnp.argmax(logits, -1) == labels, batch.mask),
+        "ensemble_accuracy": _masked_sum(jnp.argmax(ensemble, -1) == labels, batch.mask),
     }
 
 
