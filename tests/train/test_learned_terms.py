@@ -240,7 +240,7 @@ def test_what_terms_remember_is_kept_in_checkpoints(small_config, tmp_path):
 
 
 def test_an_interrupted_run_is_the_run(small_config, tmp_path):
-    changes = {"ensemble.rule": "ema", "weights.crd": 0.8, "crd.dim": 4}
+    changes = {"ensemble.rule": "ema", "data.mixup": 0.4, "weights.crd": 0.8, "crd.dim": 4}
     small_config.update_from_flattened_dict(changes)
     experiment = resolve(small_config)
     runner = experiment.runner("ensemble", experiment.feed())

@@ -13,6 +13,7 @@ import ml_collections
 import numpy as np
 import optax
 
+from kdjax.data.mixing import mixed
 from kdjax.models.initialize import draw
 from kdjax.train.devices.parallel import Parallel
 from kdjax.train.program import learned, non_finite
@@ -21,7 +22,7 @@ from kdjax.train.program.layout import Layout
 from kdjax.train.program.methods import Method
 from kdjax.train.program.optimizer import learning_rate_schedule, make_optimizer
 from kdjax.train.program.state import TrainState
-from kdjax.train.program.step import Metrics, evaluation_step, train_step
+from kdjax.train.program.step import Metrics, evaluation_step, mixing_key, train_step
 from kdjax.train.program.teaching import COPIES
 
 # Batches of an evaluation that are under way at once.
@@ -58,7 +59,8 @@ class Runner:
 
         Args:
           method: what is trained.
-          config: its ``epochs``, ``schedule``, ``optimizer``, ``compute`` and ``evaluation``.
+          config: its ``epochs``, ``schedule``, ``optimizer``, ``compute``, ``evaluation``,
+            ``data.mixup`` and ``data.cutmix``.
           feed: where batches come from.
           parallel: the devices.
           teacher: host variables of a fixed teacher, if the method has one.
@@ -71,6 +73,7 @@ class Runner:
         self.steps_per_dispatch = feed.dispatch(
             steps_per_dispatch(config.compute.steps_per_dispatch, self.steps_per_epoch, parallel)
         )
+        self._mixing = {"mixup": config.data.mixup, "cutmix": config.data.cutmix}
         self._guarded = config.faults.non_finite != "stop"
         self._joined_losses = config.compute.batch_losses == "global"
         self._parallel = parallel
@@ -257,6 +260,9 @@ class Runner:
             key = jax.random.wrap_key_data(state.key)
             device = self._parallel.device_index()
             batch = self.feed.train(data, given, key, state.step, device)
+            if any(self._mixing.values()):
+                classes = self.method.model.architecture.num_classes
+                batch = mixed(batch, mixing_key(state), device, classes=classes, **self._mixing)
             return train_step(
                 state,
                 batch,

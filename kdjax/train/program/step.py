@@ -146,6 +146,11 @@ def term_key(state: TrainState) -> chex.PRNGKey:
     return _step_key(state, 3)
 
 
+def mixing_key(state: TrainState) -> chex.PRNGKey:
+    """For mixing images, of this step; equal on all devices."""
+    return _step_key(state, 4)
+
+
 def _step_key(state: TrainState, part: int) -> chex.PRNGKey:
     # A split in more parts begins with the same ones.
     key = jax.random.split(jax.random.wrap_key_data(state.key), part + 1)[part]
