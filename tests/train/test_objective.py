@@ -11,6 +11,7 @@ import pytest
 from kdjax import cli, losses, models
 from kdjax import config as configuration
 from kdjax.config import ConfigError, Term
+from kdjax.models.initialize import draw
 from kdjax.train.program import methods
 from kdjax.train.program.objective import Examples, Taps, objective
 from kdjax.train.program.optimizer import weight_ramps
@@ -138,20 +139,21 @@ def compiled(config):
     method = methods.make("ensemble", config, architecture, vectors, 1, None)
     images = jnp.ones((2, 8, 8, 1))
     examples = Examples(jnp.array([0, 1]), jnp.ones(2, bool), None)
-    shapes = models.initialize(method.model, 0, (8, 8, 1))
+    variables = draw(method.beginning((8, 8, 1), 2).start, 0)
 
     def total(params):
-        outputs, _ = method.forward({**shapes, "params": params}, None, images, examples.mask)
+        outputs, _ = method.forward({**variables, "params": params}, None, images, examples.mask)
         return method.loss(outputs, examples, method.weights(0), {})[0].sum()
 
-    return jax.jit(jax.grad(total)).lower(shapes["params"]).compile().as_text()
+    return jax.jit(jax.grad(total)).lower(variables["params"]).compile().as_text()
 
 
 def test_a_term_that_is_off_costs_nothing():
     plain = only("hard", **{"weights.soft": 1.0})
     count = compiled(plain).count("convolution(")
-    with_maps = only("hard", **{"weights.soft": 1.0, "weights.feature": 1.0})
-    assert compiled(with_maps).count("convolution(") > count
+    for term in ("feature", "vid"):
+        more = only("hard", **{"weights.soft": 1.0, f"weights.{term}": 1.0})
+        assert compiled(more).count("convolution(") > count
     assert list(objective(plain).terms) == ["hard", "soft"]
 
 
@@ -235,6 +237,16 @@ def test_student_weights_multiply_all_terms_but_hard():
     weights = weight_ramps(config, 1)(jnp.int32(3))
     assert float(weights["hard"]) == pytest.approx(0.7)
     np.testing.assert_allclose(weights["soft"], 0.15 * np.array([0.0, 1.0, 2.0, 1.0, 1.0]))
+
+
+@pytest.mark.parametrize("name", configuration.TERMS)
+def test_every_term_has_a_ramp_and_a_weight_for_each_student(name):
+    config = only(name, **{f"weight_ramp.{name}": "linear", "weight_ramp.epochs": 4.0})
+    config.student_weights = (0.5, 1.0, 2.0, 1.0, 1.0)
+    shares = 1.0 if name == "hard" else np.array(config.student_weights)
+    found = weight_ramps(config, 10)(jnp.int32(10))  # A quarter of the ramp.
+    assert list(found) == [name]
+    np.testing.assert_allclose(found[name], 0.25 * shares, rtol=1e-6)
 
 
 # A term from outside
@@ -340,7 +352,7 @@ def test_a_config_file_adds_a_loss_that_the_command_line_steers(
     if field == "momentum":
         with contextlib.closing(Checkpoints(workdir / "checkpoints/ensemble-seed0")) as found:
             stored = found.variables("last")["params"]["terms"]["distance"]
-        assert stored["student_2"]["Dense_0"]["kernel"].shape == (5, 10)
+        assert stored["student_2"]["Dense_0"]["kernel"].shape == (8, 16)
 
 
 def test_names_that_are_taken_are_refused():
