@@ -146,7 +146,9 @@ def test_learned_terms_train_and_remember_and_padding_changes_nothing():
     assert {path[0] for path in still if path[-1] == "kernel"} <= {"vid"}
     trained = {(path[0], path[-1]) for path in before.keys() - still}
     assert trained >= {("vid", "kernel"), ("vid", "variance")}
-    before, bank = (s.memory[learned.TERMS]["crd"]["student_2"].student for s in (state, after))
+    before, bank = (
+        np.asarray(s.memory[learned.TERMS]["crd"]["student_2"].student) for s in (state, after)
+    )
     assert set(np.flatnonzero(np.any(before != bank, axis=1))) == {3, 7, 1, 0, 9}
     np.testing.assert_allclose(np.linalg.norm(bank[[0, 3]], axis=1), 1, rtol=1e-5)
     # The pivot has no teacher of maps.
