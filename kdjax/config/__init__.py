@@ -26,7 +26,7 @@ from kdjax.config.names import nearest
 from kdjax.config.search import RESOURCES
 from kdjax.config.shared import OPTIMIZERS, SCHEDULES
 from kdjax.config.stored import forbidden_changes, from_json, to_json
-from kdjax.config.terms import RAMPS, TERMS, Term
+from kdjax.config.terms import RAMPS, TERMS, Parts, Term
 from kdjax.config.training import RULES
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "ConfigError",
     "Field",
     "Kind",
+    "Parts",
     "Term",
     "default",
     "fields_of",

@@ -8,11 +8,13 @@ import ml_collections
 from kdjax.config import search, training
 from kdjax.config.fields import ConfigError, Field
 from kdjax.config.names import nearest
-from kdjax.config.terms import TERMS, Term, ramp_field, term_fields
+from kdjax.config.terms import BY_LOGITS, TERMS, Term, ramp_field, term_fields
 
 Kind = Literal["train", "search"]
 
 BUILT_IN = tuple(TERMS)
+# What a step measures beside its terms, by the same names in metrics.jsonl.
+_METRICS = {"loss", "accuracy", "ensemble_accuracy", "gradient_norm", "gate"}
 FIELDS = training.FIELDS
 SEARCH_FIELDS = search.FIELDS
 _TABLES: dict[Kind, dict[str, Field]] = {"train": FIELDS, "search": SEARCH_FIELDS}
@@ -26,11 +28,17 @@ def register_term(name: str, term: Term) -> None:
       term: what it reads, its loss and its fields. One registered before is replaced.
 
     Raises:
-      ConfigError: if the name is no Python name, that of a term of kdjax, or of a field.
+      ConfigError: if the name is no Python name, that of a term of kdjax, or of a field; or if a
+        term with modules or a memory reads no maps.
     """
-    taken = set(BUILT_IN) | _sections(*FIELDS, *SEARCH_FIELDS) - set(TERMS)
+    taken = set(BUILT_IN) | _METRICS | _sections(*FIELDS, *SEARCH_FIELDS) - set(TERMS)
     if not name.isidentifier() or name in taken:
         raise ConfigError(f"a term cannot be called {name!r}: that is no Python name, or taken")
+    if term.parts and term.reads in BY_LOGITS:
+        raise ConfigError(
+            f"term {name!r} has parts and reads {term.reads!r}: modules and memories are for terms "
+            "that read maps or embeddings"
+        )
     TERMS[name] = term
     FIELDS.update(term_fields({}, name) | ramp_field(name))
     SEARCH_FIELDS.update(term_fields({}, name))

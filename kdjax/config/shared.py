@@ -109,6 +109,18 @@ DATA: dict[str, Field] = {
         0,
     ),
     "data.flip": Field(False, "flip half of the training images left to right"),
+    "data.mixup": number(
+        0.0,
+        "mix each training image and label with another of its device, in shares drawn from "
+        "Beta(this, this); 0: no mixup. Terms and rules that need one class take the likeliest",
+        0,
+    ),
+    "data.cutmix": number(
+        0.0,
+        "the same with a box of the other image in place of the own pixels; 0: no cutmix; with "
+        "both, each step does one of them",
+        0,
+    ),
 }
 
 LABELS_AND_LOGITS: dict[str, Field] = {

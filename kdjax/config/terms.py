@@ -7,7 +7,7 @@ nothing else. :func:`kdjax.config.register_term` adds a loss of one's own.
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from kdjax.config.fields import Field, number, one_of
 
@@ -18,10 +18,39 @@ Reads = Literal[
     "maps",
     "adapted maps",
     "last map",
+    "all maps",
     "map sequence",
     "map pairs",
     "embedding",
 ]
+
+
+# What terms read that have no parts: nothing of maps, nothing that one student's module could take.
+BY_LOGITS = ("labels", "logits", "logits and labels")
+
+
+class Parts(NamedTuple):
+    """What a term is made of that trains modules of its own, or remembers.
+
+    Each student that has a teacher gets a module and a memory of its own; of a term that reads
+    ``maps``, ``adapted maps`` or ``map pairs`` one for each block or pair.
+
+    Attributes:
+      loss: a function of what the term reads, or of what its module returns, that returns
+        ``[batch]``. With a memory it takes ``memory`` and ``examples``
+        (:class:`kdjax.train.program.objective.Examples`) too, and returns ``([batch], memory for
+        the next step)``: constants for the gradient, equal on all of ``examples.devices``.
+      module: a linen module, called with what the term reads and ``mode``
+        (:class:`kdjax.models.execution.Mode`); it returns a tuple. It is trained with the students
+        by the same optimiser, and is no part of a deployed one.
+      memory: ``(*given, examples, key) -> tree of float32 or int32 arrays`` before the first step:
+        ``given`` are shapes of what the loss is given, ``examples`` is the size of the training
+        split. It is part of the state, and kept in checkpoints.
+    """
+
+    loss: Callable[..., Any]
+    module: Any = None
+    memory: Callable[..., Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,16 +60,20 @@ class Term:
     Attributes:
       meaning: one line for people.
       reads: what its loss is given, of a student and of its teacher: ``labels``, ``(logits,
-        labels)``; ``logits``, ``(student, teacher)``; ``logits and labels``, ``(student, teacher,
-        labels)``; ``maps``, for each block ``(student, teacher)``, the results summed, or with
-        ``adapted maps`` after the student's have been brought to the teacher's channels; ``last
-        map``, of the last block; ``map sequence``, ``(student maps, teacher maps)``, adapted;
-        ``map pairs``, the maps of neighbouring blocks, adapted, ``(student first, student second,
-        teacher first, teacher second)``; ``embedding``, the last map averaged over space.
+        labels)``, the labels integers, or distributions where images are mixed; ``logits``,
+        ``(student, teacher)``; ``logits and labels``, ``(student, teacher, labels)``, the labels
+        integers, of mixed images the likeliest; ``maps``, for each block ``(student, teacher)``,
+        the results summed, or with ``adapted maps`` after the student's have been brought to the
+        teacher's channels; ``last map``, of the last block; ``all maps``, ``(student maps, teacher
+        maps)``, or with ``map sequence`` adapted; ``map pairs``, the maps of neighbouring blocks,
+        adapted, ``(student first, student second, teacher first, teacher second)``;
+        ``embedding``, the last map averaged over space.
       loss: a function of that which returns ``[batch]``, or the name of one in
         :mod:`kdjax.losses`; empty: the term's own name.
       fields: its own fields, ``--config.<term>.<field>``, handed to the loss by name.
       shared_fields: fields of all terms that are handed to the loss: name there -> argument.
+      parts: for a term with modules or a memory, in place of the loss: a function of its fields
+        that returns :class:`Parts`, or the name of the file of one in :mod:`kdjax.train.terms`.
       coupled: whether the loss judges a batch together: it is handed ``where``, the real rows, and
         ``axis_name``, the devices that share the batch (None: each device's share by itself).
       weight: by default; 0 leaves the term out.
@@ -52,6 +85,7 @@ class Term:
     loss: str | Callable[..., Any] = ""
     fields: Mapping[str, Field] = dataclasses.field(default_factory=dict)
     shared_fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    parts: str | Callable[..., Parts] = ""
     coupled: bool = False
     weight: float = 0.0
     ramp: str = "constant"
@@ -146,7 +180,28 @@ TERMS: dict[str, Term] = {
     ),
     "fsp": Term("flow between neighbouring blocks (CVPR 2017); published weight 50", "map pairs"),
     "review_kd": Term(
-        "distance of maps at several scales (CVPR 2021); published weight 5", "map sequence"
+        "distance of fused maps at several scales (CVPR 2021); published weight 5, rising over 20 "
+        "epochs",
+        "all maps",
+        parts="review_kd",
+    ),
+    "vid": Term(
+        "likelihood of the teacher's maps (variational, CVPR 2019); published weight 1",
+        "maps",
+        parts="vid",
+        fields={"variance": number(5.0, "of every channel at the start", 1e-4, above=True)},
+    ),
+    "crd": Term(
+        "contrast with the training set's embeddings (ICLR 2020), which it holds in memory for "
+        "each student: 8 * dim bytes an image; published weight 0.8",
+        "embedding",
+        parts="crd",
+        fields={
+            "dim": number(128, "numbers in an embedding", 1),
+            "negatives": number(16384, "other examples that each is contrasted with, at most", 1),
+            "momentum": number(0.5, "share of an embedding that a step keeps", 0, 1, below=True),
+            **_temperature(0.07),
+        },
     ),
 }
 

@@ -12,6 +12,8 @@ RULES = (
     "pairwise",
     "best",
     "min_logit",
+    "gate",
+    "ema",
 )
 
 FIELDS: dict[str, Field] = {
@@ -48,8 +50,18 @@ FIELDS: dict[str, Field] = {
         "average",
         "who teaches whom, by logits: all the average of all (the paper), or one weighted by how "
         "well each student fits the batch; each the others' average, the wider ones' average, or "
-        "every other by itself; all, example by example, the best student, or the smallest margins",
+        "every other by itself; all, example by example, the best student, the smallest margins, "
+        "or shares that a small trained network gives (gate); each the others' averaged copies "
+        "(ema: one more forward pass, and all parameters once more in memory)",
         *RULES,
+    ),
+    "ensemble.ema_decay": number(
+        0.999,
+        "rule ema: share of the copies that a step keeps, at most",
+        0,
+        1,
+        above=True,
+        below=True,
     ),
     "teacher_weights": tuple_of(
         (),

@@ -38,11 +38,14 @@ class Batch(NamedTuple):
       images: ``[batch, height, width, channels]`` float32, normalised.
       labels: ``[batch]`` int32.
       mask: ``[batch]`` bool, False for padding.
+      indices: ``[batch]`` int32, the numbers of the examples in the training split, the same in
+        every epoch and on any number of devices; of padding 0. None in evaluation.
     """
 
     images: chex.Array
     labels: chex.Array
     mask: chex.Array
+    indices: chex.Array | None = None
 
 
 def device_data(dataset: Dataset) -> tuple[DeviceData, dict[str, tuple[int, int]]]:
@@ -114,7 +117,8 @@ class Batches:
         share = self._share(device)
         indices = order[positions]
         images = crop_and_flip(data.images, indices, offsets[share], flips[share])
-        return Batch(self._normalize(images), data.labels[indices], positions < self.train_size)
+        real = positions < self.train_size
+        return Batch(self._normalize(images), data.labels[indices], real, indices)
 
     def evaluation(
         self, data: DeviceData, start: chex.Array, stop: chex.Array, device: chex.Numeric

@@ -34,11 +34,13 @@ class HostBatch(NamedTuple):
       images: ``[rows, height, width, channels]`` uint8, cropped and flipped.
       labels: ``[rows]`` int32.
       mask: ``[rows]`` bool, False for padding and for examples that were left out.
+      indices: ``[rows]`` int32, the numbers of the examples in their split; of padding 0.
     """
 
     images: np.ndarray
     labels: np.ndarray
     mask: np.ndarray
+    indices: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,8 +209,8 @@ class Streamed:
           crop: image -> image of the set's size.
 
         Returns:
-          ``images`` ``[height, width, channels]`` uint8, ``labels`` int32 and ``mask`` bool, the
-          latter two scalars.
+          ``images`` ``[height, width, channels]`` uint8, and the scalars ``labels`` int32, ``mask``
+          bool and ``indices`` int32.
 
         Raises:
           DataError: if it cannot be read or decoded (unless ``skip_corrupt``), if its label is out
@@ -235,12 +237,17 @@ class Streamed:
             raise sizes_differ(where, sizes[0], "the first image", self.size)
         if not 0 <= label < self.num_classes:
             raise DataError(f"{where}: label {label} is outside [0, {self.num_classes})")
-        return {"images": image, "labels": np.int32(label), "mask": np.bool_(True)}
+        return _row(image, label, True, index)
 
     def padding(self) -> dict[str, Any]:
         """What fills a row that has no example."""
-        image = np.zeros(self.image_shape, np.uint8)
-        return {"images": image, "labels": np.int32(0), "mask": np.bool_(False)}
+        return _row(np.zeros(self.image_shape, np.uint8), 0, False, 0)
+
+
+def _row(image: np.ndarray, label: int, real: bool, index: int) -> dict[str, Any]:
+    """The parts of a :class:`HostBatch` for one example."""
+    scalars = {"labels": np.int32(label), "mask": np.bool_(real), "indices": np.int32(index)}
+    return {"images": image, **scalars}
 
 
 class _TrainExample:

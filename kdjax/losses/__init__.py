@@ -15,7 +15,7 @@ from kdjax.losses.dkd import dkd
 from kdjax.losses.ensemble import ensemble_logits, online_ensemble_loss
 from kdjax.losses.features import feature_mse
 from kdjax.losses.fsp import fsp
-from kdjax.losses.hard_labels import hard_label_cross_entropy
+from kdjax.losses.hard_labels import hard_label_cross_entropy, likeliest_class
 from kdjax.losses.mlkd import mlkd_batch, mlkd_class
 from kdjax.losses.nkd import nkd
 from kdjax.losses.nst import nst
@@ -28,6 +28,7 @@ from kdjax.losses.standardize import standardize_logits
 from kdjax.losses.teachers import (
     accuracy_weights,
     best_logits,
+    gated_logits,
     leave_one_out_logits,
     min_margin_logits,
     pairwise_logits,
@@ -50,8 +51,10 @@ __all__ = [
     "ensemble_logits",
     "feature_mse",
     "fsp",
+    "gated_logits",
     "hard_label_cross_entropy",
     "leave_one_out_logits",
+    "likeliest_class",
     "min_margin_logits",
     "mlkd_batch",
     "mlkd_class",

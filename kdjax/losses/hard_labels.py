@@ -61,6 +61,23 @@ def hard_label_cross_entropy(
     return (1.0 - label_smoothing) * given + label_smoothing * uniform
 
 
+def likeliest_class(labels: chex.Array) -> chex.Array:
+    """The class of each example, for what needs one: that with the largest share of its label.
+
+    >>> likeliest_class(jnp.array([[0.3, 0.7], [1.0, 0.0]])).tolist()
+    [1, 0]
+
+    Args:
+      labels: ``[batch]`` integers, which are returned, or ``[batch, classes]`` distributions.
+
+    Returns:
+      ``[batch]`` integers.
+    """
+    if jnp.issubdtype(jnp.result_type(labels), jnp.floating):
+        return jnp.argmax(labels, axis=-1)
+    return labels
+
+
 def _distributions(labels: chex.Array, logits: chex.Array) -> chex.Array:
     labels = jnp.asarray(labels, jnp.float32)
     shape, classes = labels.shape, logits.shape[-1]

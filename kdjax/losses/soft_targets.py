@@ -80,6 +80,9 @@ def _shifted(logits: chex.Array, axis: int) -> chex.Array:
     return logits - jnp.where(jnp.isfinite(peak), peak, 0.0)
 
 
+# optax.losses.kl_divergence and its relatives subtract logarithms of probabilities that are nearly
+# equal at high temperatures: they are 7e-6 to 3e-5 off at T = 20, 2 to 10 % at T = 1,000, and
+# without any right digit at T = 1e6, where this is exact to 4e-7.
 @jax.custom_jvp
 def _divergence(student: chex.Array, teacher: chex.Array) -> chex.Array:
     r"""KL over the last axis of logits whose largest entry is 0.

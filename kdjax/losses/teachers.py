@@ -1,8 +1,8 @@
 """Teacher rules of an online ensemble: whose logits teach which student.
 
-Each rule is a function of all students' logits and of the labels that returns a teacher's logits
-for every student. None has parameters and none needs another forward pass. The functions are
-differentiable; a caller whose teachers are constants stops their gradient.
+Each rule is a function of all students' logits, and perhaps of the labels or of shares, that
+returns a teacher's logits for every student. The functions are differentiable; a caller whose
+teachers are constants stops their gradient.
 """
 
 import chex
@@ -130,6 +130,27 @@ def min_margin_logits(logits: chex.Array, labels: chex.Array) -> chex.Array:
     logits = jnp.asarray(logits, jnp.float32)
     at = jnp.broadcast_to(labels[None, :, None], (*logits.shape[:2], 1))
     return jnp.min(logits - jnp.take_along_axis(logits, at, axis=-1), axis=0)
+
+
+def gated_logits(logits: chex.Array, shares: chex.Array) -> chex.Array:
+    """All are taught by one combination of all, with shares of their own for each example.
+
+    >>> gated_logits(jnp.array([[[1.0]], [[3.0]]]), jnp.array([[0.25, 0.75]])).tolist()
+    [[2.5]]
+
+    Args:
+      logits: ``[students, batch, classes]`` floats.
+      shares: ``[batch, students]`` floats, of a gate.
+
+    Returns:
+      ``[batch, classes]`` float32.
+
+    References:
+      Lan, Zhu, Gong, *Knowledge Distillation by On-the-Fly Native Ensemble*, NeurIPS 2018,
+      equation 4.
+    """
+    logits, shares = jnp.asarray(logits, jnp.float32), jnp.asarray(shares, jnp.float32)
+    return jnp.sum(shares.T[:, :, None] * logits, axis=0)
 
 
 def accuracy_weights(losses: chex.Array, *, sharpness: float = 1.0) -> chex.Array:

@@ -77,6 +77,20 @@ def start_of(net: nn.Module, image_shape: tuple[int, int, int] = (32, 32, 3)) ->
     Raises:
       ValueError: if a variable is made where it cannot be seen; the message names it.
     """
+    return start_of_call(net, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+
+
+def start_of_call(net: nn.Module, *shapes: Any, **settings: Any) -> Start:
+    """:func:`start_of` for a module that is called with anything.
+
+    Args:
+      net: the module.
+      shapes: trees of shapes in place of the arrays that it is called with.
+      settings: its keyword arguments.
+
+    Raises:
+      ValueError: as :func:`start_of`.
+    """
     found: dict[Path, tuple[Initializer, tuple[int, ...]]] = {}
 
     def look(
@@ -85,17 +99,18 @@ def start_of(net: nn.Module, image_shape: tuple[int, int, int] = (32, 32, 3)) ->
         _listen(context.module, found)
         return call(*arguments, **keywords)
 
-    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     with nn.intercept_methods(look):
         # A function of its own: nothing that was traced before stands in for the calls.
-        shapes = jax.eval_shape(lambda key, x: net.init(key, x), jax.random.key(0), images)
-    for path, leaf in flax.traverse_util.flatten_dict(shapes).items():
+        variables = jax.eval_shape(
+            lambda key, *given: net.init(key, *given, **settings), jax.random.key(0), *shapes
+        )
+    for path, leaf in flax.traverse_util.flatten_dict(variables).items():
         if path not in found or found[path][1] != leaf.shape:
             raise ValueError(
                 f"{'/'.join(path)} is a variable whose initialiser cannot be seen: make it with "
                 "self.param or self.variable of a module, outside of nn.scan and nn.vmap"
             )
-    return Start(shapes, {path: initializer for path, (initializer, _) in found.items()})
+    return Start(variables, {path: initializer for path, (initializer, _) in found.items()})
 
 
 def draw(start: Start, seed: int) -> dict[str, Any]:

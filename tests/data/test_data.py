@@ -588,7 +588,9 @@ def test_an_epoch_holds_each_training_example_once(epoch):
     for step in range(3 * epoch, 3 * epoch + 3):
         batch = cut.train(numbered(), order, KEY, step, 0)
         np.testing.assert_allclose(batch.images[:, 0, 0, 0], batch.labels, atol=1e-4)
-        seen += np.asarray(batch.labels)[np.asarray(batch.mask)].tolist()
+        real = np.asarray(batch.mask)
+        np.testing.assert_array_equal(batch.indices[real], batch.labels[real])
+        seen += np.asarray(batch.labels)[real].tolist()
         masks.append(np.asarray(batch.mask).tolist())
     assert sorted(seen) == list(range(22))
     assert seen != list(range(22))

@@ -90,7 +90,7 @@ def prepared(tmp_path_factory):
 def streamed_split(streamed, split):
     """Images and labels of a split, as evaluation has them."""
     batches = list(streamed.evaluation_batches(split, batch_size=16))
-    images, labels, mask = (np.concatenate(arrays) for arrays in zip(*batches, strict=True))
+    images, labels, mask, _ = (np.concatenate(arrays) for arrays in zip(*batches, strict=True))
     return images[mask], labels[mask]
 
 
@@ -257,7 +257,7 @@ def test_crops_of_a_stream_are_moved_as_those_in_memory(tmp_path):
     batches = streamed.train_batches(
         seed=1, first_step=0, batch_size=198, flip=False, resized_crop=False, crop_padding=2
     )
-    images, _, mask = next(batches)
+    images, _, mask, _ = next(batches)
     batches.close()
     rows, columns = np.nonzero(images[mask][..., 0])[1:]
     assert len(rows) == 198 and set(rows) == {3, 4, 5, 6, 7} and set(columns) == {1, 2, 3, 4, 5}

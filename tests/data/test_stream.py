@@ -82,9 +82,9 @@ def assert_equal(batches, others):
 def test_what_a_stream_says_of_itself(streamed):
     assert streamed.sizes == {"train": TRAIN, "validation": 0, "test": TEST}
     assert streamed.image_shape == (224, 192, 3) and streamed.num_classes == 3
-    images, labels, mask = take(streamed, 1)[0]
+    images, labels, mask, indices = take(streamed, 1)[0]
     assert images.shape == (8, *SIZE, 3) and images.dtype == np.uint8
-    assert labels.dtype == np.int32 and mask.dtype == bool
+    assert labels.dtype == indices.dtype == np.int32 and mask.dtype == bool
 
 
 def test_a_stream_starts_anywhere(streamed):
@@ -122,6 +122,12 @@ def test_an_epoch_has_every_example_once_in_an_order_of_its_own(streamed):
     ]
     assert len(set(epochs[0])) == len(epochs[0]) == TRAIN
     assert sorted(epochs[0]) == sorted(epochs[1]) and epochs[0] != epochs[1]
+    # Each keeps its number, whatever its place.
+    numbers = [
+        np.concatenate([b.indices[b.mask] for b in p]) for p in (batches[:steps], batches[steps:])
+    ]
+    first, second = (dict(zip(n, e, strict=True)) for n, e in zip(numbers, epochs, strict=True))
+    assert first == second and sorted(first) == list(range(TRAIN))
     last = batches[steps - 1]
     assert list(last.mask) == [True] * (TRAIN % 8) + [False] * (8 - TRAIN % 8)
     assert not last.images[TRAIN % 8 :].any()

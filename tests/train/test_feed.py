@@ -51,6 +51,7 @@ def numbers(path):
 
 
 def test_a_stream_is_trained_on_the_same_every_time(config, tmp_path):
+    config.data.cutmix = 1.0
     straight = train(config, tmp_path / "straight")
     assert len(straight["students"]) == 2
     for path in ("again", "dispatched"):

@@ -1,5 +1,6 @@
 """The table of terms: each is its loss, costs nothing when off, and one from outside joins in."""
 
+import contextlib
 import json
 
 import jax
@@ -10,10 +11,12 @@ import pytest
 from kdjax import cli, losses, models
 from kdjax import config as configuration
 from kdjax.config import ConfigError, Term
+from kdjax.models.initialize import draw
 from kdjax.train.program import methods
 from kdjax.train.program.objective import Examples, Taps, objective
 from kdjax.train.program.optimizer import weight_ramps
 from kdjax.train.program.teaching import initial_memory, remember, teacher_logits
+from kdjax.train.run.checkpoint import Checkpoints
 from kdjax.train.tasks.experiment import resolve
 
 STUDENTS, BATCH, CLASSES = 3, 6, 5
@@ -67,20 +70,20 @@ EXPECTED = {
     "fsp": lambda i: losses.fsp(
         ADAPTED[i][0][0], ADAPTED[i][1][0], ADAPTED[i][0][1], ADAPTED[i][1][1]
     ),
-    "review_kd": lambda i: losses.review_kd(
-        [pair[0] for pair in ADAPTED[i]], [pair[1] for pair in ADAPTED[i]]
-    ),
 }
 
 
 def test_every_term_is_compared_with_its_loss():
-    assert set(EXPECTED) == set(configuration.TERMS)
+    # Those with modules or a memory are in test_learned_terms.py.
+    learned = {name for name, term in configuration.TERMS.items() if term.parts}
+    assert set(EXPECTED) | learned == set(configuration.TERMS)
+    assert learned == {"vid", "review_kd", "crd"}
 
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_term_is_its_loss_for_each_student(name):
     wanted = objective(only(name))
-    total, terms = wanted(TAPS, EXAMPLES, {name: jnp.float32(2.0)})
+    total, terms, _ = wanted(TAPS, EXAMPLES, {name: jnp.float32(2.0)})
     assert list(terms) == [name]
     by_logits = configuration.TERMS[name].reads in ("labels", "logits", "logits and labels")
     for student in range(STUDENTS):
@@ -95,13 +98,13 @@ def test_a_term_is_its_loss_for_each_student(name):
 
 def test_a_terms_own_fields_reach_its_loss():
     wanted = objective(only("dkd", **{"dkd.other_weight": 2.0, "dkd.temperature": 3.0}))
-    _, terms = wanted(TAPS, EXAMPLES, {"dkd": 1.0})
+    _, terms, _ = wanted(TAPS, EXAMPLES, {"dkd": 1.0})
     expected = losses.dkd(LOGITS[1], TEACHER, LABELS, other_weight=2.0, temperature=3.0)
     np.testing.assert_allclose(terms["dkd"][1], expected, rtol=1e-5)
 
 
 def test_logits_can_be_standardised():
-    _, terms = objective(only("soft", standardize_logits=True))(TAPS, EXAMPLES, {"soft": 1.0})
+    _, terms, _ = objective(only("soft", standardize_logits=True))(TAPS, EXAMPLES, {"soft": 1.0})
     z = [losses.standardize_logits(logits) for logits in (LOGITS[2], TEACHER)]
     expected = losses.soft_target_kl(*z, temperature=2.0)
     np.testing.assert_allclose(terms["soft"][2], expected, rtol=1e-5)
@@ -110,7 +113,7 @@ def test_logits_can_be_standardised():
 def test_of_several_teachers_the_mean_counts():
     teachers = RNG.normal(size=(STUDENTS, 2, BATCH, CLASSES)).astype(np.float32)
     taps = TAPS._replace(teacher_logits=teachers)
-    _, terms = objective(only("soft"))(taps, EXAMPLES, {"soft": 1.0})
+    _, terms, _ = objective(only("soft"))(taps, EXAMPLES, {"soft": 1.0})
     each = [losses.soft_target_kl(LOGITS[1], t, temperature=2.0) for t in teachers[1]]
     np.testing.assert_allclose(terms["soft"][1], np.mean(each, axis=0), rtol=1e-5)
 
@@ -121,10 +124,10 @@ def test_of_several_teachers_the_mean_counts():
 def test_padded_rows_leave_terms_that_judge_a_batch_as_they_are(name):
     real = np.arange(BATCH) < 4
     wanted = objective(only(name))
-    _, padded = wanted(TAPS, EXAMPLES._replace(mask=real), {name: 1.0})
+    _, padded, _ = wanted(TAPS, EXAMPLES._replace(mask=real), {name: 1.0})
     compact = jax.tree.map(lambda leaf: leaf[:4], PAIRS)
     taps = Taps(LOGITS[:, :4], TEACHER[None, None, :4], compact, ())
-    _, alone = wanted(taps, Examples(LABELS[:4], np.ones(4, bool), None), {name: 1.0})
+    _, alone, _ = wanted(taps, Examples(LABELS[:4], np.ones(4, bool), None), {name: 1.0})
     np.testing.assert_allclose(padded[name][:, :4], alone[name], rtol=1e-4, atol=1e-6)
 
 
@@ -136,30 +139,33 @@ def compiled(config):
     method = methods.make("ensemble", config, architecture, vectors, 1, None)
     images = jnp.ones((2, 8, 8, 1))
     examples = Examples(jnp.array([0, 1]), jnp.ones(2, bool), None)
-    shapes = models.initialize(method.model, 0, (8, 8, 1))
+    variables = draw(method.beginning((8, 8, 1), 2).start, 0)
 
     def total(params):
-        outputs, _ = method.forward({**shapes, "params": params}, None, images, examples.mask)
+        outputs, _ = method.forward({**variables, "params": params}, None, images, examples.mask)
         return method.loss(outputs, examples, method.weights(0), {})[0].sum()
 
-    return jax.jit(jax.grad(total)).lower(shapes["params"]).compile().as_text()
+    return jax.jit(jax.grad(total)).lower(variables["params"]).compile().as_text()
 
 
 def test_a_term_that_is_off_costs_nothing():
     plain = only("hard", **{"weights.soft": 1.0})
     count = compiled(plain).count("convolution(")
-    with_maps = only("hard", **{"weights.soft": 1.0, "weights.feature": 1.0})
-    assert compiled(with_maps).count("convolution(") > count
+    for term in ("feature", "vid"):
+        more = only("hard", **{"weights.soft": 1.0, f"weights.{term}": 1.0})
+        assert compiled(more).count("convolution(") > count
     assert list(objective(plain).terms) == ["hard", "soft"]
 
 
 # Rules
 
 
-def taught(rule, memory=None, shares=()):
+def taught(rule, memory=None, shares=(), labels=LABELS, gates=None, copies=None):
     config = configuration.default()
     config.ensemble.rule, config.teacher_weights = rule, shares
-    return np.asarray(teacher_logits(jnp.asarray(LOGITS), LABELS, memory or {}, config))
+    logits, memory = jnp.asarray(LOGITS), memory or {}
+    found = teacher_logits(logits, labels, memory, config, shares=gates, copies=copies)
+    return np.asarray(found)
 
 
 def test_rules_against_arithmetic():
@@ -181,6 +187,26 @@ def test_rules_against_arithmetic():
     weighted = taught("by_accuracy", {"losses": np.array([1.0, 2.0, 2.0], np.float32)})
     share = np.exp([-1.0, -2.0, -2.0]) / np.exp([-1.0, -2.0, -2.0]).sum()
     np.testing.assert_allclose(weighted[0, 0], np.tensordot(share, z, 1), rtol=1e-5, atol=1e-6)
+    gates = RNG.dirichlet(np.ones(STUDENTS), BATCH).astype(np.float32)
+    gated = np.stack([sum(gates[b, i] * z[i, b] for i in range(STUDENTS)) for b in range(BATCH)])
+    np.testing.assert_allclose(taught("gate", gates=gates)[0, 0], gated, atol=1e-6)
+    copies = taught("ema", copies=2 * LOGITS)
+    np.testing.assert_allclose(copies[1, 0], z[0] + z[2], atol=1e-6)
+
+
+def test_rules_take_the_likeliest_class_of_mixed_labels():
+    mixed = np.eye(CLASSES, dtype=np.float32)[LABELS] * 0.6 + 0.4 / CLASSES
+    np.testing.assert_array_equal(taught("min_logit", labels=mixed), taught("min_logit"))
+    # The best student is that with the smallest cross entropy against the distribution.
+    z = LOGITS.astype(np.float64)
+    entropy = -(mixed * (z - np.log(np.exp(z).sum(-1, keepdims=True)))).sum(-1)
+    expected = z[entropy.argmin(0), np.arange(BATCH)]
+    np.testing.assert_allclose(taught("best", labels=mixed)[0, 0], expected, atol=1e-6)
+    for name in ("dkd", "nkd"):
+        term = objective(only(name))
+        examples = EXAMPLES._replace(labels=mixed)
+        given = [term(TAPS, each, {name: 1.0}).terms[name] for each in (EXAMPLES, examples)]
+        np.testing.assert_array_equal(*given)
 
 
 @pytest.mark.parametrize("rule", configuration.RULES)
@@ -188,8 +214,13 @@ def test_no_gradient_flows_into_teachers(rule):
     config = configuration.default()
     config.ensemble.rule = rule
     memory = initial_memory(rule, STUDENTS)
-    gradient = jax.grad(lambda z: teacher_logits(z, LABELS, memory, config).sum())(LOGITS)
-    assert not gradient.any()
+    shares = np.full((BATCH, STUDENTS), 1 / STUDENTS, np.float32)
+
+    def total(z, shares, copies):
+        return teacher_logits(z, LABELS, memory, config, shares=shares, copies=copies).sum()
+
+    for gradient in jax.grad(total, argnums=(0, 1, 2))(LOGITS, shares, LOGITS):
+        assert not gradient.any()
 
 
 def test_running_losses_follow_the_metrics_and_pass_over_what_is_not_finite():
@@ -206,6 +237,16 @@ def test_student_weights_multiply_all_terms_but_hard():
     weights = weight_ramps(config, 1)(jnp.int32(3))
     assert float(weights["hard"]) == pytest.approx(0.7)
     np.testing.assert_allclose(weights["soft"], 0.15 * np.array([0.0, 1.0, 2.0, 1.0, 1.0]))
+
+
+@pytest.mark.parametrize("name", configuration.TERMS)
+def test_every_term_has_a_ramp_and_a_weight_for_each_student(name):
+    config = only(name, **{f"weight_ramp.{name}": "linear", "weight_ramp.epochs": 4.0})
+    config.student_weights = (0.5, 1.0, 2.0, 1.0, 1.0)
+    shares = 1.0 if name == "hard" else np.array(config.student_weights)
+    found = weight_ramps(config, 10)(jnp.int32(10))  # A quarter of the ramp.
+    assert list(found) == [name]
+    np.testing.assert_allclose(found[name], 0.25 * shares, rtol=1e-6)
 
 
 # A term from outside
@@ -233,38 +274,93 @@ def get_config():
     return configuration.default()
 """
 
+# One with a module and a memory: distance of embeddings, less the mean that was seen so far.
+OWN_PARTS = """
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from kdjax import config as configuration
+from kdjax.config.fields import number
+
+
+class Projection(nn.Module):
+    @nn.compact
+    def __call__(self, student, teacher, mode):
+        return nn.Dense(teacher.shape[-1])(student), teacher
+
+
+def parts(*, momentum):
+    def loss(student, teacher, *, memory, examples):
+        values = jnp.mean(jnp.square(student - (teacher - memory["mean"])), axis=-1)
+        total = jnp.where(examples.mask[:, None], teacher, 0.0).sum(0)
+        count = examples.mask.sum()
+        if examples.devices:
+            total, count = jax.lax.psum((total, count), examples.devices)
+        mean = momentum * memory["mean"] + (1 - momentum) * total / count
+        return values, {"mean": mean}
+
+    def memory(student, teacher, *, examples, key):
+        return {"mean": jnp.zeros(teacher.shape[-1])}
+
+    return configuration.Parts(loss, Projection(), memory)
+
+
+configuration.register_term(
+    "distance",
+    configuration.Term(
+        "distance of embeddings less their mean",
+        "embedding",
+        parts=parts,
+        fields={"momentum": number(0.9, "share of the mean that a step keeps", 0, 1)},
+    ),
+)
+
+
+def get_config():
+    return configuration.default()
+"""
+
 
 @pytest.fixture
 def own_term(tmp_path):
     tables = (configuration.TERMS, configuration.FIELDS, configuration.SEARCH_FIELDS)
     before = [dict(table) for table in tables]
-    path = tmp_path / "own.py"
-    path.write_text(OWN)
-    yield path
+    yield tmp_path / "own.py"
     for table, content in zip(tables, before, strict=True):
         table.clear()
         table.update(content)
 
 
-def test_a_config_file_adds_a_loss_that_the_command_line_steers(own_term, small_config, tmp_path):
+@pytest.mark.parametrize(("text", "field"), [(OWN, "power"), (OWN_PARTS, "momentum")])
+def test_a_config_file_adds_a_loss_that_the_command_line_steers(
+    own_term, small_config, tmp_path, text, field
+):
+    own_term.write_text(text)
     workdir = tmp_path / "run"
     changes = dict(configuration.flatten(small_config)) | {
         "weights.distance": 0.5,
-        "distance.power": 1.0,
+        f"distance.{field}": 1.0,
         "epochs": 1,
     }
     default = dict(configuration.flatten(configuration.default()))
     flags = [f"--config.{n}={v}" for n, v in changes.items() if default.get(n) != v]
     assert cli.main(["train", f"--config={own_term}", f"--workdir={workdir}", *flags]) == 0
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    assert all(value > 0 for value in lines[0]["distance"])
-    assert json.loads((workdir / "config.json").read_text())["distance"] == {"power": 1.0}
+    assert all(value > 0 for value in lines[0]["distance"][1:])
+    assert json.loads((workdir / "config.json").read_text())["distance"] == {field: 1.0}
+    if field == "momentum":
+        with contextlib.closing(Checkpoints(workdir / "checkpoints/ensemble-seed0")) as found:
+            stored = found.variables("last")["params"]["terms"]["distance"]
+        assert stored["student_2"]["Dense_0"]["kernel"].shape == (8, 16)
 
 
 def test_names_that_are_taken_are_refused():
-    for name in ("soft", "epochs", "two words"):
+    for name in ("soft", "epochs", "accuracy", "two words"):
         with pytest.raises(ConfigError, match=repr(name)):
             configuration.register_term(name, Term("mine", "logits"))
+    with pytest.raises(ConfigError, match="'mine' has parts and reads 'logits'"):
+        configuration.register_term("mine", Term("mine", "logits", parts="vid"))
 
 
 def test_a_rule_with_memory_is_part_of_the_state(small_config):

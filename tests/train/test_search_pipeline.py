@@ -468,7 +468,7 @@ def test_a_finished_search_distils_more_seeds(finished, tmp_path):
 
 
 def test_a_teacher_from_another_search(finished, small_npz, tmp_path):
-    """One block after another, by features too, from a teacher that was trained before."""
+    """One block after another, by maps too, from a teacher that was trained before."""
     _, given, summary = finished
     config = search_config(
         small_npz,
@@ -479,6 +479,7 @@ def test_a_teacher_from_another_search(finished, small_npz, tmp_path):
         distil__epochs=1,
         schedule__warmup_epochs=0.0,
         weights__feature=0.1,
+        weights__vid=0.1,  # It has modules beside the network that is searched.
     )
     found = search(config, tmp_path / "run")
     names = {entry.name for entry in (tmp_path / "run" / "checkpoints").iterdir()}

@@ -19,7 +19,7 @@ from kdjax.train.program import methods
 from kdjax.train.program.objective import Examples
 from kdjax.train.program.optimizer import make_optimizer
 from kdjax.train.program.state import TrainState
-from kdjax.train.program.step import dropout_key, train_step
+from kdjax.train.program.step import dropout_key, term_key, train_step
 from kdjax.widths import WidthVector
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "train_step.npz"
@@ -105,7 +105,7 @@ def test_losses_and_gradients_equal_pytorch(golden, golden_setup):
         outputs, _ = method.forward(
             {"params": params, "batch_stats": state.batch_stats}, None, batch.images, batch.mask
         )
-        total, terms = method.loss(outputs, examples_of(batch), WEIGHTS, {})
+        total, terms, _ = method.loss(outputs, examples_of(batch), WEIGHTS, {})
         return total.mean(), (outputs.logits, terms)
 
     (loss, (logits, terms)), gradients = jax.jit(jax.value_and_grad(objective, has_aux=True))(
@@ -147,7 +147,7 @@ def test_padding_changes_nothing():
     optimizer = make_optimizer(config.optimizer, optax.constant_schedule(0.1), separate=False)
     state = small_state(method, optimizer)
     padded = small_batch(8, real=5)
-    alone = Batch(*(array[:5] for array in padded))
+    alone = jax.tree.map(lambda array: array[:5], padded)
     run = lambda batch: jax.jit(  # noqa: E731
         lambda state, batch: train_step(
             state, batch, method=method, optimizer=optimizer, weights=WEIGHTS
@@ -307,3 +307,19 @@ def test_devices_drop_different_parts():
         jnp.arange(3)
     )
     assert len({tuple(np.asarray(key).tolist()) for key in keys}) == 3
+
+
+def test_an_example_has_the_same_random_numbers_on_any_device_and_others_in_the_next_step():
+    state = TrainState(jnp.int32(3), jax.random.key_data(jax.random.key(0)), {}, {}, {})
+
+    def drawn(state, index):
+        key = term_key(state)
+        keys = Examples(None, None, None, indices=np.array(index), key=key).keys
+        return np.asarray(jax.vmap(jax.random.uniform)(keys))
+
+    whole = drawn(state, [4, 0, 7, 1])
+    np.testing.assert_array_equal(drawn(state, [7, 4]), whole[[2, 0]])
+    assert len({*whole, *drawn(state.replace(step=jnp.int32(4)), [4, 0, 7, 1])}) == 8
+    assert not np.array_equal(
+        *map(jax.random.key_data, (term_key(state), dropout_key(state, None)))
+    )

@@ -13,15 +13,17 @@ import ml_collections
 import numpy as np
 import optax
 
-from kdjax.models.initialize import draw, start_of
+from kdjax.data.mixing import mixed
+from kdjax.models.initialize import draw
 from kdjax.train.devices.parallel import Parallel
-from kdjax.train.program import non_finite
+from kdjax.train.program import learned, non_finite
 from kdjax.train.program.feed import Feed, steps_per_epoch
 from kdjax.train.program.layout import Layout
 from kdjax.train.program.methods import Method
 from kdjax.train.program.optimizer import learning_rate_schedule, make_optimizer
 from kdjax.train.program.state import TrainState
-from kdjax.train.program.step import Metrics, evaluation_step, train_step
+from kdjax.train.program.step import Metrics, evaluation_step, mixing_key, train_step
+from kdjax.train.program.teaching import COPIES
 
 # Batches of an evaluation that are under way at once.
 _EVALUATIONS_AHEAD = 8
@@ -57,7 +59,8 @@ class Runner:
 
         Args:
           method: what is trained.
-          config: its ``epochs``, ``schedule``, ``optimizer``, ``compute`` and ``evaluation``.
+          config: its ``epochs``, ``schedule``, ``optimizer``, ``compute``, ``evaluation``,
+            ``data.mixup`` and ``data.cutmix``.
           feed: where batches come from.
           parallel: the devices.
           teacher: host variables of a fixed teacher, if the method has one.
@@ -70,12 +73,13 @@ class Runner:
         self.steps_per_dispatch = feed.dispatch(
             steps_per_dispatch(config.compute.steps_per_dispatch, self.steps_per_epoch, parallel)
         )
+        self._mixing = {"mixup": config.data.mixup, "cutmix": config.data.cutmix}
         self._guarded = config.faults.non_finite != "stop"
         self._joined_losses = config.compute.batch_losses == "global"
         self._parallel = parallel
         self._teacher = None if teacher is None else parallel.replicate(teacher)
-        self._start = start_of(self.method.model, self.feed.image_shape)
-        self._shapes = self._start.shapes
+        self._beginning = method.beginning(feed.image_shape, feed.sizes["train"])
+        self._shapes = self._beginning.start.shapes
         self._params, self._batch_stats = (
             Layout(self._shapes[name]) for name in ("params", "batch_stats")
         )
@@ -100,7 +104,12 @@ class Runner:
 
     def initial_state(self, seed: int) -> TrainState:
         """The state before step 0, on the host."""
-        variables = draw(self._start, seed)
+        variables = draw(self._beginning.start, seed)
+        memory = dict(self.method.memory)
+        if self._beginning.memories:
+            memory[learned.TERMS] = learned.initial_memories(self._beginning, seed)
+        if self.method.average:
+            memory[COPIES] = variables["params"]
         return TrainState(
             step=np.int32(0),
             key=np.asarray(jax.random.key_data(jax.random.key(seed))),
@@ -110,13 +119,14 @@ class Runner:
             optimizer_state=jax.tree.map(
                 lambda leaf: np.zeros(leaf.shape, leaf.dtype), self._optimizer_shapes
             ),
-            memory=self.method.memory,
+            memory=memory,
         )
 
     def place(self, state: TrainState) -> TrainState:
         """Host state -> devices."""
         state = state.replace(
             optimizer_state=self._params.join_state(state.optimizer_state),
+            memory=self._params.join_state(state.memory),
             **self._join(state.variables),
         )
         return self._parallel.replicate(state)
@@ -128,6 +138,7 @@ class Runner:
             params=self._params.split(state.params),
             batch_stats=self._batch_stats.split(state.batch_stats),
             optimizer_state=self._params.split_state(state.optimizer_state),
+            memory=self._params.split_state(state.memory),
         )
 
     def epoch(self, state: TrainState, step: int) -> Iterator[Any]:
@@ -249,6 +260,9 @@ class Runner:
             key = jax.random.wrap_key_data(state.key)
             device = self._parallel.device_index()
             batch = self.feed.train(data, given, key, state.step, device)
+            if any(self._mixing.values()):
+                classes = self.method.model.architecture.num_classes
+                batch = mixed(batch, mixing_key(state), device, classes=classes, **self._mixing)
             return train_step(
                 state,
                 batch,
@@ -267,8 +281,10 @@ class Runner:
     def _method_of_vectors(self) -> Method:
         """The method with variables as they lie on the devices."""
 
-        def forward(variables: Any, *rest: Any) -> tuple[Any, Any]:
-            outputs, batch_stats = self.method.forward(self._split(variables), *rest)
+        def forward(variables: Any, teacher: Any, *rest: Any) -> tuple[Any, Any]:
+            if self.method.average:
+                teacher = self._params.split(teacher)
+            outputs, batch_stats = self.method.forward(self._split(variables), teacher, *rest)
             return outputs, self._batch_stats.join(batch_stats)
 
         def observe(state: TrainState, metrics: Mapping[str, Any]) -> dict[str, Any]:

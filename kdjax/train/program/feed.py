@@ -275,7 +275,7 @@ class Streaming:
         del data, key, device
         chunk, first = given
         batch = jax.tree.map(lambda leaf: leaf[step - first], chunk)
-        return Batch(self._normalize(batch.images), batch.labels, batch.mask)
+        return Batch(self._normalize(batch.images), batch.labels, batch.mask, batch.indices)
 
     def evaluation_inputs(self, split: str, limit: int) -> Iterator[Any]:
         size = self._evaluated

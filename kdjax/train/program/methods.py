@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import chex
 import flax.linen as nn
@@ -12,16 +12,24 @@ import ml_collections
 import numpy as np
 
 from kdjax import losses
+from kdjax.config import Parts
 from kdjax.models import Architecture, IndependentNetworks, Outputs, StudentEnsemble
 from kdjax.models.execution import PLAIN, Execution
+from kdjax.models.initialize import start_of
 from kdjax.models.layers import BATCH_STATS
-from kdjax.train.program.objective import Examples, Taps, Terms, objective
+from kdjax.train.program import learned
+from kdjax.train.program.learned import Beginning, Learning, Seen
+from kdjax.train.program.objective import Examples, Judged, objective
 from kdjax.train.program.optimizer import weight_ramps
+from kdjax.train.program.reading import Calls, Taught, ensemble_taps, teacher_taps
 from kdjax.train.program.state import TrainState
-from kdjax.train.program.teaching import Memory, initial_memory, teacher_logits
+from kdjax.train.program.teaching import Gate, Memory, initial_memory, teacher_logits
 from kdjax.widths import WidthVector
 
 Weights = dict[str, chex.Array]
+
+# The gate among the modules of terms; no term can have this name.
+_GATE = "ensemble.gate"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,39 +41,29 @@ class Method:
       forward: ``(variables, teacher, images, mask, key) -> (outputs, new batch_stats)``, in
         training mode; ``outputs.logits`` is ``[students, batch, classes]``. Networks that drop
         parts at random do so by the key.
-      loss: ``(outputs, examples, weights, memory) -> (total [batch], {term: [students, batch]})``.
+      loss: ``(outputs, examples, weights, memory) -> Judged``.
       weights: step -> weight of each loss term.
       separate: whether the students must not influence each other.
+      average: share of their averaged copies that a step keeps at most, of students that such
+        copies teach; ``teacher`` of :attr:`forward` are the copies' parameters. 0: there are none.
       teacher_weights: share of each student in the ensemble's logits; None is equal shares.
       memory: what the teacher rule remembers before the first step
         (:mod:`kdjax.train.program.teaching`).
+      beginning: ``(image shape, training examples) -> Beginning``: the variables of the model and
+        of terms' modules, and what terms remember.
       observe: ``(state, metrics) -> further metrics`` of a step that has been taken.
     """
 
     model: nn.Module
     forward: Callable[..., tuple[Any, Any]]
-    loss: Callable[[Any, Examples, Weights, Memory], tuple[chex.Array, Terms]]
+    loss: Callable[[Any, Examples, Weights, Memory], Judged]
     weights: Callable[[chex.Array], Weights]
     separate: bool
+    beginning: Callable[[tuple[int, int, int], int], Beginning]
+    average: float = 0.0
     teacher_weights: Sequence[float] | None = None
     memory: Memory = dataclasses.field(default_factory=dict)
     observe: Callable[[TrainState, Mapping[str, Any]], dict[str, Any]] = lambda *_: {}
-
-
-class Taught(NamedTuple):
-    """What students with a fixed teacher return.
-
-    Attributes:
-      logits: ``[students, batch, classes]`` float32.
-      features: for each block a tuple with each student's map.
-      adapted: the same at the teacher's channels; None for students that are not taught.
-      teacher: the teacher's :class:`kdjax.models.Outputs`.
-    """
-
-    logits: chex.Array
-    features: tuple[tuple[chex.Array, ...], ...]
-    adapted: tuple[tuple[chex.Array | None, ...], ...]
-    teacher: Outputs
 
 
 def make(
@@ -95,21 +93,41 @@ def make(
 
 def _ensemble(config, architecture, student_widths, steps_per_epoch, fields) -> Method:
     model = StudentEnsemble(architecture, student_widths, **fields)
-    wanted = objective(config)
+    wanted, rule = objective(config), config.ensemble.rule
+    parts = wanted.parts
+    if rule == "gate":
+        parts[_GATE] = Parts(losses.hard_label_cross_entropy, Gate(len(student_widths)))
 
-    def loss(outputs: Outputs, examples: Examples, weights: Weights, memory: Memory):
-        taught = teacher_logits(outputs.logits, examples.labels, memory, config)
-        return wanted(ensemble_taps(outputs, taught), examples, weights)
+    def read(outputs: Outputs) -> dict[str, Calls]:
+        taps = ensemble_taps(outputs, outputs.logits)
+        pivot = jax.lax.stop_gradient(outputs.features[-1][0])
+        pooled = jnp.mean(pivot, axis=(1, 2), dtype=jnp.float32)
+        return wanted.read(taps) | ({_GATE: [[(pooled,)]]} if rule == "gate" else {})
+
+    learning = Learning(parts, read, fields)
+
+    def loss(seen: Seen, examples: Examples, weights: Weights, memory: Memory) -> Judged:
+        shares = learned.only(seen.given[_GATE]) if rule == "gate" else None
+        taught = teacher_logits(
+            seen.logits, examples.labels, memory, config, shares=shares, copies=seen.copies
+        )
+        taps = ensemble_taps(seen.outputs, taught)
+        judged = wanted(taps, examples, weights, memory.get(learned.TERMS), seen.given)
+        return judged if shares is None else _with_gate(judged, seen.logits, shares, examples)
 
     def forward(variables, teacher, images, mask, key=None):
-        del teacher
         outputs, stats = _forward(model, variables, images, mask, key)
-        if config.feature_gradient_to_stem:
-            return outputs, stats
-        # The same computation with the stem held constant; the compiler merges the two forward
-        # passes, and each keeps its own way back.
-        held, _ = _forward(model.clone(stop_stem_gradient=True), variables, images, mask, key)
-        return held._replace(logits=outputs.logits), stats
+        if not config.feature_gradient_to_stem:
+            # The same computation with the stem held constant; the compiler merges the two forward
+            # passes, and each keeps its own way back.
+            held, _ = _forward(model.clone(stop_stem_gradient=True), variables, images, mask, key)
+            outputs = held._replace(logits=outputs.logits)
+        seen, stats = learning.see(outputs, variables, stats, mask)
+        if rule == "ema":
+            # By the batch's statistics, as the students: running ones would lag behind the copies.
+            copies, _ = _forward(model, {**variables, "params": teacher}, images, mask, key)
+            seen = seen._replace(copies=copies.logits)
+        return seen, stats
 
     return Method(
         model,
@@ -117,28 +135,50 @@ def _ensemble(config, architecture, student_widths, steps_per_epoch, fields) -> 
         loss,
         weight_ramps(config, steps_per_epoch),
         separate=False,
+        beginning=learning.beginning_of(model, model.init_with_output),
+        average=config.ensemble.ema_decay if rule == "ema" else 0.0,
         teacher_weights=tuple(config.teacher_weights) or None,
         memory=initial_memory(config.ensemble.rule, len(student_widths)),
     )
+
+
+def _with_gate(
+    judged: Judged, logits: chex.Array, shares: chex.Array, examples: Examples
+) -> Judged:
+    """The objective with the gate's own: the cross entropy of its logits, which trains it alone.
+
+    Args:
+      judged: of all terms.
+      logits: ``[students, batch, classes]``.
+      shares: ``[batch, students]`` of the gate.
+      examples: of the batch.
+    """
+    gated = losses.gated_logits(jax.lax.stop_gradient(logits), shares)
+    own = losses.hard_label_cross_entropy(gated, examples.labels)
+    terms = {**judged.terms, "gate": own}
+    return judged._replace(total=judged.total + own, terms=terms)
 
 
 def _independent(config, architecture, student_widths, steps_per_epoch, fields) -> Method:
     del steps_per_epoch
     model = IndependentNetworks(architecture, student_widths, **fields)
 
-    def loss(outputs: Outputs, examples: Examples, weights: Weights, memory: Memory):
+    def loss(outputs: Outputs, examples: Examples, weights: Weights, memory: Memory) -> Judged:
         del weights, memory
         # A baseline learns from labels alone, at full weight; the weights belong to distillation.
         hard = losses.hard_label_cross_entropy(
             outputs.logits, examples.labels, label_smoothing=config.label_smoothing
         )
-        return jnp.sum(hard, axis=0), {"hard": hard}
+        return Judged(jnp.sum(hard, axis=0), {"hard": hard}, {})
 
     def forward(variables, teacher, images, mask, key=None):
         del teacher
         return _forward(model, variables, images, mask, key)
 
-    return Method(model, forward, loss, lambda step: {}, True)
+    def beginning(image_shape: tuple[int, int, int], examples: int) -> Beginning:
+        return learned.beside(start_of(model, image_shape), {}, {}, examples)
+
+    return Method(model, forward, loss, lambda step: {}, True, beginning)
 
 
 def taught(
@@ -170,20 +210,31 @@ def taught(
         architecture, student_widths, **fields, adapters=tuple(distilled) if wanted.adapts else ()
     )
 
+    learning = Learning(
+        wanted.parts, lambda outputs: wanted.read(teacher_taps(outputs, distilled)), fields
+    )
+
     def forward(variables, teacher, images, mask, key=None):
         outputs, stats = _forward(model, variables, images, mask, key)
         teaching: Any = teacher_net.apply(teacher, images, train=False)
-        return Taught(outputs.logits, outputs.features, outputs.adapted, teaching), stats
+        taught = Taught(outputs.logits, outputs.features, outputs.adapted, teaching)
+        return learning.see(taught, variables, stats, mask)
 
-    def loss(outputs: Taught, examples: Examples, weights: Weights, memory: Memory):
-        del memory
-        return wanted(teacher_taps(outputs, distilled), examples, weights)
+    def start(key: chex.PRNGKey, images: chex.Array) -> tuple[Taught, Any]:
+        outputs, _ = model.init_with_output(key, images)
+        teaching: Any = teacher_net.init_with_output(key, images)[0]
+        return Taught(outputs.logits, outputs.features, outputs.adapted, teaching), ()
+
+    def loss(seen: Seen, examples: Examples, weights: Weights, memory: Memory) -> Judged:
+        taps = teacher_taps(seen.outputs, distilled)
+        return wanted(taps, examples, weights, memory.get(learned.TERMS), seen.given)
 
     constant = {
         term: np.where(distilled, weight, float(term == "hard")).astype(np.float32)
         for term, weight in config.weights.items()
     }
-    return Method(model, forward, loss, lambda step: constant, True)
+    beginning = learning.beginning_of(model, start)
+    return Method(model, forward, loss, lambda step: constant, True, beginning)
 
 
 def _module_fields(
@@ -207,48 +258,3 @@ def _forward(model: nn.Module, variables, images, mask, key) -> tuple[Outputs, A
         rngs={"dropout": key} if drops else None,
     )
     return outputs, updated[BATCH_STATS]
-
-
-def ensemble_taps(outputs: Outputs, taught: chex.Array) -> Taps:
-    """What terms read of an ensemble, whose pivot teaches the others feature by feature.
-
-    Args:
-      outputs: of a :class:`kdjax.models.StudentEnsemble`.
-      taught: ``[students or 1, teachers, batch, classes]``: what each is taught by logits.
-    """
-    students = range(1, outputs.logits.shape[0])
-    pivot = [jax.lax.stop_gradient(maps[0]) for maps in outputs.features]
-    maps = [
-        [(block[index], target) for block, target in zip(outputs.features, pivot, strict=True)]
-        for index in students
-    ]
-    adapted = [
-        [(block[index - 1], target) for block, target in zip(outputs.adapted, pivot, strict=True)]
-        for index in students
-    ]
-    return Taps(outputs.logits, taught, [None, *maps], [None, *adapted])
-
-
-def teacher_taps(outputs: Taught, distilled: Sequence[bool]) -> Taps:
-    """What terms read of students with a fixed teacher, block by block.
-
-    Args:
-      outputs: of students and teacher.
-      distilled: for each student whether it has the teacher.
-    """
-    teaching = jax.lax.stop_gradient(outputs.teacher)
-
-    def pairs(blocks: Sequence[Sequence[Any]], index: int) -> list[tuple[Any, Any]] | None:
-        if not distilled[index]:
-            return None
-        return [
-            (maps[index], target) for maps, target in zip(blocks, teaching.features, strict=False)
-        ]
-
-    students = range(len(distilled))
-    return Taps(
-        outputs.logits,
-        teaching.logits[None, None],
-        [pairs(outputs.features, index) for index in students],
-        [pairs(outputs.adapted, index) for index in students],
-    )

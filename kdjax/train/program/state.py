@@ -15,7 +15,7 @@ class TrainState(flax.struct.PyTreeNode):
       params: the trainable variables.
       batch_stats: running averages of the batch normalisations.
       optimizer_state: of the optax optimiser.
-      memory: what the teacher rule carries from step to step; empty for most rules.
+      memory: what the teacher rule and the terms carry from step to step; empty for most.
     """
 
     step: chex.Array

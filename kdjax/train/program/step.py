@@ -14,11 +14,11 @@ import optax
 
 from kdjax import losses
 from kdjax.data.batches import Batch
-from kdjax.train.program import non_finite
+from kdjax.train.program import learned, non_finite
 from kdjax.train.program.methods import Method, Weights
 from kdjax.train.program.objective import Examples
 from kdjax.train.program.state import TrainState
-from kdjax.train.program.teaching import remember
+from kdjax.train.program.teaching import COPIES, averaged, remember
 
 Metrics = dict[str, tuple[chex.Array, chex.Array]]
 
@@ -43,7 +43,8 @@ def train_step(
       method: the networks and their losses.
       optimizer: acts on all parameters at once.
       weights: of the loss terms, at this step.
-      teacher: variables of the fixed teacher, of a method that has one.
+      teacher: variables of the fixed teacher, of a method that has one. Averaged copies that teach
+        are in the state.
       axis_name: the mapped axis of devices, if any.
       joined_losses: whether terms that judge a batch together see all devices' examples, or each
         device its own.
@@ -58,40 +59,53 @@ def train_step(
     count = _sum_over(jnp.sum(batch.mask, dtype=jnp.float32), axis_name)
 
     key = dropout_key(state, axis_name)
+    if method.average:
+        teacher = state.memory[COPIES]
 
     def objective(params: Any):
         variables = {"params": params, "batch_stats": state.batch_stats}
         outputs, batch_stats = method.forward(variables, teacher, batch.images, batch.mask, key)
-        examples = Examples(batch.labels, batch.mask, axis_name if joined_losses else None)
-        total, terms = method.loss(outputs, examples, weights, state.memory)
+        together = axis_name if joined_losses else None
+        examples = Examples(
+            batch.labels, batch.mask, together, axis_name, batch.indices, term_key(state)
+        )
+        judged = method.loss(outputs, examples, weights, state.memory)
         # The one average over the batch: over all devices' real examples.
-        mean = jnp.sum(jnp.where(batch.mask, total, 0.0)) / count
-        return mean, (outputs.logits, batch_stats, total, terms)
+        mean = jnp.sum(jnp.where(batch.mask, judged.total, 0.0)) / count
+        return mean, (outputs.logits, batch_stats, judged)
 
-    gradients, (logits, batch_stats, total, terms) = jax.grad(objective, has_aux=True)(state.params)
+    gradients, (logits, batch_stats, judged) = jax.grad(objective, has_aux=True)(state.params)
     gradients = _sum_over(gradients, axis_name)
     updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
     sums = {
-        "loss": _masked_sum(total, batch.mask),
-        **{name: _masked_sum(values, batch.mask) for name, values in terms.items()},
+        "loss": _masked_sum(judged.total, batch.mask),
+        **{name: _masked_sum(values, batch.mask) for name, values in judged.terms.items()},
         **_correct(logits, batch, method),
     }
     metrics = {name: (value, count) for name, value in _sum_over(sums, axis_name).items()}
     batch_stats = _merge_statistics(batch_stats, batch.mask, axis_name)
     metrics |= non_finite.flags(gradients, batch_stats)
-    moved = (optax.apply_updates(state.params, updates), batch_stats, optimizer_state)
+    params = optax.apply_updates(state.params, updates)
+    moved = (params, batch_stats, optimizer_state, judged.memory)
     if guarded:
-        before = (state.params, state.batch_stats, state.optimizer_state)
+        remembered = state.memory.get(learned.TERMS, {})
+        before = (state.params, state.batch_stats, state.optimizer_state, remembered)
         networks = non_finite.networks(state.params, state.batch_stats)
         good = non_finite.finite(metrics, networks, method.separate)
         moved = non_finite.keep_finite(moved, before, good)
-    params, batch_stats, optimizer_state = moved
+    params, batch_stats, optimizer_state, remembered = moved
+    memory = remember(state.memory, metrics)
+    if remembered:
+        memory = {**memory, learned.TERMS: remembered}
+    if method.average:
+        copies = averaged(state.memory[COPIES], params, state.step, method.average)
+        memory = {**memory, COPIES: copies}
     state = state.replace(
         step=state.step + 1,
         params=params,
         batch_stats=batch_stats,
         optimizer_state=optimizer_state,
-        memory=remember(state.memory, metrics),
+        memory=memory,
     )
     return state, metrics | method.observe(state, metrics)
 
@@ -123,16 +137,32 @@ def evaluation_step(
 
 def dropout_key(state: TrainState, axis_name: str | None) -> chex.PRNGKey:
     """Of this step and device; batches take theirs from the first two parts of the run's key."""
-    *_, key = jax.random.split(jax.random.wrap_key_data(state.key), 3)
-    key = jax.random.fold_in(key, state.step)
+    key = _step_key(state, 2)
     return key if axis_name is None else jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+
+
+def term_key(state: TrainState) -> chex.PRNGKey:
+    """For terms that draw random numbers, of this step; equal on all devices."""
+    return _step_key(state, 3)
+
+
+def mixing_key(state: TrainState) -> chex.PRNGKey:
+    """For mixing images, of this step; equal on all devices."""
+    return _step_key(state, 4)
+
+
+def _step_key(state: TrainState, part: int) -> chex.PRNGKey:
+    # A split in more parts begins with the same ones.
+    key = jax.random.split(jax.random.wrap_key_data(state.key), part + 1)[part]
+    return jax.random.fold_in(key, state.step)
 
 
 def _correct(logits: chex.Array, batch: Batch, method: Method) -> dict[str, chex.Array]:
     ensemble = losses.ensemble_logits(logits, method.teacher_weights)
+    labels = losses.likeliest_class(batch.labels)
     return {
-        "accuracy": _masked_sum(jnp.argmax(logits, -1) == batch.labels, batch.mask),
-        "ensemble_accuracy": _masked_sum(jnp.argmax(ensemble, -1) == batch.labels, batch.mask),
+        "accuracy": _masked_sum(jnp.argmax(logits, -1) == labels, batch.mask),
+        "ensemble_accuracy": _masked_sum(jnp.argmax(ensemble, -1) == labels, batch.mask),
     }
 
 

@@ -338,25 +338,31 @@ def _alone() -> ocp.options.MultiprocessingOptions:
 
 def _plain(state: TrainState) -> Any:
     """The state as dicts of arrays: optimiser states are nested named tuples, saved as a list."""
-    return {
+    plain = {
         "step": np.asarray(state.step),
         "key": np.asarray(state.key),
         "params": state.params,
         "batch_stats": state.batch_stats,
-        "optimizer_state": {
-            f"{index:04d}": leaf
-            for index, leaf in enumerate(jax.tree.leaves(state.optimizer_state))
-        },
+        "optimizer_state": _listed(state.optimizer_state),
     }
+    memory = _listed(state.memory)
+    return {**plain, "memory": memory} if memory else plain
+
+
+def _listed(tree: Any) -> dict[str, Any]:
+    return {f"{index:04d}": leaf for index, leaf in enumerate(jax.tree.leaves(tree))}
 
 
 def _rebuilt(plain: Any, template: TrainState) -> TrainState:
-    optimizer_leaves = [leaf for _, leaf in sorted(plain["optimizer_state"].items())]
-    structure = jax.tree.structure(template.optimizer_state)
+    def rebuilt(part: str) -> Any:
+        leaves = [leaf for _, leaf in sorted(plain.get(part, {}).items())]
+        return jax.tree.unflatten(jax.tree.structure(getattr(template, part)), leaves)
+
     return TrainState(
         step=plain["step"],
         key=plain["key"],
         params=plain["params"],
         batch_stats=plain["batch_stats"],
-        optimizer_state=jax.tree.unflatten(structure, optimizer_leaves),
+        optimizer_state=rebuilt("optimizer_state"),
+        memory=rebuilt("memory"),
     )

@@ -203,8 +203,9 @@ def _find(stages: _Stages, budget: Budget, teacher: Mapping[str, Any]) -> tuple[
     def begin(state: TrainState) -> TrainState:
         if wanted.start == "fresh":
             return state
-        start = {kind: {"student_1": tree} for kind, tree in teacher.items()}
-        return state.replace(params=start["params"], batch_stats=start["batch_stats"])
+        params = {**state.params, "student_1": teacher["params"]}
+        batch_stats = {**state.batch_stats, "student_1": teacher["batch_stats"]}
+        return state.replace(params=params, batch_stats=batch_stats)
 
     watch = Watch(budget, search_steps(experiment), wanted.descent, stages.progress.say)
     full = (experiment.architecture.widths,)

@@ -1,0 +1,239 @@
+"""Modules that terms train, and what terms remember: where they lie, how they start, how they run.
+
+Their variables are the network ``terms`` beside the students: ``params["terms"][<term>]`` has
+``student_2``, ``student_3``, ... and, of a term with one module for every block, ``block1``, ... in
+each. Memories lie in the state alike.
+"""
+
+import dataclasses
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import chex
+import flax.linen as nn
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kdjax.config import Parts
+from kdjax.models.execution import Mode
+from kdjax.models.initialize import Start, start_of, start_of_call
+from kdjax.models.layers import BATCH_STATS
+from kdjax.train.program.reading import Calls
+
+# The network that all modules of terms are, for the optimiser and for faults.
+TERMS = "terms"
+
+Memory = dict[str, Any]
+
+
+class Beginning(NamedTuple):
+    """What a run starts from.
+
+    Attributes:
+      start: of the variables of all networks.
+      memories: place -> a function of a key that returns what is remembered there.
+    """
+
+    start: Start
+    memories: Mapping[tuple[str, ...], Any]
+
+
+def beside(
+    start: Start, terms: Mapping[str, Parts], read: Mapping[str, Calls], examples: int
+) -> Beginning:
+    """A network's start with the modules and memories of terms beside it.
+
+    Args:
+      start: of the network.
+      terms: name -> what it is made of.
+      read: name -> shapes of what it reads.
+      examples: of the training split.
+    """
+    shapes = flax.traverse_util.flatten_dict(start.shapes)
+    initializers = dict(start.initializers)
+    memories = {}
+    for name, parts in terms.items():
+        for place, arguments in _places(read[name]):
+            if parts.module is not None:
+                found, arguments = _start_of(parts.module, arguments)
+                for path, leaf in flax.traverse_util.flatten_dict(found.shapes).items():
+                    full = (path[0], TERMS, name, *place, *path[1:])
+                    shapes[full], initializers[full] = leaf, found.initializers[path]
+            if parts.memory is not None:
+                memories[(name, *place)] = _first(parts.memory, arguments, examples)
+    return Beginning(Start(flax.traverse_util.unflatten_dict(shapes), initializers), memories)
+
+
+def initial_memories(beginning: Beginning, seed: int) -> Memory:
+    """What terms remember before the first step, on the host.
+
+    Args:
+      beginning: of :func:`beside`.
+      seed: of the run.
+    """
+    key = jax.random.key(seed)
+    found = {}
+    for place, first in beginning.memories.items():
+        own = jax.random.fold_in(key, zlib.crc32("/".join(place).encode()))
+        found[place] = jax.tree.map(np.asarray, first(own))
+    return flax.traverse_util.unflatten_dict(found)
+
+
+def run_modules(
+    terms: Mapping[str, Parts], read: Mapping[str, Calls], variables: Mapping[str, Any], mode: Mode
+) -> tuple[dict[str, Calls], dict[str, Any]]:
+    """What the modules make of what their terms read.
+
+    Args:
+      terms: name -> what it is made of.
+      read: name -> what it reads.
+      variables: of all networks.
+      mode: training, and how to compute.
+
+    Returns:
+      What the terms' losses are given instead, and the modules' running statistics after this
+      batch, as they lie in ``batch_stats``.
+    """
+    found: dict[str, Calls] = {}
+    statistics: dict[tuple[str, ...], Any] = {}
+    for name, parts in terms.items():
+        if parts.module is None:
+            continue
+        given = read[name]
+        made: dict[tuple[str, ...], tuple[Any, ...]] = {}
+        for place, arguments in _places(given):
+            own = {kind: at(tree, (TERMS, name, *place)) for kind, tree in variables.items()}
+            made[place], updated = parts.module.apply(
+                own, *arguments, mode=mode, mutable=[BATCH_STATS]
+            )
+            if updated.get(BATCH_STATS):
+                statistics[(name, *place)] = updated[BATCH_STATS]
+        found[name] = _replaced(given, made)
+    nested = flax.traverse_util.unflatten_dict(statistics)
+    return found, {TERMS: nested} if nested else {}
+
+
+def only(given: Calls) -> Any:
+    """The one thing that the one module of a term makes."""
+    ((made,),) = filter(None, given)
+    return made[0]
+
+
+def at(tree: Mapping[str, Any], place: tuple[str, ...]) -> Any:
+    """The part of a tree at a place; empty if there is none."""
+    for name in place:
+        tree = tree.get(name, {})
+    return tree
+
+
+def places(given: Calls) -> list[list[tuple[str, ...]] | None]:
+    """Where the modules and memories of a term lie, in the arrangement of its calls."""
+    return [
+        None
+        if own is None
+        else [
+            (f"student_{number}", *((f"block{call}",) if len(own) > 1 else ()))
+            for call in range(1, len(own) + 1)
+        ]
+        for number, own in enumerate(given, start=1)
+    ]
+
+
+def _places(given: Calls) -> Iterator[tuple[tuple[str, ...], tuple[Any, ...]]]:
+    for names, own in zip(places(given), given, strict=True):
+        if names is not None and own is not None:
+            yield from zip(names, own, strict=True)
+
+
+def _replaced(given: Calls, made: Mapping[tuple[str, ...], tuple[Any, ...]]) -> Calls:
+    return [None if own is None else [made[place] for place in own] for own in places(given)]
+
+
+def _start_of(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Start, tuple[Any, ...]]:
+    """A module's start, and the shapes of what it returns."""
+    # Running statistics: batches are taken over devices, of which there are none here.
+    mode = Mode(False, None, np.float32, None)
+    found = start_of_call(module, *arguments, mode=mode)
+    returned = jax.eval_shape(
+        lambda variables, *given: module.apply(variables, *given, mode=mode),
+        found.shapes,
+        *arguments,
+    )
+    return found, returned
+
+
+def _first(memory: Any, arguments: tuple[Any, ...], examples: int) -> Any:
+    return lambda key: memory(*arguments, examples=examples, key=key)
+
+
+class Seen(NamedTuple):
+    """What a loss with teachers sees of a batch.
+
+    Attributes:
+      logits: ``[students, batch, classes]`` float32.
+      outputs: of the networks.
+      given: what modules of terms make of what their terms read.
+      copies: logits of averaged copies, with a rule that has them.
+    """
+
+    logits: chex.Array
+    outputs: Any
+    given: Mapping[str, Calls]
+    copies: chex.Array | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Learning:
+    """The modules and memories of terms, beside the networks of a method.
+
+    Attributes:
+      parts: of the terms, by name.
+      read: outputs of the networks -> what the terms read.
+      fields: of the networks' modules.
+    """
+
+    parts: Mapping[str, Parts]
+    read: Callable[[Any], Mapping[str, Calls]]
+    fields: Mapping[str, Any]
+
+    def see(self, outputs: Any, variables: Any, stats: Any, mask: Any) -> tuple[Seen, Any]:
+        """Runs the modules.
+
+        Args:
+          outputs: of the networks.
+          variables: of all networks and modules.
+          stats: running statistics of the networks, after this batch.
+          mask: ``[batch]`` booleans, False for padding.
+
+        Returns:
+          What the loss sees, and the running statistics of all.
+        """
+        if not self.parts:
+            return Seen(outputs.logits, outputs, {}), stats
+        mode = Mode(True, mask, self.fields["dtype"], self.fields["bn_axis_name"])
+        given, own = run_modules(self.parts, self.read(outputs), variables, mode)
+        return Seen(outputs.logits, outputs, given), {**stats, **own}
+
+    def beginning_of(
+        self, model: nn.Module, start: Callable[[chex.PRNGKey, chex.Array], tuple[Any, Any]]
+    ) -> Callable[[tuple[int, int, int], int], Beginning]:
+        """:attr:`kdjax.train.program.methods.Method.beginning`.
+
+        Args:
+          model: of the method.
+          start: ``(key, images) -> (outputs, ...)`` of the networks with new variables.
+        """
+
+        def beginning(image_shape: tuple[int, int, int], examples: int) -> Beginning:
+            read: Any = {}
+            if self.parts:
+                images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+                read = jax.eval_shape(
+                    lambda key, images: self.read(start(key, images)[0]), jax.random.key(0), images
+                )
+            return beside(start_of(model, image_shape), self.parts, read, examples)
+
+        return beginning

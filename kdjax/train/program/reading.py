@@ -1,0 +1,132 @@
+"""What terms read of students and teachers: the arguments of their losses."""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from kdjax.models import Outputs
+
+# For each student the pairs (its map, its teacher's) of all blocks; None for one without a teacher.
+MapPairs = Sequence[Sequence[tuple[chex.Array, chex.Array]] | None]
+
+# For each student what a loss is given, once for every call; None for one without a teacher.
+Calls = Sequence[Sequence[tuple[Any, ...]] | None]
+
+
+class Taps(NamedTuple):
+    """What terms may read of students and their teachers; nothing flows back into teachers.
+
+    Attributes:
+      logits: ``[students, batch, classes]``.
+      teacher_logits: ``[students or 1, teachers, batch, classes]``: what each student is taught; of
+        several teachers the mean of the losses counts.
+      maps: pairs of maps as they are.
+      adapted: pairs whose student's map has been brought to the teacher's channels.
+    """
+
+    logits: chex.Array
+    teacher_logits: chex.Array
+    maps: MapPairs = ()
+    adapted: MapPairs = ()
+
+
+class Taught(NamedTuple):
+    """What students with a fixed teacher return.
+
+    Attributes:
+      logits: ``[students, batch, classes]`` float32.
+      features: for each block a tuple with each student's map.
+      adapted: the same at the teacher's channels; None for students that are not taught.
+      teacher: the teacher's :class:`kdjax.models.Outputs`.
+    """
+
+    logits: chex.Array
+    features: tuple[tuple[chex.Array, ...], ...]
+    adapted: tuple[tuple[chex.Array | None, ...], ...]
+    teacher: Outputs
+
+
+def ensemble_taps(outputs: Outputs, taught: chex.Array) -> Taps:
+    """What terms read of an ensemble, whose pivot teaches the others feature by feature.
+
+    Args:
+      outputs: of a :class:`kdjax.models.StudentEnsemble`.
+      taught: ``[students or 1, teachers, batch, classes]``: what each is taught by logits.
+    """
+    students = range(1, outputs.logits.shape[0])
+    pivot = [jax.lax.stop_gradient(maps[0]) for maps in outputs.features]
+    maps = [
+        [(block[index], target) for block, target in zip(outputs.features, pivot, strict=True)]
+        for index in students
+    ]
+    adapted = [
+        [(block[index - 1], target) for block, target in zip(outputs.adapted, pivot, strict=True)]
+        for index in students
+    ]
+    return Taps(outputs.logits, taught, [None, *maps], [None, *adapted])
+
+
+def teacher_taps(outputs: Taught, distilled: Sequence[bool]) -> Taps:
+    """What terms read of students with a fixed teacher, block by block.
+
+    Args:
+      outputs: of students and teacher.
+      distilled: for each student whether it has the teacher.
+    """
+    teaching = jax.lax.stop_gradient(outputs.teacher)
+
+    def pairs(blocks: Sequence[Sequence[Any]], index: int) -> list[tuple[Any, Any]] | None:
+        if not distilled[index]:
+            return None
+        return [
+            (maps[index], target) for maps, target in zip(blocks, teaching.features, strict=False)
+        ]
+
+    students = range(len(distilled))
+    return Taps(
+        outputs.logits,
+        teaching.logits[None, None],
+        [pairs(outputs.features, index) for index in students],
+        [pairs(outputs.adapted, index) for index in students],
+    )
+
+
+def calls(reads: str, taps: Taps) -> Calls:
+    """For each student the arguments of a loss, in every call whose results are summed.
+
+    Args:
+      reads: what the term reads of maps, as :class:`kdjax.config.Term` names it.
+      taps: of students and teachers.
+    """
+    pairs = taps.adapted if reads in ADAPTED else taps.maps
+    return [None if own is None else _OF_PAIRS[reads](own) for own in pairs]
+
+
+def _neighbours(own: Sequence[tuple[Any, Any]]) -> list[tuple[Any, ...]]:
+    pairs = itertools.pairwise(own)
+    return [(first[0], second[0], first[1], second[1]) for first, second in pairs]
+
+
+def _sequences(own: Sequence[tuple[Any, Any]]) -> list[tuple[Any, ...]]:
+    return [tuple(zip(*own, strict=True))]
+
+
+def _pooled(own: Sequence[tuple[Any, Any]]) -> list[tuple[Any, ...]]:
+    return [tuple(jnp.mean(each, axis=(1, 2), dtype=jnp.float32) for each in own[-1])]
+
+
+_OF_PAIRS: Mapping[str, Callable[[Sequence[tuple[Any, Any]]], list[tuple[Any, ...]]]] = {
+    "maps": list,
+    "adapted maps": list,
+    "last map": lambda own: [own[-1]],
+    "all maps": _sequences,
+    "map sequence": _sequences,
+    "map pairs": _neighbours,
+    "embedding": _pooled,
+}
+
+ADAPTED = frozenset({"adapted maps", "map sequence", "map pairs"})

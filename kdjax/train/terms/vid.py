@@ -1,0 +1,58 @@
+"""Variational information distillation: small networks that predict the teacher's maps."""
+
+import math
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from kdjax import losses
+from kdjax.config import Parts
+from kdjax.models.execution import Mode
+
+_LEAST = 1e-5  # Added to the variance.
+
+
+class MapPredictor(nn.Module):
+    """A Gaussian for each number of the teacher's map, predicted from the student's.
+
+    Attributes:
+      variance: of every channel at the start.
+
+    References:
+      Ahn et al., CVPR 2019, section 3; three 1x1 convolutions as in the released code.
+    """
+
+    variance: float = 5.0
+
+    @nn.compact
+    def __call__(
+        self, student: chex.Array, teacher: chex.Array, mode: Mode
+    ) -> tuple[chex.Array, chex.Array, chex.Array]:
+        """What :func:`kdjax.losses.vid` takes: mean, the teacher's map, variance by channel.
+
+        Args:
+          student: ``[batch, height, width, channels]``.
+          teacher: ``[batch, height, width, teacher channels]``.
+          mode: how to compute.
+        """
+        channels = teacher.shape[-1]
+        mean = student
+        for number in range(1, 4):
+            name = f"conv{number}"
+            mean = nn.Conv(channels, (1, 1), use_bias=False, dtype=mode.dtype, name=name)(mean)
+            mean = nn.relu(mean) if number < 3 else mean
+        # softplus(start) + least = variance.
+        start = math.log(math.expm1(self.variance - _LEAST))
+        raw = self.param("variance", nn.initializers.constant(start), (channels,), jnp.float32)
+        return mean, teacher, jax.nn.softplus(raw) + _LEAST
+
+
+def parts(*, variance: float) -> Parts:
+    """The term's module and loss.
+
+    >>> parts(variance=5.0).module.variance
+    5.0
+    """
+    return Parts(losses.vid, MapPredictor(variance))
