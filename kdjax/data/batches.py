@@ -38,11 +38,13 @@ class Batch(NamedTuple):
       images: ``[batch, height, width, channels]`` float32, normalised.
       labels: ``[batch]`` int32.
       mask: ``[batch]`` bool, False for padding.
+      index: ``[batch]`` int32, which example of all splits, train first; None of a stream.
     """
 
     images: chex.Array
     labels: chex.Array
     mask: chex.Array
+    index: chex.Array | None = None
 
 
 def device_data(dataset: Dataset) -> tuple[DeviceData, dict[str, tuple[int, int]]]:
@@ -114,7 +116,8 @@ class Batches:
         share = self._share(device)
         indices = order[positions]
         images = crop_and_flip(data.images, indices, offsets[share], flips[share])
-        return Batch(self._normalize(images), data.labels[indices], positions < self.train_size)
+        mask = positions < self.train_size
+        return Batch(self._normalize(images), data.labels[indices], mask, indices)
 
     def evaluation(
         self, data: DeviceData, start: chex.Array, stop: chex.Array, device: chex.Numeric
@@ -129,7 +132,8 @@ class Batches:
         """
         positions = start + self._share(device)
         indices = jnp.minimum(positions, data.labels.shape[0] - 1)
-        return Batch(self._normalize(data.images[indices]), data.labels[indices], positions < stop)
+        images = self._normalize(data.images[indices])
+        return Batch(images, data.labels[indices], positions < stop, indices)
 
     def _share(self, device: chex.Numeric) -> chex.Array:
         # The devices take rows in turn, so that the padding of a last batch is spread over them.

@@ -9,12 +9,19 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 
 from kdjax import losses
+from kdjax.data.batches import Batch
 from kdjax.models import Architecture, IndependentNetworks, Outputs, StudentEnsemble
 from kdjax.models.execution import PLAIN, Execution
 from kdjax.models.layers import BATCH_STATS
+from kdjax.train.program.fixed_teacher import (
+    FixedTeachers,
+    TeacherNetwork,
+    map_pairs,
+    weights_of,
+    with_labels,
+)
 from kdjax.train.program.objective import Examples, Taps, Terms, objective
 from kdjax.train.program.optimizer import weight_ramps
 from kdjax.train.program.state import TrainState
@@ -37,6 +44,7 @@ class Method:
       weights: step -> weight of each loss term.
       separate: whether the students must not influence each other.
       teacher_weights: share of each student in the ensemble's logits; None is equal shares.
+      recall: ``(teacher, batch) -> teacher``: what forward is given of a fixed teacher.
       memory: what the teacher rule remembers before the first step
         (:mod:`kdjax.train.program.teaching`).
       observe: ``(state, metrics) -> further metrics`` of a step that has been taken.
@@ -48,6 +56,7 @@ class Method:
     weights: Callable[[chex.Array], Weights]
     separate: bool
     teacher_weights: Sequence[float] | None = None
+    recall: Callable[[Any, Batch], Any] = lambda teacher, _: teacher
     memory: Memory = dataclasses.field(default_factory=dict)
     observe: Callable[[TrainState, Mapping[str, Any]], dict[str, Any]] = lambda *_: {}
 
@@ -148,42 +157,50 @@ def taught(
     distilled: Sequence[bool],
     axis_name: str | None,
     execution: Execution = PLAIN,
+    *,
+    teachers: FixedTeachers | None = None,
+    image_shape: tuple[int, int, int] = (32, 32, 3),
+    steps_per_epoch: int = 0,
 ) -> Method:
     """Students side by side, each learning from labels, and some from a fixed teacher too.
 
-    The teacher is the full network of the architecture, in evaluation mode: it is no part of the
-    state, and runs once for all students.
+    The teacher is in evaluation mode: it is no part of the state, and runs once for all students.
 
     Args:
-      config: of a search.
-      architecture: of teacher and students.
+      config: of a search or a distillation.
+      architecture: of the students.
       student_widths: of the students.
       distilled: for each student whether it sees the teacher; the others learn from labels alone,
         at full weight.
       axis_name: names the devices.
       execution: how the students run.
+      teachers: of any family; None: the full network of the architecture.
+      image_shape: (height, width, channels) of the images, for terms of maps.
+      steps_per_epoch: training steps, for weights that grow over epochs; 0: they are constant.
     """
     fields = _module_fields(config, axis_name, execution)
-    teacher_net = architecture.build(dtype=fields["dtype"])
-    wanted = objective(config)
-    model = IndependentNetworks(
-        architecture, student_widths, **fields, adapters=tuple(distilled) if wanted.adapts else ()
-    )
+    if teachers is None:
+        full = TeacherNetwork(architecture, architecture.widths)
+        teachers = FixedTeachers((full,), fields["dtype"])
+    # Those that are not taught have nothing but their labels.
+    wanted = objective(config if all(distilled) else with_labels(config))
+    adapters = {}
+    if wanted.adapts:
+        channels = teachers.channels(len(architecture.blocks), image_shape)
+        adapters = {"adapters": tuple(distilled), "teacher_channels": channels}
+    model = IndependentNetworks(architecture, student_widths, **fields, **adapters)
 
     def forward(variables, teacher, images, mask, key=None):
         outputs, stats = _forward(model, variables, images, mask, key)
-        teaching: Any = teacher_net.apply(teacher, images, train=False)
+        teaching = teachers(teacher, images)
         return Taught(outputs.logits, outputs.features, outputs.adapted, teaching), stats
 
     def loss(outputs: Taught, examples: Examples, weights: Weights, memory: Memory):
         del memory
         return wanted(teacher_taps(outputs, distilled), examples, weights)
 
-    constant = {
-        term: np.where(distilled, weight, float(term == "hard")).astype(np.float32)
-        for term, weight in config.weights.items()
-    }
-    return Method(model, forward, loss, lambda step: constant, True)
+    weights = weights_of(config, distilled, steps_per_epoch)
+    return Method(model, forward, loss, weights, True, recall=teachers.recall)
 
 
 def _module_fields(
@@ -230,7 +247,7 @@ def ensemble_taps(outputs: Outputs, taught: chex.Array) -> Taps:
 
 
 def teacher_taps(outputs: Taught, distilled: Sequence[bool]) -> Taps:
-    """What terms read of students with a fixed teacher, block by block.
+    """What terms read of students with a fixed teacher, blocks paired by depth.
 
     Args:
       outputs: of students and teacher.
@@ -238,17 +255,18 @@ def teacher_taps(outputs: Taught, distilled: Sequence[bool]) -> Taps:
     """
     teaching = jax.lax.stop_gradient(outputs.teacher)
 
-    def pairs(blocks: Sequence[Sequence[Any]], index: int) -> list[tuple[Any, Any]] | None:
+    def pairs(
+        blocks: Sequence[Sequence[Any]], index: int, equal_sizes: bool = False
+    ) -> list[tuple[Any, Any]] | None:
         if not distilled[index]:
             return None
-        return [
-            (maps[index], target) for maps, target in zip(blocks, teaching.features, strict=False)
-        ]
+        own = [maps[index] for maps in blocks]
+        return map_pairs(own, teaching.features, equal_sizes=equal_sizes)
 
     students = range(len(distilled))
     return Taps(
         outputs.logits,
         teaching.logits[None, None],
         [pairs(outputs.features, index) for index in students],
-        [pairs(outputs.adapted, index) for index in students],
+        [pairs(outputs.adapted, index, equal_sizes=True) for index in students],
     )
