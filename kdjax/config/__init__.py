@@ -6,7 +6,7 @@ change are all read from that table. Fields are numbers, strings, booleans and t
 nothing else can be overridden on a command line.
 """
 
-from kdjax.config.checks import validate
+from kdjax.config.checks import terms_of_maps, validate
 from kdjax.config.fields import ConfigError, Field
 from kdjax.config.first_run import first_run
 from kdjax.config.kinds import (
@@ -60,6 +60,7 @@ __all__ = [
     "register_term",
     "search_default",
     "shortened",
+    "terms_of_maps",
     "to_json",
     "unknown_field",
     "validate",

@@ -44,7 +44,7 @@ class Batch(NamedTuple):
     images: chex.Array
     labels: chex.Array
     mask: chex.Array
-    index: chex.Array | None = None
+    index: chex.Array | None = None  # type: ignore[assignment]  # A tuple has a method of that name.
 
 
 def device_data(dataset: Dataset) -> tuple[DeviceData, dict[str, tuple[int, int]]]:

@@ -179,15 +179,13 @@ def taught(
       steps_per_epoch: training steps, for weights that grow over epochs; 0: they are constant.
     """
     fields = _module_fields(config, axis_name, execution)
-    if teachers is None:
-        full = TeacherNetwork(architecture, architecture.widths)
-        teachers = FixedTeachers((full,), fields["dtype"])
+    own = FixedTeachers((TeacherNetwork(architecture, architecture.widths),), fields["dtype"])
+    teachers = teachers or own
     # Those that are not taught have nothing but their labels.
     wanted = objective(config if all(distilled) else with_labels(config))
-    adapters = {}
-    if wanted.adapts:
-        channels = teachers.channels(len(architecture.blocks), image_shape)
-        adapters = {"adapters": tuple(distilled), "teacher_channels": channels}
+    adapters: dict[str, Any] = {"adapters": tuple(distilled)} if wanted.adapts else {}
+    if adapters and teachers is not own:
+        adapters["teacher_channels"] = teachers.channels(len(architecture.blocks), image_shape)
     model = IndependentNetworks(architecture, student_widths, **fields, **adapters)
 
     def forward(variables, teacher, images, mask, key=None):
