@@ -38,13 +38,14 @@ class Batch(NamedTuple):
       images: ``[batch, height, width, channels]`` float32, normalised.
       labels: ``[batch]`` int32.
       mask: ``[batch]`` bool, False for padding.
-      index: ``[batch]`` int32, which example of all splits, train first; None of a stream.
+      indices: ``[batch]`` int32, the numbers of the examples in the training split, the same in
+        every epoch and on any number of devices; of padding 0. None in evaluation.
     """
 
     images: chex.Array
     labels: chex.Array
     mask: chex.Array
-    index: chex.Array | None = None  # type: ignore[assignment]  # A tuple has a method of that name.
+    indices: chex.Array | None = None
 
 
 def device_data(dataset: Dataset) -> tuple[DeviceData, dict[str, tuple[int, int]]]:
@@ -116,8 +117,8 @@ class Batches:
         share = self._share(device)
         indices = order[positions]
         images = crop_and_flip(data.images, indices, offsets[share], flips[share])
-        mask = positions < self.train_size
-        return Batch(self._normalize(images), data.labels[indices], mask, indices)
+        real = positions < self.train_size
+        return Batch(self._normalize(images), data.labels[indices], real, indices)
 
     def evaluation(
         self, data: DeviceData, start: chex.Array, stop: chex.Array, device: chex.Numeric
@@ -132,8 +133,7 @@ class Batches:
         """
         positions = start + self._share(device)
         indices = jnp.minimum(positions, data.labels.shape[0] - 1)
-        images = self._normalize(data.images[indices])
-        return Batch(images, data.labels[indices], positions < stop, indices)
+        return Batch(self._normalize(data.images[indices]), data.labels[indices], positions < stop)
 
     def _share(self, device: chex.Numeric) -> chex.Array:
         # The devices take rows in turn, so that the padding of a last batch is spread over them.

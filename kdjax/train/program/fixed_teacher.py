@@ -47,7 +47,7 @@ class FixedTeachers:
       networks: of the teachers.
       dtype: of the computation.
       cached: whether their averaged logits are looked up instead of computed. Then the ``teacher``
-        of a step is ``[examples, classes]``, by index of the example.
+        of a step is ``[examples, classes]``, by number of the example.
     """
 
     networks: tuple[TeacherNetwork, ...]
@@ -56,7 +56,7 @@ class FixedTeachers:
 
     def recall(self, teacher: Any, batch: Batch) -> Any:
         """What :meth:`__call__` takes of the teachers: variables, or this batch's kept logits."""
-        return teacher[batch.index] if self.cached else teacher
+        return teacher[batch.indices] if self.cached else teacher
 
     def __call__(self, teacher: Any, images: chex.Array) -> Outputs:
         """Averaged logits; and the feature maps, if there is one teacher.
