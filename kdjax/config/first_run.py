@@ -48,10 +48,11 @@ _ANOTHER_FAMILY: Mapping[str, Any] = {
     "teacher.network_width": 0.5,
     "teacher.epochs": 100,
     "batch_size": 32,
-    "epochs": 100,
-    "weights.hard": 1.0,
-    "weights.soft": 1.0,
-    "evaluation.every_epochs": 20,
+    "epochs": 150,
+    "schedule.learning_rate": 0.05,
+    "weights.hard": 0.1,
+    "weights.soft": 0.9,
+    "evaluation.every_epochs": 25,
     "checkpoint.every_epochs": 50,
 }
 
