@@ -68,7 +68,7 @@ def _draw_curves(summary: dict[str, Any], curves: Curves, path: Path) -> Path:
         # Those that are distilled were trained first, then the same ones alone.
         for place, role in enumerate(("distilled", "baseline")):
             if role in student:
-                draw_band(axis, role, runs, place * len(students) + number)
+                draw_band(axis, role, runs, place * len(students) + number, _LABELS[role])
         axis.set_xlim(0, 1.05 * max(epochs[-1] for epochs, _ in runs))
         axis.locator_params(axis="x", integer=True)
         axis.set_title(f"student {number + 1}, {student['params']:,} parameters", fontsize=10)

@@ -136,7 +136,11 @@ def spread_text(seeds: list[int]) -> str:
 
 
 def draw_band(
-    axis: Any, role: str, runs: list[tuple[list[float], list[list[float]]]], student: int
+    axis: Any,
+    role: str,
+    runs: list[tuple[list[float], list[list[float]]]],
+    student: int,
+    name: str = "",
 ) -> None:
     """The mean over runs of one student's accuracy, and a band from the lowest to the highest.
 
@@ -145,6 +149,7 @@ def draw_band(
       role: ``baseline`` or ``distilled``.
       runs: epochs and accuracies of each.
       student: its place in the accuracies, from 0.
+      name: of the role in the legend; empty: as it is.
     """
     shortest = min(len(epochs) for epochs, _ in runs)
     epochs = runs[0][0][:shortest]
@@ -152,7 +157,8 @@ def draw_band(
     values = [[row[student] for row in accuracies[:shortest]] for _, accuracies in runs]
     percents = 100 * np.array(values, np.float64)
     mean, low, high = percents.mean(axis=0), percents.min(axis=0), percents.max(axis=0)
-    label = f"{role}, mean of {len(runs)} runs" if len(runs) > 1 else role
+    name = name or role
+    label = f"{name}, mean of {len(runs)} runs" if len(runs) > 1 else name
     style = {"color": COLOURS[role], "ls": _LINES[role], "marker": "o", "ms": 3}
     axis.plot(epochs, mean, label=label, **style)
     axis.fill_between(epochs, low, high, color=COLOURS[role], alpha=0.2, lw=0)
