@@ -87,7 +87,8 @@ def test_unknown_field_in_a_config_file_is_one_line(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "search", "evaluate", "predict", "plan", "prepare", "import-torch"]
+    "command",
+    ["train", "search", "distill", "evaluate", "predict", "plan", "prepare", "import-torch"],
 )
 def test_help_is_worth_reading(command, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -95,7 +96,7 @@ def test_help_is_worth_reading(command, capsys):
     assert stop.value.code == 0
     shown = capsys.readouterr().out
     assert f"kdjax {command}" in shown
-    if command in ("train", "search"):
+    if command in ("train", "search", "distill"):
         for name, field in configuration.fields_of(command).items():
             assert name in shown
             assert field.meaning in shown
@@ -116,7 +117,7 @@ def test_preparing_without_tensorflow_says_how(monkeypatch, capsys):
 
 
 def test_help_names_the_networks_there_are():
-    for kind in ("train", "search"):
+    for kind in ("train", "search", "distill"):
         allowed = configuration.fields_of(kind)["network"].allowed
         assert allowed == f"one of {', '.join(models.names())}"
 

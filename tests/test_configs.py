@@ -9,7 +9,9 @@ import pytest
 from kdjax import config as configuration
 from kdjax import models
 from kdjax.cli import read_config
+from kdjax.train import distill
 from kdjax.train.program.compiled import Runner
+from kdjax.train.program.optimizer import learning_rate_schedule
 from kdjax.train.tasks.experiment import resolve, stage_config
 from kdjax.train.tasks.search_stage import resolve_budget, search_method, search_optimizer
 
@@ -27,6 +29,8 @@ def test_all_are_there():
         "cifar10_wrn_16_2",
         "custom_folder",
         "digits",
+        "distill_cifar100",
+        "distill_digits",
         "imagenet_mobilenet_v2",
         "imagenet_resnet18",
         "search_cifar10_mobilenet_v2",
@@ -46,7 +50,7 @@ def test_config_states_its_command_cost_and_result(path):
         assert part in docstring
 
 
-TRAINED = [path for path in CONFIGS if not path.stem.startswith("search_")]
+TRAINED = [path for path in CONFIGS if not path.stem.startswith(("search_", "distill_"))]
 SEARCHED = [path for path in CONFIGS if path.stem.startswith("search_")]
 
 
@@ -108,6 +112,63 @@ def test_search_configs_have_a_reachable_budget_and_search_two_steps(path, small
         state, metrics, _ = runner.steps(state, runner.epoch(state, 0), step, 2)
     assert int(runner.fetch(state).step) == 2
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(runner.to_host(metrics)))
+
+
+PAIRS = {  # Parameters of teacher and student with 100 classes.
+    "resnet56_resnet20": (861_620, 278_324),
+    "resnet110_resnet20": (1_736_564, 278_324),
+    "resnet110_resnet32": (1_736_564, 472_756),
+    "wrn_40_2_wrn_16_2": (2_255_156, 703_284),
+    "wrn_40_2_wrn_40_1": (2_255_156, 569_780),
+    "resnet50_mobilenet_v2": (23_712_932, None),
+}
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_pairs_of_the_usual_table(pair):
+    path = CONFIGS[0].parent / "distill_cifar100.py"
+    config = read_config(f"{path}:{pair}", [], "distill")
+    configuration.validate(config)
+    teacher = models.create(config.teacher.network, 100, width=config.teacher.network_width)
+    student = models.create(config.network, 100, width=config.network_width)
+    assert pair == f"{teacher.name}_{student.name}" and pair in path.read_text()
+    for architecture, expected in zip((teacher, student), PAIRS[pair], strict=True):
+        params = architecture.cost(architecture.widths, (32, 32, 3)).params
+        assert expected in (params, None)
+    # Drops after 150, 180 and 210 of 240 epochs, of 782 batches each.
+    rate = learning_rate_schedule(config.schedule, config.epochs, 782)
+    rates = [float(rate(epoch * 782)) for epoch in (0, 149, 150, 180, 210)]
+    first = 0.01 if "mobilenet" in pair else 0.05
+    np.testing.assert_allclose(rates, [first, first, first / 10, first / 100, first / 1000])
+    assert (config.weights.hard, config.weights.soft, config.temperature) == (0.1, 0.9, 4.0)
+
+
+def test_an_unknown_pair_is_named():
+    path = CONFIGS[0].parent / "distill_cifar100.py"
+    with pytest.raises(configuration.ConfigError, match="the pair is 'vgg13_vgg8': known are"):
+        read_config(f"{path}:vgg13_vgg8", [], "distill")
+
+
+def test_the_recipe_of_the_pairs_trains(small_npz, tmp_path):
+    config = read_config(str(CONFIGS[0].parent / "distill_cifar100.py"), [], "distill")
+    small = {
+        "seeds": (0,),
+        "data.name": f"npz:{small_npz}",
+        "data.crop_padding": 1,
+        "network": "resnet8",
+        "network_width": 0.25,
+        "teacher.network": "resnet8",
+        "teacher.network_width": 0.375,
+        "teacher.epochs": 1,
+        "epochs": 1,
+        "batch_size": 32,
+        "compute.devices": 1,
+        "log.tensorboard": False,
+    }
+    config.update_from_flattened_dict(small)
+    summary = distill(config, tmp_path / "run")
+    assert "val" not in summary["students"][0]["distilled"]  # All images are trained on.
+    assert summary["students"][0]["gain_points"] is not None
 
 
 def test_paper_recipe():

@@ -93,3 +93,16 @@ def test_the_recorded_search_is_that_of_the_default_command():
         assert f"{candidate['params']:,}" in page
     for text in (page, README):
         assert f"{results['compact_minus_uniform_points']['mean']:.2f}" in text
+
+
+def test_the_recorded_distillation_is_that_of_the_default_command():
+    recorded = ROOT / "experiments" / "distill"
+    config = configuration.from_json((recorded / "config.json").read_text())
+    assert config.to_dict() == configuration.first_run("distill").to_dict()
+    results = json.loads((recorded / "results.json").read_text())
+    assert results["seeds"] == list(config.seeds)
+    page = (recorded / "README.md").read_text()
+    (student,), (teacher,) = results["students"], results["teachers"]
+    for accuracy in (student["baseline"], student["distilled"], teacher):
+        assert f"{100 * accuracy['test']:.2f}" in page
+    assert f"{student['gain_points']:+.2f} ± {student['gain_half_width']:.2f}" in page

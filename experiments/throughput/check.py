@@ -33,6 +33,7 @@ import kdjax
 from kdjax import models
 from kdjax.bench.workload import Workload
 from kdjax.data.batches import Batch, Batches, DeviceData, crop_and_flip
+from kdjax.train.program.objective import Examples
 from kdjax.train.program.optimizer import make_optimizer
 
 
@@ -113,7 +114,8 @@ def compute(chosen: argparse.Namespace) -> Iterator[dict[str, np.ndarray]]:
 
     def objective(params: Any, batch: Batch):
         outputs, _ = method.forward({**variables, "params": params}, None, batch.images, batch.mask)
-        total, terms = method.loss(outputs, batch.labels, dict(config.weights))
+        examples = Examples(batch.labels, batch.mask, None)
+        total, terms, _ = method.loss(outputs, examples, dict(config.weights), {})
         means = jax.tree.map(lambda values: values.mean(-1), terms)
         return total.mean(), (outputs.logits, means)
 

@@ -50,6 +50,21 @@ def search(known: argparse.Namespace, overrides: Sequence[str]) -> int:
     return status
 
 
+def distill(known: argparse.Namespace, overrides: Sequence[str]) -> int:
+    config = read_config(known.config, overrides, "distill")
+    configuration.validate(config)
+    path = Path(known.workdir or default_workdir(config))
+    from kdjax import report
+    from kdjax.train import distill
+
+    summary, status = _run(distill, config, path, known)
+    if summary is not None:
+        written = report.write_distill(summary, path)
+        report.print_distill(summary)
+        _say_where(path, written)
+    return status
+
+
 def _run(
     run: Callable[[ml_collections.ConfigDict, Path], dict[str, Any]],
     config: ml_collections.ConfigDict,

@@ -23,7 +23,7 @@ def read_config(
         is run. Empty: the recipe for the embedded digits. If an override names other data, that
         recipe does not fit, and every field starts from its default.
       overrides: ``--config.a.b=value`` (or the value as the next argument).
-      kind: ``train`` or ``search``.
+      kind: ``train``, ``search`` or ``distill``.
 
     Raises:
       ConfigError: if the file cannot be used or is of the other kind, an argument is not an
@@ -72,9 +72,9 @@ def _start(overrides: Sequence[str], kind: configuration.Kind) -> ml_collections
     """The configuration that overrides start from if no file is named."""
     text = "=".join(overrides)  # A value may be an argument of its own.
     if re.search(r"--config\.data\.name=(?!['\"]?digits\b)", text):
-        return {"train": configuration.default, "search": configuration.search_default}[kind]()
+        return configuration.default_of(kind)
     config = configuration.first_run(kind)
-    if re.search(r"--config\.(student_(scales|widths)|ensemble\.rule)=", text):
+    if kind == "train" and re.search(r"--config\.(student_(scales|widths)|ensemble\.rule)=", text):
         # Those of the recipe belong to its five students and the plain rule.
         config.teacher_weights = ()
     return config
@@ -107,7 +107,8 @@ def _check_kind(path: str, kind: configuration.Kind) -> None:
 def default_workdir(config: ml_collections.ConfigDict) -> Path:
     """Where an experiment is written if no workdir is given."""
     name = f"{config.data.name}-{config.network}".replace("/", "-").replace(":", "-")
-    prefix = "search-" if configuration.kind(config) == "search" else ""
+    kind = configuration.kind(config)
+    prefix = "" if kind == "train" else f"{kind}-"
     return Path("kdjax-runs") / f"{prefix}{name}"
 
 

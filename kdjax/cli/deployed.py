@@ -20,7 +20,8 @@ def add_evaluate_options(command: argparse.ArgumentParser) -> None:
         command,
         "0",
         "one student, by number or name; of a search 1 compact and distilled, 2 compact, 3 uniform "
-        "and distilled, or 'teacher'; default: all, and the average of an ensemble",
+        "and distilled; of a search or distillation also 'teacher'; default: all, and the average "
+        "of an ensemble",
     )
     command.add_argument(
         "--split", choices=("train", "validation", "test"), default="test", help="default: test"
@@ -73,7 +74,7 @@ def add_predict_options(command: argparse.ArgumentParser) -> None:
 
 def _add_network_options(command: argparse.ArgumentParser, student: str, meaning: str) -> None:
     command.add_argument(
-        "--workdir", required=True, metavar="DIR", help="of `kdjax train` or `kdjax search`"
+        "--workdir", required=True, metavar="DIR", help="of `kdjax train`, `search` or `distill`"
     )
     command.add_argument("--student", default=student, metavar="N", help=meaning)
     command.add_argument(

@@ -98,6 +98,29 @@ def make_parser() -> argparse.ArgumentParser:
     _add_config_and_workdir(search, "kdjax-runs/search-<dataset>-<network>")
     _add_processes(search)
 
+    distill = command(
+        "distill",
+        commands.distill,
+        "distil students from any teacher, and compare them with the same ones alone",
+        "Trains students of any network and widths from labels and from a fixed teacher of any\n"
+        "other, and the same students alone; prints what the teacher was worth to them. The\n"
+        "teacher is trained first, or taken from a workdir of any command.\n\n"
+        "  kdjax distill\n"
+        "  kdjax distill --config.teacher.workdir=runs/c10 --config.teacher.student=1 \\\n"
+        "    --config.data.name=cifar10 --config.network=mobilenet_v2 --workdir=runs/m2\n"
+        "  kdjax distill --config=configs/distill_cifar100.py:resnet56_resnet20 \\\n"
+        "    --workdir=runs/r56r20\n\n"
+        "Several teachers teach by their averaged logits:\n\n"
+        '  --config.teacher.workdir=\'("runs/a", "runs/b")\'\n\n'
+        "Terms that read feature maps pair blocks by depth: all of the network that has fewer,\n"
+        "evenly spaced ones of the other, the last with the last. 1x1 convolutions bring a\n"
+        "student's maps to the teacher's channels, and the larger map is averaged to the size of\n"
+        "the smaller. The same command again continues at whatever stage it was in.",
+        _describe_fields("distill"),
+    )
+    _add_config_and_workdir(distill, "kdjax-runs/distill-<dataset>-<network>")
+    _add_processes(distill)
+
     add_evaluate_options(
         command(
             "evaluate",

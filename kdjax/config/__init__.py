@@ -1,19 +1,22 @@
 """The configuration: every field, its default, its meaning and what it may be.
 
-There are two kinds, that of `kdjax train` and that of `kdjax search`. Each has one table. The
+There is a kind for each of `kdjax train`, `search` and `distill`. Each has one table. The
 default :class:`ConfigDict`, the checks, the help texts and the list of what a resumed run may
 change are all read from that table. Fields are numbers, strings, booleans and tuples only, since
 nothing else can be overridden on a command line.
 """
 
-from kdjax.config.checks import validate
+from kdjax.config.checks import terms_of_maps, validate
 from kdjax.config.fields import ConfigError, Field
 from kdjax.config.first_run import first_run
 from kdjax.config.kinds import (
+    DISTILL_FIELDS,
     FIELDS,
     SEARCH_FIELDS,
     Kind,
     default,
+    default_of,
+    distill_default,
     fields_of,
     flatten,
     kind,
@@ -30,6 +33,7 @@ from kdjax.config.terms import RAMPS, TERMS, Parts, Term
 from kdjax.config.training import RULES
 
 __all__ = [
+    "DISTILL_FIELDS",
     "FIELDS",
     "OPTIMIZERS",
     "RAMPS",
@@ -44,6 +48,8 @@ __all__ = [
     "Parts",
     "Term",
     "default",
+    "default_of",
+    "distill_default",
     "fields_of",
     "first_run",
     "flatten",
@@ -55,6 +61,7 @@ __all__ = [
     "register_term",
     "search_default",
     "shortened",
+    "terms_of_maps",
     "to_json",
     "unknown_field",
     "validate",

@@ -6,6 +6,7 @@ import ml_collections
 
 from kdjax.config.fields import ConfigError
 from kdjax.config.kinds import Kind, fields_of, flatten, kind, unknown_field
+from kdjax.config.terms import TERMS
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
@@ -119,6 +120,51 @@ def _teacher(config: ml_collections.ConfigDict) -> None:
     )
 
 
+def _teachers(config: ml_collections.ConfigDict) -> None:
+    teacher = config.teacher
+    for field in ("student", "seed"):
+        _require(
+            len(teacher[field]) in (0, len(teacher.workdir)),
+            f"config.teacher.{field} is {teacher[field]}: expected no entries or "
+            f"{len(teacher.workdir)}, one for each of config.teacher.workdir",
+        )
+    readers = terms_of_maps(config)
+    _require(
+        not readers or len(teacher.workdir) <= 1,
+        f"config.weights.{readers[0] if readers else ''} reads the maps of one teacher, but "
+        f"config.teacher.workdir is {teacher.workdir}: several teach by their logits alone",
+    )
+    if not teacher.cache_logits:
+        return
+    _require(
+        not readers,
+        "config.teacher.cache_logits is True, but "
+        f"config.weights.{readers[0] if readers else ''} reads the teacher's maps, which are not "
+        "kept",
+    )
+    augmented = {
+        "data.memory": config.data.memory == "stream",
+        "data.crop_padding": config.data.crop_padding > 0,
+        "data.flip": config.data.flip,
+        "data.mixup": config.data.mixup > 0,
+        "data.cutmix": config.data.cutmix > 0,
+    }
+    values = dict(flatten(config))
+    changing = [f"config.{name} is {values[name]!r}" for name, on in augmented.items() if on]
+    _require(
+        not changing,
+        "config.teacher.cache_logits is True: training images must be the same in every epoch, "
+        f"but {' and '.join(changing)}",
+    )
+
+
+def terms_of_maps(config: ml_collections.ConfigDict) -> list[str]:
+    """The terms of a configuration that are switched on and read more than labels and logits."""
+    simple = ("labels", "logits", "logits and labels")
+    weights = config.weights.items()
+    return [name for name, weight in weights if weight > 0 and TERMS[name].reads not in simple]
+
+
 def _targets(config: ml_collections.ConfigDict) -> None:
     blocks = config.search.blocks.targets
     _require(
@@ -198,6 +244,14 @@ _TOGETHER: dict[Kind, tuple[Callable[[ml_collections.ConfigDict], None], ...]] =
         _targets,
         _blocks,
         _order,
+        _weights,
+        _boundaries,
+        _image_size,
+        _selection,
+    ),
+    "distill": (
+        _seeds,
+        _teachers,
         _weights,
         _boundaries,
         _image_size,

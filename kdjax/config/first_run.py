@@ -1,8 +1,8 @@
-"""What `kdjax train` and `kdjax search` do where no configuration is named: the embedded digits.
+"""What the commands do where no configuration is named: the embedded digits.
 
-The set is small and easy. So `train` gets few labels and `search` few parameters; otherwise there
-would be little to gain. The settings were chosen on validation splits that are not used here
-(experiments/digits, experiments/search_digits).
+The set is small and easy. So `train` and `distill` get few labels and `search` few parameters;
+otherwise there would be little to gain. The settings were chosen on validation splits that are not
+used here (experiments/digits, experiments/search_digits, experiments/distill).
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from typing import Any
 
 import ml_collections
 
-from kdjax.config.kinds import Kind, default, search_default
+from kdjax.config.kinds import Kind, default_of
 
 # 20 labels of each class to train on; four fifths of the set are left to test on.
 _FEW_LABELS: Mapping[str, Any] = {
@@ -36,13 +36,34 @@ _FEW_PARAMETERS: Mapping[str, Any] = {
     "checkpoint.every_epochs": 10,
 }
 
+# A thin student of one family learns from a wider and deeper teacher of another.
+_ANOTHER_FAMILY: Mapping[str, Any] = {
+    "seeds": (0, 1, 2, 3, 4, 5, 6),
+    "network": "resnet8",
+    "network_width": 0.25,
+    "data.test": 0.8,
+    "data.validation": 0.3,
+    "data.labels_per_class": 20,
+    "teacher.network": "wrn_16_2",
+    "teacher.network_width": 0.5,
+    "teacher.epochs": 100,
+    "batch_size": 32,
+    "epochs": 150,
+    "schedule.learning_rate": 0.05,
+    "weights.hard": 0.1,
+    "weights.soft": 0.9,
+    "evaluation.every_epochs": 25,
+    "checkpoint.every_epochs": 50,
+}
+
 
 def first_run(kind: Kind) -> ml_collections.ConfigDict:
-    """The configuration of `kdjax train` or `kdjax search` without ``--config``."""
-    config, changes = {
-        "train": (default, _FEW_LABELS),
-        "search": (search_default, _FEW_PARAMETERS),
-    }[kind]
-    made = config()
-    made.update_from_flattened_dict(changes)
+    """The configuration of a command without ``--config``."""
+    changes = {
+        "train": _FEW_LABELS,
+        "search": _FEW_PARAMETERS,
+        "distill": _ANOTHER_FAMILY,
+    }
+    made = default_of(kind)
+    made.update_from_flattened_dict(changes[kind])
     return made

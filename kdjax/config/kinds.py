@@ -5,19 +5,24 @@ from typing import Any, Literal
 
 import ml_collections
 
-from kdjax.config import search, training
+from kdjax.config import distill, search, training
 from kdjax.config.fields import ConfigError, Field
 from kdjax.config.names import nearest
 from kdjax.config.terms import BY_LOGITS, TERMS, Term, ramp_field, term_fields
 
-Kind = Literal["train", "search"]
+Kind = Literal["train", "search", "distill"]
 
 BUILT_IN = tuple(TERMS)
 # What a step measures beside its terms, by the same names in metrics.jsonl.
 _METRICS = {"loss", "accuracy", "ensemble_accuracy", "gradient_norm", "gate"}
 FIELDS = training.FIELDS
 SEARCH_FIELDS = search.FIELDS
-_TABLES: dict[Kind, dict[str, Field]] = {"train": FIELDS, "search": SEARCH_FIELDS}
+DISTILL_FIELDS = distill.FIELDS
+_TABLES: dict[Kind, dict[str, Field]] = {
+    "train": FIELDS,
+    "search": SEARCH_FIELDS,
+    "distill": DISTILL_FIELDS,
+}
 
 
 def register_term(name: str, term: Term) -> None:
@@ -31,7 +36,8 @@ def register_term(name: str, term: Term) -> None:
       ConfigError: if the name is no Python name, that of a term of kdjax, or of a field; or if a
         term with modules or a memory reads no maps.
     """
-    taken = set(BUILT_IN) | _METRICS | _sections(*FIELDS, *SEARCH_FIELDS) - set(TERMS)
+    fields = [field for table in _TABLES.values() for field in table]
+    taken = set(BUILT_IN) | _METRICS | _sections(*fields) - set(TERMS)
     if not name.isidentifier() or name in taken:
         raise ConfigError(f"a term cannot be called {name!r}: that is no Python name, or taken")
     if term.parts and term.reads in BY_LOGITS:
@@ -42,6 +48,7 @@ def register_term(name: str, term: Term) -> None:
     TERMS[name] = term
     FIELDS.update(term_fields({}, name) | ramp_field(name))
     SEARCH_FIELDS.update(term_fields({}, name))
+    DISTILL_FIELDS.update(term_fields({}, name) | ramp_field(name))
 
 
 def default() -> ml_collections.ConfigDict:
@@ -54,6 +61,16 @@ def search_default() -> ml_collections.ConfigDict:
     return _default_of(SEARCH_FIELDS)
 
 
+def distill_default() -> ml_collections.ConfigDict:
+    """The default of every field of `kdjax distill`, from which configurations start."""
+    return _default_of(DISTILL_FIELDS)
+
+
+def default_of(kind: Kind) -> ml_collections.ConfigDict:
+    """The default of every field of a kind of configuration."""
+    return _default_of(_TABLES[kind])
+
+
 def fields_of(kind: Kind) -> dict[str, Field]:
     """The table of a kind of configuration."""
     return _TABLES[kind]
@@ -62,9 +79,14 @@ def fields_of(kind: Kind) -> dict[str, Field]:
 def kind(config: Any) -> Kind:
     """Which command a configuration is for; works on dicts and ConfigDicts.
 
-    A configuration with a ``search`` section is one of `kdjax search`.
+    A configuration with a ``search`` section is one of `kdjax search`; of the others one with a
+    ``teacher`` section is one of `kdjax distill`.
     """
-    return "search" if "search" in config and hasattr(config["search"], "items") else "train"
+    sections: dict[str, Kind] = {"search": "search", "teacher": "distill"}
+    for section, found in sections.items():
+        if section in config and hasattr(config[section], "items"):
+            return found
+    return "train"
 
 
 def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -78,10 +100,13 @@ def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def unknown_field(name: str, fields: Mapping[str, Field] = FIELDS) -> ConfigError:
     """The error for a field that ``fields`` lacks; it names the field that was probably meant."""
-    for command, others in _TABLES.items():
-        foreign = (set(others) - set(fields)) | (_sections(*others) - _sections(*fields))
-        if {name, *_sections(name)} & foreign:
-            return ConfigError(f"unknown field config.{name}: it belongs to `kdjax {command}`")
+    for known_by in (
+        lambda others: name in set(others) - set(fields),
+        lambda others: _sections(name) & (_sections(*others) - _sections(*fields)),
+    ):
+        for command, others in _TABLES.items():
+            if known_by(others):
+                return ConfigError(f"unknown field config.{name}: it belongs to `kdjax {command}`")
     if inside := [known for known in fields if known.startswith(f"{name}.")]:
         return ConfigError(
             f"config.{name} is a section: set one of {', '.join(f'config.{i}' for i in inside)}"

@@ -4,7 +4,11 @@ import ml_collections
 
 from kdjax.config.kinds import flatten, kind
 
-_STAGES = {"train": ("epochs",), "search": ("teacher.epochs", "distil.epochs")}
+_STAGES = {
+    "train": ("epochs",),
+    "search": ("teacher.epochs", "distil.epochs"),
+    "distill": ("teacher.epochs", "epochs"),
+}
 
 
 def warmup_epochs(wanted: float, epochs: int) -> float:
@@ -22,12 +26,14 @@ def shortened(config: ml_collections.ConfigDict) -> list[str]:
     values = dict(flatten(config))
     warmup, lines = config.schedule.warmup_epochs, []
     for name in _STAGES[kind(config)]:
+        if name == "teacher.epochs" and config.teacher.workdir:
+            continue  # There is no such stage.
         if warmup and (taken := warmup_epochs(warmup, values[name])) != warmup:
             lines.append(
                 f"config.schedule.warmup_epochs is {warmup:g}, not below config.{name}, "
                 f"{values[name]}: the warm-up takes half of that, {taken:g}"
             )
-    if kind(config) == "train" and config.method != "independent":
+    if kind(config) == "distill" or (kind(config) == "train" and config.method != "independent"):
         ramp = config.weight_ramp.epochs
         terms = [
             term

@@ -9,11 +9,10 @@ from kdjax.config.checks import validate
 from kdjax.config.fields import ConfigError
 from kdjax.config.kinds import (
     Kind,
-    default,
+    default_of,
     fields_of,
     flatten,
     kind,
-    search_default,
     unknown_field,
 )
 
@@ -38,7 +37,7 @@ def from_json(text: str) -> ml_collections.ConfigDict:
         stored = dict(flatten(content))
     except (json.JSONDecodeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"not a configuration in JSON: {error}") from None
-    config = search_default() if kind(content) == "search" else default()
+    config = default_of(kind(content))
     fields = fields_of(kind(config))
     for name, value in stored.items():
         if name not in fields:
@@ -92,8 +91,9 @@ def _forbidden_seeds(before: dict[str, Any], after: dict[str, Any], command: Kin
     line = f"config.seeds was {old!r}, is {new!r}: "
     if not set(old) <= set(new):
         return [f"{line}seeds may only be added"]
-    if command == "search" and old[0] != new[0]:
-        return [f"{line}the first one, of teacher and search, stays"]
+    whose = {"search": "teacher and search", "distill": "the teacher"}
+    if command in whose and old[0] != new[0]:
+        return [f"{line}the first one, of {whose[command]}, stays"]
     return []
 
 

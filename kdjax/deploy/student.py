@@ -52,10 +52,11 @@ def load_student(
     >>> student.network.apply(student.variables, images, train=False).logits  # doctest: +SKIP
 
     Args:
-      workdir: of `kdjax train` or `kdjax search`, finished or running, wherever it lies now.
+      workdir: of `kdjax train`, `search` or `distill`, finished or running, wherever it lies now.
       student: its number, from 1; or its name. Of `kdjax train` a number is a student as it was
         distilled; ``"student 3, alone"`` is the same one trained by itself. Of `kdjax search` the
-        names are ``"compact"``, ``"compact, alone"``, ``"uniform"`` and ``"teacher"``.
+        names are ``"compact"``, ``"compact, alone"``, ``"uniform"`` and ``"teacher"``; of
+        `kdjax distill` as of `kdjax train`, and ``"teacher"`` if it was trained there.
       seed: one of the run's seeds; None: the first.
       checkpoint: ``last``, or ``best`` on validation.
 

@@ -119,6 +119,8 @@ class IndependentNetworks(nn.Module):
       adapters: for each student whether a fixed teacher, the full network, teaches it feature by
         feature; empty: none. Such a student's maps are returned at the teacher's channels, by
         1x1 convolutions under ``adapters`` where they differ, for training only.
+      teacher_channels: for each block the channels of the teacher's map that teaches it, None where
+        none does; empty: those of the full network.
       execution: how the branches run; the parameters and results are the same.
     """
 
@@ -127,6 +129,7 @@ class IndependentNetworks(nn.Module):
     dtype: chex.ArrayDType = jnp.float32
     bn_axis_name: str | None = None
     adapters: tuple[bool, ...] = ()
+    teacher_channels: tuple[int | None, ...] = ()
     execution: Execution = PLAIN
 
     @nn.compact
@@ -159,21 +162,21 @@ class IndependentNetworks(nn.Module):
         stacked = _stack(outputs)
         if not any(self.adapters):
             return stacked
-        full = self.architecture.build()
-        shapes = jax.eval_shape(lambda x: full.init_with_output(jax.random.key(0), x)[0], images)
-        channels = tuple(feature.shape[-1] for feature in shapes.features)
+        channels = self.teacher_channels or tuple(
+            shape[-1] for shape in feature_shapes(self.architecture.build(), images)
+        )
         adapted = TeacherAdapters(channels, self.adapters, self.dtype, name="adapters")
         return stacked._replace(adapted=adapted(stacked.features))
 
 
 class TeacherAdapters(nn.Module):
-    """Brings students' maps to a fixed teacher's channels; None for students without.
+    """Brings students' maps to a fixed teacher's channels; None for students and blocks without.
 
     References:
       Romero et al., *FitNets*, ICLR 2015, section 2.2 (regressors, here 1x1 convolutions).
     """
 
-    channels: tuple[int, ...]
+    channels: tuple[int | None, ...]
     students: tuple[bool, ...]
     dtype: chex.ArrayDType = jnp.float32
 
@@ -182,9 +185,9 @@ class TeacherAdapters(nn.Module):
         self, features: tuple[tuple[chex.Array, ...], ...]
     ) -> tuple[tuple[chex.Array | None, ...], ...]:
         def adapt(x: chex.Array, number: int, block: int) -> chex.Array | None:
-            if not self.students[number - 1]:
-                return None
             channels = self.channels[block - 1]
+            if channels is None or not self.students[number - 1]:
+                return None
             if x.shape[-1] == channels:
                 return x
             name = f"student_{number}_block{block}"
@@ -194,6 +197,19 @@ class TeacherAdapters(nn.Module):
             tuple(adapt(x, number, block) for number, x in enumerate(maps, start=1))
             for block, maps in enumerate(features, start=1)
         )
+
+
+def feature_shapes(network: Network, images: Any) -> list[tuple[int, ...]]:
+    """The shape ``[batch, height, width, channels]`` of each feature map; computes nothing.
+
+    Args:
+      network: a single one.
+      images: ``[batch, height, width, channels]`` floats, or a :class:`jax.ShapeDtypeStruct`.
+    """
+    shapes: Any = jax.eval_shape(
+        lambda x: network.init_with_output(jax.random.key(0), x)[0], images
+    )
+    return [feature.shape for feature in shapes.features]
 
 
 def _run(

@@ -69,7 +69,8 @@ class _Stream(data.Streamed):
 
     def train_batches(self, *, batch_size: int, **_: Any) -> Iterator[HostBatch]:
         images = _zeros(np.uint8, batch_size, *self.image_shape)
-        batch = HostBatch(images, _zeros(np.int32, batch_size), _zeros(np.bool_, batch_size))
+        numbers = _zeros(np.int32, batch_size)
+        batch = HostBatch(images, numbers, _zeros(np.bool_, batch_size), numbers)
         return itertools.repeat(batch)
 
 

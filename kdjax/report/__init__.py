@@ -5,6 +5,8 @@ from typing import Any
 
 from kdjax.report.bench_table import print_bench, print_layers
 from kdjax.report.confusion import draw_confusion
+from kdjax.report.distill_figures import draw_distill
+from kdjax.report.distill_table import distill_markdown, print_distill
 from kdjax.report.evaluation import print_evaluation, print_predictions
 from kdjax.report.figures import draw
 from kdjax.report.plan_table import print_plan
@@ -15,6 +17,7 @@ from kdjax.report.table import print_table, table_markdown
 __all__ = [
     "draw_confusion",
     "print_bench",
+    "print_distill",
     "print_evaluation",
     "print_layers",
     "print_plan",
@@ -22,6 +25,7 @@ __all__ = [
     "print_search",
     "print_table",
     "write",
+    "write_distill",
     "write_search",
 ]
 
@@ -30,9 +34,21 @@ def write(summary: dict[str, Any], workdir: Path) -> list[Path]:
     """Writes ``workdir/report``: the table as Markdown and the figures; returns the paths."""
     figures = draw(summary, workdir)
     table = workdir / "report" / "table.md"
-    raised = "".join(f"\n- {line}\n" for line in summary.get("raised", ()))
-    table.write_text(table_markdown(summary) + raised)
+    table.write_text(table_markdown(summary) + _raised(summary))
     return [table, *figures]
+
+
+def write_distill(summary: dict[str, Any], workdir: Path) -> list[Path]:
+    """The same for the results of a distillation."""
+    figures = draw_distill(summary, workdir)
+    table = workdir / "report" / "table.md"
+    table.write_text(distill_markdown(summary) + _raised(summary))
+    return [table, *figures]
+
+
+def _raised(summary: dict[str, Any]) -> str:
+    """Lines on runs that were made longer while they were under way."""
+    return "".join(f"\n- {line}\n" for line in summary.get("raised", ()))
 
 
 def write_search(summary: dict[str, Any], workdir: Path) -> list[Path]:

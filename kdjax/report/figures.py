@@ -61,8 +61,8 @@ def _draw_accuracy(summary: dict[str, Any], path: Path) -> Path:
         means = [100 * student[role]["test"] for student in students]
         axis.plot(places, means, ls=_LINES[role], label=_LABELS[role], **_without_caps(style))
         for at, student in zip(places, students, strict=True):
-            _draw_interval(axis, at, student[role], style)
-        _draw_interval(side, place, summary[averages[role]], style)
+            draw_interval(axis, at, student[role], style)
+        draw_interval(side, place, summary[averages[role]], style)
     _count_axis(axis, params)
     axis.set_ylabel("test accuracy, %")
     side.set_xlim(-1, len(roles))
@@ -72,7 +72,15 @@ def _draw_accuracy(summary: dict[str, Any], path: Path) -> Path:
     return save_figure(figure, path)
 
 
-def _draw_interval(axis: Any, place: float, entry: dict[str, Any], style: dict[str, Any]) -> None:
+def draw_interval(axis: Any, place: float, entry: dict[str, Any], style: dict[str, Any]) -> None:
+    """A mean with its interval.
+
+    Args:
+      axis: of matplotlib.
+      place: on the horizontal axis.
+      entry: of results, with ``test`` and ``test_half_width``.
+      style: of the error bar.
+    """
     bar = error_bar(entry["test"], entry["test_half_width"])
     axis.errorbar([place], [100 * entry["test"]], bar, **style)
 
@@ -114,7 +122,7 @@ def _draw_curves(summary: dict[str, Any], curves: Curves, path: Path) -> Path:
         for role, method in _METHODS.items():
             runs = [curve for run, curve in curves.items() if run.startswith(f"{method}-seed")]
             if role in student and runs:
-                _draw_band(axis, role, runs, number)
+                draw_band(axis, role, runs, number)
         axis.set_xlim(0, 1.05 * max(epochs[-1] for epochs, _ in curves.values()))
         axis.locator_params(axis="x", integer=True)
         axis.set_title(f"student {number + 1}, {student['params']:,} parameters", fontsize=10)
@@ -124,26 +132,40 @@ def _draw_curves(summary: dict[str, Any], curves: Curves, path: Path) -> Path:
             axis.set_xlabel("epoch")
     for axis in axes[len(students) :]:
         axis.set_visible(False)
-    figure.suptitle(f"{named(summary)}, {_spread_text(summary['seeds'])}")
+    figure.suptitle(f"{named(summary)}, {spread_text(summary['seeds'])}")
     legend_below(figure, axes[0], 2)
     return save_figure(figure, path)
 
 
-def _spread_text(seeds: list[int]) -> str:
+def spread_text(seeds: list[int]) -> str:
+    """The number of seeds and, if there are several, what bands show of them."""
     return "1 seed" if len(seeds) == 1 else f"{len(seeds)} seeds (bands: lowest to highest)"
 
 
-def _draw_band(
-    axis: Any, role: str, runs: list[tuple[list[float], list[list[float]]]], student: int
+def draw_band(
+    axis: Any,
+    role: str,
+    runs: list[tuple[list[float], list[list[float]]]],
+    student: int,
+    name: str = "",
 ) -> None:
-    """The mean over runs of one student's accuracy, and a band from the lowest to the highest."""
+    """The mean over runs of one student's accuracy, and a band from the lowest to the highest.
+
+    Args:
+      axis: a panel.
+      role: ``baseline`` or ``distilled``.
+      runs: epochs and accuracies of each.
+      student: its place in the accuracies, from 0.
+      name: of the role in the legend; empty: as it is.
+    """
     shortest = min(len(epochs) for epochs, _ in runs)
     epochs = runs[0][0][:shortest]
     # Values that were not finite are None on disk.
     values = [[row[student] for row in accuracies[:shortest]] for _, accuracies in runs]
     percents = 100 * np.array(values, np.float64)
     mean, low, high = percents.mean(axis=0), percents.min(axis=0), percents.max(axis=0)
-    label = f"{role}, mean of {len(runs)} runs" if len(runs) > 1 else role
+    name = name or role
+    label = f"{name}, mean of {len(runs)} runs" if len(runs) > 1 else name
     style = {"color": COLOURS[role], "ls": _LINES[role], "marker": "o", "ms": 3}
     axis.plot(epochs, mean, label=label, **style)
     axis.fill_between(epochs, low, high, color=COLOURS[role], alpha=0.2, lw=0)

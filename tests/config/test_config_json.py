@@ -98,11 +98,20 @@ def test_fields_that_the_json_of_a_search_lacks_take_their_defaults(changed_sear
     assert config.to_dict() == configuration.search_default().to_dict()
 
 
+def test_fields_that_the_json_of_a_distillation_lacks_take_their_defaults():
+    config = configuration.from_json('{"teacher": {"workdir": ["runs/a"]}}')
+    assert config.teacher.workdir == ("runs/a",)
+    config.teacher.workdir = ()
+    assert config.to_dict() == configuration.distill_default().to_dict()
+    assert configuration.from_json(configuration.to_json(config)).to_dict() == config.to_dict()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ('{"search": 3}', r"unknown field config\.search: it belongs to `kdjax search`"),
-        ('{"teacher": {"epochs": 3}}', r"config\.teacher\.epochs: it belongs to `kdjax search`"),
+        ('{"teacher": 3}', r"config\.teacher: it belongs to `kdjax search`"),
+        ('{"teacher": {"run": "a"}}', r"config\.teacher\.run: it belongs to `kdjax search`"),
         ('{"search": {}, "epochs": 3}', r"config\.epochs: it belongs to `kdjax train`"),
         ('{"search": {"epocs": 3}}', r"config\.search\.epocs: did you mean config\.search\.epochs"),
         (

@@ -70,6 +70,42 @@ def test_the_kind_is_told_by_the_search_section():
         assert names == set(configuration.fields_of(configuration.kind(config)))
 
 
+def test_a_distillation_is_told_by_its_teacher():
+    config = configuration.distill_default()
+    assert configuration.kind(config) == configuration.kind(config.to_dict()) == "distill"
+    assert configuration.fields_of("distill") is configuration.DISTILL_FIELDS
+    names = {name for name, _ in configuration.flatten(config)}
+    assert names == set(configuration.DISTILL_FIELDS)
+    shared = set(configuration.FIELDS) & names
+    differing = {
+        name
+        for name in shared
+        if configuration.FIELDS[name].default != configuration.DISTILL_FIELDS[name].default
+    }
+    assert differing == {
+        "weights.hard", "weights.feature", "weights.soft", "temperature", "student_scales",
+        "epochs",
+    }  # fmt: skip
+    # So the same path can be given to both commands.
+    assert {"teacher.workdir", "teacher.checkpoint", "teacher.epochs"} <= names
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "command"),
+    [
+        ("teacher.cache_logits", configuration.FIELDS, "distill"),
+        ("teacher.cache_logits", configuration.SEARCH_FIELDS, "distill"),
+        ("baseline", configuration.FIELDS, "distill"),
+        ("method", configuration.DISTILL_FIELDS, "train"),
+        ("search.epochs", configuration.DISTILL_FIELDS, "search"),
+        ("teacher.run", configuration.DISTILL_FIELDS, "search"),
+    ],
+)
+def test_whose_a_field_is(name, fields, command):
+    error = configuration.unknown_field(name, fields)
+    assert str(error) == f"unknown field config.{name}: it belongs to `kdjax {command}`"
+
+
 def test_shared_fields_are_the_same_and_the_rest_is_known():
     train, search = configuration.FIELDS, configuration.SEARCH_FIELDS
     both = set(train) & set(search)

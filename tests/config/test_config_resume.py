@@ -97,6 +97,17 @@ def test_a_search_may_not_be_continued(changes, expected, changed_search):
     assert sorted(lines) == expected
 
 
+def test_a_distillation_keeps_its_first_seed_and_may_become_longer():
+    stored, wanted = configuration.distill_default(), configuration.distill_default()
+    wanted.update(seeds=(0, 1, 2, 3), epochs=30)
+    assert configuration.forbidden_changes(stored, wanted) == []
+    wanted.update(seeds=(2, 1, 0))
+    (line,) = configuration.forbidden_changes(stored, wanted)
+    assert line.endswith("the first one, of the teacher, stays")
+    (line,) = configuration.forbidden_changes(stored, configuration.default())
+    assert line.startswith("the stored one is a configuration of `kdjax distill`")
+
+
 def test_a_run_of_one_command_is_not_continued_by_the_other():
     train, search = configuration.default(), configuration.search_default()
     assert configuration.forbidden_changes(train, search) == [

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from kdjax.statistics import half_width
-from kdjax.train.tasks.results import _gain, _mean_gain, over_seeds
+from kdjax.train.tasks import results
+from kdjax.train.tasks.results import over_seeds
 
 MADE_WITH = {"network": "resnet8", "dataset": "folder:dog"}
 
@@ -24,13 +25,13 @@ def training(baselines, gains):
                 "macs": 40_000_000 >> 2 * number,
                 "baseline": over_seeds(low.tolist(), "test"),
                 "distilled": over_seeds(high.tolist(), "test"),
-                **_gain(low, high),
+                **results.gain(low, high),
             }
         )
     average = over_seeds([0.9] * len(gains[0]), "test")
     return {
         "students": students,
-        "mean_gain": _mean_gain(students),
+        "mean_gain": results.mean_gain(students),
         "baseline_ensemble": average,
         "ensemble": average,
         "seeds": list(range(len(gains[0]))),
@@ -82,6 +83,29 @@ def searching(compact, alone, uniform, teacher=90.0):
         "compact_minus_teacher_points": difference(np.subtract(compact, teacher)),
         "seeds": list(range(len(compact))),
     }
+
+
+def distilling(baselines, gains, teachers=(95.0,)):
+    """A summary of a distillation; the teachers' accuracies are in %, their average is 97 %."""
+    summary = training(baselines, gains)
+    del summary["ensemble"], summary["baseline_ensemble"]
+    taught_by = 97.0 if len(teachers) > 1 else teachers[0]
+    for student in summary["students"]:
+        points = 100 * np.array(student["distilled"]["per_seed"]) - taught_by
+        student["distilled_minus_teacher_points"] = difference(points)
+    costs = {"widths": {"stem": 16}, "params": 7_654_321, "macs": 90_000_000}
+    summary["teachers"] = [
+        {"name": "teacher", "network": "wrn_16_2", **costs, **over_seeds([value / 100], "test")}
+        for value in teachers
+    ]
+    if len(teachers) > 1:
+        summary["average_of_teachers"] = over_seeds([0.97], "test")
+    return summary
+
+
+@pytest.fixture
+def make_distilling():
+    return distilling
 
 
 @pytest.fixture

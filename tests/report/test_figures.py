@@ -6,14 +6,14 @@ import json
 import numpy as np
 import pytest
 
-from kdjax.report import figures, search_figures
+from kdjax.report import distill_figures, figures, search_figures
 
 
 @pytest.fixture
 def drawn(monkeypatch):
     """The figures that were drawn, in order, instead of files."""
     found = []
-    for module in (figures, search_figures):
+    for module in (figures, search_figures, distill_figures):
         monkeypatch.setattr(
             module, "save_figure", lambda figure, path: found.append(figure) or path
         )
@@ -88,6 +88,27 @@ def test_accuracies_have_intervals_and_the_averages_of_both(make_training, tmp_p
     assert "average\nof all" in found
     assert "resnet8 on folder:dog, 3 seeds (bars: 95 % intervals)" in found
     assert not overlapping(axis)
+
+
+def test_students_stand_beside_the_line_of_their_teacher(make_distilling, tmp_path, drawn):
+    summary = make_distilling([[80.0, 82.0], [90.0, 92.0]], [[4.0, 4.0], [1.0, 3.0]])
+    records = [
+        # Both students distilled, then both alone; a teacher of its own is no student.
+        validation(f"distil-seed{seed}", 5, [0.5, 0.6, 0.1 + 0.1 * seed, 0.4])
+        for seed in (0, 1)
+    ] + [validation("teacher-seed0", 5, [0.99])]
+    write_metrics(tmp_path, records)
+    distill_figures.draw_distill(summary, tmp_path)
+    (axis,) = drawn[0].axes
+    means = sorted(float(bar.lines[0].get_ydata()[0]) for bar in axis.containers)
+    assert means == pytest.approx([81, 85, 91, 93])
+    assert "teacher, one run" in texts(drawn[0])
+    (line,) = [line for line in axis.get_lines() if line.get_label() == "teacher, one run"]
+    assert set(line.get_ydata()) == {95.0}
+    first = drawn[1].axes[0]
+    assert [line.get_ydata().tolist() for line in first.get_lines()] == [
+        pytest.approx([50.0]), pytest.approx([15.0]),
+    ]  # fmt: skip
 
 
 def test_candidates_of_equal_cost_stand_apart(make_search, tmp_path, drawn):

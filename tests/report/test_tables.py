@@ -134,6 +134,39 @@ def test_markdown_has_every_column_and_the_sentence(make_training, make_search):
     assert "- All candidates started from fresh weights." in search
 
 
+def test_a_distillation_shows_teacher_alone_and_distilled(make_distilling):
+    summary = make_distilling(BASELINES[:1], GAINS[:1])
+    text = printed(report.print_distill, summary, width=140)
+    rows = cells(text)
+    assert rows["teacher, wrn_16_2"] == ["7,654,321", "90.00 M", "95.00", "", "", ""]
+    # 91 + 2 is 2 below the teacher; its seeds, 91, 93 and 95, spread by 2: 4.3027 * 2 / sqrt(3).
+    assert rows["student 1, resnet8"] == [
+        "1,234,567", "40.00 M", "91.00 ± 2.48", "93.00 ± 4.97", "+2.00 ± 2.48", "-2.00 ± 4.97",
+    ]  # fmt: skip
+    assert "mean gain" not in rows
+    assert "Distilled minus alone, of the student, is +2.00 ± 2.48 points" in text
+    assert "no difference is shown." in text
+
+
+def test_several_teachers_and_students_have_a_mean_row(make_distilling):
+    summary = make_distilling(BASELINES, GAINS, teachers=(95.0, 96.0))
+    rows = cells(printed(report.print_distill, summary, width=140))
+    assert [rows[f"teacher {n}, wrn_16_2"][2] for n in (1, 2)] == ["95.00", "96.00"]
+    assert rows["average of teachers"][2] == "97.00"
+    assert rows["mean gain"][4] == "+1.00 ± 2.48"
+    assert rows["student 1, resnet8"][5] == "-4.00 ± 4.97"
+
+
+def test_a_distillation_without_baselines_has_no_gains(make_distilling):
+    summary = make_distilling(BASELINES[:1], GAINS[:1])
+    del summary["students"][0]["baseline"], summary["mean_gain"]
+    text = printed(report.print_distill, summary, width=140)
+    assert cells(text)["student 1, resnet8"] == [
+        "1,234,567", "40.00 M", "93.00 ± 4.97", "-2.00 ± 4.97",
+    ]  # fmt: skip
+    assert "Distill" not in text
+
+
 def test_many_networks_of_an_evaluation_leave_the_first_ones():
     summary = evaluation([f"student {number}, distilled" for number in range(1, 10)])
     text = printed(report.print_evaluation, summary, width=60)

@@ -7,7 +7,7 @@ import pytest
 
 from kdjax.train.run import workdir
 from kdjax.train.run.metrics import MetricsWriter
-from kdjax.train.tasks.results import _gain, _mean_gain, over_seeds
+from kdjax.train.tasks import results
 
 
 def no_constant(name):
@@ -15,14 +15,14 @@ def no_constant(name):
 
 
 def test_one_seed_has_neither_deviation_nor_interval():
-    assert over_seeds([0.5], "test") == {
+    assert results.over_seeds([0.5], "test") == {
         "test": 0.5,
         "test_std": None,
         "test_half_width": None,
         "per_seed": [0.5],
     }
-    assert over_seeds([], "val") == {"val": None, "val_std": None, "val_half_width": None}
-    assert _gain([0.5], [0.75]) == {
+    assert results.over_seeds([], "val") == {"val": None, "val_std": None, "val_half_width": None}
+    assert results.gain([0.5], [0.75]) == {
         "gain_points": 25.0,
         "gain_points_std": None,
         "gain_half_width": None,
@@ -33,7 +33,7 @@ def test_one_seed_has_neither_deviation_nor_interval():
 
 def test_gains_are_paired():
     # Differences of 1, 2 and 3 points, although both vary by tens: 4.3027 * 1 / sqrt(3).
-    gain = _gain([0.40, 0.50, 0.60], [0.41, 0.52, 0.63])
+    gain = results.gain([0.40, 0.50, 0.60], [0.41, 0.52, 0.63])
     assert gain["gain_points"] == pytest.approx(2)
     assert gain["gain_points_std"] == pytest.approx(1)
     assert gain["gain_half_width"] == pytest.approx(2.484, abs=5e-4)
@@ -47,13 +47,13 @@ def test_the_mean_gain_is_that_of_each_seed_first():
         {"baseline": {"per_seed": [0.2, 0.2]}, "distilled": {"per_seed": [0.23, 0.21]}},
     ]
     # Students vary by 2 points, in opposite ways; every seed's mean is 2.
-    found = _mean_gain(students)
+    found = results.mean_gain(students)
     assert found["points"] == pytest.approx(2)
     assert found["half_width"] == pytest.approx(0, abs=1e-9)
 
 
 def test_a_baseline_of_nothing_has_no_relative_gain():
-    gain = _gain([0.0, 0.0], [0.25, 0.25])
+    gain = results.gain([0.0, 0.0], [0.25, 0.25])
     assert gain["relative_gain"] is None and gain["relative_gain_std"] is None
     json.dumps(gain, allow_nan=False)
 
@@ -71,5 +71,5 @@ def test_files_hold_no_nan(tmp_path):
 
 
 def test_numbers_of_numpy_become_plain_ones():
-    entry = over_seeds(list(np.array([0.5, 0.75])), "test")
+    entry = results.over_seeds(list(np.array([0.5, 0.75])), "test")
     assert json.loads(json.dumps(entry))["test"] == 0.625

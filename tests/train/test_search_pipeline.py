@@ -12,10 +12,9 @@ import chex
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from kdjax import config as configuration
-from kdjax import costs, models, widths
+from kdjax import costs, load_student, models, widths
 from kdjax.config import ConfigError
 from kdjax.models.initialize import variable_shapes
 from kdjax.search import Channels
@@ -31,27 +30,11 @@ from kdjax.train.tasks.experiment import resolve, stage_config
 from kdjax.train.tasks.search_stage import resolve_budget, search_method, search_optimizer
 from kdjax.train.tasks.structure import CANDIDATES, StructureError, candidate_start, find_structure
 from kdjax.train.tasks.teacher import load_teacher
+from kdjax.train.tasks.teachers import load_teachers
 
 SHAPE = (8, 8, 1)
 STEPS_PER_EPOCH = 6  # 81 training images in batches of 16.
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compiled(tmp_path_factory):
-    """The same stages are compiled again and again here: once is enough."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield settings["jax_compilation_cache_dir"]
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 def search_config(small_npz, **changes):
@@ -163,6 +146,25 @@ def test_evaluate_agrees_with_results(finished):
     assert found == {**expected, "teacher": summary["teacher"]["test"]}
 
 
+@pytest.mark.parametrize("student", ["compact", "teacher"])
+def test_any_network_of_a_search_can_teach(finished, small_npz, student):
+    _, path, _ = finished
+    wanted = configuration.distill_default()
+    wanted.update_from_flattened_dict(
+        {
+            "data.name": f"npz:{small_npz}",
+            "batch_size": 16,
+            "teacher.workdir": (str(path),),
+            "teacher.student": (student,),
+        }
+    )
+    (teacher,) = load_teachers(resolve(wanted))
+    expected = load_student(path, student)
+    chex.assert_trees_all_equal(teacher.variables, expected.variables)
+    assert (teacher.vector, teacher.mean) == (expected.widths, expected.preprocess.mean)
+    assert teacher.name.startswith(student)
+
+
 def test_the_search_is_written_step_by_step(finished):
     config, path, summary = finished
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
@@ -266,7 +268,7 @@ cli.main(sys.argv[1:])
 """
 
 
-def test_a_killed_search_ends_as_an_uninterrupted_one(finished, tmp_path, _compiled):
+def test_a_killed_search_ends_as_an_uninterrupted_one(finished, tmp_path, compiled_once):
     config, whole, _ = finished
     overrides = [
         f"--config.{name}={value}"
@@ -276,7 +278,7 @@ def test_a_killed_search_ends_as_an_uninterrupted_one(finished, tmp_path, _compi
     path = tmp_path / "killed"
     killed = subprocess.run(
         [sys.executable, "-c", KILLED, "search", f"--workdir={path}", *overrides],
-        env={**os.environ, "JAX_COMPILATION_CACHE_DIR": _compiled},
+        env={**os.environ, "JAX_COMPILATION_CACHE_DIR": compiled_once},
         capture_output=True,
         timeout=300,
     )

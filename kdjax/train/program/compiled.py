@@ -269,7 +269,7 @@ class Runner:
                 method=method,
                 optimizer=self._optimizer,
                 weights=self.method.weights(state.step),
-                teacher=teacher,
+                teacher=self.method.recall(teacher, batch),
                 axis_name=self._parallel.axis_name,
                 joined_losses=self._joined_losses,
                 guarded=self._guarded,

@@ -9,15 +9,21 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 
 from kdjax import losses
 from kdjax.config import Parts
+from kdjax.data.batches import Batch
 from kdjax.models import Architecture, IndependentNetworks, Outputs, StudentEnsemble
 from kdjax.models.execution import PLAIN, Execution
 from kdjax.models.initialize import start_of
 from kdjax.models.layers import BATCH_STATS
 from kdjax.train.program import learned
+from kdjax.train.program.fixed_teacher import (
+    FixedTeachers,
+    TeacherNetwork,
+    weights_of,
+    with_labels,
+)
 from kdjax.train.program.learned import Beginning, Learning, Seen
 from kdjax.train.program.objective import Examples, Judged, objective
 from kdjax.train.program.optimizer import weight_ramps
@@ -47,6 +53,7 @@ class Method:
       average: share of their averaged copies that a step keeps at most, of students that such
         copies teach; ``teacher`` of :attr:`forward` are the copies' parameters. 0: there are none.
       teacher_weights: share of each student in the ensemble's logits; None is equal shares.
+      recall: ``(teacher, batch) -> teacher``: what forward is given of a fixed teacher.
       memory: what the teacher rule remembers before the first step
         (:mod:`kdjax.train.program.teaching`).
       beginning: ``(image shape, training examples) -> Beginning``: the variables of the model and
@@ -62,6 +69,7 @@ class Method:
     beginning: Callable[[tuple[int, int, int], int], Beginning]
     average: float = 0.0
     teacher_weights: Sequence[float] | None = None
+    recall: Callable[[Any, Batch], Any] = lambda teacher, _: teacher
     memory: Memory = dataclasses.field(default_factory=dict)
     observe: Callable[[TrainState, Mapping[str, Any]], dict[str, Any]] = lambda *_: {}
 
@@ -188,27 +196,36 @@ def taught(
     distilled: Sequence[bool],
     axis_name: str | None,
     execution: Execution = PLAIN,
+    *,
+    teachers: FixedTeachers | None = None,
+    image_shape: tuple[int, int, int] = (32, 32, 3),
+    steps_per_epoch: int = 0,
 ) -> Method:
     """Students side by side, each learning from labels, and some from a fixed teacher too.
 
-    The teacher is the full network of the architecture, in evaluation mode: it is no part of the
-    state, and runs once for all students.
+    The teacher is in evaluation mode: it is no part of the state, and runs once for all students.
 
     Args:
-      config: of a search.
-      architecture: of teacher and students.
+      config: of a search or a distillation.
+      architecture: of the students.
       student_widths: of the students.
       distilled: for each student whether it sees the teacher; the others learn from labels alone,
         at full weight.
       axis_name: names the devices.
       execution: how the students run.
+      teachers: of any family; None: the full network of the architecture.
+      image_shape: (height, width, channels) of the images, for terms of maps.
+      steps_per_epoch: training steps, for weights that grow over epochs; 0: they are constant.
     """
     fields = _module_fields(config, axis_name, execution)
-    teacher_net = architecture.build(dtype=fields["dtype"])
-    wanted = objective(config)
-    model = IndependentNetworks(
-        architecture, student_widths, **fields, adapters=tuple(distilled) if wanted.adapts else ()
-    )
+    own = FixedTeachers((TeacherNetwork(architecture, architecture.widths),), fields["dtype"])
+    teachers = teachers or own
+    # Those that are not taught have nothing but their labels.
+    wanted = objective(config if all(distilled) else with_labels(config))
+    adapters: dict[str, Any] = {"adapters": tuple(distilled)} if wanted.adapts else {}
+    if adapters and teachers is not own:
+        adapters["teacher_channels"] = teachers.channels(len(architecture.blocks), image_shape)
+    model = IndependentNetworks(architecture, student_widths, **fields, **adapters)
 
     learning = Learning(
         wanted.parts, lambda outputs: wanted.read(teacher_taps(outputs, distilled)), fields
@@ -216,25 +233,25 @@ def taught(
 
     def forward(variables, teacher, images, mask, key=None):
         outputs, stats = _forward(model, variables, images, mask, key)
-        teaching: Any = teacher_net.apply(teacher, images, train=False)
+        teaching = teachers(teacher, images)
         taught = Taught(outputs.logits, outputs.features, outputs.adapted, teaching)
         return learning.see(taught, variables, stats, mask)
 
     def start(key: chex.PRNGKey, images: chex.Array) -> tuple[Taught, Any]:
         outputs, _ = model.init_with_output(key, images)
-        teaching: Any = teacher_net.init_with_output(key, images)[0]
+        variables = tuple(
+            each.architecture.build(each.widths).init(key, images) for each in teachers.networks
+        )
+        teaching = dataclasses.replace(teachers, cached=False)(variables, images)
         return Taught(outputs.logits, outputs.features, outputs.adapted, teaching), ()
 
     def loss(seen: Seen, examples: Examples, weights: Weights, memory: Memory) -> Judged:
         taps = teacher_taps(seen.outputs, distilled)
         return wanted(taps, examples, weights, memory.get(learned.TERMS), seen.given)
 
-    constant = {
-        term: np.where(distilled, weight, float(term == "hard")).astype(np.float32)
-        for term, weight in config.weights.items()
-    }
     beginning = learning.beginning_of(model, start)
-    return Method(model, forward, loss, lambda step: constant, True, beginning)
+    weights = weights_of(config, distilled, steps_per_epoch)
+    return Method(model, forward, loss, weights, True, beginning, recall=teachers.recall)
 
 
 def _module_fields(

@@ -63,10 +63,29 @@ def _cosine(peak: float, total: int, warmup: int, final: float) -> optax.Schedul
 def weight_ramps(
     config: ml_collections.ConfigDict, steps_per_epoch: int
 ) -> Callable[[chex.Array], dict[str, chex.Array]]:
+    """The same as :func:`grown_weights`; with ``config.student_weights`` all but hard are
+    ``[students]``.
+    """
+    grow = grown_weights(config, steps_per_epoch)
+    if not config.student_weights:
+        return grow
+
+    def weights(step: chex.Array) -> dict[str, chex.Array]:
+        by_student = jnp.asarray(config.student_weights, jnp.float32)
+        return {
+            term: weight if term == "hard" else weight * by_student
+            for term, weight in grow(step).items()
+        }
+
+    return weights
+
+
+def grown_weights(
+    config: ml_collections.ConfigDict, steps_per_epoch: int
+) -> Callable[[chex.Array], dict[str, chex.Array]]:
     """Step -> weight of each loss term, ``config.weights`` shaped by ``config.weight_ramp``.
 
-    Ramps that are longer than the run take all of it. With ``config.student_weights`` those of all
-    terms but hard are ``[students]``.
+    Ramps that are longer than the run take all of it.
     """
     length = ramp_epochs(config.weight_ramp.epochs, config.epochs) * steps_per_epoch
     shapes: dict[str, Callable[[chex.Array], chex.Numeric]] = {
@@ -77,17 +96,10 @@ def weight_ramps(
 
     def weights(step: chex.Array) -> dict[str, chex.Array]:
         progress = jnp.minimum(1.0, step / length)
-        grown = {
+        return {
             term: jnp.float32(weight * shapes[config.weight_ramp[term]](progress))
             for term, weight in config.weights.items()
             if weight > 0
-        }
-        if not config.student_weights:
-            return grown
-        by_student = jnp.asarray(config.student_weights, jnp.float32)
-        return {
-            term: weight if term == "hard" else weight * by_student
-            for term, weight in grown.items()
         }
 
     return weights

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from kdjax.models import Outputs
+from kdjax.train.program.fixed_teacher import map_pairs
 
 # For each student the pairs (its map, its teacher's) of all blocks; None for one without a teacher.
 MapPairs = Sequence[Sequence[tuple[chex.Array, chex.Array]] | None]
@@ -71,7 +72,7 @@ def ensemble_taps(outputs: Outputs, taught: chex.Array) -> Taps:
 
 
 def teacher_taps(outputs: Taught, distilled: Sequence[bool]) -> Taps:
-    """What terms read of students with a fixed teacher, block by block.
+    """What terms read of students with a fixed teacher, blocks paired by depth.
 
     Args:
       outputs: of students and teacher.
@@ -79,19 +80,20 @@ def teacher_taps(outputs: Taught, distilled: Sequence[bool]) -> Taps:
     """
     teaching = jax.lax.stop_gradient(outputs.teacher)
 
-    def pairs(blocks: Sequence[Sequence[Any]], index: int) -> list[tuple[Any, Any]] | None:
+    def pairs(
+        blocks: Sequence[Sequence[Any]], index: int, equal_sizes: bool = False
+    ) -> list[tuple[Any, Any]] | None:
         if not distilled[index]:
             return None
-        return [
-            (maps[index], target) for maps, target in zip(blocks, teaching.features, strict=False)
-        ]
+        own = [maps[index] for maps in blocks]
+        return map_pairs(own, teaching.features, equal_sizes=equal_sizes)
 
     students = range(len(distilled))
     return Taps(
         outputs.logits,
         teaching.logits[None, None],
         [pairs(outputs.features, index) for index in students],
-        [pairs(outputs.adapted, index) for index in students],
+        [pairs(outputs.adapted, index, equal_sizes=True) for index in students],
     )
 
 

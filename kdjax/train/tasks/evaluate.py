@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kdjax import config as configuration
 from kdjax import losses, models
 from kdjax.models import IndependentNetworks
 from kdjax.train.devices.parallel import choose
@@ -62,6 +63,8 @@ def evaluate(
     config = workdir.read_config(path)
     # What was trained on many devices can be evaluated on one, wherever its width files have gone.
     config.compute.devices = 1
+    if configuration.kind(config) == "distill":  # A teacher may know no other execution.
+        config.compute.update(execution="auto", lanes=1, remat=False)
     chosen = stored.select(path, config, student)
     opened = open_data(path, config, data=data, other_data=other_data)
     parts = list(opened.dataset.sizes) if other_data else [split]
@@ -130,7 +133,10 @@ def _evaluate_stage(
             continue
         if run is None:  # All seeds train the same networks.
             vectors = tuple(found.widths[place - 1] for place in places)
-            experiment = dataclasses.replace(experiment, student_widths=vectors)
+            # Not that of the configuration, if it is a teacher of another family.
+            experiment = dataclasses.replace(
+                experiment, architecture=found.architecture, student_widths=vectors
+            )
             run = _compiled(experiment, feed, averaged, shares)
         trees = [found.variables_of(place) for place in places]
         variables = {

@@ -154,6 +154,8 @@ def resolve(
         parallel = parallel or choose(config.compute.devices)
         # The number of classes is not known yet; names and widths can be checked without it.
         _students(config, _architecture(config, 2), student_widths)
+        if configuration.kind(config) == "distill" and not config.teacher.workdir:
+            teacher_architecture(config, 2)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from None
     devices = len(parallel.devices)
@@ -198,8 +200,11 @@ def resolve(
 
 def _epochs(config: ml_collections.ConfigDict) -> dict[str, int]:
     """The lengths of all runs that a configuration asks for, by field."""
-    if configuration.kind(config) == "train":
+    kind = configuration.kind(config)
+    if kind == "train":
         return {"epochs": config.epochs}
+    if kind == "distill":
+        return {"epochs": config.epochs, "teacher.epochs": config.teacher.epochs}
     stages = ("teacher", "search", "distil")
     return {f"{stage}.epochs": config[stage].epochs for stage in stages}
 
@@ -255,6 +260,21 @@ def _architecture(config: ml_collections.ConfigDict, num_classes: int) -> models
         raise ConfigError(f"config.network: {error}") from None
 
 
+def teacher_architecture(
+    config: ml_collections.ConfigDict, num_classes: int
+) -> models.Architecture:
+    """That of the teacher that `kdjax distill` trains itself.
+
+    Raises:
+      ConfigError: if there is no such network.
+    """
+    wanted = config.teacher
+    try:
+        return models.create(wanted.network, num_classes, width=wanted.network_width)
+    except ValueError as error:
+        raise ConfigError(f"config.teacher.network: {error}") from None
+
+
 def _students(
     config: ml_collections.ConfigDict,
     architecture: models.Architecture,
@@ -262,17 +282,18 @@ def _students(
 ) -> tuple[WidthVector, ...]:
     if configuration.kind(config) == "search":
         return (architecture.widths,)
+    apart = configuration.kind(config) == "distill" or config.method == "independent"
     if given:
         vectors = tuple(widths.check(vector, architecture.widths) for vector in given)
     elif config.student_widths:
         vectors = tuple(_read_widths(path, architecture) for path in config.student_widths)
-        if config.method != "independent":
+        if not apart:
             # A structure that was searched alone has a stem of its own width; here all share one.
             vectors = tuple(
                 widths.with_shared(vector, vectors[0], architecture.shared) for vector in vectors
             )
     else:
         vectors = student_vectors(architecture, tuple(config.student_scales))
-    if config.method == "independent":
+    if apart:
         return vectors
     return widths.check_students(vectors, architecture.widths, shared=architecture.shared)

@@ -60,11 +60,11 @@ def summarize(experiment: Experiment, measured: Sequence[Measured]) -> dict[str,
             if method in experiment.methods:
                 entry[role] = _accuracies(measured, method, select, index)
         if len(experiment.methods) == 2:
-            entry |= _gain(entry["baseline"]["per_seed"], entry["distilled"]["per_seed"])
+            entry |= gain(entry["baseline"]["per_seed"], entry["distilled"]["per_seed"])
         students.append(entry)
     summary: dict[str, Any] = {"students": students}
     if len(experiment.methods) == 2:
-        summary["mean_gain"] = _mean_gain(students)
+        summary["mean_gain"] = mean_gain(students)
     for method, role in _ROLES.items():
         if method in experiment.methods:
             key = "ensemble" if role == "distilled" else "baseline_ensemble"
@@ -135,19 +135,21 @@ def _ensemble(measured: Sequence[Measured], method: str, kind: str) -> dict[str,
     return over_seeds([float(score["ensemble_accuracy"]) for score in scores], "test")
 
 
-def _gain(baseline: Sequence[float], distilled: Sequence[float]) -> dict[str, float | None]:
+def gain(baseline: Sequence[float], distilled: Sequence[float]) -> dict[str, float | None]:
+    """What distillation gained a student, as entries of results, from accuracies of each seed."""
     points = 100 * np.subtract(distilled, baseline)
-    gain, spread, reference = mean(points), deviation(points), 100 * float(np.mean(baseline))
+    gained, spread, reference = mean(points), deviation(points), 100 * float(np.mean(baseline))
     return {
-        "gain_points": gain,
+        "gain_points": gained,
         "gain_points_std": spread,
         "gain_half_width": half_width(points),
-        "relative_gain": None if gain is None or not reference else gain / reference,
+        "relative_gain": None if gained is None or not reference else gained / reference,
         "relative_gain_std": None if spread is None or not reference else spread / reference,
     }
 
 
-def _mean_gain(students: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+def mean_gain(students: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    """The mean over students of what distillation gained them, as an entry of results."""
     points = [
         100 * np.subtract(student["distilled"]["per_seed"], student["baseline"]["per_seed"])
         for student in students

@@ -5,8 +5,7 @@ on wherever it stopped; what lies between two stages is computed anew from the f
 """
 
 import contextlib
-import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,8 @@ from kdjax import config as configuration
 from kdjax import widths
 from kdjax.search import Budget
 from kdjax.train.devices import processes
-from kdjax.train.program import methods
-from kdjax.train.program.compiled import Runner
 from kdjax.train.program.state import TrainState
 from kdjax.train.run import workdir
-from kdjax.train.run.checkpoint import Checkpoints
-from kdjax.train.run.interrupt import Interrupts
-from kdjax.train.run.metrics import MetricsWriter
-from kdjax.train.run.progress import ProgressReport
 from kdjax.train.run.run import Run
 from kdjax.train.tasks.experiment import Experiment, stage_config
 from kdjax.train.tasks.results import Measured
@@ -35,11 +28,11 @@ from kdjax.train.tasks.search_stage import (
     search_optimizer,
     search_steps,
 )
+from kdjax.train.tasks.stages import STUDENTS, Learner, Stages, alone, train_alone, train_students
 from kdjax.train.tasks.structure import CANDIDATES, Structure, candidate_start, find_structure
-from kdjax.train.tasks.teacher import digest, load_teacher
-from kdjax.train.tasks.train import measure, resolve_together, run_name
+from kdjax.train.tasks.teacher import check_same_teacher, digest, load_teacher
+from kdjax.train.tasks.train import measure, resolve_together
 from kdjax.train.tasks.trained_on import TrainedOn
-from kdjax.widths import WidthVector
 
 
 def search(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any]:
@@ -78,79 +71,24 @@ def search(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any
             stack.enter_context(workdir.locked(path))
             workdir.check(path, config)
             if teacher is not None:
-                _check_teacher(path, teacher)
+                check_same_teacher(path, digest(teacher))
             workdir.check_data(path, TrainedOn.of(experiment.dataset).to_json())
             workdir.create(path, config)
 
         processes.on_first_unshared(claim)
-        return _search(_Stages(experiment, path, stack), budget, teacher)
-
-
-class _Stages:
-    """What all stages share, and how one is run."""
-
-    def __init__(self, experiment: Experiment, path: Path, stack: contextlib.ExitStack):
-        self.experiment, self.config, self.path = experiment, experiment.config, path
-        self.feed = experiment.feed()
-        config = self.config
         epochs = config.search.epochs + len(config.seeds) * config.distil.epochs
         epochs += 0 if config.teacher.workdir else config.teacher.epochs
-        self._stack = stack
-        self._elsewhere = not processes.is_first()
-        self._writer = MetricsWriter(
-            path, tensorboard=config.log.tensorboard, elsewhere=self._elsewhere
-        )
-        stack.callback(self._writer.close)
-        self._interrupts = stack.enter_context(Interrupts())
-        self.progress = ProgressReport(
-            epochs * self.feed.sizes["train"], bar=config.log.progress, silent=self._elsewhere
-        )
-        stack.enter_context(self.progress)
-
-    def runner(self, method: methods.Method, config: ml_collections.ConfigDict, **more: Any):
-        """The compiled functions of a stage with the configuration of :func:`stage_config`."""
-        parallel = self.experiment.parallel
-        return Runner(method, config, self.feed, parallel, **more)
-
-    def run(
-        self,
-        stage: str,
-        runner: Runner,
-        config: ml_collections.ConfigDict,
-        student_widths: tuple[WidthVector, ...],
-        seed: int,
-        **more: Any,
-    ) -> tuple[Run, TrainState]:
-        """Runs a stage from where it is to its end."""
-        name = run_name(stage, seed)
-        checkpoints = Checkpoints(
-            self.path / "checkpoints" / name, config.checkpoint.keep, elsewhere=self._elsewhere
-        )
-        self._stack.callback(checkpoints.close)
-        stage_experiment = dataclasses.replace(self.experiment, student_widths=student_widths)
-        run = Run(
-            name=name,
-            seed=seed,
-            runner=runner,
-            config=config,
-            checkpoints=checkpoints,
-            record={**stage_experiment.record, "method": stage, "seed": seed},
-            writer=self._writer,
-            progress=self.progress,
-            interrupts=self._interrupts,
-            **more,
-        )
-        return run, run.finish()
+        return _search(Stages(experiment, path, stack, epochs), budget, teacher)
 
 
-def _search(stages: _Stages, budget: Budget, teacher: Mapping[str, Any] | None) -> dict[str, Any]:
+def _search(stages: Stages, budget: Budget, teacher: Mapping[str, Any] | None) -> dict[str, Any]:
     experiment = stages.experiment
     said = [_describe(experiment, budget), *configuration.shortened(experiment.config)]
     stages.progress.say("\n".join(said))
     teacher_run, teacher_state = None, None
     if teacher is None:
         teacher_run, teacher_state = _train_teacher(stages)
-        teacher = _alone(teacher_state)
+        teacher = alone(teacher_state)
     search_run, found_state = _find(stages, budget, teacher)
     structure = find_structure(experiment, budget, found_state)
     processes.on_first_unshared(lambda: _write_structure(stages, structure))
@@ -163,34 +101,24 @@ def _search(stages: _Stages, budget: Budget, teacher: Mapping[str, Any] | None) 
         teacher_scores = _measure_given(stages, teacher)
     measured = [measure("distil", run, state) for run, state in candidates]
     summary = summarize(experiment, budget, structure, teacher_scores, measured)
-    # A stage that was already finished was not timed again: its rate stays as it was measured.
-    rates = {"teacher": teacher_run, "search": search_run, "distil": candidates[-1][0]}
-    timed = {
-        name: {"images_per_second": run.images_per_second}
-        for name, run in rates.items()
-        if run is not None and run.images_per_second
-    }
-    earlier = workdir.read_json(stages.path / "results.json").get("throughput", {})
-    summary["throughput"] = earlier | timed
-    processes.on_first_unshared(lambda: workdir.write_json(stages.path / "results.json", summary))
+    runs = {"teacher": teacher_run, "search": search_run, STUDENTS: candidates[-1][0]}
+    stages.write_results(summary, runs)
     return summary
 
 
-def _write_structure(stages: _Stages, structure: Structure) -> None:
+def _write_structure(stages: Stages, structure: Structure) -> None:
     workdir.write_json(stages.path / "structure.json", structure.to_json())
     widths.save(structure.compact, stages.path / "widths.json")
     widths.save(structure.uniform, stages.path / "uniform.json")
     widths.save(stages.experiment.architecture.widths, stages.path / "full.json")
 
 
-def _train_teacher(stages: _Stages) -> tuple[Run, TrainState]:
+def _train_teacher(stages: Stages) -> tuple[Run, TrainState]:
     config = stage_config(stages.config, stages.config.teacher.epochs)
-    runner = stages.experiment.runner("independent", stages.feed, config)
-    full = (stages.experiment.architecture.widths,)
-    return stages.run("teacher", runner, config, full, stages.config.seeds[0])
+    return train_alone(stages, "teacher", config, stages.experiment)
 
 
-def _find(stages: _Stages, budget: Budget, teacher: Mapping[str, Any]) -> tuple[Run, TrainState]:
+def _find(stages: Stages, budget: Budget, teacher: Mapping[str, Any]) -> tuple[Run, TrainState]:
     experiment, wanted = stages.experiment, stages.config.search
     config = stage_config(stages.config, wanted.epochs, constant_rate=wanted.learning_rate)
     runner = stages.runner(
@@ -208,46 +136,26 @@ def _find(stages: _Stages, budget: Budget, teacher: Mapping[str, Any]) -> tuple[
         return state.replace(params=params, batch_stats=batch_stats)
 
     watch = Watch(budget, search_steps(experiment), wanted.descent, stages.progress.say)
-    full = (experiment.architecture.widths,)
     return stages.run(
-        "search", runner, config, full, stages.config.seeds[0], begin=begin, watch=watch
+        "search", runner, config, experiment, stages.config.seeds[0], begin=begin, watch=watch
     )
 
 
 def _distil(
-    stages: _Stages, structure: Structure, teacher: Mapping[str, Any], found: TrainState
+    stages: Stages, structure: Structure, teacher: Mapping[str, Any], found: TrainState
 ) -> list[tuple[Run, TrainState]]:
-    experiment = stages.experiment
     config = stage_config(stages.config, stages.config.distil.epochs)
-    students = tuple(structure.widths_of(candidate) for candidate in CANDIDATES)
-    method = methods.taught(
-        experiment.config,
-        experiment.architecture,
-        students,
-        tuple(candidate.distilled for candidate in CANDIDATES),
-        experiment.parallel.axis_name,
-        experiment.execution,
-    )
-    runner = stages.runner(method, config, teacher=teacher)
-    begin: Callable[[TrainState], TrainState] = _unchanged
-    if stages.config.distil.start == "slim":
-        begin = candidate_start(experiment, structure, teacher, _alone(found))
-    return [
-        stages.run("distil", runner, config, students, seed, begin=begin)
-        for seed in stages.config.seeds
+    learners = [
+        Learner(candidate.name, structure.widths_of(candidate), candidate.distilled)
+        for candidate in CANDIDATES
     ]
+    if stages.config.distil.start == "fresh":
+        return train_students(stages, learners, config, teacher)
+    begin = candidate_start(stages.experiment, structure, teacher, alone(found))
+    return train_students(stages, learners, config, teacher, begin=begin)
 
 
-def _unchanged(state: TrainState) -> TrainState:
-    return state
-
-
-def _alone(state: TrainState) -> dict[str, Any]:
-    """The variables of a stage with one network, as those of the network itself."""
-    return {kind: tree["student_1"] for kind, tree in state.variables.items()}
-
-
-def _measure_given(stages: _Stages, teacher: Mapping[str, Any]) -> Measured:
+def _measure_given(stages: Stages, teacher: Mapping[str, Any]) -> Measured:
     """Scores of a teacher that was not trained here."""
     config = stage_config(stages.config, 1)
     runner = stages.experiment.runner("independent", stages.feed, config)
@@ -260,23 +168,6 @@ def _measure_given(stages: _Stages, teacher: Mapping[str, Any]) -> Measured:
         if stages.feed.sizes[split]
     }
     return Measured("teacher", -1, {"last": scores, "best": scores}, 0.0)
-
-
-def _check_teacher(path: Path, teacher: Mapping[str, Any]) -> None:
-    """A search goes on with the teacher it began with.
-
-    Raises:
-      WorkdirError: if the one that was given has changed since.
-    """
-    marker = path / "teacher.json"
-    found = {"digest": digest(teacher)}
-    stored = workdir.read_json(marker)
-    if stored and stored != found:
-        raise workdir.WorkdirError(
-            f"workdir {path} holds a search with another teacher: config.teacher names one whose "
-            "weights have changed since; choose another --workdir"
-        )
-    workdir.write_json(marker, found)
 
 
 def _describe(experiment: Experiment, budget: Budget) -> str:

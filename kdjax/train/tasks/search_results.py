@@ -3,13 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from kdjax import costs
 from kdjax.search import Budget
-from kdjax.statistics import deviation, half_width, mean
 from kdjax.train.tasks.experiment import Experiment
-from kdjax.train.tasks.results import Measured, made_with, over_seeds
+from kdjax.train.tasks.results import Measured, made_with
+from kdjax.train.tasks.stages import accuracy_entry, cost_entry, difference
 from kdjax.train.tasks.structure import CANDIDATES, Structure
 
 
@@ -42,17 +39,17 @@ def summarize(
             "name": candidate.name,
             "structure": candidate.structure,
             "distilled": candidate.distilled,
-            **_cost(experiment, structure.widths_of(candidate)),
-            **_accuracies([m.scores[select] for m in measured], index),
+            **cost_entry(experiment, structure.widths_of(candidate)),
+            **accuracy_entry(measured, select, index),
         }
         for index, candidate in enumerate(CANDIDATES)
     ]
     per_seed = [candidate["per_seed"] for candidate in candidates]
-    taught = _accuracies([teacher.scores["last"]], 0)  # The one that taught.
+    taught = accuracy_entry([teacher], "last", 0)  # The one that taught.
     return {
         "teacher": {
             "seed": None if teacher.seed < 0 else teacher.seed,
-            **_cost(experiment, structure.full),
+            **cost_entry(experiment, structure.full),
             **taught,
         },
         "candidates": candidates,
@@ -61,35 +58,11 @@ def summarize(
             {"name": block.name, "groups": list(block.groups), "frozen": block.frozen}
             for block in budget.blocks
         ],
-        "compact_minus_uniform_points": _difference(per_seed[0], per_seed[2]),
-        "distilled_minus_alone_points": _difference(per_seed[0], per_seed[1]),
-        "compact_minus_teacher_points": _difference(per_seed[0], taught["per_seed"]),
+        "compact_minus_uniform_points": difference(per_seed[0], per_seed[2]),
+        "distilled_minus_alone_points": difference(per_seed[0], per_seed[1]),
+        "compact_minus_teacher_points": difference(per_seed[0], taught["per_seed"]),
         "start": experiment.config.distil.start,
         "seeds": list(experiment.config.seeds),
         "last_or_best": select,
         "made_with": made_with(experiment),
     }
-
-
-def _cost(experiment: Experiment, widths: Any) -> dict[str, Any]:
-    cost = costs.count(experiment.architecture, widths, experiment.dataset.image_shape)
-    return {
-        "widths": dict(widths),
-        "params": cost.params,
-        "macs": cost.macs,
-        "flops": cost.flops,
-    }
-
-
-def _accuracies(scores: Sequence[dict[str, Any]], index: int) -> dict[str, Any]:
-    entry: dict[str, Any] = {}
-    for split, short in (("test", "test"), ("validation", "val")):
-        values = [float(score[split]["accuracy"][index]) for score in scores if split in score]
-        if values:
-            entry |= over_seeds(values, short)
-    return entry
-
-
-def _difference(first: Sequence[float], second: Sequence[float]) -> dict[str, float | None]:
-    points = 100 * np.subtract(first, second)
-    return {"mean": mean(points), "std": deviation(points), "half_width": half_width(points)}

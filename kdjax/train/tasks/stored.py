@@ -76,8 +76,8 @@ def names(path: Path, config: ml_collections.ConfigDict) -> tuple[Trained, ...]:
 
     Args:
       path: the workdir.
-      config: its configuration. Of a search the networks are those that it compares, and the
-        teacher unless it came from elsewhere.
+      config: its configuration. Of a search the networks are those that it compares, of a
+        distillation its students, and the teacher unless it came from elsewhere.
     """
     seeds = tuple(config.seeds)
     if configuration.kind(config) == "search":
@@ -87,8 +87,19 @@ def names(path: Path, config: ml_collections.ConfigDict) -> tuple[Trained, ...]:
         )
         own = () if config.teacher.workdir else (Trained("teacher", "teacher", 1, seeds[:1]),)
         return compared + own
-    stages = tuple(_ROLES) if config.method == "both" else (config.method,)
     students = len(workdir.read_student_widths(path))
+    if configuration.kind(config) == "distill":
+        roles = ("distilled", "alone") if config.baseline else ("distilled",)
+        beside = tuple(
+            Trained(f"student {number}, {role}", "distil", place * students + number, seeds)
+            for place, role in enumerate(roles)
+            for number in range(1, students + 1)
+        )
+        # It came from elsewhere if the workdir has noted which it was.
+        given = (path / "teacher.json").exists()
+        own = () if given else (Trained("teacher", "teacher", 1, seeds[:1]),)
+        return beside + own
+    stages = tuple(_ROLES) if config.method == "both" else (config.method,)
     return tuple(
         Trained(f"student {place}, {_ROLES[stage]}", stage, place, seeds)
         for stage in stages

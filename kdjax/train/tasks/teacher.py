@@ -52,6 +52,35 @@ def load_teacher(config: ml_collections.ConfigDict, experiment: Experiment) -> d
     return models.extract_student(variables, 1)
 
 
+def check_split(config: ml_collections.ConfigDict, experiment: Experiment, name: str) -> str:
+    """Checks that a teacher was not trained on what an experiment holds out.
+
+    Args:
+      config: that the teacher was trained with.
+      experiment: whose students it is to teach.
+      name: of the teacher, for the error.
+
+    Returns:
+      A remark where this cannot be known, since it was trained on other data; else empty.
+
+    Raises:
+      ConfigError: if it was trained on the same data divided in another way.
+    """
+    theirs, own = config.data, experiment.config.data
+    if theirs.name != own.name:
+        return (
+            f"{name} was trained on {theirs.name}, not on {own.name}: that it has not seen the "
+            "test images is for you to know"
+        )
+    for field in _SPLIT_FIELDS:
+        if theirs[field] != own[field]:
+            raise ConfigError(
+                f"{name} does not fit: its config.data.{field} is {theirs[field]}, expected "
+                f"{own[field]}: it may have been trained on what is held out here"
+            )
+    return ""
+
+
 def digest(variables: Mapping[str, Any]) -> str:
     """A name for the exact numbers in a tree of arrays."""
     total = hashlib.sha256()
@@ -59,6 +88,28 @@ def digest(variables: Mapping[str, Any]) -> str:
         total.update(path.encode())
         total.update(np.ascontiguousarray(leaf).tobytes())
     return total.hexdigest()[:16]
+
+
+def check_same_teacher(path: Path, found: str, *, task: str = "a search") -> None:
+    """Notes which teacher a workdir began with; it goes on with the same one.
+
+    Args:
+      path: the workdir, locked.
+      found: the teacher's :func:`digest`.
+      task: what the workdir holds, in words.
+
+    Raises:
+      WorkdirError: if the one that was given has changed since.
+    """
+    marker = path / "teacher.json"
+    content = {"digest": found}
+    stored = workdir.read_json(marker)
+    if stored and stored != content:
+        raise workdir.WorkdirError(
+            f"workdir {path} holds {task} with another teacher: config.teacher names one whose "
+            "weights have changed since; choose another --workdir"
+        )
+    workdir.write_json(marker, content)
 
 
 def _find_run(path: Path, wanted: str) -> str:

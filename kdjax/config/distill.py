@@ -1,0 +1,78 @@
+"""The table of `kdjax distill`: every field, its default, its meaning and what it may be."""
+
+from kdjax.config import terms
+from kdjax.config.fields import Field, is_count, is_number, is_text, number, one_of, tuple_of
+from kdjax.config.shared import (
+    DATA,
+    LABELS_AND_LOGITS,
+    NETWORK,
+    NETWORKS,
+    OPTIMIZATION,
+    RUNNING,
+    SEEDS,
+)
+
+FIELDS: dict[str, Field] = {
+    **SEEDS,
+    **NETWORK,
+    "student_scales": tuple_of(
+        (1.0,),
+        "width of each student relative to the network; its stem keeps its width",
+        "numbers above 0 and at most 1, at least one",
+        lambda value: is_number(value) and 0 < value <= 1,
+        lambda n: n > 0,
+    ),
+    "student_widths": tuple_of(
+        (),
+        "JSON files with the students' width vectors; replaces student_scales",
+        "paths",
+        is_text,
+    ),
+    "baseline": Field(True, "also train each student alone, from labels, to compare"),
+    **DATA,
+    "teacher.workdir": tuple_of(
+        (),
+        "take the teacher from this workdir of `kdjax train`, `search` or `distill`; of several "
+        "the averaged logits teach; empty: train teacher.network here",
+        "paths, in quotes and brackets if there are several",
+        is_text,
+    ),
+    "teacher.student": tuple_of(
+        (),
+        "for each teacher.workdir which network of it, by number or name as in --student of "
+        "`kdjax predict`; empty: its first",
+        "numbers from 1 or names, one for each of teacher.workdir",
+        lambda value: is_text(value) or (is_count(value) and value > 0),
+    ),
+    "teacher.seed": tuple_of(
+        (),
+        "for each teacher.workdir the seed of the run to take; empty: its first",
+        "whole numbers from 0, one for each of teacher.workdir",
+        is_count,
+    ),
+    "teacher.checkpoint": one_of(
+        "last", "which checkpoint of teacher.workdir: last, or best on validation", "last", "best"
+    ),
+    "teacher.network": Field(
+        "resnet20", "family and depth of a teacher trained here", f"one of {', '.join(NETWORKS)}"
+    ),
+    "teacher.network_width": number(
+        0.625, "multiplies every full width of a teacher trained here", 0, 16, above=True
+    ),
+    "teacher.epochs": number(20, "passes of a teacher trained here", 1),
+    "teacher.cache_logits": Field(
+        False,
+        "compute the teacher's logits once for all training images; only where these are not "
+        "augmented, and no term reads feature maps",
+    ),
+    **terms.term_fields({"hard": 0.5, "feature": 0.0, "soft": 0.5}),
+    **{field: what for name in terms.TERMS for field, what in terms.ramp_field(name).items()},
+    "weight_ramp.epochs": number(
+        15.0, "length of the ramps, in epochs; at most the whole run", 0, above=True
+    ),
+    "temperature": number(4.0, "softens the logits of the soft term", 0, above=True),
+    **LABELS_AND_LOGITS,
+    "epochs": number(20, "passes of the students over the training split", 1, resumable=True),
+    **OPTIMIZATION,
+    **RUNNING,
+}

@@ -1,0 +1,188 @@
+"""Distillation from fixed teachers, from end to end: teacher, students, comparison."""
+
+import contextlib
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from kdjax import config as configuration
+from kdjax import costs
+from kdjax.train.devices import processes
+from kdjax.train.run import workdir
+from kdjax.train.run.run import Run
+from kdjax.train.tasks.distill_results import summarize
+from kdjax.train.tasks.experiment import Experiment, stage_config, teacher_architecture
+from kdjax.train.tasks.stages import STUDENTS, Learner, Stages, alone, train_alone, train_students
+from kdjax.train.tasks.teacher import check_same_teacher, digest
+from kdjax.train.tasks.teachers import (
+    Examined,
+    Teacher,
+    check_fit,
+    check_given,
+    fixed,
+    load_teachers,
+    variables_of,
+)
+from kdjax.train.tasks.train import measure, resolve_together
+from kdjax.train.tasks.trained_on import TrainedOn
+
+
+def distill(
+    config: ml_collections.ConfigDict, path: str | Path, teachers: Sequence[Teacher] = ()
+) -> dict[str, Any]:
+    """Distils students from a teacher, or from several, in the directory ``path``.
+
+    A teacher that is trained here uses the first seed. Students, and the same ones alone, are
+    trained once per seed, all in one compiled step, from the same weights.
+
+    Args:
+      config: every field as in :data:`kdjax.config.DISTILL_FIELDS`.
+      path: the workdir. Missing or empty: a new run. One of the same configuration and teacher: it
+        is continued at the stage it is in, or read if it is finished; of the same but for seeds
+        added behind the first: they are distilled too. Anything else is refused.
+      teachers: trained networks of any family, in place of those that ``config.teacher`` names.
+
+    Returns:
+      The content of ``results.json``.
+
+    Raises:
+      kdjax.config.ConfigError, kdjax.data.DataError, kdjax.train.run.workdir.WorkdirError: for bad
+        input, before anything is written.
+      kdjax.train.run.interrupt.Interrupted: after SIGINT or SIGTERM; all is saved.
+      kdjax.train.program.non_finite.NonFiniteError: if a loss, gradient or statistic is not finite.
+    """
+    path = Path(path)
+    configuration.validate(config)
+    if teachers:
+        check_given(teachers, config)
+    experiment = resolve_together(config, path)
+    given = processes.together(lambda: _given(experiment, teachers))
+    found = ""
+    if given:
+        found = digest({str(number): each.variables for number, each in enumerate(given)})
+        processes.agree({"the teachers (their digest)": found})
+    with contextlib.ExitStack() as stack:
+
+        def claim() -> None:
+            stack.enter_context(workdir.locked(path))
+            workdir.check(path, config)
+            workdir.check_widths(path, experiment.student_widths)
+            _check_same_teachers(path, found)
+            workdir.check_data(path, TrainedOn.of(experiment.dataset).to_json())
+            workdir.create(path, config, experiment.student_widths)
+
+        processes.on_first_unshared(claim)
+        epochs = len(config.seeds) * config.epochs + (0 if given else config.teacher.epochs)
+        return _distill(Stages(experiment, path, stack, epochs), given)
+
+
+def _given(experiment: Experiment, teachers: Sequence[Teacher]) -> tuple[Teacher, ...]:
+    for teacher in teachers:
+        check_fit(teacher, experiment)
+    return tuple(teachers) or load_teachers(experiment)
+
+
+def _check_same_teachers(path: Path, found: str) -> None:
+    """Raises WorkdirError if the directory holds a run with other teachers."""
+    marker = path / "teacher.json"
+    if not (path / "config.json").exists():
+        marker.unlink(missing_ok=True)
+    elif marker.exists() != bool(found):
+        own = "was given by a program" if marker.exists() else "is trained there"
+        raise workdir.WorkdirError(
+            f"workdir {path} holds a distillation whose teacher {own}: give it the same one, or "
+            "choose another --workdir"
+        )
+    if found:
+        check_same_teacher(path, found, task="a distillation")
+
+
+def _distill(stages: Stages, given: tuple[Teacher, ...]) -> dict[str, Any]:
+    experiment = stages.experiment
+    said = [_describe(experiment, given), *(teacher.remark for teacher in given if teacher.remark)]
+    stages.progress.say("\n".join([*said, *configuration.shortened(experiment.config)]))
+    teacher_run, teachers = None, given
+    if not given:
+        teacher_run, own = _train_teacher(stages)
+        teachers = (own,)
+    frozen = fixed(teachers, experiment)
+    examined = Examined(experiment, stages.feed, frozen, variables_of(teachers))
+    taught: Any = variables_of(teachers)
+    if experiment.config.teacher.cache_logits:
+        frozen = dataclasses.replace(frozen, cached=True)
+        taught = examined.logits("train")[0].mean(axis=1)
+    learners = _learners(experiment)
+    config = stage_config(experiment.config, experiment.config.epochs)
+    finished = train_students(stages, learners, config, taught, teachers=frozen, ramps=True)
+    # Only now, with nothing left to train, is the test set looked at.
+    measured = [measure(STUDENTS, run, state) for run, state in finished]
+    summary = summarize(experiment, learners, teachers, examined.accuracies(), measured)
+    if raised := [line for run, _ in finished for line in run.raised]:
+        summary["raised"] = raised
+    stages.write_results(summary, {"teacher": teacher_run, STUDENTS: finished[-1][0]})
+    return summary
+
+
+def _train_teacher(stages: Stages) -> tuple[Run, Teacher]:
+    wanted = stages.config.teacher
+    config = stage_config(stages.config, wanted.epochs)
+    config.update(network=wanted.network, network_width=wanted.network_width)
+    # How students run beside each other says nothing of one network of another family.
+    config.compute.update(execution="auto", lanes=1, remat=False)
+    architecture = teacher_architecture(config, stages.experiment.architecture.num_classes)
+    experiment = dataclasses.replace(
+        stages.experiment,
+        config=config,
+        architecture=architecture,
+        student_widths=(architecture.widths,),
+    )
+    run, state = train_alone(stages, "teacher", config, experiment)
+    return run, Teacher(
+        f"{architecture.name}, trained here", architecture, alone(state), seed=run.seed
+    )
+
+
+def _learners(experiment: Experiment) -> list[Learner]:
+    """All that are distilled, then the same ones alone."""
+    ways = {"distilled": True} | ({"alone": False} if experiment.config.baseline else {})
+    return [
+        Learner(f"student {number}, {way}", widths, distilled)
+        for way, distilled in ways.items()
+        for number, widths in enumerate(experiment.student_widths, start=1)
+    ]
+
+
+def _describe(experiment: Experiment, given: Sequence[Teacher]) -> str:
+    """One paragraph: what is about to be distilled."""
+    config, dataset = experiment.config, experiment.dataset
+    height, width, channels = dataset.image_shape
+    sizes = ", ".join(f"{size:,} {split}" for split, size in dataset.sizes.items())
+    if given:
+        taught = " and ".join(teacher.name for teacher in given)
+        taught += ", whose logits are averaged" if len(given) > 1 else ""
+    else:
+        architecture = teacher_architecture(config, dataset.num_classes)
+        taught = f"{_sized(experiment, architecture, architecture.widths)}, {config.teacher.epochs}"
+        taught += " epochs"
+    students = ", ".join(
+        _sized(experiment, experiment.architecture, widths) for widths in experiment.student_widths
+    )
+    devices = experiment.parallel.devices
+    return (
+        f"{dataset.name}: {sizes} images of {height} x {width} x {channels}, "
+        f"{dataset.num_classes} classes\n"
+        f"Teacher: {taught}\n"
+        f"Students: {students}; distilled{' and alone' if config.baseline else ''}, "
+        f"{config.epochs} epochs for each of the seeds {', '.join(map(str, config.seeds))}, batch "
+        f"{config.batch_size}, {config.compute.dtype}, on {len(devices)} "
+        f"{devices[0].device_kind} device{'s' * (len(devices) > 1)}"
+        + (f" of {processes.count()} processes" if processes.count() > 1 else "")
+    )
+
+
+def _sized(experiment: Experiment, architecture: Any, widths: Any) -> str:
+    count = costs.count(architecture, widths, experiment.dataset.image_shape).params
+    return f"{architecture.name} ({count:,} parameters)"

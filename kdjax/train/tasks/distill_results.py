@@ -1,0 +1,90 @@
+"""From finished distillations to ``results.json``."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kdjax import costs
+from kdjax.train.tasks.experiment import Experiment
+from kdjax.train.tasks.results import Measured, gain, made_with, mean_gain, over_seeds
+from kdjax.train.tasks.stages import Learner, accuracy_entry, cost_entry, difference
+from kdjax.train.tasks.teachers import Teacher
+
+
+def summarize(
+    experiment: Experiment,
+    learners: Sequence[Learner],
+    teachers: Sequence[Teacher],
+    accuracies: Mapping[str, Sequence[float]],
+    measured: Sequence[Measured],
+) -> dict[str, Any]:
+    """The content of the ``results.json`` of `kdjax distill`; accuracies are fractions.
+
+    ``students`` are as in the results of `kdjax train`, with ``baseline`` for the student alone;
+    ``distilled_minus_teacher_points`` is the paired difference to the teacher, or to the average of
+    several, which is the same for all seeds. ``teachers`` have cost and accuracies, too; so has
+    ``average_of_teachers``, if there are several.
+
+    Args:
+      experiment: with the students' architecture.
+      learners: in the order of training; all that are distilled, then the same ones alone.
+      teachers: that taught.
+      accuracies: split -> each teacher's, then that of their averaged logits.
+      measured: the accuracies of the students, one entry per seed.
+    """
+    select = experiment.config.evaluation.select
+    count = len(experiment.student_widths)
+    taught_by = accuracies["test"][-1]
+    students: list[dict[str, Any]] = []
+    for place, widths in enumerate(experiment.student_widths):
+        entry = {"index": place + 1, **cost_entry(experiment, widths)}
+        entry["distilled"] = distilled = accuracy_entry(measured, select, place)
+        if len(learners) > count:
+            entry["baseline"] = accuracy_entry(measured, select, count + place)
+            entry |= gain(entry["baseline"]["per_seed"], distilled["per_seed"])
+        per_seed = distilled["per_seed"]
+        against = difference(per_seed, [taught_by] * len(per_seed))
+        students.append(entry | {"distilled_minus_teacher_points": against})
+    summary: dict[str, Any] = {
+        "students": students,
+        "teachers": [
+            _teacher_entry(teacher, experiment, accuracies, number)
+            for number, teacher in enumerate(teachers)
+        ],
+    }
+    if len(teachers) > 1:
+        summary["average_of_teachers"] = _accuracies(accuracies, len(teachers))
+    if len(learners) > count:
+        summary["mean_gain"] = mean_gain(students)
+    return summary | {
+        "seeds": list(experiment.config.seeds),
+        "last_or_best": select,
+        "made_with": made_with(experiment),
+    }
+
+
+def _teacher_entry(
+    teacher: Teacher,
+    experiment: Experiment,
+    accuracies: Mapping[str, Sequence[float]],
+    number: int,
+) -> dict[str, Any]:
+    cost = costs.count(teacher.architecture, teacher.vector, experiment.dataset.image_shape)
+    return {
+        "name": teacher.name,
+        "network": teacher.architecture.name,
+        "seed": teacher.seed,
+        "widths": dict(teacher.vector),
+        "params": cost.params,
+        "macs": cost.macs,
+        "flops": cost.flops,
+        **_accuracies(accuracies, number),
+    }
+
+
+def _accuracies(accuracies: Mapping[str, Sequence[float]], number: int) -> dict[str, Any]:
+    """Of one network and run."""
+    entry: dict[str, Any] = {}
+    for split, short in (("test", "test"), ("validation", "val")):
+        if split in accuracies:
+            entry |= over_seeds([accuracies[split][number]], short)
+    return entry

@@ -1,0 +1,263 @@
+"""Teachers of any family for `kdjax distill`: where they come from, and whether they fit."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import chex
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from kdjax import config as configuration
+from kdjax import models
+from kdjax.config import ConfigError
+from kdjax.models.initialize import variable_shapes
+from kdjax.train.program.feed import Feed
+from kdjax.train.program.fixed_teacher import FixedTeachers, TeacherNetwork
+from kdjax.train.run import workdir
+from kdjax.train.run.checkpoint import CheckpointError
+from kdjax.train.tasks import stored, trained_on
+from kdjax.train.tasks.experiment import Experiment
+from kdjax.train.tasks.teacher import check_split
+from kdjax.widths import WidthVector
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Teacher:
+    """A trained network of any family.
+
+    Attributes:
+      name: for tables and errors.
+      architecture: with the students' classes.
+      variables: ``params`` and ``batch_stats`` of ``architecture.build(widths)``.
+      widths: of the network; empty: the full ones.
+      mean, std: per channel, of pixel values in [0, 1], with which its images were normalised;
+        empty: as the students' are.
+      class_names: in the order of its logits; empty: those of the students.
+      image_shape: (height, width, channels) of its images; empty: that of the students'.
+      seed: of its run, if it is known.
+      remark: what a person should know of it.
+    """
+
+    name: str
+    architecture: models.Architecture
+    variables: Mapping[str, Any]
+    widths: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    class_names: tuple[str, ...] = ()
+    image_shape: tuple[int, ...] = ()
+    seed: int | None = None
+    remark: str = ""
+
+    @property
+    def vector(self) -> WidthVector:
+        """The widths of the network."""
+        return WidthVector(self.widths) if self.widths else self.architecture.widths
+
+
+def load_teachers(experiment: Experiment) -> tuple[Teacher, ...]:
+    """The networks that ``config.teacher`` of `kdjax distill` names, on the host.
+
+    Raises:
+      ConfigError: if there is no such network, or it does not fit the experiment.
+    """
+    config = experiment.config.teacher
+    count = len(config.workdir)
+    students = tuple(config.student) or (1,) * count
+    seeds: tuple[int | None, ...] = tuple(config.seed) or (None,) * count
+    teachers = []
+    for number, (place, student, seed) in enumerate(
+        zip(config.workdir, students, seeds, strict=True)
+    ):
+        try:
+            teacher = _load(Path(place), student, seed, config.checkpoint, experiment)
+        except _NoTeacher as error:
+            raise ConfigError(
+                f"config.teacher.{error.args[0]}[{number}]: {error.args[1]}"
+            ) from None
+        except (workdir.WorkdirError, CheckpointError) as error:
+            raise ConfigError(f"config.teacher.workdir[{number}] is {place!r}: {error}") from None
+        check_fit(teacher, experiment)
+        teachers.append(teacher)
+    return tuple(teachers)
+
+
+class _NoTeacher(ValueError):
+    """(field of ``config.teacher``, what is wrong with it)."""
+
+
+def _load(
+    path: Path, student: int | str, seed: int | None, kind: str, experiment: Experiment
+) -> Teacher:
+    config = workdir.read_config(path)
+    try:
+        chosen = stored.select(path, config, student)[0]
+    except ValueError as error:
+        raise _NoTeacher("student", error) from None
+    if seed is not None and seed not in chosen.seeds:
+        known = ", ".join(map(str, chosen.seeds))
+        raise _NoTeacher("seed", f"is {seed}: {chosen.name} of {path} was trained with {known}")
+    seed = chosen.seeds[0] if seed is None else seed
+    data = trained_on.of_workdir(path, config)
+    name = f"{chosen.name} of {path}"
+    found = stored.restore(path, chosen.stage, seed, kind, len(data.class_names))
+    if found is None:
+        raise _NoTeacher("workdir", f"{path} has no {kind!r} checkpoint of {chosen.name} yet")
+    return Teacher(
+        name=name,
+        architecture=found.architecture,
+        variables=found.variables_of(chosen.place),
+        widths=found.widths[chosen.place - 1],
+        mean=data.mean,
+        std=data.std,
+        class_names=data.class_names,
+        image_shape=data.image_shape,
+        seed=seed,
+        remark=check_split(config, experiment, f"the teacher {name}"),
+    )
+
+
+def check_fit(teacher: Teacher, experiment: Experiment) -> None:
+    """Checks that a teacher takes the images of an experiment and knows its classes.
+
+    Raises:
+      ConfigError: if it does not; the message says in what.
+    """
+    dataset = experiment.dataset
+    shape = dataset.image_shape
+    names = tuple(dataset.class_names)
+    for what, found, expected in (
+        ("number of classes", teacher.architecture.num_classes, len(names)),
+        ("image shape", tuple(teacher.image_shape) or shape, shape),
+        ("number of channels in mean", len(teacher.mean) or shape[-1], shape[-1]),
+        ("number of channels in std", len(teacher.std) or shape[-1], shape[-1]),
+        *(
+            (f"class {number}", own, name)
+            for number, (own, name) in enumerate(zip(teacher.class_names, names, strict=False))
+        ),
+    ):
+        if found != expected:
+            raise ConfigError(
+                f"the teacher {teacher.name} does not fit: its {what} is {found!r}, expected "
+                f"{expected!r}"
+            )
+    network = teacher.architecture.build(teacher.vector)
+    shapes: Any = dict(variable_shapes(network, shape))
+    wanted = flax.traverse_util.flatten_dict(shapes, sep="/")
+    given: Any = flax.traverse_util.flatten_dict(dict(teacher.variables), sep="/")
+    for path in sorted(wanted.keys() | given.keys()):
+        own, expected = (np.shape(tree[path]) if path in tree else None for tree in (given, wanted))
+        if own != expected:
+            raise ConfigError(
+                f"the teacher {teacher.name} does not fit: the shape of its {path} is {own}, "
+                f"expected {expected} for {teacher.architecture.name}"
+            )
+
+
+def fixed(teachers: Sequence[Teacher], experiment: Experiment) -> FixedTeachers:
+    """The teachers as a training step runs them, which sees images normalised for the students."""
+    mean, std = (
+        np.asarray(values, np.float64)
+        for values in (experiment.dataset.mean, experiment.dataset.std)
+    )
+    networks = []
+    for teacher in teachers:
+        scale: tuple[float, ...] = ()
+        shift: tuple[float, ...] = ()
+        own_mean = np.asarray(teacher.mean or mean, np.float64)
+        own_std = np.asarray(teacher.std or std, np.float64)
+        if not (np.array_equal(own_mean, mean) and np.array_equal(own_std, std)):
+            scale, shift = tuple(std / own_std), tuple((mean - own_mean) / own_std)
+        networks.append(TeacherNetwork(teacher.architecture, teacher.vector, scale, shift))
+    return FixedTeachers(tuple(networks), jnp.dtype(experiment.config.compute.dtype))
+
+
+def variables_of(teachers: Sequence[Teacher]) -> Any:
+    """The variables of one teacher, or a tuple of several's."""
+    trees = tuple(teacher.variables for teacher in teachers)
+    return trees[0] if len(trees) == 1 else trees
+
+
+class Examined:
+    """What teachers say of whole splits, without augmentation."""
+
+    def __init__(self, experiment: Experiment, feed: Feed, teachers: FixedTeachers, variables: Any):
+        """Prepares to compile; puts the variables on the devices.
+
+        Args:
+          experiment: for its devices.
+          feed: of the examples.
+          teachers: the networks.
+          variables: of :func:`variables_of`.
+        """
+        self._parallel, self._feed = experiment.parallel, feed
+        self._variables = self._parallel.replicate(variables)
+        axis_name = self._parallel.axis_name
+
+        def run(variables: Any, data: Any, given: Any) -> Any:
+            batch = feed.evaluation(data, given, self._parallel.device_index())
+            logits = [outputs.logits for outputs in teachers.each(variables, batch.images)]
+            rows = jnp.stack(logits, axis=1), batch.labels, batch.mask
+            return rows if axis_name is None else jax.tree.map(dealt_back, rows)
+
+        def dealt_back(rows: chex.Array) -> chex.Array:
+            # Devices have rows in turn, as cards are dealt.
+            every = jnp.moveaxis(jax.lax.all_gather(rows, axis_name), 0, 1)
+            return every.reshape(-1, *every.shape[2:])
+
+        self._run = self._parallel.compile(run)
+
+    def logits(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """``[examples, teachers, classes]`` float32 and the ``[examples]`` labels of a split."""
+        parts = list(self._parts(split))
+        logits, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return logits, labels
+
+    def _parts(self, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for given in self._feed.evaluation_inputs(split, self._feed.sizes[split]):
+            logits, labels, mask = self._parallel.unreplicate(
+                self._run(self._variables, self._feed.data, given)
+            )
+            yield logits[mask], labels[mask]
+
+    def accuracies(self) -> dict[str, list[float]]:
+        """For ``test`` and, if there is one, ``validation`` each teacher's accuracy.
+
+        That of their averaged logits comes last.
+        """
+        found = {}
+        for split in ("test", "validation"):
+            if self._feed.sizes[split]:
+                logits, labels = self.logits(split)
+                every = np.concatenate([logits, logits.mean(axis=1, keepdims=True)], axis=1)
+                right = every.argmax(axis=-1) == labels[:, None]
+                found[split] = right.mean(axis=0).tolist()
+        return found
+
+
+def check_given(teachers: Sequence[Teacher], config: ml_collections.ConfigDict) -> None:
+    """Checks teachers that a program gives against the configuration.
+
+    Args:
+      teachers: of the program.
+      config: of `kdjax distill`.
+
+    Raises:
+      ConfigError: if it names others, or a term needs a single one.
+    """
+    if config.teacher.workdir:
+        raise ConfigError(
+            f"config.teacher.workdir is {config.teacher.workdir}, but teachers are given as well: "
+            "one of both"
+        )
+    readers = configuration.terms_of_maps(config)
+    if readers and len(teachers) > 1:
+        raise ConfigError(
+            f"config.weights.{readers[0]} reads the maps of one teacher, but {len(teachers)} are "
+            "given: several teach by their logits alone"
+        )

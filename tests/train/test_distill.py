@@ -1,0 +1,450 @@
+"""Distillation from any teacher: where teachers come from, what they teach, what is compared."""
+
+import json
+import os
+import signal
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdjax import config as configuration
+from kdjax import costs, load_student, losses, models
+from kdjax.config import ConfigError
+from kdjax.losses.pooling import pool_to
+from kdjax.models import Outputs
+from kdjax.train import Teacher, distill, train
+from kdjax.train.program import methods
+from kdjax.train.program.fixed_teacher import (
+    FixedTeachers,
+    TeacherNetwork,
+    block_pairs,
+    map_pairs,
+    weights_of,
+)
+from kdjax.train.program.objective import Examples, objective
+from kdjax.train.run import workdir
+from kdjax.train.run.checkpoint import Checkpoints
+from kdjax.train.run.interrupt import Interrupted
+from kdjax.train.run.run import Run
+from kdjax.train.tasks.evaluate import evaluate
+from kdjax.train.tasks.experiment import resolve
+from kdjax.train.tasks.teachers import Examined, fixed, load_teachers, variables_of
+
+SHAPE = (8, 8, 1)
+TRAIN, TEST = 81, 30  # Of the small set, 9 images are for validation.
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
+
+def distill_config(small_npz, **changes):
+    """A narrow ResNet8 taught by a wider one, on the small set; ``a__b`` stands for a.b."""
+    config = configuration.distill_default()
+    config.update_from_flattened_dict(
+        {
+            "seeds": (0,),
+            "network_width": 0.25,
+            "data.name": f"npz:{small_npz}",
+            "data.crop_padding": 0,
+            "teacher.network": "resnet8",
+            "teacher.network_width": 0.375,
+            "teacher.epochs": 1,
+            "epochs": 2,
+            "evaluation.every_epochs": 1,
+            "batch_size": 16,
+            "evaluation.batch_size": 16,
+            "checkpoint.every_epochs": 1,
+            "log.every_steps": 2,
+            "log.tensorboard": False,
+            "compute.devices": 1,
+            **{name.replace("__", "."): value for name, value in changes.items()},
+        }
+    )
+    return config
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, small_npz):
+    """A whole distillation with a teacher of its own: (config, workdir, results)."""
+    config = distill_config(small_npz)
+    path = tmp_path_factory.mktemp("distill") / "run"
+    return config, path, distill(config, path)
+
+
+def last_state(path, run):
+    """The variables at the end of a run."""
+    return Checkpoints(path / "checkpoints" / run, read_only=True).variables("last")
+
+
+def read_metrics(path):
+    """All that was measured, without times."""
+    records = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in record.items() if k != "images_per_second"} for record in records]
+
+
+# The whole task
+
+
+def test_results_have_costs_accuracies_and_differences(finished):
+    _, path, summary = finished
+    assert json.loads((path / "results.json").read_text()) == summary
+    (student,), (teacher,) = summary["students"], summary["teachers"]
+    for entry, width in ((student, 0.25), (teacher, 0.375)):
+        architecture = models.create("resnet8", 4, width=width)
+        cost = costs.count(architecture, architecture.widths, SHAPE)
+        assert entry["widths"] == dict(architecture.widths)
+        assert (entry["params"], entry["macs"]) == (cost.params, cost.macs)
+    both = [student[role]["test"] for role in ("distilled", "baseline")]
+    for accuracy in (*both, teacher["test"]):
+        assert accuracy * TEST == pytest.approx(round(accuracy * TEST))
+    assert student["gain_points"] == pytest.approx(100 * (both[0] - both[1]))
+    against = student["distilled_minus_teacher_points"]["mean"]
+    assert against == pytest.approx(100 * (both[0] - teacher["test"]))
+    assert summary["mean_gain"]["points"] == pytest.approx(student["gain_points"])
+    assert teacher["name"] == "resnet8, trained here" and teacher["seed"] == 0
+
+
+def test_evaluate_and_load_student_know_all_networks(finished):
+    _, path, summary = finished
+    found = {network["name"]: network["accuracy"] for network in evaluate(path)["networks"]}
+    (student,) = summary["students"]
+    assert found == {
+        "student 1, distilled": student["distilled"]["test"],
+        "student 1, alone": student["baseline"]["test"],
+        "teacher": summary["teachers"][0]["test"],
+    }
+    stored = last_state(path, "distil-seed0")
+    for name, place in (("student 1", "student_1"), ("student 1, alone", "student_2")):
+        chex.assert_trees_all_equal(
+            load_student(path, name).variables["params"], stored["params"][place]
+        )
+    assert load_student(path, "teacher").widths["stem"] == 6  # floor(.375 * 16)
+
+
+def test_the_student_alone_is_the_one_of_train(finished, small_npz, tmp_path):
+    """The same start, order and images; only what runs beside it differs."""
+    config, path, _ = finished
+    plain = configuration.default()
+    shared = dict(configuration.flatten(config))
+    plain.update_from_flattened_dict(
+        {name: shared[name] for name, _ in configuration.flatten(plain) if name in shared}
+    )
+    plain.update_from_flattened_dict(
+        {"method": "independent", "student_scales": (1.0,), "weight_ramp.epochs": 1.0}
+    )
+    train(plain, tmp_path / "plain")
+    alone = last_state(tmp_path / "plain", "independent-seed0")["params"]["student_1"]
+    beside = last_state(path, "distil-seed0")["params"]["student_2"]
+    chex.assert_trees_all_close(alone, beside, rtol=1e-3, atol=1e-4)
+
+
+def test_an_interrupted_distillation_ends_as_an_uninterrupted_one(finished, tmp_path, monkeypatch):
+    config, whole, summary = finished
+    original = Run._read
+    stops = [("teacher-seed0", 3), ("distil-seed0", 8)]
+
+    def read_and_stop(self, window, pending, started):
+        now = original(self, window, pending, started)
+        if stops and (self.name, pending[1]) == stops[0]:
+            stops.pop(0)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return now
+
+    monkeypatch.setattr(Run, "_read", read_and_stop)
+    parts = tmp_path / "parts"
+    for run, _ in list(stops):
+        with pytest.raises(Interrupted, match=f"SIGTERM: {run} is saved at step"):
+            distill(config, parts)
+    found = distill(config, parts)
+    assert not stops
+    for run in ("teacher-seed0", "distil-seed0"):
+        chex.assert_trees_all_equal(last_state(parts, run), last_state(whole, run))
+    assert found["students"] == summary["students"]
+    assert found["teachers"] == summary["teachers"]
+    validations = [r for r in read_metrics(parts) if r["kind"] == "validation"]
+    assert validations == [r for r in read_metrics(whole) if r["kind"] == "validation"]
+
+
+# Teachers from elsewhere
+
+
+@pytest.fixture(scope="module")
+def given(finished):
+    """The teacher and the student of the finished run, as teachers of another one."""
+    _, path, _ = finished
+    return {"teacher__workdir": (str(path),) * 2, "teacher__student": ("teacher", 1)}
+
+
+def test_teachers_come_from_workdirs(finished, given, small_npz):
+    _, path, _ = finished
+    experiment = resolve(distill_config(small_npz, **given))
+    teachers = load_teachers(experiment)
+    for teacher, name in zip(teachers, ("teacher", "student 1, distilled"), strict=True):
+        expected = load_student(path, name)
+        chex.assert_trees_all_equal(teacher.variables, expected.variables)
+        assert teacher.vector == expected.widths
+        assert teacher.name == f"{name} of {path}"
+    frozen = fixed(teachers, experiment)
+    assert [network.scale for network in frozen.networks] == [(), ()]  # Normalised alike.
+
+
+def test_two_teachers_teach_by_the_average_of_their_logits(given, small_npz):
+    """Each sees the images as it was trained to see them."""
+    experiment = resolve(distill_config(small_npz, **given))
+    first, second = load_teachers(experiment)
+    images = np.random.default_rng(0).integers(0, 256, (5, *SHAPE)).astype(np.uint8)
+    dataset = experiment.dataset
+    ours = ((images / 255 - dataset.mean) / dataset.std).astype(np.float32)
+    theirs = ((images / 255 - 0.2) / 0.7).astype(np.float32)
+    other = Teacher("other", second.architecture, second.variables, mean=(0.2,), std=(0.7,))
+    frozen = fixed((first, other), experiment)
+    both = (first.variables, other.variables)
+    found = frozen(frozen.recall(both, None), ours)
+    expected = [
+        teacher.architecture.build().apply(teacher.variables, seen).logits
+        for teacher, seen in ((first, ours), (other, theirs))
+    ]
+    np.testing.assert_allclose(found.logits, np.mean(expected, axis=0), rtol=1e-4, atol=1e-4)
+    assert found.features == ()
+
+
+def test_a_run_with_kept_logits_of_two_teachers_is_the_run(finished, given, small_npz, tmp_path):
+    """And with teachers that a program gives, instead of naming their workdirs."""
+    runs = {}
+    for cached in (False, True):
+        config = distill_config(small_npz, **given, teacher__cache_logits=cached)
+        teachers = ()
+        if cached:
+            teachers = load_teachers(resolve(config))
+            config.teacher.update(workdir=(), student=())
+        path = tmp_path / f"cached-{cached}"
+        runs[cached] = distill(config, path, teachers), last_state(path, "distil-seed0")
+    (computed, variables), (kept, kept_variables) = runs[False], runs[True]
+    chex.assert_trees_all_close(variables, kept_variables, rtol=1e-4, atol=1e-5)
+    assert [entry["test"] for entry in kept["teachers"]] == [
+        entry["test"] for entry in computed["teachers"]
+    ]
+    assert 0 <= kept["average_of_teachers"]["test"] <= 1
+    names = {entry.name for entry in (tmp_path / "cached-True" / "checkpoints").iterdir()}
+    assert names == {"distil-seed0"}
+    # It goes on with the same teacher alone.
+    config = distill_config(small_npz, teacher__cache_logits=True)
+    with pytest.raises(workdir.WorkdirError, match="whose teacher was given by a program"):
+        distill(config, tmp_path / "cached-True")
+    workdir.write_json(tmp_path / "cached-False" / "teacher.json", {"digest": "another"})
+    with pytest.raises(workdir.WorkdirError, match="a distillation with another teacher"):
+        distill(distill_config(small_npz, **given), tmp_path / "cached-False")
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_logits_of_a_split_are_in_its_order(finished, given, small_npz, devices):
+    config = distill_config(small_npz, **given, compute__devices=devices)
+    experiment = resolve(config)
+    teachers = load_teachers(experiment)
+    feed = experiment.feed()
+    examined = Examined(experiment, feed, fixed(teachers, experiment), variables_of(teachers))
+    logits, labels = examined.logits("train")
+    split, dataset = experiment.dataset.train, experiment.dataset
+    assert logits.shape == (TRAIN, 2, 4)
+    np.testing.assert_array_equal(labels, split.labels)
+    images = ((split.images / 255 - dataset.mean) / dataset.std).astype(np.float32)
+    first = teachers[0].architecture.build().apply(teachers[0].variables, images).logits
+    np.testing.assert_allclose(logits[:, 0], first, rtol=1e-4, atol=1e-4)
+
+
+# What is taught
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "pairs"),
+    [
+        (3, 3, [(1, 1), (2, 2), (3, 3)]),
+        (3, 7, [(1, 3), (2, 5), (3, 7)]),
+        (5, 3, [(2, 1), (4, 2), (5, 3)]),
+        (1, 4, [(1, 4)]),
+        (3, 0, []),
+    ],
+)
+def test_blocks_are_paired_by_depth(student, teacher, pairs):
+    assert [(own + 1, other + 1) for own, other in block_pairs(student, teacher)] == pairs
+
+
+def test_maps_of_other_sizes_are_averaged_to_the_smaller():
+    rng = np.random.default_rng(0)
+    student = [rng.normal(size=(2, size, size, 3)).astype(np.float32) for size in (8, 4, 2)]
+    teacher = [rng.normal(size=(2, size, size, 3)).astype(np.float32) for size in (8, 8, 4, 2, 1)]
+    pairs = map_pairs(student, teacher, equal_sizes=True)
+    # Pairs 1-2, 2-4 and 3-5: 8 and 8, 4 and 2, 2 and 1 pixels.
+    halves = student[1].reshape(2, 2, 2, 2, 2, 3).mean(axis=(2, 4))
+    whole = student[2].mean(axis=(1, 2), keepdims=True)
+    for (found, target), expected, other in zip(
+        pairs, (student[0], halves, whole), (1, 3, 4), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(target, teacher[other])
+    as_they_are = map_pairs(student, teacher, equal_sizes=False)
+    assert [pair[0].shape[1] for pair in as_they_are] == [8, 4, 2]
+
+
+def test_the_feature_term_between_families_is_that_of_the_pairs():
+    """Three blocks learn from five; the second student is not taught."""
+    rng = np.random.default_rng(1)
+
+    def maps(*shapes):
+        return [rng.normal(size=(2, s, s, c)).astype(np.float32) for s, c in shapes]
+
+    teacher = maps((8, 3), (4, 5), (4, 5), (2, 7), (2, 9))
+    own, adapted = maps((8, 2), (4, 2), (2, 2)), maps((8, 5), (4, 7), (2, 9))
+    outputs = methods.Taught(
+        np.zeros((2, 2, 4), np.float32),
+        tuple((each, each) for each in own),
+        tuple((each, None) for each in adapted),
+        Outputs(np.ones((2, 4), np.float32), tuple(teacher)),
+    )
+    config = configuration.distill_default()
+    config.weights.update(hard=0.0, soft=0.0, feature=1.0)
+    taps = methods.teacher_taps(outputs, (True, False))
+    examples = Examples(np.zeros(2, np.int32), np.ones(2, bool), None)
+    _, terms, _ = objective(config)(taps, examples, {"feature": np.array([1.0, 0.0])})
+    expected = sum(
+        losses.feature_mse(pool_to(mine, size, size), pool_to(teacher[other], size, size))
+        for mine, other, size in zip(adapted, (1, 3, 4), (4, 2, 2), strict=True)
+    )
+    np.testing.assert_allclose(terms["feature"], [expected, np.zeros(2)], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "channels"),
+    [
+        ("resnet8", "mobilenet_v2", (8, 24, 80)),  # A quarter of 32, 96 and 320.
+        ("mobilenet_v2", "resnet8", (None, None, 4, None, 8, None, 16)),
+        ("resnet8", "vgg16_bn", (32, 128, 128)),
+    ],
+)
+def test_students_are_adapted_to_teachers_of_other_families(student, teacher, channels):
+    """Every term works, whatever the families; nothing is computed here."""
+    own, other = (models.create(name, 4, width=0.25) for name in (student, teacher))
+    config = configuration.distill_default()
+    names = [name for name in config.weights if name not in ("fsp", "review_kd")]
+    config.weights.update(dict.fromkeys((*names, "review_kd"), 1.0))
+    frozen = FixedTeachers((TeacherNetwork(other, other.widths),))
+    assert frozen.channels(len(own.blocks), (32, 32, 3)) == channels
+    method = methods.taught(
+        config, own, (own.widths,) * 2, (True, False), None, teachers=frozen, steps_per_epoch=3
+    )
+    images = jnp.zeros((2, 32, 32, 3))
+    examples = Examples(jnp.zeros(2, jnp.int32), jnp.ones(2, bool), None)
+
+    def objective_of(variables, taught):
+        outputs, _ = method.forward(variables, taught, images, examples.mask)
+        return method.loss(outputs, examples, method.weights(jnp.int32(0)), {})
+
+    variables = jax.eval_shape(method.model.init, jax.random.key(0), images)
+    taught = jax.eval_shape(other.build().init, jax.random.key(0), images)
+    total, terms, _ = jax.eval_shape(objective_of, variables, taught)
+    assert total.shape == (2,)
+    assert {leaf.shape for leaf in terms.values()} == {(2, 2)}
+    adapters = variables["params"]["adapters"]
+    assert sorted(adapters) == [
+        f"student_1_block{block}" for block, width in enumerate(channels, 1) if width
+    ]
+
+
+def test_weights_grow_and_belong_to_those_that_are_taught():
+    config = configuration.distill_default()
+    config.weights.update(hard=0.2, soft=0.0, dkd=0.8)
+    config.weight_ramp.update(dkd="linear", epochs=2.0)
+    weights = weights_of(config, (True, False), steps_per_epoch=10)(jnp.int32(5))
+    np.testing.assert_allclose(weights["hard"], [0.2, 1.0])
+    np.testing.assert_allclose(weights["dkd"], [0.8 * 5 / 20, 0.0])
+
+
+def test_without_a_weight_of_labels_the_student_alone_still_learns_them():
+    architecture = models.create("resnet8", 4, width=0.25)
+    config = configuration.distill_default()
+    config.weights.update(hard=0.0, soft=1.0)
+    method = methods.taught(
+        config, architecture, (architecture.widths,) * 2, (True, False), None, steps_per_epoch=10
+    )
+    logits = jnp.array(np.random.default_rng(0).normal(size=(2, 3, 4)), jnp.float32)
+    outputs = methods.Taught(logits, (), (), Outputs(logits[0], ()))
+    examples = Examples(jnp.array([0, 1, 2]), jnp.ones(3, bool), None)
+    total, _, _ = method.loss(outputs, examples, method.weights(jnp.int32(0)), {})
+    # The first agrees with its teacher; what is left is the second one's cross entropy.
+    expected = losses.hard_label_cross_entropy(logits[1], examples.labels)
+    np.testing.assert_allclose(total, expected, rtol=1e-5, atol=1e-6)
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"teacher__student": (1,)}, r"config.teacher.student is \(1,\): expected no entries or 0"),
+        ({"teacher__seed": (1,)}, r"config.teacher.seed is \(1,\): expected no entries or 0"),
+        (
+            {"teacher__workdir": ("a", "b"), "weights__feature": 1.0},
+            "config.weights.feature reads the maps of one teacher, but config.teacher.workdir is",
+        ),
+        (
+            {"teacher__cache_logits": True, "data__flip": True, "data__crop_padding": 2},
+            "must be the same in every epoch, but config.data.crop_padding is 2 and "
+            "config.data.flip is True",
+        ),
+        (
+            {"teacher__cache_logits": True, "weights__attention_transfer": 1.0},
+            "config.weights.attention_transfer reads the teacher's maps, which are not kept",
+        ),
+        ({"student_scales": ()}, r"config.student_scales is \(\): allowed is numbers above 0"),
+        ({"teacher__network": "resnet9"}, "config.teacher.network: unknown network 'resnet9'"),
+        (
+            {"teacher__workdir": ("none",)},
+            r"config.teacher.workdir\[0\] is 'none': .*holds no kdja",
+        ),
+    ],
+)
+def test_bad_fields_are_refused_before_anything_starts(small_npz, tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        distill(distill_config(small_npz, **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"teacher__student": (7,)},
+            r"config.teacher.student\[0\]: student is 7: this workdir has",
+        ),
+        ({"teacher__seed": (5,)}, r"config.teacher.seed\[0\]: is 5: student 1, distilled of .*"),
+        ({"data__split_seed": 4}, "its config.data.split_seed is 0, expected 4: it may have been"),
+        ({"data__image_size": (16, 16)}, "its config.data.image_size is"),
+    ],
+)
+def test_a_teacher_that_does_not_fit_is_refused(finished, small_npz, tmp_path, changes, message):
+    _, path, _ = finished
+    config = distill_config(small_npz, **{"teacher__workdir": (str(path),), **changes})
+    with pytest.raises(ConfigError, match=message):
+        distill(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_given_teacher_is_checked(small_npz, tmp_path):
+    config = distill_config(small_npz)
+    four, five = (models.create("resnet8", classes, width=0.25) for classes in (4, 5))
+    variables = models.initialize(four.build(), 0, SHAPE)
+    names = resolve(config).dataset.class_names
+    for teacher, message in (
+        (Teacher("mine", five, variables), "its number of classes is 5, expected 4"),
+        (Teacher("mine", four, variables, class_names=names[::-1]), "its class 0 is '3', expected"),
+        (Teacher("mine", four, variables, image_shape=(9, 8, 1)), "its image shape is"),
+        (Teacher("mine", four.scaled(0.5), variables), "the shape of its batch_stats/branch/"),
+    ):
+        with pytest.raises(ConfigError, match=f"the teacher mine does not fit: {message}"):
+            distill(config, tmp_path / "run", (teacher,))
+    config.teacher.workdir = ("runs/a",)
+    with pytest.raises(ConfigError, match="but teachers are given as well"):
+        distill(config, tmp_path / "run", (Teacher("mine", four, variables),))
+    assert not (tmp_path / "run").exists()
