@@ -16,7 +16,7 @@ from kdjax.config import ConfigError
 from kdjax.losses.pooling import pool_to
 from kdjax.models import Outputs
 from kdjax.train import Teacher, distill, train
-from kdjax.train.program import methods
+from kdjax.train.program import learned, methods
 from kdjax.train.program.fixed_teacher import (
     FixedTeachers,
     TeacherNetwork,
@@ -24,6 +24,7 @@ from kdjax.train.program.fixed_teacher import (
     map_pairs,
     weights_of,
 )
+from kdjax.train.program.learned import Seen
 from kdjax.train.program.objective import Examples, objective
 from kdjax.train.run import workdir
 from kdjax.train.run.checkpoint import Checkpoints
@@ -334,13 +335,16 @@ def test_students_are_adapted_to_teachers_of_other_families(student, teacher, ch
         config, own, (own.widths,) * 2, (True, False), None, teachers=frozen, steps_per_epoch=3
     )
     images = jnp.zeros((2, 32, 32, 3))
-    examples = Examples(jnp.zeros(2, jnp.int32), jnp.ones(2, bool), None)
+    numbers = jnp.zeros(2, jnp.int32)
+    examples = Examples(numbers, jnp.ones(2, bool), None, indices=numbers, key=jax.random.key(0))
+    beginning = method.beginning((32, 32, 3), 8)
+    memory = {learned.TERMS: jax.tree.map(jnp.asarray, learned.initial_memories(beginning, 0))}
 
     def objective_of(variables, taught):
         outputs, _ = method.forward(variables, taught, images, examples.mask)
-        return method.loss(outputs, examples, method.weights(jnp.int32(0)), {})
+        return method.loss(outputs, examples, method.weights(jnp.int32(0)), memory)
 
-    variables = jax.eval_shape(method.model.init, jax.random.key(0), images)
+    variables = beginning.start.shapes
     taught = jax.eval_shape(other.build().init, jax.random.key(0), images)
     total, terms, _ = jax.eval_shape(objective_of, variables, taught)
     assert total.shape == (2,)
@@ -368,7 +372,7 @@ def test_without_a_weight_of_labels_the_student_alone_still_learns_them():
         config, architecture, (architecture.widths,) * 2, (True, False), None, steps_per_epoch=10
     )
     logits = jnp.array(np.random.default_rng(0).normal(size=(2, 3, 4)), jnp.float32)
-    outputs = methods.Taught(logits, (), (), Outputs(logits[0], ()))
+    outputs = Seen(logits, methods.Taught(logits, (), (), Outputs(logits[0], ())), {})
     examples = Examples(jnp.array([0, 1, 2]), jnp.ones(3, bool), None)
     total, _, _ = method.loss(outputs, examples, method.weights(jnp.int32(0)), {})
     # The first agrees with its teacher; what is left is the second one's cross entropy.

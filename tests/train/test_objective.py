@@ -324,7 +324,10 @@ def get_config():
 
 @pytest.fixture
 def own_term(tmp_path):
-    tables = (configuration.TERMS, configuration.FIELDS, configuration.SEARCH_FIELDS)
+    tables = (
+        *(configuration.TERMS, configuration.FIELDS),
+        *(configuration.SEARCH_FIELDS, configuration.DISTILL_FIELDS),
+    )
     before = [dict(table) for table in tables]
     yield tmp_path / "own.py"
     for table, content in zip(tables, before, strict=True):
