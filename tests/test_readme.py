@@ -42,7 +42,7 @@ def test_python_examples_run(number):
 
 def test_commands_exist_and_their_overrides_are_valid(monkeypatch):
     monkeypatch.chdir(ROOT)
-    for kind, count in (("train", 8), ("search", 5)):
+    for kind, count in (("train", 8), ("search", 5), ("distill", 2)):
         found = [line[1:] for line in commands() if line[:2] == ["kdjax", kind]]
         assert len(found) == count
         for arguments in found:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from kdjax import losses
 from kdjax.config import Parts
+from kdjax.losses.pooling import pool_to_smaller
 from kdjax.models.execution import Mode
 
 _LEAST = 1e-5  # Added to the variance.
@@ -32,11 +33,15 @@ class MapPredictor(nn.Module):
     ) -> tuple[chex.Array, chex.Array, chex.Array]:
         """What :func:`kdjax.losses.vid` takes: mean, the teacher's map, variance by channel.
 
+        The larger of two maps is averaged to the size of the smaller.
+
         Args:
           student: ``[batch, height, width, channels]``.
           teacher: ``[batch, height, width, teacher channels]``.
           mode: how to compute.
         """
+        if student.shape[1:3] != teacher.shape[1:3]:  # Networks of different families.
+            student, teacher = pool_to_smaller(student, teacher)
         channels = teacher.shape[-1]
         mean = student
         for number in range(1, 4):
