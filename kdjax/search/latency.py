@@ -8,7 +8,7 @@ likes (multiples of 8 or 128) are faster than the line through them.
 
 import dataclasses
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from kdjax.search.channels import Channels
 from kdjax.search.penalty import CostModel
 
 KIND = "kdjax bench --layers"  # What tells a table from any other JSON.
+Four = tuple[float, float, float, float]  # Fixed, read, written, pair.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,12 +26,13 @@ class LatencyTable:
 
     Attributes:
       microseconds: of the whole network at full width, for one batch.
-      coefficients: path of each layer, in order of execution -> its four, in microseconds.
+      coefficients: (path, its four in microseconds) of each layer, in order of execution. A
+        module that is called twice is two layers of one path.
       measured_on: device, batch and dtype, for people.
     """
 
     microseconds: float
-    coefficients: Mapping[str, tuple[float, float, float, float]]
+    coefficients: Sequence[tuple[str, Four]]
     measured_on: str
 
     def model(self, channels: Channels, layers: Collection[int] | None = None) -> CostModel:
@@ -44,14 +46,19 @@ class LatencyTable:
           ValueError: if the table is of another network.
         """
         paths = ["/".join(layer.path) for layer in channels.traced.layers]
-        if missing := [path for path in paths if path not in self.coefficients]:
+        known = [path for path, _ in self.coefficients]
+        if missing := [path for path in paths if path not in known]:
             raise ValueError(f"the latency table is of another network: it has no {missing[0]!r}")
-        if len(self.coefficients) != len(set(paths)):
+        if len(known) != len(paths):
             raise ValueError(
-                f"the latency table is of another network: it has {len(self.coefficients)} layers, "
-                f"this one {len(set(paths))}"
+                f"the latency table is of another network: it has {len(known)} layers, "
+                f"this one {len(paths)}"
             )
-        terms = tracing.layer_terms(channels.traced, [self.coefficients[path] for path in paths])
+        if known != paths:
+            raise ValueError(
+                "the latency table is of another network: its layers are in another order"
+            )
+        terms = tracing.layer_terms(channels.traced, [four for _, four in self.coefficients])
         return CostModel.of_terms("latency", channels, terms, layers)
 
 
@@ -83,12 +90,12 @@ def load_latencies(
     environment = record["environment"]
     return LatencyTable(
         microseconds=float(record["microseconds"]),
-        coefficients={layer["path"]: _four(layer["coefficients"]) for layer in record["layers"]},
+        coefficients=[(layer["path"], _four(layer["coefficients"])) for layer in record["layers"]],
         measured_on=f"{environment['device']}, batch {record['batch_size']}, {record['dtype']}",
     )
 
 
-def _four(numbers: list[float]) -> tuple[float, float, float, float]:
+def _four(numbers: list[float]) -> Four:
     fixed, read, written, pair = map(float, numbers)
     return fixed, read, written, pair
 
