@@ -8,6 +8,7 @@ likes (multiples of 8 or 128) are faster than the line through them.
 
 import dataclasses
 import json
+import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -87,16 +88,23 @@ def load_latencies(
                 f"{path} was measured with {name} {_short(record.get(name))}: this network has "
                 f"{_short(here)}; measure it with `{KIND}`"
             )
-    environment = record["environment"]
-    return LatencyTable(
-        microseconds=float(record["microseconds"]),
-        coefficients=[(layer["path"], _four(layer["coefficients"])) for layer in record["layers"]],
-        measured_on=f"{environment['device']}, batch {record['batch_size']}, {record['dtype']}",
-    )
+    try:
+        return LatencyTable(
+            microseconds=float(record["microseconds"]),
+            coefficients=[
+                (str(row["path"]), _four(row["coefficients"])) for row in record["layers"]
+            ],
+            measured_on=f"{record['environment']['device']}, batch {record['batch_size']}, "
+            f"{record['dtype']}",
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}): measure it with `{KIND}`") from None
 
 
 def _four(numbers: list[float]) -> Four:
     fixed, read, written, pair = map(float, numbers)
+    if not all(0 <= number < math.inf for number in (fixed, read, written, pair)):
+        raise ValueError(f"coefficients are {numbers}: expected finite numbers, none below 0")
     return fixed, read, written, pair
 
 

@@ -1,6 +1,7 @@
 """Time as a cost: the table of a network's layers, its sum, its errors, and a budget from it."""
 
 import json
+import math
 
 import flax.linen as nn
 import numpy as np
@@ -130,6 +131,10 @@ def test_a_file_is_read(tmp_path):
         (json.dumps(record(kind="other")), "is no table of `kdjax bench --layers`"),
         (json.dumps(record(image_shape=[32, 32, 3])), r"image_shape \[32, 32, 3\]: this network"),
         (json.dumps(record(widths={"stem": 3})), r"measured with widths \{'stem': 3\}: this"),
+        (json.dumps(record(environment={})), r"is damaged \(KeyError\('device'\)\): measure it"),
+        (json.dumps(record(layers=[{"path": "a", "coefficients": [1, 2]}])), "is damaged"),
+        (json.dumps(record(layers=[{"path": "a", "coefficients": [1, 2, 3, -4]}])), "none below 0"),
+        (json.dumps(record(layers=[{"path": "a", "coefficients": [math.nan] * 4}])), "is damaged"),
     ],
 )
 def test_a_file_that_does_not_fit(text, message, tmp_path):
