@@ -121,11 +121,14 @@ class Channels:
     def _kernels(self) -> "_Layout":
         return self._layout(
             [
-                [
-                    layer.kernel[1:]
-                    for layer in self.traced.layers
-                    if layer.kernel and _inside(layer.writes, group).any()
-                ]
+                # A kernel that is used twice is one writer.
+                list(
+                    dict.fromkeys(
+                        layer.kernel[1:]
+                        for layer in self.traced.layers
+                        if layer.kernel and _inside(layer.writes, group).any()
+                    )
+                )
                 for group in self.groups
             ]
         )
