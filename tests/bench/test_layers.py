@@ -1,5 +1,6 @@
 """Times of layers: the line through them, narrowed shapes, and a table that a search reads."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -57,3 +58,16 @@ def test_a_table_is_measured_and_read(tmp_path):
         bench_layers(settings, tmp_path / "other.json")
     with pytest.raises(ValueError, match="--rounds is 0: at least 1"):
         bench_layers(LayerSettings("resnet8", rounds=0), path)
+
+
+def test_what_cannot_be_timed_is_found_before_anything_is(tmp_path, monkeypatch):
+    def timed(*_):
+        raise AssertionError("something was timed")
+
+    network = tracing.traced(models.create("resnet8", 10, width=0.25), (8, 8, 3))
+    product = dataclasses.replace(network.layers[-1], path=("attention",), operation=None)
+    changed = dataclasses.replace(network, layers=(*network.layers, product))
+    monkeypatch.setattr("kdjax.bench.layers.tracing.traced", lambda *_: changed)
+    monkeypatch.setattr("kdjax.bench.layers._Timer", timed)
+    with pytest.raises(ValueError, match="attention multiplies computed arrays"):
+        bench_layers(LayerSettings("resnet8", width=0.25, image_size=8), tmp_path / "out.json")
