@@ -87,7 +87,7 @@ def start_of(net: nn.Module, image_shape: tuple[int, int, int] = (32, 32, 3)) ->
 
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     with nn.intercept_methods(look):
-        # A function of its own: nothing that was traced before stands in for the calls.
+        # A new function each time, so that JAX does not reuse an earlier trace without calling it.
         shapes = jax.eval_shape(lambda key, x: net.init(key, x), jax.random.key(0), images)
     for path, leaf in flax.traverse_util.flatten_dict(shapes).items():
         if path not in found or found[path][1] != leaf.shape:
@@ -113,7 +113,7 @@ def draw(start: Start, seed: int) -> dict[str, Any]:
 
 
 def _listen(module: nn.Module, found: dict[Path, tuple[Initializer, tuple[int, ...]]]) -> None:
-    """Has a module say what it makes its variables from, this time that it is called."""
+    """Makes a module note, during this call, which initialiser each of its variables has."""
     if "param" in vars(module):
         return
     param, variable = module.param, module.variable

@@ -17,7 +17,7 @@ def check_rebuilt(
     widths: Mapping[str, int],
     image_shape: tuple[int, int, int],
 ) -> None:
-    """Holds the network of some widths to the full one, channel by channel.
+    """Checks the network of some widths against the full one, channel by channel.
 
     Args:
       architecture: of both.
@@ -43,7 +43,7 @@ def check_rebuilt(
 def check_equal_widths(
     architecture: Architecture, channels: Channels, image_shape: tuple[int, int, int]
 ) -> None:
-    """Holds the network whose groups are all equally narrow to the full one.
+    """Checks the network whose groups all have about the same small width against the full one.
 
     A module that compares two widths, say to leave a projection out where they are equal, becomes
     another one when a search happens to make them equal. That shows here, before the search.

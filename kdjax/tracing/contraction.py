@@ -10,7 +10,7 @@ from kdjax.tracing.description import Operation
 from kdjax.tracing.record import Found, Record
 from kdjax.tracing.values import Label, Path, Value, along, flat_axis, rigid
 
-# What ``lax.conv_general_dilated`` takes to compute the same again.
+# The arguments that ``lax.conv_general_dilated`` needs to repeat a convolution.
 _CONVOLUTION = (
     *("window_strides", "padding", "lhs_dilation", "rhs_dilation", "dimension_numbers"),
     "feature_group_count",
@@ -177,7 +177,7 @@ def _dense(
 
 
 def _widest(record: Record, side: _Side, axes: Sequence[int]) -> int | None:
-    """Of several axes the longest can be thinned; the others, heads for example, stay."""
+    """The longest of several axes, which can be thinned; the others, such as heads, stay."""
     if not axes:
         return None
     chosen = max(axes, key=lambda axis: side.value.shape[axis])
@@ -233,6 +233,6 @@ def _axis(value: Value, axis: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def kernel_of(record: Record, value: Value) -> Path | None:
-    """The parameter that a kernel is made of: of several (a gain, a mask) the largest."""
+    """The parameter that a kernel is computed from; of several (a gain, a mask), the largest."""
     paths = [path for path in value.variables if path[0] == "params"]
     return max(paths, key=lambda path: (record.sizes[path], path), default=None)
