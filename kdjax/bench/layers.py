@@ -131,10 +131,16 @@ def time_network(settings: LayerSettings, widths: Mapping[str, int]) -> float:
 def _row(layer: Layer, timer: "_Timer") -> dict[str, Any]:
     """A layer's times at several widths, and the four numbers fitted to them."""
     assert layer.operation is not None
-    points: list[tuple[int, int, float]] = []
+    # A dense layer that reads or writes several axes has several numbers for each channel.
+    per_read = layer.operation.x[layer.operation.feature] / len(layer.reads)
+    per_written = layer.operation.kernel[layer.operation.out] / len(layer.writes)
+    points: list[tuple[float, float, float]] = []
     for read, written in _SHARES:
         x, kernel, params = _narrowed(layer, read, written)
-        channels = (x[layer.operation.feature], kernel[layer.operation.out])
+        channels = (
+            x[layer.operation.feature] / per_read,
+            kernel[layer.operation.out] / per_written,
+        )
         if channels not in [point[:2] for point in points]:
             operation = _Operation.of(x, kernel, params)
             points.append((*channels, timer.operation(operation)))
@@ -148,7 +154,7 @@ def _row(layer: Layer, timer: "_Timer") -> dict[str, Any]:
     }
 
 
-def fit(points: Sequence[tuple[int, int, float]]) -> tuple[list[float], float]:
+def fit(points: Sequence[tuple[float, float, float]]) -> tuple[list[float], float]:
     """Four numbers, none negative: fixed, for each channel read, written, and for each pair.
 
     Args:

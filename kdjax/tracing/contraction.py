@@ -159,18 +159,22 @@ def _dense(
     places = x.size(x.free) * x.size(x.batch)
     reads = _axis(weight.value, into)[0] if into is not None else np.zeros((1, 1), int)
     writes = _axis(weight.value, out)[0] if out is not None else np.zeros((1, 1), int)
+    inner = weight.size([axis for axis in weight.contract if axis != into])
+    outer = weight.size([axis for axis in weight.free if axis != out])
     layer = Found(
         kernel_of(record, weight.value),
         record.place,
         taps=weight.size(kept),
         positions=places,
-        outputs=places * weight.size([axis for axis in weight.free if axis != out]),
+        outputs=places * outer,
         groups=1,
         fan_in=len(reads),
         grouped=False,
         reads=reads[:, 0],
         writes=writes[:, 0],
-        operation=Operation((places, len(reads)), (len(reads), len(writes)), 1, 0, 1),
+        operation=Operation(
+            (places, len(reads) * inner), (len(reads) * inner, len(writes) * outer), 1, 0, 1
+        ),
     )
     labels = _carried(sides, starts, shape, bare=weight)
     return [Value(shape, labels, layer=record.add_layer(layer))]

@@ -3,12 +3,13 @@
 import dataclasses
 import json
 
+import flax.linen as nn
 import numpy as np
 import pytest
 
 from kdjax import models, tracing
 from kdjax.bench import LayerSettings, bench_layers
-from kdjax.bench.layers import _narrowed, fit
+from kdjax.bench.layers import _narrowed, _row, fit
 from kdjax.search import Channels, load_latencies
 
 
@@ -39,6 +40,28 @@ def test_layers_are_narrowed_as_a_search_would():
     layers = {layer.path[1:-1]: layer for layer in tracing.traced(network, (64, 64, 3)).layers}
     x, kernel, params = _narrowed(layers["stage2_block2", "conv2"], 0.5, 0.25)
     assert (x[-1], kernel, params["feature_group_count"]) == (128, (3, 3, 4, 64), 32)
+
+
+class Flattening(nn.Module):
+    """A dense layer that reads all places of a map: 4 * 6 numbers of each of 8 channels."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.BatchNorm(True)(nn.Conv(8, (3, 3))(x))
+        return nn.DenseGeneral(5, axis=(1, 2, 3), name="classifier")(x)
+
+
+def test_a_dense_layer_over_several_axes_is_timed_whole():
+    class Timer:
+        def operation(self, operation):
+            assert operation.x[1] == operation.kernel[0]
+            return float(operation.x[1] * operation.kernel[1])
+
+    layer = tracing.trace(Flattening(), (4, 6, 1)).layers[-1]
+    row = _row(layer, Timer())
+    assert row["measured"][0] == [8, 5, 24 * 8 * 5]
+    _, read, _, pair = row["coefficients"]
+    assert read + 5 * pair == pytest.approx(24 * 5)
 
 
 def test_a_table_is_measured_and_read(tmp_path):
