@@ -27,6 +27,7 @@ from kdjax.tracing import Layer
 
 # Shares of the channels read and written at which a layer is timed.
 _SHARES = ((1, 1), (1, 0.5), (0.5, 1), (0.5, 0.5), (0.25, 1), (1, 0.25), (0.25, 0.25), (0.1, 0.1))
+_DTYPES = ("float32", "bfloat16")
 _LEAST_SECONDS = 2e-3  # Of one measurement: shorter ones are called several times.
 
 
@@ -66,12 +67,15 @@ def bench_layers(
       ValueError: for bad settings, or if the file is something else.
     """
     check_output(path, KIND)
-    for name, least in (("batch_size", 1), ("rounds", 1), ("image_size", 8), ("classes", 2)):
-        if getattr(settings, name) < least:
-            raise ValueError(f"--{name} is {getattr(settings, name)}: at least {least}")
+    _check(settings)
     architecture = models.create(settings.network, settings.classes, width=settings.width)
     shape = (settings.image_size, settings.image_size, settings.channels)
     traced = tracing.traced(architecture, shape)
+    for layer in traced.layers:
+        if layer.operation is None:
+            raise ValueError(
+                f"{'/'.join(layer.path)} multiplies computed arrays: it cannot be timed"
+            )
     timer = _Timer(settings)
     say(f"the whole network, {settings.network}")
     whole = timer.network(architecture.build(dtype=settings.dtype), shape)
@@ -100,6 +104,21 @@ def bench_layers(
     return record
 
 
+def _check(settings: LayerSettings) -> None:
+    """Raises ValueError, with the name of the option, for settings that are not allowed."""
+    for option, value, least in (
+        ("batch", settings.batch_size, 1),
+        ("rounds", settings.rounds, 1),
+        ("image_size", settings.image_size, 8),
+        ("image_channels", settings.channels, 1),
+        ("classes", settings.classes, 2),
+    ):
+        if value < least:
+            raise ValueError(f"--{option} is {value}: at least {least}")
+    if settings.dtype not in _DTYPES:
+        raise ValueError(f"--dtype is {settings.dtype}: one of {', '.join(_DTYPES)}")
+
+
 def time_network(settings: LayerSettings, widths: Mapping[str, int]) -> float:
     """Microseconds of one batch through the network of some widths, as the table's whole one."""
     architecture = models.create(settings.network, settings.classes, width=settings.width)
@@ -111,12 +130,17 @@ def time_network(settings: LayerSettings, widths: Mapping[str, int]) -> float:
 
 def _row(layer: Layer, timer: "_Timer") -> dict[str, Any]:
     """A layer's times at several widths, and the four numbers fitted to them."""
-    if layer.operation is None:
-        raise ValueError(f"{'/'.join(layer.path)} multiplies computed arrays: it cannot be timed")
-    points: list[tuple[int, int, float]] = []
+    assert layer.operation is not None
+    # A dense layer that reads or writes several axes has several numbers for each channel.
+    per_read = layer.operation.x[layer.operation.feature] / len(layer.reads)
+    per_written = layer.operation.kernel[layer.operation.out] / len(layer.writes)
+    points: list[tuple[float, float, float]] = []
     for read, written in _SHARES:
         x, kernel, params = _narrowed(layer, read, written)
-        channels = (x[layer.operation.feature], kernel[layer.operation.out])
+        channels = (
+            x[layer.operation.feature] / per_read,
+            kernel[layer.operation.out] / per_written,
+        )
         if channels not in [point[:2] for point in points]:
             operation = _Operation.of(x, kernel, params)
             points.append((*channels, timer.operation(operation)))
@@ -130,7 +154,7 @@ def _row(layer: Layer, timer: "_Timer") -> dict[str, Any]:
     }
 
 
-def fit(points: Sequence[tuple[int, int, float]]) -> tuple[list[float], float]:
+def fit(points: Sequence[tuple[float, float, float]]) -> tuple[list[float], float]:
     """Four numbers, none negative: fixed, for each channel read, written, and for each pair.
 
     Args:

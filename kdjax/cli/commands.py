@@ -103,6 +103,7 @@ def _say_where(path: Path, written: Sequence[Path]) -> None:
 
 def bench(known: argparse.Namespace, overrides: Sequence[str]) -> int:
     no_more(overrides)
+    _no_more_than_used(known)
     if known.layers:
         return _bench_layers(known)
     from kdjax import report
@@ -128,6 +129,21 @@ def bench(known: argparse.Namespace, overrides: Sequence[str]) -> int:
     kept = f"  Choice: {record['chosen_in']}" if "chosen_in" in record else ""
     print(f"Results: {path}{kept}")
     return 0
+
+
+# Options of one kind of benchmark alone -> what they are if they are not given.
+_OF_STEPS: dict[str, Any] = {"execution": (), "devices": (1,), "students": (5,), "remat": (0,)}
+_OF_STEPS |= {"choose": False, "cached": False}
+_OF_LAYERS: dict[str, Any] = {"image_channels": 3, "network_width": 1.0}
+
+
+def _no_more_than_used(known: argparse.Namespace) -> None:
+    """Raises ValueError for an option that the benchmark would not look at."""
+    for name, default in (_OF_STEPS if known.layers else _OF_LAYERS).items():
+        if getattr(known, name) != default:
+            raise ValueError(
+                f"--{name} is for bench {'without' if known.layers else 'with'} --layers"
+            )
 
 
 def _bench_layers(known: argparse.Namespace) -> int:

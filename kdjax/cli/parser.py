@@ -181,8 +181,9 @@ def make_parser() -> argparse.ArgumentParser:
             "  kdjax bench --layers --network=resnet20 --batch=1\n\n"
             "--choose measures all executions and records the fastest, which\n"
             "--config.compute.execution=auto then takes on this machine. --layers times each\n"
-            "layer of one network at several widths, for\n"
-            "`kdjax search --config.search.target.latency=0.5 --config.search.latency_table=FILE`.",
+            "layer of one network at several widths, for `kdjax search` with\n"
+            "--config.search.target.flops=0 --config.search.target.latency=0.5\n"
+            "--config.search.latency_table=FILE.",
         )
     )
 

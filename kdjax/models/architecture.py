@@ -59,7 +59,8 @@ class Architecture(abc.ABC):
     def keeps_cardinality(self) -> bool:
         """Whether grouped convolutions keep their number of groups at all widths.
 
-        If so, a search takes the same channel from each group; if not, whole groups.
+        If so, a search takes the same channel from each group, and none from a depthwise
+        convolution, whose groups are single channels; if not, it takes whole groups.
         """
         return False
 

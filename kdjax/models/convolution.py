@@ -32,9 +32,9 @@ def convolve(x: chex.Array, kernel: chex.Array, stride: int = 1) -> chex.Array:
 
 
 def _forward(x, kernel, stride):
-    # XLA on CPU would compute what x is made of again for every use: here, in the convolution, and
-    # in the layout that its weight gradient wants. It does not duplicate a division, whose divisor
-    # it must not see to be 1.
+    # XLA on CPU would compute x again for each of its uses: the convolution, and the layout that
+    # the weight gradient needs. It does not compute a division twice. So x is divided by a 1 that
+    # XLA cannot recognise as a constant.
     x = jax.lax.platform_dependent(
         x,
         cpu=lambda x: x / jax.lax.optimization_barrier(jnp.ones((), x.dtype)),
@@ -53,7 +53,7 @@ def _backward(stride, residuals, dy):
 def _input_gradient(shape, kernel, dy, stride):
     size = kernel.shape[0]
     before = size - 1 - size // 2
-    # How far dy, spread out by the stride, must reach to give back every pixel of x.
+    # The padding of dy, after it is spread out by the stride, that gives every pixel of x.
     padding = [
         (before, extent - (spread - 1) * stride - 1 + size - 1 - before)
         for extent, spread in zip(shape[1:3], dy.shape[1:3], strict=True)

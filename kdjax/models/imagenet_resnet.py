@@ -147,7 +147,7 @@ class ImageNetResNet(Architecture):
         for (stage, stride), blocks in zip(
             _STAGES.items(), self.variant.blocks_per_stage, strict=True
         ):
-            # Of the family, not of the widths: two groups that happen to be equal change nothing.
+            # At stride 2 and in bottlenecks this depends on the family, not on the widths.
             reshapes = stride != 1 or self.variant.bottleneck or widths["stem"] != widths[stage]
             for number in range(1, blocks + 1):
                 block = f"{stage}.block{number}"

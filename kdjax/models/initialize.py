@@ -100,7 +100,7 @@ def start_of_call(net: nn.Module, *shapes: Any, **settings: Any) -> Start:
         return call(*arguments, **keywords)
 
     with nn.intercept_methods(look):
-        # A function of its own: nothing that was traced before stands in for the calls.
+        # A new function each time, so that JAX does not reuse an earlier trace without calling it.
         variables = jax.eval_shape(
             lambda key, *given: net.init(key, *given, **settings), jax.random.key(0), *shapes
         )
@@ -128,7 +128,7 @@ def draw(start: Start, seed: int) -> dict[str, Any]:
 
 
 def _listen(module: nn.Module, found: dict[Path, tuple[Initializer, tuple[int, ...]]]) -> None:
-    """Has a module say what it makes its variables from, this time that it is called."""
+    """Makes a module note, during this call, which initialiser each of its variables has."""
     if "param" in vars(module):
         return
     param, variable = module.param, module.variable

@@ -157,8 +157,8 @@ def _normalize_forward(x, scale, bias, mask, epsilon, axis_name):
     factor = scale * inverse
     values = x.astype(jnp.float32)
     if mask is not None:
-        # Real examples that are all alike have next to no variance: padding, which is unlike
-        # them, would grow from layer to layer until it is infinite.
+        # Real examples that are all alike have a variance of almost 0. Padding differs from them;
+        # divided by so small a deviation it would grow from layer to layer until it is infinite.
         values = jnp.where(_per_example(mask, x.ndim), values, mean)
     y = values * factor + (bias - mean * factor)
     return (y, mean, var), (x, scale, mask, mean, inverse, count)
@@ -216,7 +216,7 @@ def _moments(
     shift = total / count
     mean, squares = pivot + shift, jnp.maximum(squares - total * shift, 0.0)
     if axis_name is not None:
-        # Every device has a pivot of its own, so its sums are joined by their means.
+        # Each device has its own pivot, so means are combined, not sums.
         own_mean = mean
         total, count = jax.lax.psum((own * own_mean, own), axis_name)
         count = jnp.maximum(count, 1.0)
@@ -226,7 +226,7 @@ def _moments(
 
 
 def _pivot(x: chex.Array, mask: chex.Array | None) -> chex.Array:
-    """A value of each channel's size, ``[channels]`` float32: the mean of a row of an example.
+    """A value near each channel's mean, ``[channels]`` float32: the mean of one row of an example.
 
     The example is the first real one; the row, where there are any, the middle one, which padding
     of a convolution does not reach.

@@ -1,4 +1,4 @@
-"""Channels of several students side by side in one map, and what that makes of their layers."""
+"""Channels of several students side by side in one map, and the layers that work on such maps."""
 
 import itertools
 from collections.abc import Sequence

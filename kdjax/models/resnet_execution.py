@@ -150,7 +150,7 @@ def _blocks(plans: "Sequence[Sequence[BlockPlan]]", shared: bool, lanes: int) ->
                 source,
                 Packing.of([plan.inner for plan in members], lanes),
                 Packing.of([plan.channels for plan in members], lanes),
-                # To read the same map alone is to have it.
+                # If only one student reads the shared map, the map is its own.
                 shared and len(members) > 1,
                 tuple(place for place, plan in enumerate(members) if plan.project),
             )

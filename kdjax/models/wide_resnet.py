@@ -73,7 +73,7 @@ class WideResNet(Architecture):
     def plan(self, widths: Mapping[str, int]) -> Iterator[BlockPlan]:
         """The residual blocks in order."""
         for stage, _, stage_stride in _STAGES:
-            # Of the family, not of the widths: two groups that happen to be equal change nothing.
+            # At stride 2 and in widened networks this depends on the family, not on the widths.
             reshapes = stage_stride != 1 or self.widening > 1 or widths["stem"] != widths[stage]
             for number in range(1, self.blocks_per_stage + 1):
                 yield BlockPlan(

@@ -115,7 +115,7 @@ def losses(record: Mapping[str, Any]) -> list[str]:
 
 
 def notes(record: Mapping[str, Any]) -> list[str]:
-    """What a count could not know."""
+    """Remarks on loops whose number of rounds the program does not say."""
     loops = [
         result
         for result in record["results"]

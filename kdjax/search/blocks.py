@@ -106,10 +106,11 @@ def known_block(name: str, names: Sequence[str], field: str) -> None:
 
 
 def layers_of(block: Block, blocks: Sequence[Block], channels: Channels) -> tuple[int, ...]:
-    """Numbers of the layers whose cost counts in a block: that of the group each writes.
+    """Numbers of the layers whose cost counts in a block.
 
-    A layer that writes no group that can be thinned counts where it reads, of several groups that
-    of the last; one that does neither counts in the last block.
+    A layer counts in the block of the group that it writes. If it writes no group that can be
+    thinned, it counts in the block of the last group that it reads; if it reads none either, in the
+    last block.
 
     Args:
       block: the one.

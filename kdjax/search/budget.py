@@ -187,6 +187,11 @@ def make_budget(
             raise ValueError(
                 f"search.blocks.targets is {block.target:g} for {block.name!r}, which is frozen"
             )
+        if not block.groups:
+            raise ValueError(
+                f"search.blocks.targets is {block.target:g} for {block.name!r}, which has no "
+                "groups to thin"
+            )
         for resource in _penalised(block, overall):
             layers = layers_of(block, blocks, channels)
             if resource == "latency" and latencies is not None:

@@ -1,11 +1,11 @@
 """Which scales decide whether a channel lives: groups of a traced network, and their flat layout.
 
-A scale decides about a channel where the channel is multiplied by it on its way to what reads it: a
-normalisation behind the layer that writes the channel, or before each layer that reads it. All that
-decide are its contributors. The search works on all of them at once, as one matrix
-``[contributors, units]``: a unit is what lives and dies together, a channel or the channels that a
-grouped convolution keeps together; missing contributors are 0. Gathering and scattering are one
-indexing operation each.
+A scale decides about a channel if it multiplies the channel before any layer reads it: the scale of
+a normalisation after the layer that writes the channel, or before each layer that reads it. All
+scales that decide about a channel are its contributors. The search works on all of them at once,
+as one matrix ``[contributors, units]``. The channels of a unit live and die together: a single
+channel, or several that a grouped convolution ties. Missing contributors are 0. Gathering and
+scattering are one indexing operation each.
 """
 
 import dataclasses
@@ -121,11 +121,14 @@ class Channels:
     def _kernels(self) -> "_Layout":
         return self._layout(
             [
-                [
-                    layer.kernel[1:]
-                    for layer in self.traced.layers
-                    if layer.kernel and _inside(layer.writes, group).any()
-                ]
+                # A kernel that is used twice is one writer.
+                list(
+                    dict.fromkeys(
+                        layer.kernel[1:]
+                        for layer in self.traced.layers
+                        if layer.kernel and _inside(layer.writes, group).any()
+                    )
+                )
                 for group in self.groups
             ]
         )

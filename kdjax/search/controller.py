@@ -23,15 +23,15 @@ from kdjax.search.budget import EXACTNESS, Budget, minimum_width
 from kdjax.search.criteria import CRITERIA, Criterion, Evidence
 from kdjax.search.proximal import land, proximal
 
-# How a constraint's strength answers to a cost above plan, in shares of the full cost: at once,
-# and for as long as it lasts (per length of the descent).
+# How a constraint's strength reacts when its cost is above plan (as a share of the full cost): the
+# part that acts at once, and the part that builds up over time (per length of the descent).
 _PROPORTIONAL, _INTEGRAL, _LARGEST_LOG = 15.0, 100.0, 8.0
 _LATE = 5.0  # How much faster the strength builds up once the plan is over.
 _LEAD = 0.02  # How far ahead of plan a cost may be before its pressure ends,
 _SHIELD = 5.0  # and how strong it may become in the opposite direction.
 _ENOUGH = 0.6  # Share of the longest way left at which a shorter one begins to wait.
-_LAST = 1e-3  # Share of the pressure that no shield takes off a group once the goal is forced.
-_MOST_HASTE = 20.0  # How much faster than its scale says a unit may be made to die.
+_LAST = 1e-3  # Share of the pressure that stays on a shielded group once the goal is forced.
+_MOST_HASTE = 20.0  # Limit of the factor by which a unit may shrink faster than by its scale.
 
 
 class ControllerState(NamedTuple):
@@ -156,7 +156,7 @@ def controlled(
         before, biases = channels.scales(params), channels.biases(params)
         after, moved = before + channels.scales(updates), biases + channels.biases(updates)
         scales, controller = move(state.controller, Evidence(after, params, gradients))
-        # What a channel emits shrinks and keeps its form; a dead one emits nothing at all.
+        # Scale and bias shrink by the same factor; for a dead channel both are 0.
         moved = moved * jnp.where(scales == after, 1.0, scales / jnp.where(after == 0, 1.0, after))
         moved = jnp.where(controller.dead, 0.0, moved)
         updates = channels.with_scales(updates, scales - before, moved - biases)
@@ -234,7 +234,7 @@ class _Mover:
     def _importance(self, state: ControllerState, evidence: Evidence) -> chex.Array:
         """``[units]``: what each is worth; the average of the steps so far where it remembers."""
         now = self._criterion.measure(self._channels, evidence)
-        # In the first steps the average is a plain mean: nothing of it comes from the start at 0.
+        # In the first steps the average is a plain mean; else its start at 0 would pull it down.
         keep = jnp.minimum(self._criterion.memory, state.step / (state.step + 1.0))
         return jnp.where(state.dead, state.importance, keep * state.importance + (1 - keep) * now)
 
@@ -243,8 +243,8 @@ class _Mover:
     ) -> chex.Array:
         """``[units]``: how much faster than the others of its group a unit is made to shrink.
 
-        So that its scales are gone when the push that its group has felt has come to what it is
-        worth, measured in scales: 1 where the scale is the criterion.
+        With this factor the units of a group die in the order of their worth. The worth is first
+        converted to the size of the group's scales; if the criterion is the scale, the factor is 1.
         """
         alive, group = ~state.dead, self._channels.group_of
         mass = jnp.where(alive, jnp.sum(jnp.abs(scales), axis=0), 0.0)
@@ -276,9 +276,9 @@ class _Mover:
         log_strength = state.log_strength + behind * unmet * gain
         log_strength = jnp.clip(log_strength, -_LARGEST_LOG, _LARGEST_LOG)
         answer = jnp.clip(log_strength + _PROPORTIONAL * behind, -_LARGEST_LOG, _LARGEST_LOG)
-        # A cost that is ahead, of its plan or of the other costs, ends its own pressure, and
-        # further ahead it shields the channels that it is made of from the pressure of the others:
-        # several targets are met together, not each at the expense of the next.
+        # A cost that is ahead of its plan, or of the other costs, stops pressing. If it is still
+        # further ahead, it shields its channels from the pressure of the other costs. So several
+        # targets are met together, and none is overshot to meet another.
         lead = jnp.minimum(1.0 + behind / _LEAD, self._lead_of_others(slot, share))
         lead = jnp.clip(lead, -_SHIELD, 1.0)
         lead = jnp.where(forced & unmet, 1.0, lead)
@@ -288,10 +288,9 @@ class _Mover:
     def _lead_of_others(self, slot: chex.Array, share: chex.Array) -> chex.Array:
         """``[constraints]``: 1 where a cost may be pressed, down to below 0 where it is ahead.
 
-        What is left of its way, as the logarithm of the factor that it still has to come down by,
-        is compared with the longest. Whatever is done for that one brings the others down too,
-        by about as large a factor where it cannot be helped: what has less than a part of it left
-        to go has to wait.
+        Each cost still has to come down by some factor, whose logarithm is the way left. What is
+        done for the cost with the longest way brings the others down too, by about the same
+        factor at most. So a cost with a much shorter way waits.
         """
         start, end = self._starts[slot], self._ends[slot]
         left = jnp.log(jnp.maximum(share, 1e-6) / end)
@@ -309,29 +308,29 @@ class _Mover:
         """``[groups]``: what each channel's scale is pushed with, in units of the loss."""
         counts = self._channels.counts(~state.dead)
         coefficients = jnp.stack([m.coefficients(counts) for m in self._budget.resources])
-        # A channel is worth its share of what passes its group: with n alive, 1/n of it. What it
-        # is charged for that is n times what it costs, all that hangs on the group. By its own
-        # cost alone a narrow trunk between wide layers dies out: each of its channels costs most,
-        # and the fewer there are, the less do the wide layers cost.
+        # With n channels alive in a group, each carries 1/n of what passes the group. So each is
+        # charged n times its own cost, which is the cost of the whole group. If a channel were
+        # charged its own cost alone, a narrow trunk between wide layers would die out: each of its
+        # channels costs the most, and with every one that dies the wide layers cost less.
         coefficients = coefficients * counts * self._per_channel
         mean = jnp.sum(coefficients * self._unit_share, axis=1, keepdims=True)
         tempered = mean * (coefficients / mean) ** self._cost_exponent
         felt = jnp.einsum("krg,rg->kg", self._pressure, tempered)
         pushed = jnp.maximum(strength, 0.0) @ felt
         shielded = jnp.maximum(-strength, 0.0) @ felt
-        # A shield moves pressure, it does not take it away: the groups that have most of what is
-        # pressed for what is shielded keep all of theirs.
+        # A shield lowers the pressure on some groups relative to the others. The group with the
+        # smallest ratio of shield to pressure keeps all of its pressure.
         movable = active & (counts > self._keep_channels) & (pushed > 0)
         ratio = shielded / jnp.maximum(pushed, 1e-30)
         lowest = jnp.min(jnp.where(movable, ratio, jnp.inf))
         ratio = ratio * jnp.minimum(1.0, 0.5 / jnp.maximum(lowest, 1e-12))
         lowest = jnp.minimum(lowest, 0.5)
         left = jnp.maximum(1.0 - ratio, 0.0) / (1.0 - lowest)
-        # Where the goal has to be reached now, what is shielded goes too, but last.
+        # When the goal has to be reached now, shielded channels die too, but last.
         return pushed * jnp.maximum(left, jnp.where(forced, _LAST, 0.0))
 
     def _protected(self, state: ControllerState, importance: chex.Array) -> chex.Array:
-        """``[units]`` bool: the living worth most in each group, as many as it must keep."""
+        """``[units]`` bool: the most valuable units of each group, as many as it must keep."""
         units = jnp.arange(len(self._keep))
         order = jnp.lexsort((-importance, state.dead, self._channels.group_of))
         rank = jnp.zeros_like(order).at[order].set(units - self._first)
@@ -347,7 +346,7 @@ class _Mover:
     ) -> chex.Array:
         """``[units]``: the portion of this step's amount at which each dies.
 
-        Who is dead stays dead; where nothing may change, who is alive stays alive.
+        Dead units stay dead. In groups that may not change, living units stay alive.
         """
         excess = jnp.sum(jnp.maximum(jnp.abs(scales) - self._threshold, 0.0), axis=0)
         deadly = jnp.where(amount > 0, excess / jnp.where(amount > 0, amount, 1.0), jnp.inf)

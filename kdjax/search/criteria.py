@@ -1,8 +1,8 @@
 """Criteria: how much a channel is worth, measured in every step, by name.
 
-A criterion gives every unit a number, none negative; only its ratio to the others of the same group
+A criterion gives every unit a number of at least 0; only its ratio to the others of the same group
 counts. The controller pushes a unit's scales so that, within a group, units die in the order of
-these numbers; how strongly the groups are pushed against each other is the cost's to say
+these numbers. How strongly each group is pushed depends on the cost
 (:mod:`kdjax.search.controller`).
 """
 

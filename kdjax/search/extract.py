@@ -88,9 +88,9 @@ def group_width(group: Group, widths: Mapping[str, int]) -> int:
 def worth(channels: Channels, importance: np.ndarray, died: np.ndarray) -> np.ndarray:
     """``[units]`` float64: what each is worth, comparable between groups.
 
-    That of the living is their share of the importance in their group. That of the dead is next to
-    nothing, and the more the later they died: by the search's own order the last was worth most
-    for its cost.
+    A living unit is worth its share of the importance in its group. A dead unit is worth almost
+    nothing; of two dead units, the one that died later is worth more, because the search kept it
+    longer.
 
     Args:
       channels: the layout of the searched network.
@@ -109,8 +109,9 @@ def worth(channels: Channels, importance: np.ndarray, died: np.ndarray) -> np.nd
 def revive(budget: Budget, dead: np.ndarray, worths: np.ndarray) -> np.ndarray:
     """Brings dead units back while a target is undercut by more than :data:`TOLERANCE`.
 
-    None of the living goes. The last to die comes back first, at most :data:`REVIVED` of all units
-    (but one). A dead unit's scales and biases are 0: what the network computes stays the same.
+    All living units stay. The unit that died last comes back first. At most the share
+    :data:`REVIVED` of all units comes back, but always up to one. The scales and biases of a dead
+    unit are 0, so the network still computes the same.
 
     Args:
       budget: that the living are within; its schedule says which groups may change.
@@ -180,8 +181,8 @@ def expand(
 ) -> WidthVector:
     """The widths times the largest uniform multiplier that a budget allows.
 
-    What the rounding down leaves unused is dealt out: groups take one more multiple in the order of
-    what they lost, as long as the budget allows it.
+    Rounding down leaves a part of the budget unused. Groups then take one more multiple each, those
+    that lost most by rounding first, as long as the budget allows it.
 
     Args:
       widths: to multiply; a multiplier below 1 shrinks them.

@@ -8,7 +8,8 @@ likes (multiples of 8 or 128) are faster than the line through them.
 
 import dataclasses
 import json
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from kdjax.search.channels import Channels
 from kdjax.search.penalty import CostModel
 
 KIND = "kdjax bench --layers"  # What tells a table from any other JSON.
+Four = tuple[float, float, float, float]  # Fixed, read, written, pair.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,12 +27,13 @@ class LatencyTable:
 
     Attributes:
       microseconds: of the whole network at full width, for one batch.
-      coefficients: path of each layer, in order of execution -> its four, in microseconds.
+      coefficients: (path, its four in microseconds) of each layer, in order of execution. A
+        module that is called twice is two layers of one path.
       measured_on: device, batch and dtype, for people.
     """
 
     microseconds: float
-    coefficients: Mapping[str, tuple[float, float, float, float]]
+    coefficients: Sequence[tuple[str, Four]]
     measured_on: str
 
     def model(self, channels: Channels, layers: Collection[int] | None = None) -> CostModel:
@@ -44,14 +47,19 @@ class LatencyTable:
           ValueError: if the table is of another network.
         """
         paths = ["/".join(layer.path) for layer in channels.traced.layers]
-        if missing := [path for path in paths if path not in self.coefficients]:
+        known = [path for path, _ in self.coefficients]
+        if missing := [path for path in paths if path not in known]:
             raise ValueError(f"the latency table is of another network: it has no {missing[0]!r}")
-        if len(self.coefficients) != len(set(paths)):
+        if len(known) != len(paths):
             raise ValueError(
-                f"the latency table is of another network: it has {len(self.coefficients)} layers, "
-                f"this one {len(set(paths))}"
+                f"the latency table is of another network: it has {len(known)} layers, "
+                f"this one {len(paths)}"
             )
-        terms = tracing.layer_terms(channels.traced, [self.coefficients[path] for path in paths])
+        if known != paths:
+            raise ValueError(
+                "the latency table is of another network: its layers are in another order"
+            )
+        terms = tracing.layer_terms(channels.traced, [four for _, four in self.coefficients])
         return CostModel.of_terms("latency", channels, terms, layers)
 
 
@@ -80,16 +88,23 @@ def load_latencies(
                 f"{path} was measured with {name} {_short(record.get(name))}: this network has "
                 f"{_short(here)}; measure it with `{KIND}`"
             )
-    environment = record["environment"]
-    return LatencyTable(
-        microseconds=float(record["microseconds"]),
-        coefficients={layer["path"]: _four(layer["coefficients"]) for layer in record["layers"]},
-        measured_on=f"{environment['device']}, batch {record['batch_size']}, {record['dtype']}",
-    )
+    try:
+        return LatencyTable(
+            microseconds=float(record["microseconds"]),
+            coefficients=[
+                (str(row["path"]), _four(row["coefficients"])) for row in record["layers"]
+            ],
+            measured_on=f"{record['environment']['device']}, batch {record['batch_size']}, "
+            f"{record['dtype']}",
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}): measure it with `{KIND}`") from None
 
 
-def _four(numbers: list[float]) -> tuple[float, float, float, float]:
+def _four(numbers: list[float]) -> Four:
     fixed, read, written, pair = map(float, numbers)
+    if not all(0 <= number < math.inf for number in (fixed, read, written, pair)):
+        raise ValueError(f"coefficients are {numbers}: expected finite numbers, none below 0")
     return fixed, read, written, pair
 
 

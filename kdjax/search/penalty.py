@@ -90,7 +90,7 @@ class CostModel:
         chosen = np.isin(terms.layer, list(terms.layer if layers is None else layers))
         sides = [_dense(side, channels) for side in (terms.reads, terms.writes, terms.sources)]
         rows = np.concatenate([side[chosen] for side in sides], axis=1)
-        # Terms that grow alike, such as those of scale and bias, are one.
+        # Terms that depend on the channels in the same way, such as scale and bias, are joined.
         rows, place = np.unique(rows, axis=0, return_inverse=True)
         constant = factor * np.bincount(place.ravel(), terms.constant[chosen], len(rows))
         reads, writes, felt = np.split(rows, 3, axis=1)

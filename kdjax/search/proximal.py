@@ -1,4 +1,4 @@
-"""The step that shrinks scales, and how far to go in it so that a goal is met exactly."""
+"""The step that shrinks scales, and the portion of it after which a goal is met exactly."""
 
 from collections.abc import Callable
 
@@ -70,7 +70,7 @@ def land(
             there = happens(candidates[middle])
             return jnp.where(there, low, middle + 1), jnp.where(there, middle, high)
 
-        # Once both meet, a further round leaves the upper bound where it is.
+        # Once low equals high, another round does not change high.
         rounds = int(np.ceil(np.log2(len(candidates)))) + 1
         _, high = jax.lax.fori_loop(0, rounds, halve, (low, high))
         return candidates[high]

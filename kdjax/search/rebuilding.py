@@ -17,7 +17,7 @@ def check_rebuilt(
     widths: Mapping[str, int],
     image_shape: tuple[int, int, int],
 ) -> None:
-    """Holds the network of some widths to the full one, channel by channel.
+    """Checks the network of some widths against the full one, channel by channel.
 
     Args:
       architecture: of both.
@@ -43,7 +43,7 @@ def check_rebuilt(
 def check_equal_widths(
     architecture: Architecture, channels: Channels, image_shape: tuple[int, int, int]
 ) -> None:
-    """Holds the network whose groups are all equally narrow to the full one.
+    """Checks the network whose groups all have about the same small width against the full one.
 
     A module that compares two widths, say to leave a projection out where they are equal, becomes
     another one when a search happens to make them equal. That shows here, before the search.
@@ -54,9 +54,9 @@ def check_equal_widths(
       image_shape: (height, width, channels) of the input.
 
     Raises:
-      ValueError: as :func:`check_rebuilt`.
+      ValueError: as :func:`check_rebuilt`; the message says what a module must not do.
     """
-    # One channel could be taken for any other, so that it takes two.
+    # With one channel each, the check could not tell channels apart; so there are two.
     common = max(2, *(group.unit for group in channels.groups))
     counts = [
         min(group.channels, max(1, common // group.unit) * group.unit) for group in channels.groups
@@ -64,4 +64,10 @@ def check_equal_widths(
     widths = with_counts(architecture.widths, channels, np.array(counts))
     units = len(channels.group_of)
     kept = kept_channels(channels, np.zeros(units), np.zeros(units, bool), widths)
-    check_rebuilt(architecture, channels, kept, widths, image_shape)
+    try:
+        check_rebuilt(architecture, channels, kept, widths, image_shape)
+    except ValueError as error:
+        raise ValueError(
+            f"a search may make widths equal, and then {error}: a module must not compare widths "
+            "to decide what it is"
+        ) from None

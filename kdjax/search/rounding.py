@@ -1,4 +1,4 @@
-"""Rounding found widths to multiples: which multiples go and which come, by worth per cost."""
+"""Rounds found widths to multiples: removes and adds multiples by their worth per cost."""
 
 import math
 from collections.abc import Collection, Iterator, Mapping
@@ -17,10 +17,10 @@ def round_widths(
 ) -> WidthVector:
     """The widths as multiples, within the budget and, where multiples allow it, close to it.
 
-    Each group goes to its nearest multiple. While that is above a target, the multiple goes that is
-    worth least for what it costs; while a target is undercut by more than :data:`TOLERANCE`, the
-    one comes that is worth most for its cost and fits. In the end one or two multiples are
-    exchanged for others while that brings the cost nearer.
+    Each group is rounded to its nearest multiple. While the cost is above a target, the multiple
+    with the least worth per cost is removed. While a target is undercut by more than
+    :data:`TOLERANCE`, the multiple with the most worth per cost that fits is added. In the end one
+    or two multiples are exchanged for others while that brings the cost nearer to the target.
 
     Args:
       widths: that were found.
@@ -45,7 +45,7 @@ class _Rounding:
             for group, step in zip(self._groups, self._steps, strict=True)
         ]
         self._targets = np.array([constraint.target for constraint in budget.constraints])
-        # What a group's first channels are worth together: the most valuable come first.
+        # The worth of a group's n most valuable channels together, for each n.
         self._worth_of = [
             np.append(0.0, np.cumsum(np.repeat(-np.sort(-values) / group.unit, group.unit)))
             for group, values in zip(

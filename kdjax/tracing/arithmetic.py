@@ -1,4 +1,4 @@
-"""Operations that combine numbers place by place, or sum them up: what ties channels, and marks."""
+"""Operations that combine arrays element by element, or reduce them; they tie channels."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,12 +22,13 @@ def elementwise(kind: str):
 def combine(record: Record, kind: str, values: Sequence[Value]) -> Value:
     """Ties the channels at equal places.
 
-    A product with a parameter vector is where a scale decides about channels: it clears their mark.
-    A product of two computed arrays is silent where one of them is; anything else where all are.
+    A channel is *bare* until a parameter vector multiplies it. That vector is a scale that decides
+    about the channel. The product of two computed arrays is bare where both are; the result of any
+    other operation is bare where one of them is.
 
     Args:
       record: of the trace.
-      kind: of the operation: what it does to channels that are silent.
+      kind: of the operation; it decides which channels of the result are bare.
       values: the operands.
     """
     shape = np.broadcast_shapes(*(value.shape for value in values))
@@ -56,7 +57,7 @@ def combine(record: Record, kind: str, values: Sequence[Value]) -> Value:
 
 
 def _fitting(record: Record, value: Value, shape: tuple[int, ...]) -> list[Label]:
-    """A value's labels, without those of single channels that are repeated."""
+    """The labels of a value, except those of a single channel that is repeated."""
     fitting = []
     for label in value.labels:
         if all(value.shape[axis] == shape[axis] for axis in label.axes):
@@ -126,7 +127,7 @@ def unary(multiple: bool):
 
 
 def select(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
-    """``select_n``: which case may depend on channels too, but does not silence them.
+    """``select_n``: its condition may depend on channels too; it does not scale them.
 
     Args:
       record: of the trace.
@@ -144,7 +145,7 @@ def select(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -
 
 
 def reduce(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
-    """Sums, maxima and the like: over places harmless, over channels they have to stay.
+    """Sums, maxima and the like. Channels that are reduced over have to stay.
 
     Args:
       record: of the trace.
@@ -168,7 +169,7 @@ def reduce(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -
 
 
 def window(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
-    """Pooling: the window moves over places; over channels they have to stay.
+    """Pooling. Channels that the window reaches over have to stay.
 
     Args:
       record: of the trace.
@@ -188,7 +189,7 @@ def window(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -
 
 
 def along_axis(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
-    """Running sums and sorting: harmless but along channels.
+    """Running sums and sorting. Channels that they run along have to stay.
 
     Args:
       record: of the trace.

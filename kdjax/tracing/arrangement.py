@@ -1,4 +1,4 @@
-"""Operations that arrange numbers: their own indexing, applied to the atoms."""
+"""Operations that only move numbers, such as a reshape: the atoms are moved in the same way."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -122,7 +122,7 @@ def without(value: Value, gone: set[int], labels: Sequence[Label], *, multiple=T
 
 
 def broadcast(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
-    """``broadcast_in_dim``: new axes repeat; so does a single channel, which then has to stay.
+    """``broadcast_in_dim``: repeats numbers along new axes. A channel that is repeated has to stay.
 
     Args:
       record: of the trace.
@@ -223,7 +223,8 @@ def _filled(record: Record, value: Value, axes: Sequence[int], axis: int) -> Lab
         return Label(
             tuple(axes), np.broadcast_to(whole.atoms, shape), np.broadcast_to(whole.bare, shape)
         )
-    # Channels of zeros may go with what they are added to; other repeated numbers stay.
+    # Channels of zeros can be removed together with the channels that they are added to. Channels
+    # of other repeated numbers stay.
     count = value.shape[axis]
     atoms = record.fresh(count) if value.zero else np.zeros(count, np.int64)
     label = along(axis, len(shape), atoms)
@@ -233,7 +234,7 @@ def _filled(record: Record, value: Value, axes: Sequence[int], axis: int) -> Lab
 
 
 def pad(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
-    """Channels that are padded with zeros are channels, without a writer of their own.
+    """``pad``: zeros that are added to a channel axis become channels that no layer writes.
 
     Args:
       record: of the trace.
@@ -274,7 +275,7 @@ def _padded(size: int, low: int, high: int, inner: int) -> np.ndarray:
 
 
 def reshape(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
-    """``reshape``: axes that are joined or cut keep the order of their places.
+    """``reshape``: joins and splits axes; the numbers keep their order.
 
     Args:
       record: of the trace.
@@ -304,7 +305,7 @@ def reshape(record: Record, values: Sequence[Value], params: Mapping[str, Any]) 
 
 
 def _blocks(old: Shape, new: Shape) -> Iterator[tuple[list[int], list[int]]]:
-    """Smallest runs of axes of both shapes that hold as many numbers."""
+    """Pairs of the shortest runs of old and new axes that hold equally many numbers."""
     start_old = start_new = 0
     while start_old < len(old) or start_new < len(new):
         end_old, end_new = start_old + 1, start_new + 1
@@ -337,7 +338,7 @@ def _reshaped(
         if (changed.atoms == first).all() and len(axes) > 1:
             changed = _first(changed, axis)
             axes = [other for other in axes if other != axis]
-    # What varies along the axes before it alone does not along the last.
+    # The last axis holds no channels if the atoms are the same everywhere along it.
     last = axes[-1]
     if len(axes) > 1 and (changed.atoms == np.take(changed.atoms, [0], last)).all():
         changed = _first(changed, last)

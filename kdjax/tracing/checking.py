@@ -30,7 +30,7 @@ def check(
     Raises:
       ValueError: if it is another network; the message names the variable.
     """
-    # Of a few channels left the number of groups no longer tells.
+    # With few channels left, the number of groups no longer says how a convolution is thinned.
     grouping: dict[Path, Grouping] = {
         layer.kernel: "whole" if layer.grouped else "across" if layer.groups > 1 else "none"
         for layer in traced.layers
@@ -49,7 +49,7 @@ def check(
                     f"network: {len(left)} of the full one's {len(full)} live"
                 )
             _match(back, own, left, path)
-            # A single channel cannot be taken for another, and need not be tied to itself.
+            # A single channel cannot be confused with another one.
             if len(own) > 1:
                 _match(towards, left, own, path)
     return small
@@ -70,7 +70,7 @@ def _same_variables(traced: Traced, small: Traced) -> None:
 def _match(
     seen: dict[int, tuple[int, Path]], keys: np.ndarray, values: np.ndarray, path: Path
 ) -> None:
-    """Each key has to meet one value only; channels that stay (0) tell nothing."""
+    """Checks that each key always comes with the same value; 0 (channels that stay) is skipped."""
     for key, value in zip(keys.tolist(), values.tolist(), strict=True):
         if key == 0:
             continue

@@ -1,4 +1,4 @@
-"""From atoms to classes and groups: the record of a trace, read off."""
+"""Turns the record of a trace into classes and groups of channels."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -94,7 +94,7 @@ def _pin_further_axes(record: Record, leaves: Mapping[Path, Sequence[np.ndarray]
 
 
 def _reasons(record: Record, roots: np.ndarray) -> dict[int, str]:
-    """Root of each class that stays -> why; an empty reason gives way to another."""
+    """Root of each class that stays -> why; a reason with text replaces an empty one."""
     reasons: dict[int, str] = {int(roots[0]): ""}
     for atoms, why in record.pins():
         for root in np.unique(roots[atoms]):
@@ -135,7 +135,7 @@ class _Numbering:
     def _profiles(
         self, leaves: Mapping[Path, Sequence[np.ndarray]], order: np.ndarray
     ) -> dict[int, bytes]:
-        """Root -> on which axes of which variables it is, and how often."""
+        """Root -> the axes of variables that hold it, and how often each does."""
         rows, columns = [], []
         axes = [axis for leaf in leaves.values() for axis in leaf]
         for column, axis in enumerate(axes):
@@ -179,7 +179,8 @@ def _groups(
         for number in np.unique(np.searchsorted(ends, found, side="right") - 1).tolist():
             members.setdefault(number, []).append(name)
     for number, names in members.items():
-        # A layer that takes its width from what it reads follows a declared one that it is tied to.
+        # A layer may take its width from its input. It then belongs to the declared width it is
+        # tied to.
         if own := [name for name in names if name not in undeclared]:
             members[number] = own
         else:

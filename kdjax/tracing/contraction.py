@@ -10,7 +10,7 @@ from kdjax.tracing.description import Operation
 from kdjax.tracing.record import Found, Record
 from kdjax.tracing.values import Label, Path, Value, along, flat_axis, rigid
 
-# What ``lax.conv_general_dilated`` takes to compute the same again.
+# The arguments that ``lax.conv_general_dilated`` needs to repeat a convolution.
 _CONVOLUTION = (
     *("window_strides", "padding", "lhs_dilation", "rhs_dilation", "dimension_numbers"),
     "feature_group_count",
@@ -159,25 +159,29 @@ def _dense(
     places = x.size(x.free) * x.size(x.batch)
     reads = _axis(weight.value, into)[0] if into is not None else np.zeros((1, 1), int)
     writes = _axis(weight.value, out)[0] if out is not None else np.zeros((1, 1), int)
+    inner = weight.size([axis for axis in weight.contract if axis != into])
+    outer = weight.size([axis for axis in weight.free if axis != out])
     layer = Found(
         kernel_of(record, weight.value),
         record.place,
         taps=weight.size(kept),
         positions=places,
-        outputs=places * weight.size([axis for axis in weight.free if axis != out]),
+        outputs=places * outer,
         groups=1,
         fan_in=len(reads),
         grouped=False,
         reads=reads[:, 0],
         writes=writes[:, 0],
-        operation=Operation((places, len(reads)), (len(reads), len(writes)), 1, 0, 1),
+        operation=Operation(
+            (places, len(reads) * inner), (len(reads) * inner, len(writes) * outer), 1, 0, 1
+        ),
     )
     labels = _carried(sides, starts, shape, bare=weight)
     return [Value(shape, labels, layer=record.add_layer(layer))]
 
 
 def _widest(record: Record, side: _Side, axes: Sequence[int]) -> int | None:
-    """Of several axes the longest can be thinned; the others, heads for example, stay."""
+    """The longest of several axes, which can be thinned; the others, such as heads, stay."""
     if not axes:
         return None
     chosen = max(axes, key=lambda axis: side.value.shape[axis])
@@ -233,6 +237,6 @@ def _axis(value: Value, axis: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def kernel_of(record: Record, value: Value) -> Path | None:
-    """The parameter that a kernel is made of: of several (a gain, a mask) the largest."""
+    """The parameter that a kernel is computed from; of several (a gain, a mask), the largest."""
     paths = [path for path in value.variables if path[0] == "params"]
     return max(paths, key=lambda path: (record.sizes[path], path), default=None)

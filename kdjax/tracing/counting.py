@@ -88,8 +88,9 @@ class Terms:
     Attributes:
       constant: ``[terms]``.
       reads, writes: the two sides.
-      sources: what a grouped layer reads: its reads are fixed for each output, but its penalty is
-        felt by what it reads too, as much as by what it writes. A side without fixed channels.
+      sources: what a grouped layer reads. Each of its outputs reads a fixed number of channels, so
+        its cost does not depend on them. Its penalty still acts on the channels that it reads, as
+        strongly as on those that it writes. A side without fixed channels.
       layer: ``[terms]`` number of the layer in which each counts.
     """
 
@@ -134,7 +135,7 @@ def _terms(traced: Traced, rows: list["_Row"]) -> Terms:
     sources = [
         row.layer.reads if row.layer is not None and row.layer.grouped else _ONE[:0] for row in rows
     ]
-    # The cost of a grouped layer is as well a constant times what it reads.
+    # The cost of a grouped layer can also be written as a constant times the channels it reads.
     shares = [
         len(row.reads) * len(row.writes) / max(1, len(source))
         for row, source in zip(rows, sources, strict=True)
@@ -193,7 +194,7 @@ def _layer_rows(traced: Traced) -> Iterator[_Row]:
     for number, layer in enumerate(traced.layers):
         reads = np.repeat(_ONE, layer.fan_in) if layer.grouped else layer.reads
         constant = layer.taps * layer.positions
-        # Each output reads one of several groups, of which all lose the same channels.
+        # Each output reads one of several groups, and all groups lose the same channels.
         own = 1 if layer.grouped else layer.groups
         yield _Row(constant / own, reads, layer.writes, number, layer)
 

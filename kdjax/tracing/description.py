@@ -11,18 +11,18 @@ from kdjax.tracing.values import Path
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Channels that differ in nothing but their place: the same axes hold them, equally often.
+    """Channels that the same axes hold, equally often; they differ only in their position.
 
-    A *class* is what lives and dies together: the channels of one number in all layers that a
-    sum, a product, a normalisation or a grouped convolution ties. Of a grouped convolution a
-    class is a whole group of its channels, or the same channel of each group.
+    The channels of a *class* live and die together. They have the same number in all layers that a
+    sum, a product, a normalisation or a grouped convolution ties. In a grouped convolution a class
+    is one whole group of channels, or the same channel of each group.
 
     Attributes:
       name: the first member's; with ``:2``, ``:3`` where several groups share their first member.
       members: names of the widths that count its channels, in order of execution.
       start, stop: its classes' numbers.
       unit: channels of the first member in each class.
-      scales: parameter vectors that decide whether a class lives: one of them is not 0.
+      scales: parameter vectors that decide about a class: it lives while one of them is not 0.
       held: why its classes cannot be thinned by their scales; empty if they can.
     """
 
@@ -78,7 +78,7 @@ class Layer:
       outputs: numbers for each channel written and image.
       groups: of a grouped convolution; else 1.
       fan_in: inputs of an output channel at full width.
-      grouped: the fan-in stays as it is when channels go, because whole groups go.
+      grouped: whether it loses whole groups, so that the fan-in does not change.
       reads, writes: ``[channels]`` class of each channel, in order; 0 where it stays.
       operation: what it computes; None for a product of computed arrays.
     """

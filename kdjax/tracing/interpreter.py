@@ -12,7 +12,7 @@ from kdjax.tracing.values import Value, constant
 
 Rule = Callable[[Record, Sequence[Value], Mapping[str, Any]], list[Value]]
 
-# A function of each number: these multiply it by a constant at most.
+# Functions of each number that at most multiply it by a constant.
 _PROPORTIONAL = "convert_element_type copy copy_p neg reduce_precision name optimization_barrier"
 _UNARY = (
     "abs sign floor ceil round is_finite exp exp2 log expm1 log1p sqrt rsqrt cbrt sin cos tan tanh "

@@ -1,7 +1,7 @@
-"""How the names of a width vector meet the layers that have those widths.
+"""Finds out which layer has which entry of the width vector.
 
-A width that knows its name goes through the author's code into the fields of a module, where it
-is met again while the network is traced.
+Each width carries its name. The author's code passes it on to the fields of a module, and there
+tracing finds it.
 """
 
 import contextlib

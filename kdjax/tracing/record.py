@@ -24,7 +24,7 @@ class Found:
       outputs: numbers it writes for each output channel and image.
       groups: of a grouped convolution.
       fan_in: inputs of each output channel.
-      grouped: fan_in does not shrink with what is read.
+      grouped: whether fan_in stays the same when fewer channels are read.
       reads, writes: ``[channels]`` atoms.
       operation: what it computes; None for a product of computed arrays.
     """

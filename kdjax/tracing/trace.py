@@ -85,8 +85,8 @@ def trace(
     """
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     variables = jax.eval_shape(net.init, jax.random.key(0), images)
-    # Compiled functions could hide modules, and their widths' names, behind what they were called
-    # with before; loops over blocks become plain ones.
+    # JAX reuses earlier traces of compiled functions; modules inside them would not be called, and
+    # the names of their widths not be seen. Without jit, loops over blocks become plain ones too.
     with jax.disable_jit(), collected() as met:
         closed_jaxpr = jax.make_jaxpr(lambda v, x: _logits(net.apply(v, x, train=False)))(
             variables, images

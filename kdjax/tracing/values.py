@@ -1,8 +1,8 @@
 """What the tracer knows of a value: which channels the positions of its axes hold.
 
 Every position of every axis of every variable gets a number of its own, an *atom*. A value carries
-atoms in arrays that are indexed exactly as the value itself is: what an operation does to the
-value, NumPy does to them. Slices, concatenations, reshapes and transpositions need no rules.
+its atoms in arrays with the same axes. When an operation slices, joins, reshapes or transposes the
+value, NumPy does the same to these arrays.
 """
 
 import dataclasses
@@ -148,7 +148,7 @@ def flat_axis(label: Label, axis: int, size: int) -> tuple[np.ndarray, np.ndarra
 
 
 def joined(labels: Sequence[Label]) -> Label:
-    """One label of all axes of several, with the first one's atoms; silent where all are.
+    """One label over the axes of several, with the first one's atoms; bare where one of them is.
 
     The caller ties the atoms of the others to them.
     """

@@ -84,6 +84,14 @@ def test_the_fastest_of_each_workload_is_chosen():
         ("--image_size=4", "--image_size is 4: at least 8"),
         ("--remat=2", "--remat is 2: 0 or 1"),
         ("--choose --students=3", "--choose measures 1 device and 5 students"),
+        ("--network_width=0.5", "--network_width is for bench with --layers"),
+        ("--layers --remat=1", "--remat is for bench without --layers"),
+        ("--layers --choose", "--choose is for bench without --layers"),
+        ("--layers --batch=1,2", "--batch has 2 values: --layers takes one"),
+        ("--layers --batch=0", "--batch is 0: at least 1"),
+        ("--layers --dtype=float16", "--dtype is float16: one of float32, bfloat16"),
+        ("--layers --image_channels=0", "--image_channels is 0: at least 1"),
+        ("--layers --network=resnet9", "resnet9"),
         ("--choose --remat=0,1", "--choose measures 1 device and 5 students, without --remat"),
     ],
 )
@@ -94,6 +102,7 @@ def test_bad_values_are_refused_before_anything_is_measured(
         raise AssertionError("something was measured")
 
     monkeypatch.setattr("kdjax.bench.run.measure_rates", measured)
+    monkeypatch.setattr("kdjax.bench.layers._Timer", measured)
     out = tmp_path / "bench.json"
     assert cli.main(["bench", f"--out={out}", *option.split()]) == 2
     error = capsys.readouterr().err

@@ -1,13 +1,15 @@
 """Times of layers: the line through them, narrowed shapes, and a table that a search reads."""
 
+import dataclasses
 import json
 
+import flax.linen as nn
 import numpy as np
 import pytest
 
 from kdjax import models, tracing
 from kdjax.bench import LayerSettings, bench_layers
-from kdjax.bench.layers import _narrowed, fit
+from kdjax.bench.layers import _narrowed, _row, fit
 from kdjax.search import Channels, load_latencies
 
 
@@ -40,6 +42,28 @@ def test_layers_are_narrowed_as_a_search_would():
     assert (x[-1], kernel, params["feature_group_count"]) == (128, (3, 3, 4, 64), 32)
 
 
+class Flattening(nn.Module):
+    """A dense layer that reads all places of a map: 4 * 6 numbers of each of 8 channels."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.BatchNorm(True)(nn.Conv(8, (3, 3))(x))
+        return nn.DenseGeneral(5, axis=(1, 2, 3), name="classifier")(x)
+
+
+def test_a_dense_layer_over_several_axes_is_timed_whole():
+    class Timer:
+        def operation(self, operation):
+            assert operation.x[1] == operation.kernel[0]
+            return float(operation.x[1] * operation.kernel[1])
+
+    layer = tracing.trace(Flattening(), (4, 6, 1)).layers[-1]
+    row = _row(layer, Timer())
+    assert row["measured"][0] == [8, 5, 24 * 8 * 5]
+    _, read, _, pair = row["coefficients"]
+    assert read + 5 * pair == pytest.approx(24 * 5)
+
+
 def test_a_table_is_measured_and_read(tmp_path):
     path = tmp_path / "latency.json"
     settings = LayerSettings("resnet8", width=0.25, classes=4, image_size=8, channels=1, rounds=1)
@@ -57,3 +81,16 @@ def test_a_table_is_measured_and_read(tmp_path):
         bench_layers(settings, tmp_path / "other.json")
     with pytest.raises(ValueError, match="--rounds is 0: at least 1"):
         bench_layers(LayerSettings("resnet8", rounds=0), path)
+
+
+def test_what_cannot_be_timed_is_found_before_anything_is(tmp_path, monkeypatch):
+    def timed(*_):
+        raise AssertionError("something was timed")
+
+    network = tracing.traced(models.create("resnet8", 10, width=0.25), (8, 8, 3))
+    product = dataclasses.replace(network.layers[-1], path=("attention",), operation=None)
+    changed = dataclasses.replace(network, layers=(*network.layers, product))
+    monkeypatch.setattr("kdjax.bench.layers.tracing.traced", lambda *_: changed)
+    monkeypatch.setattr("kdjax.bench.layers._Timer", timed)
+    with pytest.raises(ValueError, match="attention multiplies computed arrays"):
+        bench_layers(LayerSettings("resnet8", width=0.25, image_size=8), tmp_path / "out.json")

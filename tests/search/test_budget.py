@@ -240,6 +240,11 @@ FULL = sum(FLOPS.values())
         ),
         ({"targets": (0, 0, -0.5)}, {}, "search.blocks.targets is -0.5 for 'stage3'"),
         (
+            {"names": ("stage1", "stage2", "later"), "targets": (0, 0, 0.5)},
+            {},
+            "search.blocks.targets is 0.5 for 'later', which has no groups to thin",
+        ),
+        (
             {"targets": (0, 0.5, 0), "frozen": ("stage2",)},
             {},
             "search.blocks.targets is 0.5 for 'stage2', which is frozen",

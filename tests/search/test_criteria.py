@@ -69,6 +69,13 @@ def test_by_hand(name, expected):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_filters_that_are_used_twice_count_once():
+    twice = tables.channels((*LAYERS[:2], LAYERS[1], LAYERS[2]), (("a", "b"),))
+    evidence = Evidence(jnp.zeros((2, 3)), tree(dict.fromkeys(KERNELS, [1.0] * 3)), None)
+    expected = CRITERIA["magnitude"].measure(CHANNELS, evidence)
+    np.testing.assert_allclose(CRITERIA["magnitude"].measure(twice, evidence), expected)
+
+
 def test_chance_is_the_same_every_time_and_no_two_alike():
     evidence = Evidence(CHANNELS.scales(PARAMS), PARAMS, GRADIENTS)
     first, second = (CRITERIA["random"].measure(CHANNELS, evidence) for _ in range(2))

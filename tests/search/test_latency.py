@@ -1,11 +1,13 @@
 """Time as a cost: the table of a network's layers, its sum, its errors, and a budget from it."""
 
 import json
+import math
 
+import flax.linen as nn
 import numpy as np
 import pytest
 
-from kdjax import models
+from kdjax import models, tracing
 from kdjax.search import Channels, LatencyTable, load_latencies, make_budget, partition
 from kdjax.search.latency import KIND
 
@@ -14,7 +16,7 @@ NETWORK = models.create("resnet8", 4, width=0.5)
 CHANNELS = Channels.of(NETWORK, NETWORK.widths, SHAPE)
 PATHS = ["/".join(layer.path) for layer in CHANNELS.traced.layers]
 # Whatever the layer: 10 us, 1 for each channel read, 2 for each written, .1 for each pair.
-TABLE = LatencyTable(1.0, dict.fromkeys(PATHS, (10.0, 1.0, 2.0, 0.1)), "a machine")
+TABLE = LatencyTable(1.0, [(path, (10.0, 1.0, 2.0, 0.1)) for path in PATHS], "a machine")
 
 
 def by_hand(widths):
@@ -29,6 +31,19 @@ def by_hand(widths):
         before = stage
     sides.append((w["stage3"], 4))
     return sum(10 + read + 2 * written + 0.1 * read * written for read, written in sides)
+
+
+class CalledTwice(nn.Module):
+    """One convolution at two sizes of the map."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        conv = nn.Conv(4, (3, 3), name="conv")
+        x = nn.BatchNorm(True, name="norm")(nn.Conv(4, (1, 1), name="first")(x))
+        for number in range(2):
+            x = nn.BatchNorm(True, name=f"norm{number}")(conv(x))
+            x = nn.avg_pool(x, (2, 2), (2, 2))
+        return nn.Dense(3, name="classifier")(x.mean((1, 2)))
 
 
 def counts_of(widths):
@@ -55,7 +70,7 @@ def test_a_grouped_layer_takes_time_by_its_groups():
     own = {"/".join(layer.path): layer for layer in channels.traced.layers}
     table = LatencyTable(
         1.0,
-        {path: (1.0, 0.0, 3.0 if layer.grouped else 0.0, 0.0) for path, layer in own.items()},
+        [(path, (1.0, 0.0, 3.0 if layer.grouped else 0.0, 0.0)) for path, layer in own.items()],
         "a machine",
     )
     hidden = [len(layer.writes) for layer in own.values() if layer.grouped]
@@ -104,7 +119,7 @@ def test_a_file_is_read(tmp_path):
     path = tmp_path / "table.json"
     path.write_text(json.dumps(record()))
     found = load_latencies(path, NETWORK.widths, SHAPE)
-    assert found.coefficients == dict(TABLE.coefficients)
+    assert found.coefficients == TABLE.coefficients
     assert found.measured_on == "cpu, batch 1, float32"
 
 
@@ -116,6 +131,10 @@ def test_a_file_is_read(tmp_path):
         (json.dumps(record(kind="other")), "is no table of `kdjax bench --layers`"),
         (json.dumps(record(image_shape=[32, 32, 3])), r"image_shape \[32, 32, 3\]: this network"),
         (json.dumps(record(widths={"stem": 3})), r"measured with widths \{'stem': 3\}: this"),
+        (json.dumps(record(environment={})), r"is damaged \(KeyError\('device'\)\): measure it"),
+        (json.dumps(record(layers=[{"path": "a", "coefficients": [1, 2]}])), "is damaged"),
+        (json.dumps(record(layers=[{"path": "a", "coefficients": [1, 2, 3, -4]}])), "none below 0"),
+        (json.dumps(record(layers=[{"path": "a", "coefficients": [math.nan] * 4}])), "is damaged"),
     ],
 )
 def test_a_file_that_does_not_fit(text, message, tmp_path):
@@ -127,10 +146,26 @@ def test_a_file_that_does_not_fit(text, message, tmp_path):
         load_latencies(tmp_path / "missing.json", NETWORK.widths, SHAPE)
 
 
-def test_a_table_of_another_network():
-    few = LatencyTable(1.0, dict.fromkeys(PATHS[1:], (1.0, 0, 0, 0)), "")
-    with pytest.raises(ValueError, match=f"another network: it has no '{PATHS[0]}'"):
-        few.model(CHANNELS)
-    many = LatencyTable(1.0, dict.fromkeys([*PATHS, "more"], (1.0, 0, 0, 0)), "")
-    with pytest.raises(ValueError, match="it has 11 layers, this one 10"):
-        many.model(CHANNELS)
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        (PATHS[1:], f"another network: it has no '{PATHS[0]}'"),
+        ([*PATHS, "more"], "it has 11 layers, this one 10"),
+        (PATHS[::-1], "its layers are in another order"),
+    ],
+)
+def test_a_table_of_another_network(paths, message):
+    table = LatencyTable(1.0, [(path, (1.0, 0, 0, 0)) for path in paths], "")
+    with pytest.raises(ValueError, match=message):
+        table.model(CHANNELS)
+
+
+def test_a_module_that_is_called_twice_has_two_times():
+    channels = Channels.in_network(tracing.trace(CalledTwice(), SHAPE), ("first", "conv"))
+    paths = ["/".join(layer.path) for layer in channels.traced.layers]
+    assert paths == ["first", "conv", "conv", "classifier"]
+    fixed = [1.0, 20.0, 3.0, 5.0]
+    table = LatencyTable(
+        1.0, [(path, (time, 0, 0, 0)) for path, time in zip(paths, fixed, strict=True)], ""
+    )
+    assert table.model(channels).full == 29

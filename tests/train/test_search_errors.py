@@ -2,12 +2,12 @@
 
 import pytest
 
-from kdjax import cli
+from kdjax import cli, tracing
 from kdjax import config as configuration
 from kdjax.train.run import workdir
 from kdjax.train.run.checkpoint import Checkpoints
 from kdjax.train.tasks.experiment import resolve
-from kdjax.train.tasks.search import stage_config
+from kdjax.train.tasks.search import search, stage_config
 from kdjax.train.tasks.search_stage import resolve_budget
 
 SMALL = (
@@ -87,6 +87,10 @@ def refused(small_npz, tmp_path, capsys, *overrides):
             ["search.blocks.targets=(0.5,)"],
             "search.blocks.targets has 1 entries: expected one for each of the 3 blocks",
         ),
+        (
+            ["search.target.latency=0.5", "search.latency_table=nothing.json"],
+            "config.search.latency_table: nothing.json cannot be read: ",
+        ),
         (["search.blocks.resources=('macs',)"], "config.search.blocks.resources is ('macs',)"),
         (["search.threshold=0.0"], "config.search.threshold is 0.0: allowed is"),
         (["search.descent=1.5"], "config.search.descent is 1.5: allowed is"),
@@ -117,6 +121,33 @@ def test_all_of_a_network_is_a_target(small_npz):
         (constraint,) = resolve_budget(resolve(config)).constraints
         assert constraint.target == 1.0
         assert constraint.model.full == FULL
+
+
+def test_a_search_goes_on_with_the_latency_table_it_began_with(small_npz, tmp_path):
+    config = configuration.search_default()
+    config.update_from_flattened_dict(
+        {"network_width": 0.25, "data.name": f"npz:{small_npz}", "batch_size": 16}
+    )
+    experiment = resolve(config)
+    layers = tracing.traced(experiment.architecture, (8, 8, 1)).layers
+    table = {
+        "kind": "kdjax bench --layers",
+        "environment": {"device": "cpu"},
+        "widths": dict(experiment.architecture.widths),
+        "image_shape": [8, 8, 1],
+        "batch_size": 1,
+        "dtype": "float32",
+        "microseconds": 100.0,
+        "layers": [
+            {"path": "/".join(layer.path), "coefficients": [0, 0, 1, 0]} for layer in layers
+        ],
+    }
+    workdir.write_json(tmp_path / "times.json", table)
+    config.search.latency_table = str(tmp_path / "times.json")
+    (tmp_path / "run").mkdir()
+    workdir.write_json(tmp_path / "run" / "latency.json", table | {"microseconds": 99.0})
+    with pytest.raises(workdir.WorkdirError, match="holds a search with another latency table"):
+        search(config, tmp_path / "run")
 
 
 @pytest.fixture

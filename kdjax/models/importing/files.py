@@ -34,7 +34,7 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
-        # Opened here: of a damaged file NumPy leaves its own open.
+        # Opened here, because NumPy leaves a damaged file open.
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
     # A file that is no archive is taken for a pickle, or for a lone array.

@@ -1,9 +1,9 @@
 """What torchvision calls the modules of our networks, and where the two differ.
 
 All names are those of torchvision's ``state_dict``. Networks compute the same function, but for
-two things that an import has to know. To the variances of EfficientNet-B0 to B4, torchvision adds
-another epsilon than the paper's code and we do. Its VGG pools the last map to 7 x 7, which changes
-nothing at 224 pixels alone.
+two things that an import has to know. In EfficientNet-B0 to B4, torchvision adds another epsilon
+to the variances than the paper's code and kdjax do. Its VGG pools the last map to 7 x 7, which has
+no effect at 224 pixels, but at other sizes it does.
 
 References:
   torchvision 0.28, ``torchvision/models``: resnet.py, densenet.py, mobilenetv2.py, vgg.py,
@@ -76,7 +76,8 @@ def epsilon_of(architecture: Architecture, own: float) -> float:
     return own
 
 
-# B0 to B4 have PyTorch's epsilon; B5 to B7 the 1e-3 of the paper's code, which all have here.
+# In torchvision B0 to B4 have PyTorch's epsilon, and B5 to B7 the 1e-3 of the paper's code. Here
+# all of them have 1e-3.
 _PLAIN_EPSILON = ("b0", "b1", "b2", "b3", "b4")
 
 

@@ -37,8 +37,8 @@ def import_torch(
 
     In evaluation both compute the same function. Convolutions and poolings already pad alike.
     Where torchvision adds another epsilon to the variances (EfficientNet-B0 to B4: 1e-5, here
-    1e-3), scales are multiplied by ``sqrt((var + 1e-3) / (var + 1e-5))``. If training goes on,
-    mind that PyTorch's running variances are unbiased and ours are not.
+    1e-3), scales are multiplied by ``sqrt((var + 1e-3) / (var + 1e-5))``. Note for further
+    training: PyTorch's running variances are unbiased, ours are not.
 
     >>> from kdjax import models
     >>> tensors = models.read_tensors("resnet18.npz")  # doctest: +SKIP

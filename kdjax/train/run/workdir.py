@@ -90,7 +90,7 @@ def check_same_data(path: Path, fingerprint: str) -> None:
 
 def _foreign(path: Path) -> bool:
     """Whether an unfinished directory holds anything but what we put there before the marker."""
-    ours = (".lock", "widths.json", "teacher.json", "data.json")
+    ours = (".lock", "widths.json", "teacher.json", "latency.json", "data.json")
     return any(
         entry.name not in ours and not (entry.name.startswith(".") and entry.suffix == ".tmp")
         for entry in path.iterdir()

@@ -5,6 +5,8 @@ on wherever it stopped; what lies between two stages is computed anew from the f
 """
 
 import contextlib
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -60,7 +62,8 @@ def search(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any
     path = Path(path)
     configuration.validate(config)
     experiment = resolve_together(config, path)
-    budget = resolve_budget(experiment)
+    budget = processes.together(lambda: resolve_budget(experiment))
+    latencies = _read_latencies(config)
     teacher = None
     if config.teacher.workdir:
         teacher = processes.together(lambda: load_teacher(config.teacher, experiment))
@@ -72,6 +75,8 @@ def search(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any
             workdir.check(path, config)
             if teacher is not None:
                 check_same_teacher(path, digest(teacher))
+            if latencies:
+                _check_latencies(path, latencies)
             workdir.check_data(path, TrainedOn.of(experiment.dataset).to_json())
             workdir.create(path, config)
 
@@ -168,6 +173,33 @@ def _measure_given(stages: Stages, teacher: Mapping[str, Any]) -> Measured:
         if stages.feed.sizes[split]
     }
     return Measured("teacher", -1, {"last": scores, "best": scores}, 0.0)
+
+
+def _read_latencies(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The latency table as it was measured, the same in all processes; empty if there is none."""
+    if not config.search.latency_table:
+        return {}
+    table = workdir.read_json(Path(config.search.latency_table))
+    text = json.dumps(table, sort_keys=True)
+    processes.agree({"the latency table (its digest)": hashlib.sha256(text.encode()).hexdigest()})
+    return table
+
+
+def _check_latencies(path: Path, table: Mapping[str, Any]) -> None:
+    """A search goes on with the latency table it began with, of which the workdir keeps a copy.
+
+    Raises:
+      WorkdirError: if the one that was given has changed since.
+    """
+    marker = path / "latency.json"
+    stored = workdir.read_json(marker)
+    if stored and stored != table:
+        raise workdir.WorkdirError(
+            f"workdir {path} holds a search with another latency table: the file that "
+            "config.search.latency_table names has changed since; put back what is in "
+            f"{marker}, or choose another --workdir"
+        )
+    workdir.write_json(marker, table)
 
 
 def _describe(experiment: Experiment, budget: Budget) -> str:

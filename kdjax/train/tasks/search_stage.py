@@ -14,6 +14,7 @@ from kdjax.search import (
     Budget,
     Channels,
     ControllerState,
+    LatencyTable,
     Plan,
     check_equal_widths,
     controlled,
@@ -52,9 +53,7 @@ def resolve_budget(experiment: Experiment) -> Budget:
             targets=config.blocks.targets,
             frozen=config.blocks.frozen,
         )
-        latencies = None
-        if config.latency_table:
-            latencies = load_latencies(config.latency_table, architecture.widths, shape)
+        latencies = _latencies(experiment)
         budget = make_budget(
             channels,
             blocks,
@@ -85,6 +84,19 @@ def resolve_budget(experiment: Experiment) -> Budget:
         return budget
     except ValueError as error:
         raise ConfigError(_named(str(error), config)) from None
+
+
+def _latencies(experiment: Experiment) -> LatencyTable | None:
+    """The table that the configuration names, if it names one.
+
+    Raises:
+      ValueError: if it cannot be read, or is not of this network.
+    """
+    path, shape = experiment.config.search.latency_table, experiment.dataset.image_shape
+    try:
+        return load_latencies(path, experiment.architecture.widths, shape) if path else None
+    except ValueError as error:
+        raise ValueError(f"search.latency_table: {error}") from None
 
 
 def _named(message: str, config: Any) -> str:
