@@ -83,7 +83,9 @@ def make_runners(options: argparse.Namespace) -> dict[str, Runner]:
     architecture = models.create(options.network, 10)
     experiment = Experiment(config, dataset, architecture, (architecture.widths,), parallel)
     host, bounds = device_data(dataset)
-    batches = Batches(count, options.batch, 1, *statistics, crop_padding=4, flip=True)
+    batches = Batches(
+        count, options.batch, 1, dataset.image_shape, *statistics, crop_padding=4, flip=True
+    )
     feed = Resident(host, bounds, batches, batches, parallel)
     stage = stage_config(config, 20, constant_rate=0.05)
     budget = resolve_budget(experiment)

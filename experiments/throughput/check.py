@@ -160,10 +160,11 @@ def make_batch(rng: np.random.Generator, batch: int, classes: int, shape: tuple[
         "offsets": rng.integers(-4, 5, (batch, 2)),
         "flips": rng.random(batch) < 0.5,
     }
-    taken = crop_and_flip(*raw.values())
+    taken = crop_and_flip(raw["raw_images"][raw["indices"]], raw["offsets"], raw["flips"])
     labels = rng.integers(0, classes, batch).astype(np.int32)
-    cut = Batches(batch, batch, 1, (0.5,) * 3, (0.25,) * 3)
-    return raw, cut.evaluation(DeviceData(taken, jax.numpy.asarray(labels)), 0, batch, 0)
+    cut = Batches(batch, batch, 1, shape, (0.5,) * 3, (0.25,) * 3)
+    rows = taken.reshape(batch, -1)
+    return raw, cut.evaluation(DeviceData(rows, jax.numpy.asarray(labels)), 0, batch, 0)
 
 
 def group(differences: dict[str, float]) -> dict[str, float]:

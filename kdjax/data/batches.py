@@ -1,13 +1,17 @@
 """Batches made on the device: order, gathering, augmentation and normalisation, all inside jit.
 
-The whole set is on the device as uint8. A batch depends only on the run's key and the step, so a
-continued run sees the same batches as an uninterrupted one. Random numbers are drawn for the global
-batch, and each device takes those of its own examples, so the batches do not depend on the number
-of devices either.
+The whole set is on the device as uint8, each image a row: in this order a TPU reads single images.
+Of ``[n, height, width, channels]`` it keeps the pixels of many images side by side, and would copy
+the whole set into another order at every call.
+
+A batch depends only on the run's key and the step, so a continued run sees the same batches as an
+uninterrupted one. Random numbers are drawn for the global batch, and each device takes those of its
+own examples, so the batches do not depend on the number of devices either.
 """
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -23,7 +27,7 @@ class DeviceData(NamedTuple):
     """All splits, one after another.
 
     Attributes:
-      images: ``[n, height, width, channels]`` uint8.
+      images: ``[n, height * width * channels]`` uint8.
       labels: ``[n]`` int32.
     """
 
@@ -52,8 +56,9 @@ def device_data(dataset: Dataset) -> tuple[DeviceData, dict[str, tuple[int, int]
     """All splits as one pair of host arrays, and where each split starts and stops in them."""
     splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     bounds = np.cumsum([0] + [len(split) for split in splits.values()]).tolist()
+    images = np.concatenate([split.images for split in splits.values()])
     data = DeviceData(
-        np.concatenate([split.images for split in splits.values()]),
+        images.reshape(len(images), math.prod(dataset.image_shape)),
         np.concatenate([split.labels for split in splits.values()]),
     )
     return data, dict(zip(splits, itertools.pairwise(bounds), strict=True))
@@ -67,6 +72,7 @@ class Batches:
       train_size: training examples; they come first in the device data.
       batch_size: over all devices.
       devices: how many share a batch.
+      image_shape: (height, width, channels).
       mean, std: per channel, of pixel values in [0, 1].
       crop_padding: pixels of zeros around a training image before a random crop.
       flip: whether half of the training images are flipped left to right.
@@ -75,6 +81,7 @@ class Batches:
     train_size: int
     batch_size: int
     devices: int
+    image_shape: tuple[int, int, int]
     mean: Sequence[float]
     std: Sequence[float]
     crop_padding: int = 0
@@ -116,7 +123,7 @@ class Batches:
         flips = jax.random.bernoulli(key_flip, 0.5, (self.batch_size,)) & self.flip
         share = self._share(device)
         indices = order[positions]
-        images = crop_and_flip(data.images, indices, offsets[share], flips[share])
+        images = crop_and_flip(self._images(data, indices), offsets[share], flips[share])
         real = positions < self.train_size
         return Batch(self._normalize(images), data.labels[indices], real, indices)
 
@@ -133,7 +140,11 @@ class Batches:
         """
         positions = start + self._share(device)
         indices = jnp.minimum(positions, data.labels.shape[0] - 1)
-        return Batch(self._normalize(data.images[indices]), data.labels[indices], positions < stop)
+        images = self._normalize(self._images(data, indices))
+        return Batch(images, data.labels[indices], positions < stop)
+
+    def _images(self, data: DeviceData, indices: chex.Array) -> chex.Array:
+        return data.images[indices].reshape(-1, *self.image_shape)
 
     def _share(self, device: chex.Numeric) -> chex.Array:
         # The devices take rows in turn, so that the padding of a last batch is spread over them.
@@ -155,23 +166,20 @@ def normalize(images: chex.Array, mean: Sequence[float], std: Sequence[float]) -
     return (scaled - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
 
 
-def crop_and_flip(
-    images: chex.Array, indices: chex.Array, offsets: chex.Array, flips: chex.Array
-) -> chex.Array:
-    """Gathers images, each moved and perhaps flipped; pixels from outside an image are 0.
+def crop_and_flip(images: chex.Array, offsets: chex.Array, flips: chex.Array) -> chex.Array:
+    """Moves images, and flips some of them; pixels from outside an image are 0.
 
     Equal to padding with zeros, cropping at ``padding + offset`` and flipping, in one gather.
 
     Args:
-      images: ``[n, height, width, channels]`` uint8.
-      indices: ``[batch]`` which images.
+      images: ``[batch, height, width, channels]`` uint8.
       offsets: ``[batch, 2]`` int, the crop's top-left corner relative to the image's.
       flips: ``[batch]`` bool.
 
     Returns:
       ``[batch, height, width, channels]`` uint8.
     """
-    _, height, width, _ = images.shape
+    batch, height, width, _ = images.shape
     columns = jnp.arange(width)
     columns = jnp.where(flips[:, None], columns[::-1], columns) + offsets[:, 1:]
     rows = jnp.arange(height) + offsets[:, :1]
@@ -179,5 +187,6 @@ def crop_and_flip(
         :, None, :
     ]
     rows, columns = jnp.clip(rows, 0, height - 1), jnp.clip(columns, 0, width - 1)
-    taken = images[indices[:, None, None], rows[:, :, None], columns[:, None, :]]
+    numbers = jnp.arange(batch)[:, None, None]
+    taken = images[numbers, rows[:, :, None], columns[:, None, :]]
     return jnp.where(inside[..., None], taken, 0)

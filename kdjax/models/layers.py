@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from kdjax.models.convolution import convolve
+from kdjax.models.sums import sum_both
 
 BATCH_STATS = "batch_stats"
 MOMENTUM = 0.9  # Share of the old running average that a step keeps.
@@ -169,10 +170,9 @@ def _normalize_backward(epsilon, axis_name, residuals, cotangents):
     dy = cotangents[0]
     if mask is not None:
         dy = jnp.where(_per_example(mask, x.ndim), dy, 0.0)
-    axes = tuple(range(x.ndim - 1))
     centred = x.astype(jnp.float32) - mean
-    dbias = jnp.sum(dy, axes)
-    dscale = jnp.sum(dy * centred, axes) * inverse
+    dbias, dscale = sum_both(dy, dy * centred)
+    dscale *= inverse
     total = (dbias, dscale)
     if axis_name is not None:
         total = jax.lax.psum(total, axis_name)
@@ -200,7 +200,6 @@ def _moments(
       Chan, Golub, LeVeque, *Algorithms for computing the sample variance*, 1983, sections 1 and 3
       (shifted sums; joining those of several groups).
     """
-    axes = tuple(range(x.ndim - 1))
     positions = x[0, ..., 0].size
     pivot = _pivot(x, mask)
     x = x.astype(jnp.float32) - pivot
@@ -210,7 +209,7 @@ def _moments(
         count = jnp.sum(mask, dtype=jnp.float32) * positions
         x = jnp.where(_per_example(mask, x.ndim), x, 0.0)
     # Both sums come from one pass over x, the largest array there is.
-    total, squares = jnp.sum(x, axes), jnp.sum(jnp.square(x), axes)
+    total, squares = sum_both(x, jnp.square(x))
     own = count
     count = jnp.maximum(count, 1.0)  # A device may hold nothing but padding.
     shift = total / count

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -58,7 +59,7 @@ class DataShape:
         """The shapes of :func:`kdjax.data.batches.device_data`, and where each split lies."""
         stops = [0, *itertools.accumulate(self.sizes.values())]
         shapes = DeviceData(
-            jax.ShapeDtypeStruct((stops[-1], *self.image_shape), np.uint8),
+            jax.ShapeDtypeStruct((stops[-1], math.prod(self.image_shape)), np.uint8),
             jax.ShapeDtypeStruct((stops[-1],), np.int32),
         )
         return shapes, dict(zip(self.sizes, itertools.pairwise(stops), strict=True))

@@ -43,7 +43,7 @@ def test_cifar10_is_the_same_in_both(held, options):
     assert streamed.sizes == held.sizes and streamed.image_shape == held.image_shape
     assert (streamed.mean, streamed.std) == (held.mean, held.std)
     first = 0
-    for images, labels, mask in streamed.evaluation_batches("validation", batch_size=500):
+    for images, labels, mask, _ in streamed.evaluation_batches("validation", batch_size=500):
         assert mask.all()
         place = slice(first, first + len(labels))
         np.testing.assert_array_equal(images, held.validation.images[place])

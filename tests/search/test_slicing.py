@@ -8,6 +8,7 @@ import optax
 import pytest
 
 from kdjax import costs, models, tracing
+from kdjax.models import densenet
 from kdjax.models.initialize import variable_shapes
 from kdjax.search import Channels, alive_widths, kept_channels
 
@@ -18,11 +19,17 @@ NETWORKS = {
     "vgg16_bn": (0.05, (16, 16, 3)),
     "vgg16_bn_imagenet": (0.05, (40, 40, 3)),  # Its last map is 2 x 2.
     "wrn_16_2": (0.2, (8, 8, 3)),
-    "densenet_bc_100_12": (0.25, (8, 8, 3)),
+    "densenet": (1.0, (8, 8, 3)),  # Of a few layers.
     "resnet18": (0.1, (40, 40, 3)),
     "resnext50_32x4d": (0.5, (40, 40, 3)),
     "efficientnet_b0": (0.125, (40, 40, 3)),
 }
+
+
+def small_densenet():
+    layers_per_block = (2, 2, 1)
+    widths = densenet.width_vector(layers_per_block, growth=8, stem=12)
+    return densenet.DenseNet("small", 5, widths, layers_per_block, imagenet=False)
 
 
 class Case:
@@ -30,7 +37,10 @@ class Case:
 
     def __init__(self, name, seed=0, dead=0.4):
         width, self.shape = NETWORKS[name]
-        architecture = models.create(name, 5, width=width)
+        if name == "densenet":
+            architecture = small_densenet()
+        else:
+            architecture = models.create(name, 5, width=width)
         if architecture.widths.get("dense1"):
             small = dict(architecture.widths) | {"dense1": 7, "dense2": 6}
             architecture = type(architecture)(

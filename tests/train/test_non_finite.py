@@ -11,6 +11,7 @@ import pytest
 from kdjax.train import train
 from kdjax.train.program import compiled, non_finite
 from kdjax.train.program.non_finite import NonFiniteError
+from kdjax.train.program.state import TrainState
 
 FAULTY_STEP = 7  # of 15
 
@@ -129,3 +130,34 @@ def test_networks_that_have_nothing_to_do_with_each_other_are_kept_apart(separat
     assert kept["m"]["student_1"][0] == (1.0 if separate else 0.0)
     assert kept["m"]["student_2"][0] == 0.0
     assert kept["count"] == 0.0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 3])
+def test_statistics_are_flagged_in_the_network_that_they_are_of(bad, place):
+    """Networks have different numbers of statistics, and the flags are in the order of names."""
+    statistics = {"stem": np.ones(1), "student_1": np.ones((2, 2)), "student_2": np.ones(3)}
+    statistics["student_1"].flat[place] = bad
+    trees = {name: {"mean": jnp.asarray(value)} for name, value in statistics.items()}
+    found = non_finite.flags({name: {"kernel": jnp.ones(2)} for name in trees}, trees)
+    np.testing.assert_array_equal(found[non_finite.STATISTICS][0], [0, 1, 0])
+    np.testing.assert_array_equal(found[non_finite.GRADIENT][0], [0, 0, 0])
+
+
+@pytest.mark.parametrize("stop", [None, 2])
+def test_repeated_steps_give_each_metric_in_its_own_shape(stop):
+    def step(state):
+        values = {"loss": (state.step * 0.5, jnp.float32(1)), "each": (jnp.arange(2.0), state.step)}
+        return state.replace(step=state.step + 1), values
+
+    nothing = dict.fromkeys(("key", "params", "batch_stats", "optimizer_state"))
+    state = TrainState(step=jnp.int32(0), **nothing)
+    last, metrics = compiled.repeat(step, state, 3, stop=stop)
+    taken = 3 if stop is None else stop
+    assert last.step == taken
+    done = np.arange(3) < taken
+    np.testing.assert_array_equal(metrics["loss"][0], [0, 0.5, 1.0] * done)
+    np.testing.assert_array_equal(metrics["loss"][1], done)
+    np.testing.assert_array_equal(metrics["each"][0], [[0, 1]] * 3 * done[:, None])
+    np.testing.assert_array_equal(metrics["each"][1], [0, 1, 2] * done)
+    assert metrics["each"][1].dtype == jnp.int32

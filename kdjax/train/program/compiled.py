@@ -8,6 +8,7 @@ from typing import Any
 
 import chex
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
@@ -323,14 +324,24 @@ def repeat(
         state, metrics = step(state)
         return state, jax.tree.map(lambda leaf: leaf[None], metrics)
 
-    def body(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
+    def taken(state: TrainState) -> tuple[TrainState, Metrics]:
         if stop is None:
             return step(state)
         shapes = jax.eval_shape(step, state)[1]
         nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         return jax.lax.cond(state.step < stop, step, lambda state: (state, nothing), state)
 
-    return jax.lax.scan(body, state, length=count)
+    unravel: list[Callable[[chex.Array], Metrics]] = []
+
+    def body(state: TrainState, _: None) -> tuple[TrainState, chex.Array]:
+        # Metrics are few numbers in many arrays; storing each by itself would be a kernel.
+        state, metrics = taken(state)
+        row, back = jax.flatten_util.ravel_pytree(metrics)
+        unravel[:] = [back]
+        return state, row
+
+    state, rows = jax.lax.scan(body, state, length=count)
+    return state, jax.vmap(unravel[0])(rows)
 
 
 def steps_per_dispatch(requested: int, epoch: int, parallel: Parallel) -> int:

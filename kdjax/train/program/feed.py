@@ -106,7 +106,7 @@ class Resident:
             split: stop - start for split, (start, stop) in bounds.items()
         }
         self.batch_size = batches.batch_size
-        self.image_shape = data.images.shape[1:]
+        self.image_shape = batches.image_shape
         self._bounds = bounds
         self._batches, self._evaluation_batches = batches, evaluation_batches
         self._scalar: Callable[[int], Any] = lambda value: parallel.replicate(np.int32(value))

@@ -91,6 +91,7 @@ class Experiment:
             train_size=self.dataset.sizes["train"],
             batch_size=config.batch_size,
             devices=devices,
+            image_shape=self.dataset.image_shape,
             mean=self.dataset.mean,
             std=self.dataset.std,
             crop_padding=config.data.crop_padding,
