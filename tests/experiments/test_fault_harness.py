@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).parent.parent.parent / "experiments" / "faults"
-# Signals, damage on resume, workdirs, divergence, several processes and devices have tests of
-# their own.
-KINDS = "kills,checkpoints,disk,data,files"
+# Kills, signals, damage on resume, workdirs, divergence, several processes and devices have tests
+# of their own.
+KINDS = "checkpoints,disk,data,files"
 
 
 def test_every_kind_of_fault_is_survived(tmp_path):
@@ -23,14 +23,14 @@ def test_every_kind_of_fault_is_survived(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     trials = json.loads((tmp_path / "results.json").read_text())["trials"]
-    assert len(trials) >= 5
+    assert len(trials) >= 4
     for trial in trials:
         assert trial["detected"] and trial["recovered"], trial
         assert trial["lost_steps"] == 0 and trial["wrong_numbers"] == 0, trial
 
 
 def test_random_configurations_train_or_are_refused():
-    command = [sys.executable, str(FOLDER / "configs.py"), "--examples=12"]
+    command = [sys.executable, str(FOLDER / "configs.py"), "--examples=6"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.startswith("12 inputs")
+    assert done.stdout.startswith("6 inputs")
