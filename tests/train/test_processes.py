@@ -118,6 +118,9 @@ def test_two_processes_give_the_numbers_of_one(environment, one_process, tmp_pat
     assert "[0] Results: " in done.stdout and "[1] Results" not in done.stdout
 
 
+@pytest.mark.skipif(
+    not os.environ.get("KDJAX_TEST_ALL"), reason="takes a minute: KDJAX_TEST_ALL=1 runs it"
+)
 def test_two_processes_search(environment, tmp_path):
     # That devices change nothing in the numbers of a search, tests/train/test_search_pipeline.py
     # shows; here what only the first process has and writes reaches all of them.
