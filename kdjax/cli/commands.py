@@ -20,48 +20,38 @@ UNFIT = 1  # A program that was planned does not compile.
 
 
 def train(known: argparse.Namespace, overrides: Sequence[str]) -> int:
-    config = read_config(known.config, overrides)
-    configuration.validate(config)
-    path = Path(known.workdir or default_workdir(config))
-    from kdjax import report
-    from kdjax.train import train
-
-    summary, status = _run(train, config, path, known)
-    if summary is not None:
-        written = report.write(summary, path)
-        report.print_table(summary)
-        _say_where(path, written)
-    return status
+    return _task("train", known, overrides)
 
 
 def search(known: argparse.Namespace, overrides: Sequence[str]) -> int:
-    config = read_config(known.config, overrides, "search")
-    configuration.validate(config)
-    path = Path(known.workdir or default_workdir(config))
-    from kdjax import report
-    from kdjax.train import search
-
-    summary, status = _run(search, config, path, known)
-    if summary is not None:
-        written = report.write_search(summary, path)
-        report.print_search(summary)
-        _say_where(path, written)
-        print(f"Widths: {path / 'widths.json'} (as a student: --config.student_widths, see --help)")
-    return status
+    return _task("search", known, overrides)
 
 
 def distill(known: argparse.Namespace, overrides: Sequence[str]) -> int:
-    config = read_config(known.config, overrides, "distill")
+    return _task("distill", known, overrides)
+
+
+def _task(kind: configuration.Kind, known: argparse.Namespace, overrides: Sequence[str]) -> int:
+    """Runs a task, writes its report and prints it."""
+    config = read_config(known.config, overrides, kind)
     configuration.validate(config)
     path = Path(known.workdir or default_workdir(config))
     from kdjax import report
-    from kdjax.train import distill
+    from kdjax import train as tasks
 
-    summary, status = _run(distill, config, path, known)
+    run, write, show = {
+        "train": (tasks.train, report.write, report.print_table),
+        "search": (tasks.search, report.write_search, report.print_search),
+        "distill": (tasks.distill, report.write_distill, report.print_distill),
+    }[kind]
+    summary, status = _run(run, config, path, known)
     if summary is not None:
-        written = report.write_distill(summary, path)
-        report.print_distill(summary)
+        written = write(summary, path)
+        show(summary)
         _say_where(path, written)
+        if kind == "search":
+            widths = path / "widths.json"
+            print(f"Widths: {widths} (as a student: --config.student_widths, see --help)")
     return status
 
 

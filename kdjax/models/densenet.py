@@ -34,6 +34,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from kdjax.models.architecture import Architecture, Outputs
+from kdjax.models.heads import pooled_logits
 from kdjax.models.layers import BareConv, BatchNorm, ConvNorm, NormConv, max_pool
 from kdjax.widths import WidthVector, scale
 
@@ -188,9 +189,7 @@ class Branch(nn.Module):
                 x = nn.avg_pool(x, (2, 2), (2, 2))
             features.append(x)
         x = nn.relu(BatchNorm(self.bn_axis_name, self.dtype, name="norm")(x, train, mask))
-        pooled = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
-        logits = nn.Dense(self.num_classes, dtype=self.dtype, name="classifier")(pooled)
-        return Outputs(logits.astype(jnp.float32), tuple(features))
+        return Outputs(pooled_logits(x, self.num_classes, self.dtype), tuple(features))
 
 
 def _check_size(x: chex.Array, block: str) -> None:

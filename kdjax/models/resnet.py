@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from kdjax.models import resnet_execution
 from kdjax.models.architecture import Architecture, Outputs
 from kdjax.models.execution import EXECUTIONS
+from kdjax.models.heads import pooled_logits
 from kdjax.models.layers import ConvNorm
 from kdjax.widths import WidthVector
 
@@ -154,6 +155,4 @@ class Branch(nn.Module):
         for block in self.plan:
             x = BasicBlock(block, name=block.name, **fields)(x, train, mask)
             features[block.group] = x
-        pooled = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
-        logits = nn.Dense(self.num_classes, dtype=self.dtype, name="classifier")(pooled)
-        return Outputs(logits.astype(jnp.float32), tuple(features.values()))
+        return Outputs(pooled_logits(x, self.num_classes, self.dtype), tuple(features.values()))

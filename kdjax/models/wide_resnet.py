@@ -28,6 +28,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from kdjax.models.architecture import Architecture, Outputs
+from kdjax.models.heads import pooled_logits
 from kdjax.models.layers import BareConv, BatchNorm
 from kdjax.widths import WidthVector
 
@@ -147,6 +148,4 @@ class Branch(nn.Module):
             x = PreActivationBlock(block, name=block.name, **fields)(x, train, mask)
             features[block.stage] = x
         x = nn.relu(BatchNorm(self.bn_axis_name, self.dtype, name="norm")(x, train, mask))
-        pooled = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
-        logits = nn.Dense(self.num_classes, dtype=self.dtype, name="classifier")(pooled)
-        return Outputs(logits.astype(jnp.float32), tuple(features.values()))
+        return Outputs(pooled_logits(x, self.num_classes, self.dtype), tuple(features.values()))

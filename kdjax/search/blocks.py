@@ -121,11 +121,7 @@ def layers_of(block: Block, blocks: Sequence[Block], channels: Channels) -> tupl
 
     def block_of(layer: Layer) -> str:
         for classes, place in ((layer.writes, 0), (layer.reads, -1)):
-            found = [
-                group.name
-                for group in channels.groups
-                if ((classes >= group.start) & (classes < group.stop)).any()
-            ]
+            found = [group.name for group in channels.groups if group.has(classes).any()]
             if found:
                 return owner[found[place]]
         return blocks[-1].name

@@ -82,8 +82,7 @@ class Channels:
         def is_whole(group: Group) -> bool:
             """Whether the width vector can say how many of its channels live."""
             return all(
-                name in names and np.all(_inside(traced.widths[name], group))
-                for name in group.members
+                name in names and group.has(traced.widths[name]).all() for name in group.members
             )
 
         groups = tuple(group for group in traced.free if is_whole(group))
@@ -126,7 +125,7 @@ class Channels:
                     dict.fromkeys(
                         layer.kernel[1:]
                         for layer in self.traced.layers
-                        if layer.kernel and _inside(layer.writes, group).any()
+                        if layer.kernel and group.has(layer.writes).any()
                     )
                 )
                 for group in self.groups
@@ -140,7 +139,7 @@ class Channels:
         starts = dict(zip(order, np.cumsum([0, *map(len, axes.values())]), strict=False))
         blocks = []
         for group, own in zip(self.groups, paths, strict=True):
-            places = [starts[path] + _places(axes[path], group) for path in own]
+            places = [starts[path] + group.places(axes[path]) for path in own]
             # [units, contributors of each array] -> [contributors, units]
             blocks.append(np.concatenate(places, axis=1).T)
         total = sum(map(len, axes.values()))
@@ -255,16 +254,6 @@ class _Layout:
         places = len(gather) + np.arange(total + 1)
         places[gather] = np.arange(len(gather))
         return places[:total]
-
-
-def _inside(classes: np.ndarray, group: Group) -> np.ndarray:
-    return (classes >= group.start) & (classes < group.stop)
-
-
-def _places(classes: np.ndarray, group: Group) -> np.ndarray:
-    """``[units, channels]``: where each unit of a group is on an axis."""
-    order = np.argsort(classes, kind="stable")
-    return order[_inside(classes[order], group)].reshape(group.units, -1)
 
 
 def _bias(scale: Path) -> Path:

@@ -3,8 +3,7 @@
 from kdjax.tracing.checking import check
 from kdjax.tracing.counting import Terms, count, everything, layer_costs, layer_terms, terms
 from kdjax.tracing.description import Group, Layer, Operation, Traced
-from kdjax.tracing.slicing import silence, take
-from kdjax.tracing.thinning import alive_from_kept, units, widths
+from kdjax.tracing.slicing import alive_from_kept, take
 from kdjax.tracing.trace import trace, traced
 
 __all__ = [
@@ -19,11 +18,8 @@ __all__ = [
     "everything",
     "layer_costs",
     "layer_terms",
-    "silence",
     "take",
     "terms",
     "trace",
     "traced",
-    "units",
-    "widths",
 ]

@@ -74,12 +74,6 @@ class Side:
     group: np.ndarray
     channels: np.ndarray
 
-    def of(self, units: np.ndarray) -> np.ndarray:
-        """``[terms]`` channels, with ``units [groups]`` alive."""
-        total = self.fixed.astype(float)
-        np.add.at(total, self.term, self.channels * units[self.group])
-        return total
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Terms:
@@ -99,21 +93,6 @@ class Terms:
     writes: Side
     sources: Side
     layer: np.ndarray
-
-    def total(self, units: np.ndarray) -> float:
-        """The cost with ``units [groups]`` alive."""
-        return float((self.constant * self.reads.of(units) * self.writes.of(units)).sum())
-
-    def coefficients(self, units: np.ndarray) -> np.ndarray:
-        """``[groups]``: what one more unit of a group's scales adds to the penalty."""
-        found = np.zeros(len(units))
-        reads, writes = self.reads.of(units), self.writes.of(units)
-        for side, other in ((self.writes, reads), (self.reads, writes)):
-            weight = (self.constant * other)[side.term] * side.channels
-            np.add.at(found, side.group, weight)
-        weight = self.constant[self.sources.term] * self.sources.channels
-        np.add.at(found, self.sources.group, weight)
-        return found
 
 
 def terms(traced: Traced, resource: str) -> Terms:

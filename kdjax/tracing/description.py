@@ -43,6 +43,15 @@ class Group:
         """The first member's width, as far as it belongs to this group."""
         return self.units * self.unit
 
+    def has(self, classes: np.ndarray) -> np.ndarray:
+        """Bool, of the shape of ``classes``: which of them are this group's."""
+        return (classes >= self.start) & (classes < self.stop)
+
+    def places(self, classes: np.ndarray) -> np.ndarray:
+        """``[units, channels]``: where each class of the group is on an axis, given its classes."""
+        order = np.argsort(classes, kind="stable")
+        return order[self.has(classes[order])].reshape(self.units, -1)
+
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
@@ -133,13 +142,6 @@ class Traced:
     def free(self) -> tuple[Group, ...]:
         """The groups that a search can thin."""
         return tuple(group for group in self.groups if not group.held)
-
-    def positions(self, group: Group, path: Path) -> np.ndarray:
-        """``[units, channels]``: where each class of a group is in a vector, such as a scale."""
-        (classes,) = self.leaves[path]
-        order = np.argsort(classes, kind="stable")
-        own = order[(classes[order] >= group.start) & (classes[order] < group.stop)]
-        return own.reshape(group.units, -1)
 
     def segments(self, classes: np.ndarray) -> tuple[tuple[str, int], ...]:
         """Runs of channels: the group's name (empty: they stay) and their number, in order.

@@ -1,13 +1,42 @@
-"""The variables of a thinned network: living positions of each axis of each array."""
+"""A thinned network: which channels live, and their positions of each axis of each array."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import flax.traverse_util
 import jax
 import numpy as np
 
 from kdjax.tracing.description import Traced
+
+
+def alive_from_kept(traced: Traced, kept: Mapping[str, Sequence[int] | np.ndarray]) -> np.ndarray:
+    """``[classes]`` bool: alive where a channel of theirs is kept.
+
+    Args:
+      traced: of the full network.
+      kept: name of a width -> indices of the channels that stay; names left out keep all.
+
+    Raises:
+      ValueError: if a name or an index is unknown, a channel stays in one width and goes in one
+        that is tied to it, or a channel goes that cannot.
+    """
+    alive = np.ones(traced.classes, bool)
+    for name in kept:
+        if name not in traced.widths:
+            raise ValueError(f"kept names {name!r}: the widths are {', '.join(traced.widths)}")
+        alive[traced.widths[name]] = False
+    for name, indices in kept.items():
+        alive[traced.widths[name][np.asarray(indices, int)]] = True
+    alive[0] = True
+    for name, indices in kept.items():
+        stays = np.flatnonzero(alive[traced.widths[name]])
+        if not np.array_equal(stays, np.unique(np.asarray(indices, int))):
+            reason = traced.fixed.get(name) or "it is tied to other channels, or split in units"
+            raise ValueError(
+                f"kept[{name!r}] has {len(set(np.asarray(indices).tolist()))} channels, but "
+                f"{len(stays)} stay: {reason}"
+            )
+    return alive
 
 
 def take(tree: Any, traced: Traced, alive: np.ndarray) -> Any:
@@ -42,23 +71,3 @@ def take(tree: Any, traced: Traced, alive: np.ndarray) -> Any:
         return np.asarray(leaf)[np.ix_(*(alive[axis] for axis in axes))]
 
     return jax.tree_util.tree_map_with_path(cut, tree)
-
-
-def silence(
-    variables: Mapping[str, Any], traced: Traced, alive: np.ndarray
-) -> dict[str, dict[str, Any]]:
-    """The full network's variables with scales and biases of all other channels 0.
-
-    What a dead channel would have added by its bias is lost; a network whose dead channels had
-    none gives the same output.
-
-    Args:
-      variables: of the full network.
-      traced: of the full network.
-      alive: ``[classes]`` bool.
-    """
-    flat = dict(flax.traverse_util.flatten_dict(variables))
-    for path, axes in traced.leaves.items():
-        if path[0] == "params" and len(axes) == 1:
-            flat[path] = np.where(alive[axes[0]], flat[path], 0).astype(flat[path].dtype)
-    return flax.traverse_util.unflatten_dict(flat)

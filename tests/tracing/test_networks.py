@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import synthetic
-from synthetic import SHAPE, assert_sliced_is_masked, family, variables_of
+from synthetic import SHAPE, assert_sliced_is_masked, family, variables_of, widths_of
 
 from kdjax import tracing
+from kdjax.search import Channels, CostModel
 from kdjax.tracing.names import NamedWidth, named
 
 # Group -> its widths, classes, channels in a class, and the parameters that decide.
@@ -166,10 +167,10 @@ def test_a_transition_reads_four_segments():
 def test_where_classes_are_in_a_scale():
     _, description, _ = described("concatenation")
     grow1 = next(group for group in description.groups if group.name == "grow1")
-    positions = description.positions(grow1, ("params", "norm3", "scale"))
+    positions = grow1.places(description.leaves["params", "norm3", "scale"][0])
     np.testing.assert_array_equal(positions, [[6], [7], [8], [9]])
     _, description, _ = described("gated")
-    positions = description.positions(description.groups[0], ("params", "pair_norm", "scale"))
+    positions = description.groups[0].places(description.leaves["params", "pair_norm", "scale"][0])
     np.testing.assert_array_equal(positions, [[0, 4], [1, 5], [2, 6], [3, 7]])
 
 
@@ -204,26 +205,34 @@ def test_costs_of_other_layers():
 
 
 @every_network
-@pytest.mark.parametrize("resource", ["params", "macs"])
-def test_terms_add_up_and_their_penalty_is_the_derivative(name, resource):
-    _, description, _ = described(name)
-    terms = tracing.terms(description, resource)
-    alive = tracing.everything(description)
-    for group in description.free:
+@pytest.mark.parametrize("resource", ["params", "flops"])
+def test_costs_add_up_and_their_penalty_is_the_derivative(name, resource):
+    architecture, description, expected = described(name)
+    if not any(deciding for *_, deciding in expected.values()):
+        with pytest.raises(ValueError, match="no channel of the network can be thinned"):
+            Channels.in_network(description, tuple(architecture.widths))
+        return
+    channels = Channels.in_network(description, tuple(architecture.widths))
+    model = CostModel.of(resource, channels)
+    alive, counts = tracing.everything(description), []
+    for group in channels.groups:
         alive[group.start] = False
-    units = tracing.units(description, alive)
-    assert terms.total(units) == getattr(tracing.count(description, alive), resource)
+        counts.append(group.channels - group.unit)
+    counts = np.array(counts, float)
+    assert model.cost(counts) * model.full == pytest.approx(
+        getattr(tracing.count(description, alive), resource), rel=1e-12
+    )
     # Each side of a term counts with the other held: the derivative, but for grouped layers,
     # which are felt twice.
-    coefficients = terms.coefficients(units)
-    for number in range(len(description.groups)):
-        step = np.eye(len(units))[number]
-        slope = (terms.total(units + step) - terms.total(units - step)) / 2
+    coefficients = model.coefficients(counts) * model.full
+    for number, group in enumerate(channels.groups):
+        step = np.eye(len(counts))[number]
+        slope = (model.cost(counts + step) - model.cost(counts - step)) / 2 * model.full
         if name == "grouped":
             slope += sum(
-                {"params": 9, "macs": 9 * 64}[resource] * 2 * 2
+                {"params": 9, "flops": 2 * 9 * 64}[resource] * 2
                 for layer in description.layers
-                if layer.grouped and np.isin(description.groups[number].start, layer.writes)
+                if layer.grouped and np.isin(group.start, layer.writes)
             )
         assert coefficients[number] == pytest.approx(slope)
 
@@ -238,7 +247,7 @@ def test_symmetric_padding_is_found_out_where_it_moves_channels():
     assert_sliced_is_masked(architecture, description, alive)
     alive = tracing.everything(description)
     alive[description.widths["stage"][[0, 1]]] = False
-    small = architecture.build(tracing.widths(description, alive))
+    small = architecture.build(widths_of(description, alive))
     with pytest.raises(ValueError, match="do not hold the same channels in both networks"):
         tracing.check(description, alive, small, SHAPE)
 
@@ -262,9 +271,7 @@ def test_a_shuffle_needs_as_many_channels_of_both_halves():
     alive[first[[1, 5]]] = True
     alive[first[[1, 6]]] = False
     with pytest.raises(ValueError, match="do not hold the same channels"):
-        tracing.check(
-            description, alive, architecture.build(tracing.widths(description, alive)), SHAPE
-        )
+        tracing.check(description, alive, architecture.build(widths_of(description, alive)), SHAPE)
 
 
 def test_scanned_blocks_are_followed_one_by_one():
@@ -359,7 +366,7 @@ def test_a_shortcut_that_appears_is_found_out():
     description = tracing.traced(architecture, SHAPE)
     alive = tracing.everything(description)
     alive[description.widths["second"][0]] = False
-    small = architecture.build(tracing.widths(description, alive))
+    small = architecture.build(widths_of(description, alive))
     with pytest.raises(ValueError, match="do not hold the same channels in both networks"):
         tracing.check(description, alive, small, SHAPE)
 
@@ -464,5 +471,5 @@ def test_what_keeps_channels_apart(operation):
     ]
     alive = tracing.everything(description)
     alive[description.widths["first"][1:3]] = False
-    small = architecture.build(tracing.widths(description, alive))
+    small = architecture.build(widths_of(description, alive))
     tracing.check(description, alive, small, SHAPE)

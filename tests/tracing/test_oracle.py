@@ -5,6 +5,7 @@ import functools
 
 import numpy as np
 import pytest
+from synthetic import widths_of
 
 from kdjax import costs, models, tracing, widths
 from kdjax.models.initialize import variable_shapes
@@ -52,7 +53,7 @@ def thinned(description, seed, share=0.5):
         if group.held:
             alive[group.start : group.stop] = True
     alive[0] = True
-    return alive, tracing.widths(description, alive)
+    return alive, widths_of(description, alive)
 
 
 def declared(architecture, found):
