@@ -12,11 +12,13 @@ kept=${1:?where results are kept}
 seconds=${2:-3000}
 shift $(($# < 2 ? $# : 2))
 studies=("$@")
-[ ${#studies[@]} -gt 0 ] || studies=(cifar10_resnet20 tin100a_resnet110)
+[ ${#studies[@]} -gt 0 ] ||
+  studies=(cifar10_resnet20 cifar10_searched tin100a_resnet110 cifar10_searched_mobilenet_v2)
 
-work=$(mktemp -d)
+# The same path on every machine: rows name the workdirs of searches.
+work=${TMPDIR:-/tmp}/kdjax-proof
 mkdir -p "$kept"
-cp -r "$kept"/. "$work"
+[ -d "$work" ] || cp -r "$kept" "$work"
 
 keep() { # All but events and the checkpoints that were best.
   (cd "$work" && find . \( -name tensorboard -o -name best \) -prune -o -type f -print |

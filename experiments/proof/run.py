@@ -3,11 +3,14 @@
     python experiments/proof/run.py --study=cifar10_5000 --workdir=DIR [--rows=alone,soft]
         [--config.epochs=1 ...]
 
-Each row and seed has a workdir of its own, ``DIR/STUDY/ROW/seed0``; whatever is finished there is
-left as it is, so that a study can be cut anywhere.
+Each row and seed has a workdir of its own, ``DIR/STUDY/ROW/seed0``, or where seeds are quick each
+row, ``DIR/STUDY/ROW/seeds``; whatever is finished there is left as it is, so that a study can be
+cut anywhere.
 """
 
 import argparse
+import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,17 +22,43 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def command(
-    study: Study, row: str, seed: int, workdir: Path, overrides: Sequence[str] = ()
+    study: Study, row: str, seeds: Sequence[int], folder: Path, overrides: Sequence[str] = ()
 ) -> list[str]:
-    """The command that trains one row with one seed; ``overrides`` come last."""
-    fields = {**study.recipe, **study.rows[row][1], "seeds": f"({seed},)"}
+    """The command that trains one row; ``overrides`` come last.
+
+    Args:
+      study: with the row.
+      row: its name.
+      seeds: all that the command trains, one after another.
+      folder: of the study; each row and seed lies in it.
+      overrides: ``--config.a.b=value``.
+    """
+    wanted = study.rows[row]
+    fields = {**study.recipe[wanted.task], **wanted.overrides, "seeds": tuple(seeds)}
+    # A name in braces is another row's workdir.
+    others = {name: workdir(folder, name, study, seeds) for name in study.rows}
+    given = {
+        name: re.sub(r"\{(\w+)\}", lambda match: str(others[match[1]]), str(value))
+        for name, value in fields.items()
+    }
     return [
-        *(sys.executable, "-m", "kdjax", "train"),
-        f"--config={CONFIGS / study.config}",
-        f"--workdir={workdir}",
-        *(f"--config.{name}={value}" for name, value in fields.items()),
+        *(sys.executable, "-m", "kdjax", wanted.task),
+        f"--config={CONFIGS / study.config[wanted.task]}",
+        f"--workdir={others[row]}",
+        *(f"--config.{name}={value}" for name, value in given.items()),
         *overrides,
     ]
+
+
+def workdir(folder: Path, row: str, study: Study, seeds: Sequence[int]) -> Path:
+    """Where a row lies: in one directory for all seeds, or in one for each."""
+    return folder / row / ("seeds" if study.together else f"seed{seeds[0]}")
+
+
+def finished(path: Path) -> set[int]:
+    """The seeds whose results a workdir has."""
+    results = path / "results.json"
+    return set(json.loads(results.read_text())["seeds"]) if results.exists() else set()
 
 
 def main() -> int:
@@ -43,13 +72,15 @@ def main() -> int:
     rows = options.rows.split(",") if options.rows else list(study.rows)
     if unknown := set(rows) - set(study.rows):
         parser.error(f"--rows names {sorted(unknown)}: the rows are {', '.join(study.rows)}")
-    for seed in range(options.seeds or study.seeds):
+    folder = (options.workdir / options.study).absolute()
+    seeds = range(options.seeds or study.seeds)
+    for part in [seeds] if study.together else [[seed] for seed in seeds]:
         for row in rows:
-            workdir = options.workdir / options.study / row / f"seed{seed}"
-            if (workdir / "results.json").exists():
+            if set(part) <= finished(workdir(folder, row, study, part)):
                 continue
-            print(f"{options.study}, {row}, seed {seed}", flush=True)
-            status = subprocess.run(command(study, row, seed, workdir, overrides)).returncode
+            print(f"{options.study}, {row}, {'seeds' if len(part) > 1 else 'seed'} ", end="")
+            print(*part, sep=", ", flush=True)
+            status = subprocess.run(command(study, row, part, folder, overrides)).returncode
             if status:
                 return status
     return 0

@@ -1,14 +1,33 @@
 """What is measured: studies, and the rows of each, fixed before anything was trained.
 
-A row is a set of overrides of one recipe. The row ``alone`` trains the students each by itself; all
-other rows are ensembles, and are compared with it seed by seed.
+A row is a set of overrides of one recipe, and is compared with another row of the same seeds. In a
+study of the online ensemble that is ``alone``: the same students, each by itself.
 """
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 Overrides = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One kind of run.
+
+    Attributes:
+      what: in words.
+      overrides: of the study's recipe. In a text, ``{ROW}`` is the workdir of another row of the
+        same study and seed.
+      task: the command that runs it.
+      against: the row whose students are the baselines; empty for a row that is one. A search
+        brings its own baseline: the network that is thinned uniformly to the same cost.
+    """
+
+    what: str
+    overrides: Overrides
+    task: Literal["train", "search"] = "train"
+    against: str = "alone"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,31 +36,68 @@ class Study:
 
     Attributes:
       question: what is asked.
-      config: file under configs/.
-      recipe: overrides that all rows share.
-      rows: name -> (what it is, overrides).
+      config: file under configs/ of each task.
+      recipe: overrides that the rows of a task share.
+      rows: by name, those first that others need.
       seeds: how many seeds are meant, from 0.
+      together: whether one run of a row has all seeds, where they are quick.
+      baselines: the study whose rows are compared with; empty: this one.
     """
 
     question: str
-    config: str
-    recipe: Overrides
-    rows: Mapping[str, tuple[str, Overrides]]
+    config: Mapping[str, str]
+    recipe: Mapping[str, Overrides]
+    rows: Mapping[str, Row]
     seeds: int
+    together: bool = False
+    baselines: str = ""
 
 
-_ALONE = ("each student by itself", {"method": "independent"})
+_ALONE = Row("each student by itself", {"method": "independent"}, against="")
 _WHOLE = {"method": "ensemble", "weights.hard": 1.0, "weights.soft": 1.0, "weights.feature": 0.0}
-_ONLINE: Mapping[str, tuple[str, Overrides]] = {
+_AVERAGE = {**_WHOLE, "teacher_weights": "()"}
+_STRONG = {**_WHOLE, "teacher_weights": "(.5, .25, .15, .07, .03)"}
+_STEM = Row("control: a shared stem, labels alone", {**_AVERAGE, "weights.soft": 0.0})
+_ONLINE = {
     "alone": _ALONE,
-    "strong": (
-        "labels and soft targets at full weight, teacher weights .5 .25 .15 .07 .03",
-        {**_WHOLE, "teacher_weights": "(.5, .25, .15, .07, .03)"},
+    "strong": Row(
+        "labels and soft targets at full weight, teacher weights .5 .25 .15 .07 .03", _STRONG
     ),
-    "soft": ("labels and soft targets at full weight, plain average", _WHOLE),
-    "stem": ("control: a shared stem, labels alone", {**_WHOLE, "weights.soft": 0.0}),
-    "paper": ("the paper's weights .7 .15 .15", {"method": "ensemble"}),
-    "feature": ("as soft, with the feature term at .15", {**_WHOLE, "weights.feature": 0.15}),
+    "soft": Row("labels and soft targets at full weight, plain average", _WHOLE),
+    "stem": _STEM,
+    "paper": Row("the paper's weights .7 .15 .15", {"method": "ensemble"}),
+    "feature": Row("as soft, with the feature term at .15", {**_WHOLE, "weights.feature": 0.15}),
+}
+_RULES = {
+    rule: Row(f"the rule {rule}", {**_AVERAGE, "ensemble.rule": rule})
+    for rule in (
+        *("average", "by_accuracy", "leave_one_out", "wider_only", "pairwise"),
+        *("best", "min_logit", "gate", "ema"),
+    )
+}
+_ABLATION = {
+    "temperature_1": Row("as strong, temperature 1", {**_STRONG, "temperature": 1.0}),
+    "temperature_4": Row("as strong, temperature 4", {**_STRONG, "temperature": 4.0}),
+    "soft_2": Row("as strong, soft targets at weight 2", {**_STRONG, "weights.soft": 2.0}),
+    "ramped": Row("as strong, soft targets ramped up", {**_STRONG, "weight_ramp.soft": "cosine"}),
+    "students_4": Row(
+        "without the thinnest student",
+        {
+            **_STRONG,
+            "student_scales": "(1., .8, .6, .4)",
+            "teacher_weights": "(.5, .27, .16, .07)",
+        },
+    ),
+    "students_2": Row(
+        "the two widest students",
+        {**_STRONG, "student_scales": "(1., .8)", "teacher_weights": "(.67, .33)"},
+    ),
+    "dist": Row("as strong, DIST beside the soft targets", {**_STRONG, "weights.dist": 1.0}),
+    "nkd": Row(
+        "as strong, NKD in place of soft targets",
+        {**_STRONG, "weights.soft": 0.0, "weights.nkd": 1.0},
+    ),
+    **{name: row for name, row in _RULES.items() if name != "average"},
 }
 _RESNET8: Overrides = {
     "network": "resnet8",
@@ -58,41 +114,184 @@ _LONG: Overrides = {
     "checkpoint.every_epochs": 5,
     "log.tensorboard": False,
 }
+_QUIET: Overrides = {"log.tensorboard": False}
+_TEACHER: Overrides = {"teacher.epochs": 60, "search.epochs": 30, "distil.epochs": 60}
+_FEW_DIGITS: Overrides = {
+    "data.test": 0.8,
+    "data.validation": 0.3,
+    "data.labels_per_class": 20,
+    "batch_size": 32,
+}
+
+
+def _searched(budgets: Mapping[str, tuple[str, Overrides]]) -> dict[str, Row]:
+    """A search for each budget, and what it found as students of the online ensemble.
+
+    Args:
+      budgets: the wider first: name -> (in words, overrides of the search).
+    """
+
+    def students(found: str) -> str:
+        files = [f"'{{{next(iter(budgets))}}}/full.json'"]
+        files += [f"'{{{name}}}/{found}.json'" for name in budgets]
+        return f"({', '.join(files)})"
+
+    searched, uniform = students("widths"), students("uniform")
+    alone = {"method": "independent", "teacher_weights": "()"}
+    online = {**_WHOLE, "teacher_weights": "()"}
+    return {
+        **{
+            name: Row(what, overrides, "search", against="uniform network of equal cost")
+            for name, (what, overrides) in budgets.items()
+        },
+        "uniform_alone": Row(
+            "full and uniform widths, each alone", {**alone, "student_widths": uniform}, against=""
+        ),
+        "searched_alone": Row(
+            "found widths, each alone",
+            {**alone, "student_widths": searched},
+            "train",
+            "uniform_alone",
+        ),
+        "uniform_online": Row(
+            "uniform widths taught online",
+            {**online, "student_widths": uniform},
+            "train",
+            "uniform_alone",
+        ),
+        "searched_online": Row(
+            "found widths taught online",
+            {**online, "student_widths": searched},
+            "train",
+            "uniform_online",
+        ),
+    }
+
+
+_HALF_AND_QUARTER = _searched(
+    {
+        "half": ("searched at half the FLOPs", {"search.target.flops": 0.5}),
+        "quarter": ("searched at a quarter of the FLOPs", {"search.target.flops": 0.25}),
+    }
+)
+_SEARCHES = {"search": "search_cifar10_resnet56.py", "train": "cifar10_resnet20.py"}
 
 STUDIES: Mapping[str, Study] = {
     "cifar10_5000": Study(
         "Does the online ensemble help where labels are few, and whom?",
-        "cifar10_resnet20.py",
-        {**_RESNET8, "data.labels_per_class": 500, "epochs": 60},
+        {"train": "cifar10_resnet20.py"},
+        {"train": {**_RESNET8, "data.labels_per_class": 500, "epochs": 60}},
         _ONLINE,
         3,
     ),
+    "digits_rules": Study(
+        "Who should teach whom, on the embedded digits?",
+        {"train": "digits.py"},
+        {"train": _QUIET},
+        {
+            "alone": _ALONE,
+            "stem": _STEM,
+            "strong": Row(
+                "average with weights .4 .25 .2 .1 .05",
+                {**_WHOLE, "teacher_weights": "(.4, .25, .2, .1, .05)"},
+            ),
+            **_RULES,
+        },
+        6,
+        together=True,
+    ),
+    "digits_searched": Study(
+        "Does the searched structure help, and both methods together, on the embedded digits?",
+        {"search": "search_digits.py", "train": "digits.py"},
+        {
+            "search": {
+                **_QUIET,
+                **_FEW_DIGITS,
+                "evaluation.every_epochs": 20,
+                "teacher.epochs": 100,
+                "search.epochs": 60,
+                "distil.epochs": 100,
+            },
+            "train": _QUIET,
+        },
+        _searched(
+            {
+                "half": ("searched at half the parameters", {"search.target.params": 0.5}),
+                "quarter": ("searched at a quarter", {"search.target.params": 0.25}),
+                "tenth": ("searched at a tenth", {"search.target.params": 0.1}),
+            }
+        ),
+        5,
+    ),
     "cifar10_50000": Study(
         "And with all labels?",
-        "cifar10_resnet20.py",
-        {**_RESNET8, "epochs": 30},
+        {"train": "cifar10_resnet20.py"},
+        {"train": {**_RESNET8, "epochs": 30}},
         _ONLINE,
         1,
     ),
+    "tin100a": Study(
+        "And with 100 classes?",
+        {"train": "tin100a_resnet20.py"},
+        {"train": {**_RESNET8, "epochs": 30}},
+        {name: _ONLINE[name] for name in ("alone", "strong", "soft", "stem")},
+        1,
+    ),
+    "cifar10_ablation": Study(
+        "Which part of it?",
+        {"train": "cifar10_resnet20.py"},
+        {"train": {**_RESNET8, "data.labels_per_class": 500, "epochs": 60}},
+        _ABLATION,
+        1,
+        baselines="cifar10_5000",
+    ),
+    "cifar10_searched": Study(
+        "Does the searched structure help, and both methods together?",
+        _SEARCHES,
+        {
+            "search": {
+                **_QUIET,
+                "network": "resnet20",
+                "batch_size": 64,
+                **_TEACHER,
+                "data.labels_per_class": 500,
+            },
+            "train": {
+                **_RESNET8,
+                "network": "resnet20",
+                "data.labels_per_class": 500,
+                "epochs": 60,
+            },
+        },
+        _HALF_AND_QUARTER,
+        3,
+    ),
+    "cifar10_searched_mobilenet_v2": Study(
+        "And in the second paper's own setting? Meant for an accelerator",
+        {"search": "search_cifar10_mobilenet_v2.py"},
+        {"search": {**_LONG, **_TEACHER}},
+        {
+            "both_targets": Row(
+                "half the FLOPs and 5.2 times fewer parameters",
+                {},
+                "search",
+                "uniform network of equal cost",
+            )
+        },
+        1,
+    ),
     "cifar10_resnet20": Study(
-        "And at the paper's size, for 100 epochs? Meant for an accelerator",
-        "cifar10_resnet20.py",
-        {**_LONG, "epochs": 100},
+        "Does it help at the paper's size, for 100 epochs? Meant for an accelerator",
+        {"train": "cifar10_resnet20.py"},
+        {"train": {**_LONG, "epochs": 100}},
         _ONLINE,
         3,
     ),
     "tin100a_resnet110": Study(
         "And the paper's headline, a deep network and 100 classes? Meant for an accelerator",
-        "tin100a_resnet110.py",
-        {**_LONG, "epochs": 100},
+        {"train": "tin100a_resnet110.py"},
+        {"train": {**_LONG, "epochs": 100}},
         {name: _ONLINE[name] for name in ("alone", "strong", "paper")},
-        1,
-    ),
-    "tin100a": Study(
-        "And with 100 classes?",
-        "tin100a_resnet20.py",
-        {**_RESNET8, "epochs": 30},
-        {name: _ONLINE[name] for name in ("alone", "strong", "soft", "stem")},
         1,
     ),
 }

@@ -2,7 +2,7 @@
 
     python experiments/proof/summarize.py --workdir=DIR
 
-A row counts for the seeds that it and ``alone`` have both finished.
+A row counts for the seeds that it and the row it is compared with have both finished.
 """
 
 import argparse
@@ -16,41 +16,65 @@ from studies import STUDIES
 from kdjax.statistics import half_width
 
 HERE = Path(__file__).parent
+Accuracies = dict[int, list[float]]  # Of each student by seed, in %.
 
 
-def finished(folder: Path) -> dict[int, dict[str, Any]]:
-    """Seed -> ``results.json`` of the runs of a row."""
-    return {
-        int(path.parent.name.removeprefix("seed")): json.loads(path.read_text())
-        for path in sorted(folder.glob("seed*/results.json"))
-    }
+def results_of(folder: Path) -> list[dict[str, Any]]:
+    """All ``results.json`` of a row, one for each workdir."""
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("seed*/results.json"))]
 
 
-def accuracies(results: dict[str, Any], role: str) -> list[float]:
-    """Test accuracy of each student, in %."""
-    return [100 * student[role]["test"] for student in results["students"]]
+def students(found: list[dict[str, Any]]) -> Accuracies:
+    """Test accuracies of a row's students, whichever method trained them."""
+    accuracies: Accuracies = {}
+    for results in found:
+        for place, seed in enumerate(results["seeds"]):
+            trained = [
+                student.get("distilled") or student["baseline"] for student in results["students"]
+            ]
+            accuracies[seed] = [100 * entry["per_seed"][place] for entry in trained]
+    return accuracies
+
+
+def candidate(found: list[dict[str, Any]], name: str) -> Accuracies:
+    """Test accuracies of one network of a row of searches."""
+    accuracies: Accuracies = {}
+    for results in found:
+        entry = next(entry for entry in results["candidates"] if entry["name"] == name)
+        for seed, accuracy in zip(results["seeds"], entry["per_seed"], strict=True):
+            accuracies[seed] = [100 * accuracy]
+    return accuracies
 
 
 def compare(name: str, row: str, workdir: Path) -> dict[str, Any] | None:
     """One entry of ``summary.json``; None if no seed is finished in both rows."""
     study = STUDIES[name]
-    alone, taught = finished(workdir / name / "alone"), finished(workdir / name / row)
-    seeds = sorted(alone.keys() & taught.keys())
+    wanted = study.rows[row]
+    found = results_of(workdir / name / row)
+    if wanted.task == "search":
+        baselines = candidate(found, "uniform, distilled")
+        trained = candidate(found, "compact, distilled")
+    else:
+        baselines = students(results_of(workdir / (study.baselines or name) / wanted.against))
+        trained = students(found)
+    seeds = sorted(baselines.keys() & trained.keys())
     if not seeds:
         return None
-    baseline = np.array([accuracies(alone[seed], "baseline") for seed in seeds])
-    distilled = np.array([accuracies(taught[seed], "distilled") for seed in seeds])
+    distilled = np.array([trained[seed] for seed in seeds])
+    # Where the thinnest are left out, the others are compared.
+    baseline = np.array([baselines[seed] for seed in seeds])[:, : distilled.shape[1]]
     gains = distilled - baseline
-    ensembles = [100 * taught[seed]["ensemble"]["test"] for seed in seeds]
-    config = json.loads((workdir / name / row / f"seed{seeds[0]}" / "config.json").read_text())
-    made = taught[seeds[0]]["made_with"]
-    return {
+    folder = workdir / name / row / ("seeds" if study.together else f"seed{seeds[0]}")
+    config = json.loads((folder / "config.json").read_text())
+    made = found[0]["made_with"]
+    entry: dict[str, Any] = {
         "name": f"{name}/{row}",
-        "what": study.rows[row][0],
+        "what": wanted.what,
+        "against": wanted.against,
         "data": made["dataset"],
         "network": made["network"],
         "labels": config["data"]["labels_per_class"] or "all",
-        "epochs": config["epochs"],
+        "epochs": config["epochs"] if wanted.task == "train" else config["distil"]["epochs"],
         "seeds": seeds,
         "students": [
             {
@@ -65,8 +89,23 @@ def compare(name: str, row: str, workdir: Path) -> dict[str, Any] | None:
             "points": float(gains.mean()),
             "half_width": half_width(gains.mean(axis=1)),
         },
-        "ensemble": float(np.mean(ensembles)),
     }
+    if wanted.task == "search":
+        alone = candidate(found, "compact, alone")
+        entry["found_alone"] = float(np.mean([alone[seed][0] for seed in seeds]))
+        entry["full"] = float(np.mean([100 * results["teacher"]["test"] for results in found]))
+    else:
+        averages = {
+            seed: 100 * accuracy
+            for results in found
+            for seed, accuracy in zip(
+                results["seeds"],
+                (results["ensemble"] or results["baseline_ensemble"])["per_seed"],
+                strict=True,
+            )
+        }
+        entry["ensemble"] = float(np.mean([averages[seed] for seed in seeds]))
+    return entry
 
 
 def with_interval(points: float, half: float | None, sign: str = "+") -> str:
@@ -74,24 +113,45 @@ def with_interval(points: float, half: float | None, sign: str = "+") -> str:
     return text if half is None else f"{text} ± {half:.2f}"
 
 
+def _gain(gain: dict[str, Any]) -> str:
+    return with_interval(gain.get("gain", gain.get("points")), gain["half_width"])
+
+
+def _named(entry: dict[str, Any]) -> str:
+    seeds = len(entry["seeds"])
+    return f"{entry['what']} ({seeds} seed{'s' * (seeds > 1)})"
+
+
 def table(entries: list[dict[str, Any]]) -> str:
-    """Markdown: a row for each entry, gains in points with 95 % intervals."""
-    students = len(entries[0]["students"])
-    head = [*(f"s{i}" for i in range(1, students + 1)), "mean gain", "average of all"]
-    first = entries[0]["students"]
+    """Markdown: a row for each ensemble, gains in points with 95 % intervals."""
+    widest = max(entries, key=lambda entry: len(entry["students"]))
+    count = len(widest["students"])
+    head = [*(f"s{i}" for i in range(1, count + 1)), "mean gain", "average of all"]
+    baselines = " | ".join(f"{s['baseline']:.2f}" for s in widest["students"])
     lines = [
         f"| | {' | '.join(head)} |",
         "| --- |" + " ---: |" * len(head),
-        "| alone, % | " + " | ".join(f"{s['baseline']:.2f}" for s in first) + " | | |",
+        f"| {widest['against'].replace('_', ' ')}, % | {baselines} | | |",
     ]
     for entry in entries:
-        gains = [with_interval(s["gain"], s["half_width"]) for s in entry["students"]]
-        mean = with_interval(
-            **dict(zip(("points", "half"), entry["mean_gain"].values(), strict=True))
-        )
-        seeds = len(entry["seeds"])
-        name = f"{entry['what']} ({seeds} seed{'s' * (seeds > 1)})"
-        lines.append(f"| {name} | {' | '.join([*gains, mean, format(entry['ensemble'], '.2f')])} |")
+        gains = [_gain(student) for student in entry["students"]]
+        gains += [""] * (count - len(gains))
+        cells = [*gains, _gain(entry["mean_gain"]), f"{entry['ensemble']:.2f}"]
+        lines.append(f"| {_named(entry)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def search_table(entries: list[dict[str, Any]]) -> str:
+    """Markdown: a row for each search, accuracies in %, and the gain over uniform thinning."""
+    lines = [
+        "| | full | found, distilled | found, alone | uniform, distilled | found over uniform |",
+        "| --- |" + " ---: |" * 5,
+    ]
+    for entry in entries:
+        (found,) = entry["students"]
+        numbers = (entry["full"], found["distilled"], entry["found_alone"], found["baseline"])
+        cells = [*(f"{number:.2f}" for number in numbers), _gain(found)]
+        lines.append(f"| {_named(entry)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -102,10 +162,19 @@ def main() -> None:
     options = parser.parse_args()
     entries = []
     for name, study in STUDIES.items():
-        rows = [row for row in study.rows if row != "alone"]
-        found = [entry for row in rows if (entry := compare(name, row, options.workdir))]
+        found = [
+            entry
+            for row, wanted in study.rows.items()
+            if wanted.against and (entry := compare(name, row, options.workdir))
+        ]
         if found:
-            print(f"\n{study.question} ({name})\n\n{table(found)}")
+            print(f"\n{study.question} ({name})")
+        searches = [entry for entry in found if "full" in entry]
+        if searches:
+            print(f"\n{search_table(searches)}")
+        against = dict.fromkeys(entry["against"] for entry in found if "full" not in entry)
+        for baseline in against:
+            print(f"\n{table([e for e in found if e['against'] == baseline])}")
         entries += found
     text = json.dumps({"experiments": entries}, indent=2, allow_nan=False)
     options.out.write_text(text + "\n")

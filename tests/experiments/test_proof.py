@@ -1,0 +1,111 @@
+"""The studies' commands are ones that kdjax takes, and their summary is made as it says."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from kdjax import config as configuration
+from kdjax.cli import read_config
+
+FOLDER = Path(__file__).parents[2] / "experiments" / "proof"
+sys.path.insert(0, str(FOLDER))
+run, studies, summarize = (
+    importlib.import_module(name) for name in ("run", "studies", "summarize")
+)
+ROWS = [(name, row) for name, study in studies.STUDIES.items() for row in study.rows]
+
+
+@pytest.mark.parametrize(("name", "row"), ROWS, ids=map("/".join, ROWS))
+def test_a_row_is_a_command(name, row, tmp_path):
+    study = studies.STUDIES[name]
+    command = run.command(study, row, (3,), tmp_path)
+    config, _, *overrides = command[4:]
+    task = study.rows[row].task
+    assert command[3] == task
+    made = read_config(config.removeprefix("--config="), overrides, task)
+    configuration.validate(made)
+    assert made.seeds == (3,)
+    for path in made.get("student_widths", ()):  # Of searches that come before it.
+        found, seed, _ = Path(path).relative_to(tmp_path).parts
+        assert study.rows[found].task == "search"
+        assert list(study.rows).index(found) < list(study.rows).index(row)
+        assert seed == "seed3"
+    against = study.rows[row].against
+    baselines = studies.STUDIES[study.baselines or name].rows
+    assert task == "search" or not against or against in baselines
+
+
+def entry(*per_seed):
+    return {"test": sum(per_seed) / len(per_seed), "per_seed": list(per_seed)}
+
+
+def write(folder, results, config):
+    folder.mkdir(parents=True)
+    made = {"dataset": "digits", "network": "resnet8"}
+    (folder / "results.json").write_text(json.dumps({**results, "made_with": made}))
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_gains_are_paired_by_seed(tmp_path, monkeypatch):
+    config = {"data": {"labels_per_class": 500}, "epochs": 60}
+    name = "cifar10_5000"
+    for seed, accuracies in enumerate([(0.6, 0.5), (0.62, 0.52), (0.1, 0.1)]):
+        write(
+            tmp_path / name / "alone" / f"seed{seed}",
+            {
+                "seeds": [seed],
+                "students": [{"baseline": entry(one)} for one in accuracies],
+                "ensemble": None,
+                "baseline_ensemble": entry(0.6),
+            },
+            config,
+        )
+    for seed, accuracies in enumerate([(0.61, 0.53), (0.65, 0.55)]):
+        write(
+            tmp_path / name / "strong" / f"seed{seed}",
+            {
+                "seeds": [seed],
+                "students": [{"distilled": entry(one)} for one in accuracies],
+                "ensemble": entry(0.64 + 0.02 * seed),
+            },
+            config,
+        )
+    out = tmp_path / "summary.json"
+    monkeypatch.setattr(sys, "argv", ["summarize", f"--workdir={tmp_path}", f"--out={out}"])
+    summarize.main()
+    (found,) = json.loads(out.read_text())["experiments"]
+    assert (found["name"], found["labels"], found["epochs"]) == ("cifar10_5000/strong", 500, 60)
+    assert found["seeds"] == [0, 1]
+    assert [one["gain"] for one in found["students"]] == pytest.approx([2.0, 3.0])
+    # The first gains 1 and 3 points: t(.975, 1) * sqrt(2) / sqrt(2).
+    assert found["students"][0]["half_width"] == pytest.approx(12.7062, abs=1e-3)
+    assert found["mean_gain"]["points"] == pytest.approx(2.5)
+    assert found["ensemble"] == pytest.approx(65.0)
+
+
+def test_a_search_is_compared_with_the_uniform_network(tmp_path):
+    write(
+        tmp_path / "cifar10_searched" / "half" / "seed0",
+        {
+            "seeds": [0],
+            "teacher": {"test": 0.7},
+            "candidates": [
+                {"name": "compact, distilled", **entry(0.68)},
+                {"name": "compact, alone", **entry(0.64)},
+                {"name": "uniform, distilled", **entry(0.67)},
+            ],
+        },
+        {"data": {"labels_per_class": 0}, "distil": {"epochs": 60}},
+    )
+    found = summarize.compare("cifar10_searched", "half", tmp_path)
+    assert found["students"][0]["gain"] == pytest.approx(1.0)
+    assert (found["full"], found["found_alone"]) == pytest.approx((70.0, 64.0))
+    assert found["labels"] == "all" and found["mean_gain"]["half_width"] is None
+    assert "| 70.00 | 68.00 | 64.00 | 67.00 | +1.00 |" in summarize.search_table([found])
+
+
+def test_unfinished_rows_have_no_entry(tmp_path):
+    assert summarize.compare("cifar10_5000", "strong", tmp_path) is None
