@@ -2,7 +2,8 @@
 
 Command:  kdjax distill --config=configs/distill_cifar100.py:resnet56_resnet20 --workdir=<dir>
 Pairs:    resnet56_resnet20, resnet110_resnet20, resnet110_resnet32, wrn_40_2_wrn_16_2,
-          wrn_40_2_wrn_40_1 and, nearest to the published ones, resnet50_mobilenet_v2
+          wrn_40_2_wrn_40_1, vgg13_vgg8 and, nearest to the published ones,
+          resnet50_mobilenet_v2
 Data:     kdjax prepare cifar100, once
 Cost:     one teacher and, three times, the student distilled and alone beside each other, 240
           epochs each; meant for a GPU or TPU
@@ -15,11 +16,12 @@ Expected: not run at full length yet. Published test accuracies in % (RepDistill
           resnet110 > resnet32    74.31    71.14    73.08    74.11
           wrn_40_2 > wrn_16_2     75.61    73.26    74.92    76.23
           wrn_40_2 > wrn_40_1     75.61    71.98    73.54    74.81
+          vgg13 > vgg8             74.64    70.36    72.98    74.68
           resnet50 > mobilenet_v2          64.60    67.35    70.35
 
           DKD: --config.weights.soft=0 --config.weights.hard=1 --config.weights.dkd=1
           --config.dkd.other_weight=2 --config.weight_ramp.dkd=linear
-          --config.weight_ramp.epochs=20 (6 in place of 2 for wide ResNets)
+          --config.weight_ramp.epochs=20 (6 in place of 2 for wide ResNets and VGG)
 Differs:  the last epoch counts, not the best on the test set; weight decay is on kernels alone.
           The last pair's published networks are others: a ResNet50 with a 3x3 stem, where ours has
           that of ImageNet, and a MobileNetV2 of half width that halves images once more. The
@@ -37,6 +39,7 @@ PAIRS = {  # name: teacher, student, the student's width, learning rate
     "resnet110_resnet32": ("resnet110", "resnet32", 1.0, 0.05),
     "wrn_40_2_wrn_16_2": ("wrn_40_2", "wrn_16_2", 1.0, 0.05),
     "wrn_40_2_wrn_40_1": ("wrn_40_2", "wrn_40_1", 1.0, 0.05),
+    "vgg13_vgg8": ("vgg13_bn", "vgg8_bn", 1.0, 0.05),
     "resnet50_mobilenet_v2": ("resnet50", "mobilenet_v2", 0.5, 0.01),
 }
 

@@ -24,7 +24,7 @@ def _families() -> dict[str, Callable[[int], Architecture]]:
         table[name] = functools.partial(resnet.create, name, depth)
     for name in mobilenet_v2.EARLY_STRIDES:
         table[name] = functools.partial(mobilenet_v2.create, name)
-    for name in vgg.DENSE_LAYERS:
+    for name in vgg.VARIANTS:
         table[name] = functools.partial(vgg.create, name)
     for family in (wide_resnet, densenet, imagenet_resnet, efficientnet):
         for name in family.VARIANTS:

@@ -1,18 +1,22 @@
-"""VGG16 with batch normalisation: five stages of 3x3 convolutions, each ended by max pooling.
+"""VGG with batch normalisation: five stages of 3x3 convolutions, ended by max pooling.
 
 Channel groups: ``stageK.convN``, one for each convolution, of which ``stage1.conv1`` is the stem;
 in the ImageNet variant also ``dense1`` and ``dense2``. Convolutions keep their bias, although the
 normalisation after it cancels it, because the published parameter counts have it. The feature map
 of a stage is taken after its pooling, which rounds odd sizes up.
 
-Two variants: for small images, global average pooling and one dense layer; for ImageNet, the last
-map flattened in the order (height, width, channel) and three dense layers, so that its parameters
-fit one image size alone. No dropout between the dense layers.
+For small images, global average pooling and one dense layer; for ImageNet, the last map flattened
+in the order (height, width, channel) and three dense layers, so that its parameters fit one image
+size alone. No dropout between the dense layers. VGG8 and VGG13 are the usual pair of distillation:
+they pool after three stages only; of VGG8, all of whose stages are one convolution, the first
+stage is the stem.
 
 References:
   Simonyan, Zisserman, *Very Deep Convolutional Networks for Large-Scale Image Recognition*,
-  ICLR 2015, table 1, configuration D.
+  ICLR 2015, table 1, configurations B and D.
   Ioffe, Szegedy, *Batch Normalization*, ICML 2015.
+  Tian, Krishnan, Isola, *Contrastive Representation Distillation*, ICLR 2020: VGG8, and the
+  pooling of VGG13.
 """
 
 import dataclasses
@@ -27,29 +31,42 @@ from kdjax.models.architecture import Architecture, Outputs
 from kdjax.models.layers import ConvNorm
 from kdjax.widths import WidthVector
 
-# Of each network: its dense layers before the classifier.
-DENSE_LAYERS: Mapping[str, tuple[str, ...]] = {
-    "vgg16_bn": (),
-    "vgg16_bn_imagenet": ("dense1", "dense2"),
+_STAGES = (("stage1", 64), ("stage2", 128), ("stage3", 256), ("stage4", 512), ("stage5", 512))
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One of the published networks.
+
+    Attributes:
+      convolutions: of each stage.
+      pooled: how many stages, from the first, end with max pooling.
+      dense: the dense layers before the classifier.
+    """
+
+    convolutions: tuple[int, ...]
+    pooled: int = len(_STAGES)
+    dense: tuple[str, ...] = ()
+
+
+VARIANTS: Mapping[str, Variant] = {
+    "vgg8_bn": Variant((1, 1, 1, 1, 1), pooled=3),
+    "vgg13_bn": Variant((2, 2, 2, 2, 2), pooled=3),
+    "vgg16_bn": Variant((2, 2, 3, 3, 3)),
+    "vgg16_bn_imagenet": Variant((2, 2, 3, 3, 3), dense=("dense1", "dense2")),
 }
-_STAGES = (  # name, full width, convolutions
-    ("stage1", 64, 2),
-    ("stage2", 128, 2),
-    ("stage3", 256, 3),
-    ("stage4", 512, 3),
-    ("stage5", 512, 3),
-)
 _DENSE_WIDTH = 4096
 _STEM = "stage1.conv1"
 
 
 @dataclasses.dataclass(frozen=True)
 class ConvPlan:
-    """The shape of one convolution; ``pool`` says whether it ends its stage."""
+    """The shape of one convolution; ``last`` says whether it ends its stage, ``pool`` how."""
 
     stage: str
     group: str
     channels: int
+    last: bool
     pool: bool
 
     @property
@@ -59,9 +76,9 @@ class ConvPlan:
 
 @dataclasses.dataclass(frozen=True)
 class VGG(Architecture):
-    """VGG16 with batch normalisation; ``dense`` names the dense layers before the classifier."""
+    """VGG with batch normalisation, of a certain :class:`Variant`."""
 
-    dense: tuple[str, ...] = ()
+    variant: Variant = VARIANTS["vgg16_bn"]
 
     @property
     def shared(self) -> tuple[str, ...]:
@@ -69,45 +86,50 @@ class VGG(Architecture):
 
     @property
     def blocks(self) -> tuple[str, ...]:
-        return tuple(name for name, _, _ in _STAGES)
+        return tuple(conv.stage for conv in self.plan(self.widths) if conv.last)
 
     def stem(self, widths: Mapping[str, int], **module_fields: Any) -> "Stem":
-        return Stem(widths[_STEM], **module_fields)
+        pool = self.variant.convolutions[0] == 1
+        return Stem(widths[_STEM], pool, **module_fields)
 
     def branch(self, widths: Mapping[str, int], **module_fields: Any) -> "Branch":
-        dense = tuple((name, widths[name]) for name in self.dense)
+        dense = tuple((name, widths[name]) for name in self.variant.dense)
         return Branch(tuple(self.plan(widths)), dense, self.num_classes, **module_fields)
 
     def plan(self, widths: Mapping[str, int]) -> Iterator[ConvPlan]:
         """The convolutions after the stem, in order."""
-        for stage, _, convolutions in _STAGES:
-            for number in range(1, convolutions + 1):
-                group = f"{stage}.conv{number}"
-                if group == _STEM:
-                    continue
+        for stage, group, last in _convolutions(self.variant):
+            if group != _STEM:
+                number = int(stage.removeprefix("stage"))
                 yield ConvPlan(
                     stage=stage,
                     group=group,
                     channels=widths[group],
-                    pool=number == convolutions,
+                    last=last,
+                    pool=last and number <= self.variant.pooled,
                 )
 
 
 def create(name: str, num_classes: int) -> VGG:
-    """The full network of a name in :data:`DENSE_LAYERS`."""
-    groups = {
-        f"{stage}.conv{number}": channels
-        for stage, channels, convolutions in _STAGES
-        for number in range(1, convolutions + 1)
-    }
-    groups |= dict.fromkeys(DENSE_LAYERS[name], _DENSE_WIDTH)
-    return VGG(name, num_classes, WidthVector(groups), DENSE_LAYERS[name])
+    """The full network of a name in :data:`VARIANTS`."""
+    variant, full = VARIANTS[name], dict(_STAGES)
+    groups = {group: full[stage] for stage, group, _ in _convolutions(variant)}
+    groups |= dict.fromkeys(variant.dense, _DENSE_WIDTH)
+    return VGG(name, num_classes, WidthVector(groups), variant)
+
+
+def _convolutions(variant: Variant) -> Iterator[tuple[str, str, bool]]:
+    """Of each convolution its stage, its channel group, and whether it is the stage's last."""
+    for (stage, _), convolutions in zip(_STAGES, variant.convolutions, strict=True):
+        for number in range(1, convolutions + 1):
+            yield stage, f"{stage}.conv{number}", number == convolutions
 
 
 class Stem(nn.Module):
-    """3x3 convolution with bias, BatchNorm, ReLU."""
+    """3x3 convolution with bias, BatchNorm, ReLU; max pooling where it is the whole stage."""
 
     channels: int
+    pool: bool = False
     dtype: chex.ArrayDType = jnp.float32
     bn_axis_name: str | None = None
 
@@ -115,7 +137,7 @@ class Stem(nn.Module):
     def __call__(self, x: chex.Array, train: bool, mask: chex.Array | None) -> chex.Array:
         fields = {"dtype": self.dtype, "bn_axis_name": self.bn_axis_name}
         x = ConvNorm(self.channels, use_bias=True, name="conv", **fields)(x, train, mask)
-        return nn.relu(x)
+        return _pool(nn.relu(x)) if self.pool else nn.relu(x)
 
 
 class Branch(nn.Module):
@@ -135,7 +157,8 @@ class Branch(nn.Module):
             x = ConvNorm(conv.channels, use_bias=True, name=conv.name, **fields)(x, train, mask)
             x = nn.relu(x)
             if conv.pool:
-                x = nn.max_pool(x, (2, 2), (2, 2), padding="SAME")
+                x = _pool(x)
+            if conv.last:
                 features.append(x)
         if self.dense:
             x = x.reshape((x.shape[0], -1))
@@ -148,3 +171,7 @@ class Branch(nn.Module):
             x = nn.relu(x)
         logits = nn.Dense(self.num_classes, dtype=self.dtype, name="classifier")(x)
         return Outputs(logits.astype(jnp.float32), tuple(features))
+
+
+def _pool(x: chex.Array) -> chex.Array:
+    return nn.max_pool(x, (2, 2), (2, 2), padding="SAME")

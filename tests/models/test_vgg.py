@@ -1,4 +1,4 @@
-"""VGG16 with batch normalisation: published counts, layers, pooling, students."""
+"""VGG with batch normalisation: published counts, layers, pooling, students."""
 
 import flax.traverse_util
 import jax
@@ -9,7 +9,8 @@ import pytest
 from kdjax import costs, models, tracing, widths
 from kdjax.models.initialize import variable_shapes
 
-NAMES = ("vgg16_bn", "vgg16_bn_imagenet")
+NAMES = ("vgg8_bn", "vgg13_bn", "vgg16_bn", "vgg16_bn_imagenet")
+CONVOLUTIONS = {"vgg8_bn": (1,) * 5, "vgg13_bn": (2,) * 5}  # Of each stage; else 2, 2, 3, 3, 3.
 
 
 def flat(tree):
@@ -37,16 +38,20 @@ def captured(net):
     return apply
 
 
-def counts_by_hand(size, dense, classes):
+def counts_by_hand(name, size, dense, classes):
     """Parameters and multiply-accumulates at the full widths, from the paper's table 1."""
     params = macs = 0
     fan_in, side = 3, size
-    for stage in ([64, 64], [128, 128], [256] * 3, [512] * 3, [512] * 3):
-        for channels in stage:
+    convolutions = CONVOLUTIONS.get(name, (2, 2, 3, 3, 3))
+    for stage, (channels, count) in enumerate(
+        zip((64, 128, 256, 512, 512), convolutions, strict=True)
+    ):
+        for _ in range(count):
             params += 9 * fan_in * channels + channels + 2 * channels  # bias; scale and bias
             macs += 9 * fan_in * channels * side**2
             fan_in = channels
-        side //= 2
+        if stage < 3 or name not in CONVOLUTIONS:
+            side //= 2
     fan_in *= side**2 if dense else 1
     for channels in [*dense, classes]:
         params += fan_in * channels + channels
@@ -58,6 +63,9 @@ def counts_by_hand(size, dense, classes):
 @pytest.mark.parametrize(
     ("name", "classes", "size", "dense", "params", "macs"),
     [
+        # As RepDistiller's models/vgg.py has it: 3,965,028 and 9,462,180 for CIFAR-100.
+        ("vgg8_bn", 100, 32, (), 3_965_028, 96_192_512),
+        ("vgg13_bn", 100, 32, (), 9_462_180, 284_936_192),
         ("vgg16_bn", 10, 32, (), 14_728_266, 313_201_664),
         ("vgg16_bn", 100, 32, (), 14_774_436, 313_247_744),
         ("vgg16_bn_imagenet", 1000, 224, (4096, 4096), 138_365_992, 15_470_264_320),
@@ -67,7 +75,7 @@ def test_published_counts(name, classes, size, dense, params, macs):
     architecture = models.create(name, num_classes=classes)
     shape = (size, size, 3)
     cost = costs.count(architecture, architecture.widths, shape)
-    assert (cost.params, cost.macs) == counts_by_hand(size, dense, classes) == (params, macs)
+    assert (cost.params, cost.macs) == counts_by_hand(name, size, dense, classes) == (params, macs)
     assert parameters(architecture.build(), shape) == params
 
 
@@ -112,14 +120,15 @@ def test_traced_layers_are_the_network(name, vector, shape):
 
 
 @pytest.mark.parametrize(
-    ("shape", "sizes"),
+    ("name", "shape", "sizes"),
     [
-        ((32, 32, 3), [(16, 16), (8, 8), (4, 4), (2, 2), (1, 1)]),
-        ((17, 40, 1), [(9, 20), (5, 10), (3, 5), (2, 3), (1, 2)]),
+        ("vgg16_bn", (32, 32, 3), [(16, 16), (8, 8), (4, 4), (2, 2), (1, 1)]),
+        ("vgg16_bn", (17, 40, 1), [(9, 20), (5, 10), (3, 5), (2, 3), (1, 2)]),
+        ("vgg13_bn", (32, 32, 3), [(16, 16), (8, 8), (4, 4), (4, 4), (4, 4)]),
     ],
 )
-def test_a_map_after_the_pooling_of_each_stage(shape, sizes):
-    architecture = models.create("vgg16_bn", num_classes=10)
+def test_a_map_at_the_end_of_each_stage(name, shape, sizes):
+    architecture = models.create(name, num_classes=10)
     net = architecture.build()
     images = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
     outputs = jax.eval_shape(net.apply, variable_shapes(net, shape), images)
@@ -128,6 +137,20 @@ def test_a_map_after_the_pooling_of_each_stage(shape, sizes):
         (2, *size, channels) for size, channels in zip(sizes, (64, 128, 256, 512, 512), strict=True)
     ]
     assert (outputs.logits.shape, outputs.logits.dtype) == ((2, 10), jnp.float32)
+
+
+def test_the_stem_of_vgg8_is_its_first_stage():
+    architecture = models.create("vgg8_bn", num_classes=10)
+    assert architecture.blocks == ("stage2", "stage3", "stage4", "stage5")
+    assert architecture.widths == {
+        f"stage{number}.conv1": channels
+        for number, channels in enumerate((64, 128, 256, 512, 512), start=1)
+    }
+    images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    net = architecture.build()
+    outputs = jax.eval_shape(net.apply, variable_shapes(net, (32, 32, 3)), images)
+    sizes = [one.shape[1:] for one in outputs.features]
+    assert sizes == [(8, 8, 128), (4, 4, 256), (4, 4, 512), (4, 4, 512)]
 
 
 def test_pooling_and_flattening_by_hand():
@@ -172,7 +195,8 @@ def test_students_share_the_stem_and_are_extracted(name):
     architecture = models.create(name, num_classes=5, width=0.05)
     # The second student has one channel in the first two stages, two in the last.
     vectors = (architecture.widths, widths.scale(architecture.widths, 0.1, architecture.shared))
-    assert vectors[1]["stage1.conv1"] == 3 and vectors[1]["stage1.conv2"] == 1
+    thin = list(vectors[1].values())
+    assert thin[:2] == [3, 1] and vectors[1]["stage5.conv1"] == 2
     ensemble = models.StudentEnsemble(architecture, vectors)
     shape = (16, 16, 3)
     generator = np.random.default_rng(1)

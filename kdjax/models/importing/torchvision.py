@@ -144,7 +144,7 @@ def _mobilenet(architecture: MobileNetV2) -> Names:
 
 
 def _vgg(architecture: VGG) -> Names:
-    if not architecture.dense:
+    if not architecture.variant.dense:
         return
     yield from _conv_norm("stem/conv", "features.0", "features.1")
     place = 3  # After the convolution, its normalisation and its ReLU.
