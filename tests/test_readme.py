@@ -42,12 +42,12 @@ def test_python_examples_run(number):
 
 def test_commands_exist_and_their_overrides_are_valid(monkeypatch):
     monkeypatch.chdir(ROOT)
-    for kind, count in (("train", 8), ("search", 5), ("distill", 2)):
-        found = [line[1:] for line in commands() if line[:2] == ["kdjax", kind]]
+    for task, count in (("train", 8), ("search", 5), ("distill", 2)):
+        found = [line[1:] for line in commands() if line[:2] == ["kdjax", task]]
         assert len(found) == count
         for arguments in found:
             known, overrides = cli.make_parser().parse_known_args(arguments)
-            configuration.validate(cli.read_config(known.config, overrides, kind))
+            configuration.validate(cli.read_config(known.config, overrides, task))
     for name in ("evaluate", "predict"):
         found = [line[1:] for line in commands() if line[:2] == ["kdjax", name]]
         assert [cli.make_parser().parse_known_args(line)[1] for line in found] == [[]]

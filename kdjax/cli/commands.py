@@ -31,9 +31,9 @@ def distill(known: argparse.Namespace, overrides: Sequence[str]) -> int:
     return _task("distill", known, overrides)
 
 
-def _task(kind: configuration.Kind, known: argparse.Namespace, overrides: Sequence[str]) -> int:
+def _task(task: configuration.Task, known: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Runs a task, writes its report and prints it."""
-    config = read_config(known.config, overrides, kind)
+    config = read_config(known.config, overrides, task)
     configuration.validate(config)
     path = Path(known.workdir or default_workdir(config))
     from kdjax import report
@@ -43,13 +43,13 @@ def _task(kind: configuration.Kind, known: argparse.Namespace, overrides: Sequen
         "train": (tasks.train, report.write, report.print_table),
         "search": (tasks.search, report.write_search, report.print_search),
         "distill": (tasks.distill, report.write_distill, report.print_distill),
-    }[kind]
+    }[task]
     summary, status = _run(run, config, path, known)
     if summary is not None:
         written = write(summary, path)
         show(summary)
         _say_where(path, written)
-        if kind == "search":
+        if task == "search":
             widths = path / "widths.json"
             print(f"Widths: {widths} (as a student: --config.student_widths, see --help)")
     return status

@@ -14,7 +14,7 @@ _FLAGS = ("config", "workdir", "coordinator", "num_processes", "process_id")
 
 
 def read_config(
-    path: str, overrides: Sequence[str], kind: configuration.Kind = "train"
+    path: str, overrides: Sequence[str], task: configuration.Task = "train"
 ) -> ml_collections.ConfigDict:
     """The configuration of a file with overrides applied.
 
@@ -23,22 +23,22 @@ def read_config(
         is run. Empty: the recipe for the embedded digits. If an override names other data, that
         recipe does not fit, and every field starts from its default.
       overrides: ``--config.a.b=value`` (or the value as the next argument).
-      kind: ``train``, ``search`` or ``distill``.
+      task: ``train``, ``search`` or ``distill``.
 
     Raises:
-      ConfigError: if the file cannot be used or is of the other kind, an argument is not an
+      ConfigError: if the file cannot be used or is of the other task, an argument is not an
         override, or a field does not exist or has another type.
     """
     from absl import flags
     from ml_collections import config_flags
 
-    fields = configuration.fields_of(kind)
+    fields = configuration.fields_of(task)
     if path:
         if not Path(path.partition(":")[0]).is_file():
             raise configuration.ConfigError(f"--config={path}: there is no such file")
         # As for a script, so that a config file may import files beside it.
         sys.path.insert(0, str(Path(path.partition(":")[0]).resolve().parent))
-        _check_kind(path, kind)  # Runs the file, which may register terms: fields are known now.
+        _check_task(path, task)  # Runs the file, which may register terms: fields are known now.
     check_overrides(overrides, fields)
     values = flags.FlagValues()
     arguments = ["kdjax", *([f"--config={path}"] if path else []), *overrides]
@@ -47,7 +47,7 @@ def read_config(
     if path:
         config_flags.DEFINE_config_file("config", **settings)
     else:
-        config_flags.DEFINE_config_dict("config", _start(overrides, kind), **settings)
+        config_flags.DEFINE_config_dict("config", _start(overrides, task), **settings)
     try:
         left = values(arguments)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -68,13 +68,13 @@ def read_config(
     return values["config"].value
 
 
-def _start(overrides: Sequence[str], kind: configuration.Kind) -> ml_collections.ConfigDict:
+def _start(overrides: Sequence[str], task: configuration.Task) -> ml_collections.ConfigDict:
     """The configuration that overrides start from if no file is named."""
     text = "=".join(overrides)  # A value may be an argument of its own.
     if re.search(r"--config\.data\.name=(?!['\"]?digits\b)", text):
-        return configuration.default_of(kind)
-    config = configuration.first_run(kind)
-    if kind == "train" and re.search(r"--config\.(student_(scales|widths)|ensemble\.rule)=", text):
+        return configuration.default_of(task)
+    config = configuration.first_run(task)
+    if task == "train" and re.search(r"--config\.(student_(scales|widths)|ensemble\.rule)=", text):
         # Those of the recipe belong to its five students and the plain rule.
         config.teacher_weights = ()
     return config
@@ -86,8 +86,8 @@ def _cannot_be_run(path: str, error: Exception) -> configuration.ConfigError:
     )
 
 
-def _check_kind(path: str, kind: configuration.Kind) -> None:
-    """Raises ConfigError if a file, before any override, is a configuration of the other kind."""
+def _check_task(path: str, task: configuration.Task) -> None:
+    """Raises ConfigError if a file, before any override, is a configuration of the other task."""
     from absl import flags
     from ml_collections import config_flags
 
@@ -97,18 +97,18 @@ def _check_kind(path: str, kind: configuration.Kind) -> None:
         values(arguments)
     except Exception:
         return  # read_config reports what is wrong with the file itself.
-    found = configuration.kind(values["config"].value)
-    if found != kind:
+    found = configuration.task_of(values["config"].value)
+    if found != task:
         raise configuration.ConfigError(
-            f"--config={path} is a configuration of `kdjax {found}`, not of `kdjax {kind}`"
+            f"--config={path} is a configuration of `kdjax {found}`, not of `kdjax {task}`"
         )
 
 
 def default_workdir(config: ml_collections.ConfigDict) -> Path:
     """Where an experiment is written if no workdir is given."""
     name = f"{config.data.name}-{config.network}".replace("/", "-").replace(":", "-")
-    kind = configuration.kind(config)
-    prefix = "" if kind == "train" else f"{kind}-"
+    task = configuration.task_of(config)
+    prefix = "" if task == "train" else f"{task}-"
     return Path("kdjax-runs") / f"{prefix}{name}"
 
 

@@ -330,13 +330,13 @@ def _add_bench_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--out", default="", metavar="FILE.json", help=out)
 
 
-def _describe_fields(kind: configuration.Kind) -> str:
+def _describe_fields(task: configuration.Task) -> str:
     lines = [
         "fields (--config.NAME=VALUE), with default, meaning and what they may be; [in brackets]",
         "what the recipe for the embedded digits has, which is run where no --config is given:",
     ]
-    first_run = dict(configuration.flatten(configuration.first_run(kind)))
-    for name, field in configuration.fields_of(kind).items():
+    first_run = dict(configuration.flatten(configuration.first_run(task)))
+    for name, field in configuration.fields_of(task).items():
         differs = first_run[name] != field.default
         bracket = f"  [{first_run[name]!r}]" if differs else ""
         lines += [f"  {name} = {field.default!r}{bracket}", f"      {field.meaning}"]

@@ -1,6 +1,6 @@
 """The configuration: every field, its default, its meaning and what it may be.
 
-There is a kind for each of `kdjax train`, `search` and `distill`. Each has one table. The
+Each of the tasks `kdjax train`, `search` and `distill` has one table. The
 default :class:`ConfigDict`, the checks, the help texts and the list of what a resumed run may
 change are all read from that table. Fields are numbers, strings, booleans and tuples only, since
 nothing else can be overridden on a command line.
@@ -9,26 +9,26 @@ nothing else can be overridden on a command line.
 from kdjax.config.checks import terms_of_maps, validate
 from kdjax.config.fields import ConfigError, Field
 from kdjax.config.first_run import first_run
-from kdjax.config.kinds import (
-    DISTILL_FIELDS,
-    FIELDS,
-    SEARCH_FIELDS,
-    Kind,
-    default,
-    default_of,
-    distill_default,
-    fields_of,
-    flatten,
-    kind,
-    register_term,
-    search_default,
-    unknown_field,
-)
 from kdjax.config.lengths import ramp_epochs, shortened, warmup_epochs
 from kdjax.config.names import nearest
 from kdjax.config.search import RESOURCES
 from kdjax.config.shared import OPTIMIZERS, SCHEDULES
 from kdjax.config.stored import forbidden_changes, from_json, to_json
+from kdjax.config.tasks import (
+    DISTILL_FIELDS,
+    FIELDS,
+    SEARCH_FIELDS,
+    Task,
+    default,
+    default_of,
+    distill_default,
+    fields_of,
+    flatten,
+    register_term,
+    search_default,
+    task_of,
+    unknown_field,
+)
 from kdjax.config.terms import RAMPS, TERMS, Parts, Term
 from kdjax.config.training import RULES
 
@@ -44,8 +44,8 @@ __all__ = [
     "TERMS",
     "ConfigError",
     "Field",
-    "Kind",
     "Parts",
+    "Task",
     "Term",
     "default",
     "default_of",
@@ -55,12 +55,12 @@ __all__ = [
     "flatten",
     "forbidden_changes",
     "from_json",
-    "kind",
     "nearest",
     "ramp_epochs",
     "register_term",
     "search_default",
     "shortened",
+    "task_of",
     "terms_of_maps",
     "to_json",
     "unknown_field",

@@ -5,17 +5,17 @@ from collections.abc import Callable
 import ml_collections
 
 from kdjax.config.fields import ConfigError
-from kdjax.config.kinds import Kind, fields_of, flatten, kind, unknown_field
+from kdjax.config.tasks import Task, fields_of, flatten, task_of, unknown_field
 from kdjax.config.terms import TERMS
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
-    """Checks every field by itself and against the others, by the table of its kind.
+    """Checks every field by itself and against the others, by the table of its task.
 
     Raises:
       ConfigError: for the first wrong field; names it, its value and what is allowed.
     """
-    fields = fields_of(kind(config))
+    fields = fields_of(task_of(config))
     values = dict(flatten(config))
     for name in values:
         if name not in fields:
@@ -33,7 +33,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
             )
         if not field.valid(value):
             raise ConfigError(f"config.{name} is {value!r}: allowed is {field.allowed}")
-    for check in _TOGETHER[kind(config)]:
+    for check in _TOGETHER[task_of(config)]:
         check(config)
 
 
@@ -229,7 +229,7 @@ def _order(config: ml_collections.ConfigDict) -> None:
     )
 
 
-_TOGETHER: dict[Kind, tuple[Callable[[ml_collections.ConfigDict], None], ...]] = {
+_TOGETHER: dict[Task, tuple[Callable[[ml_collections.ConfigDict], None], ...]] = {
     "train": (
         _seeds,
         _students,

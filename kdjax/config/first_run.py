@@ -10,7 +10,7 @@ from typing import Any
 
 import ml_collections
 
-from kdjax.config.kinds import Kind, default_of
+from kdjax.config.tasks import Task, default_of
 
 # 20 labels of each class to train on; four fifths of the set are left to test on.
 _FEW_LABELS: Mapping[str, Any] = {
@@ -57,13 +57,13 @@ _ANOTHER_FAMILY: Mapping[str, Any] = {
 }
 
 
-def first_run(kind: Kind) -> ml_collections.ConfigDict:
+def first_run(task: Task) -> ml_collections.ConfigDict:
     """The configuration of a command without ``--config``."""
     changes = {
         "train": _FEW_LABELS,
         "search": _FEW_PARAMETERS,
         "distill": _ANOTHER_FAMILY,
     }
-    made = default_of(kind)
-    made.update_from_flattened_dict(changes[kind])
+    made = default_of(task)
+    made.update_from_flattened_dict(changes[task])
     return made

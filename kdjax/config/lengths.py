@@ -2,7 +2,7 @@
 
 import ml_collections
 
-from kdjax.config.kinds import flatten, kind
+from kdjax.config.tasks import flatten, task_of
 
 _STAGES = {
     "train": ("epochs",),
@@ -25,7 +25,7 @@ def shortened(config: ml_collections.ConfigDict) -> list[str]:
     """One line for each length that does not fit into the run: its value, and what is used."""
     values = dict(flatten(config))
     warmup, lines = config.schedule.warmup_epochs, []
-    for name in _STAGES[kind(config)]:
+    for name in _STAGES[task_of(config)]:
         if name == "teacher.epochs" and config.teacher.workdir:
             continue  # There is no such stage.
         if warmup and (taken := warmup_epochs(warmup, values[name])) != warmup:
@@ -33,7 +33,9 @@ def shortened(config: ml_collections.ConfigDict) -> list[str]:
                 f"config.schedule.warmup_epochs is {warmup:g}, not below config.{name}, "
                 f"{values[name]}: the warm-up takes half of that, {taken:g}"
             )
-    if kind(config) == "distill" or (kind(config) == "train" and config.method != "independent"):
+    if task_of(config) == "distill" or (
+        task_of(config) == "train" and config.method != "independent"
+    ):
         ramp = config.weight_ramp.epochs
         terms = [
             term

@@ -7,12 +7,12 @@ import ml_collections
 
 from kdjax.config.checks import validate
 from kdjax.config.fields import ConfigError
-from kdjax.config.kinds import (
-    Kind,
+from kdjax.config.tasks import (
+    Task,
     default_of,
     fields_of,
     flatten,
-    kind,
+    task_of,
     unknown_field,
 )
 
@@ -25,7 +25,7 @@ def to_json(config: ml_collections.ConfigDict) -> str:
 
 
 def from_json(text: str) -> ml_collections.ConfigDict:
-    """The configuration written by :func:`to_json`, validated; the text shows which kind it is.
+    """The configuration written by :func:`to_json`, validated; the text shows which task it is for.
 
     Raises:
       ConfigError: if the text is not a configuration.
@@ -37,8 +37,8 @@ def from_json(text: str) -> ml_collections.ConfigDict:
         stored = dict(flatten(content))
     except (json.JSONDecodeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"not a configuration in JSON: {error}") from None
-    config = default_of(kind(content))
-    fields = fields_of(kind(config))
+    config = default_of(task_of(content))
+    fields = fields_of(task_of(config))
     for name, value in stored.items():
         if name not in fields:
             raise unknown_field(name, fields)
@@ -67,12 +67,12 @@ def forbidden_changes(
       One line per field that differs and may not; a single line if the two are configurations of
       different commands; empty if the run may go on.
     """
-    if kind(stored) != kind(wanted):
+    if task_of(stored) != task_of(wanted):
         return [
-            f"the stored one is a configuration of `kdjax {kind(stored)}`, the wanted of "
-            f"`kdjax {kind(wanted)}`"
+            f"the stored one is a configuration of `kdjax {task_of(stored)}`, the wanted of "
+            f"`kdjax {task_of(wanted)}`"
         ]
-    fields = fields_of(kind(wanted))
+    fields = fields_of(task_of(wanted))
     before, after = dict(flatten(stored)), dict(flatten(wanted))
     lines = [
         f"config.{name} was {before.get(name)!r}, is {after[name]!r}"
@@ -81,19 +81,19 @@ def forbidden_changes(
     ]
     return (
         lines
-        + _forbidden_seeds(before, after, kind(wanted))
+        + _forbidden_seeds(before, after, task_of(wanted))
         + _forbidden_epochs(before, after, finished)
     )
 
 
-def _forbidden_seeds(before: dict[str, Any], after: dict[str, Any], command: Kind) -> list[str]:
+def _forbidden_seeds(before: dict[str, Any], after: dict[str, Any], task: Task) -> list[str]:
     old, new = before["seeds"], after["seeds"]
     line = f"config.seeds was {old!r}, is {new!r}: "
     if not set(old) <= set(new):
         return [f"{line}seeds may only be added"]
     whose = {"search": "teacher and search", "distill": "the teacher"}
-    if command in whose and old[0] != new[0]:
-        return [f"{line}the first one, of {whose[command]}, stays"]
+    if task in whose and old[0] != new[0]:
+        return [f"{line}the first one, of {whose[task]}, stays"]
     return []
 
 

@@ -60,19 +60,19 @@ def test_a_missing_field_of_a_search_is_named():
 
 def test_the_kind_is_told_by_the_search_section():
     train, search = configuration.default(), configuration.search_default()
-    assert (configuration.kind(train), configuration.kind(search)) == ("train", "search")
-    assert configuration.kind(search.to_dict()) == "search"
-    assert configuration.kind({"search": 3}) == "train"
+    assert (configuration.task_of(train), configuration.task_of(search)) == ("train", "search")
+    assert configuration.task_of(search.to_dict()) == "search"
+    assert configuration.task_of({"search": 3}) == "train"
     assert configuration.fields_of("train") is configuration.FIELDS
     assert configuration.fields_of("search") is configuration.SEARCH_FIELDS
     for config in (train, search):
         names = {name for name, _ in configuration.flatten(config)}
-        assert names == set(configuration.fields_of(configuration.kind(config)))
+        assert names == set(configuration.fields_of(configuration.task_of(config)))
 
 
 def test_a_distillation_is_told_by_its_teacher():
     config = configuration.distill_default()
-    assert configuration.kind(config) == configuration.kind(config.to_dict()) == "distill"
+    assert configuration.task_of(config) == configuration.task_of(config.to_dict()) == "distill"
     assert configuration.fields_of("distill") is configuration.DISTILL_FIELDS
     names = {name for name, _ in configuration.flatten(config)}
     assert names == set(configuration.DISTILL_FIELDS)

@@ -153,9 +153,9 @@ def test_a_value_that_a_file_cannot_take_is_one_clear_line(config_file):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_config_file_is_valid(path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
-    kind = path.stem.partition("_")[0]
-    kind = kind if kind in ("search", "distill") else "train"
-    assert configuration.validate(read_config(str(path), (), kind)) is None
+    task = path.stem.partition("_")[0]
+    task = task if task in ("search", "distill") else "train"
+    assert configuration.validate(read_config(str(path), (), task)) is None
 
 
 # A search

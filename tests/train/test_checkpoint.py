@@ -165,7 +165,7 @@ def test_lists_name_every_file_of_state_and_record(written):
 
 
 def test_another_process_keeps_them(tmp_path):
-    with contextlib.closing(Checkpoints(tmp_path / "run", elsewhere=True)) as checkpoints:
+    with contextlib.closing(Checkpoints(tmp_path / "run", writes=False)) as checkpoints:
         checkpoints.save("last", state(1), RECORD)
         assert checkpoints.latest_step("last") is None
     assert not (tmp_path / "run").exists()

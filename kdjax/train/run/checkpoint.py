@@ -39,7 +39,7 @@ class Checkpoints:
     """
 
     def __init__(
-        self, directory: Path, keep: int = 2, *, read_only: bool = False, elsewhere: bool = False
+        self, directory: Path, keep: int = 2, *, read_only: bool = False, writes: bool = True
     ):
         """Opens the directory, creating it unless ``read_only``.
 
@@ -47,8 +47,8 @@ class Checkpoints:
           directory: of the run.
           keep: how many of the latest steps stay.
           read_only: whether nothing is to be changed.
-          elsewhere: whether another process keeps the checkpoints: saves do nothing, and none is
-            there.
+          writes: whether this process keeps the checkpoints; if another does, saves do nothing, and
+            none is there.
         """
         # Orbax reports every barrier of a save, and every failure with several stack traces; what
         # matters is said here.
@@ -63,7 +63,7 @@ class Checkpoints:
         self._managers = {
             kind: self._open(kind)
             for kind in self._keep
-            if not elsewhere and (not read_only or (directory / kind).is_dir())
+            if writes and (not read_only or (directory / kind).is_dir())
         }
 
     def _open(self, kind: str) -> ocp.CheckpointManager:

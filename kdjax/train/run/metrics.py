@@ -52,11 +52,11 @@ class MetricsWriter:
     disk training goes on: lines wait until they can be written, events are given up.
     """
 
-    def __init__(self, workdir: Path, *, tensorboard: bool, elsewhere: bool = False):
-        """Writes into ``workdir``, or nothing if another process does (``elsewhere``)."""
-        self._elsewhere = elsewhere
+    def __init__(self, workdir: Path, *, tensorboard: bool, writes: bool = True):
+        """Writes into ``workdir``, or nothing if another process does that (``writes``)."""
+        self._writes = writes
         self._path = workdir / "metrics.jsonl"
-        self._directory = workdir / "tensorboard" if tensorboard and not elsewhere else None
+        self._directory = workdir / "tensorboard" if tensorboard and writes else None
         self._run = ""
         self._waiting: list[str] = []
         self._events: Events | None = None
@@ -65,7 +65,7 @@ class MetricsWriter:
         """Makes ``run`` the current run, continuing after ``step``."""
         self.close()
         self._run = run
-        if self._path.exists() and not self._elsewhere:
+        if self._path.exists() and self._writes:
             lines = self._path.read_text(errors="replace").splitlines()
             records = [_parse(line) for line in lines]
             # The last line of a run that was killed while writing it is cut short, as expected.
@@ -91,7 +91,7 @@ class MetricsWriter:
           step: of the run.
           values: name -> number or lists of numbers; what is not finite is written as None.
         """
-        if self._elsewhere:
+        if not self._writes:
             return
         record = {"run": self._run, "kind": kind, "step": step, **values}
         self._append(json.dumps(_finite(record), allow_nan=False) + "\n")

@@ -14,8 +14,14 @@ from kdjax.train.devices import processes
 from kdjax.train.run import workdir
 from kdjax.train.run.run import Run
 from kdjax.train.tasks.distill_results import summarize
-from kdjax.train.tasks.experiment import Experiment, stage_config, teacher_architecture
-from kdjax.train.tasks.stages import STUDENTS, Learner, Stages, alone, train_alone, train_students
+from kdjax.train.tasks.experiment import (
+    Experiment,
+    resolve_together,
+    stage_config,
+    teacher_architecture,
+)
+from kdjax.train.tasks.stages import Stages, alone, measure, train_alone
+from kdjax.train.tasks.students import STUDENTS, Learner, train_students
 from kdjax.train.tasks.teacher import check_same_teacher, digest
 from kdjax.train.tasks.teachers import (
     Examined,
@@ -26,7 +32,6 @@ from kdjax.train.tasks.teachers import (
     load_teachers,
     variables_of,
 )
-from kdjax.train.tasks.train import measure, resolve_together
 from kdjax.train.tasks.trained_on import TrainedOn
 
 
@@ -59,10 +64,10 @@ def distill(
     if teachers:
         check_given(teachers, config)
     experiment = resolve_together(config, path)
-    given = processes.together(lambda: _given(experiment, teachers))
+    loaded = processes.together(lambda: _load(experiment, teachers))
     found = ""
-    if given:
-        found = digest({str(number): each.variables for number, each in enumerate(given)})
+    if loaded:
+        found = digest({str(number): each.variables for number, each in enumerate(loaded)})
         processes.agree({"the teachers (their digest)": found})
     with contextlib.ExitStack() as stack:
 
@@ -75,11 +80,11 @@ def distill(
             workdir.create(path, config, experiment.student_widths)
 
         processes.on_first_unshared(claim)
-        epochs = len(config.seeds) * config.epochs + (0 if given else config.teacher.epochs)
-        return _distill(Stages(experiment, path, stack, epochs), given)
+        epochs = len(config.seeds) * config.epochs + (0 if loaded else config.teacher.epochs)
+        return _distill(Stages(experiment, path, stack, epochs), loaded)
 
 
-def _given(experiment: Experiment, teachers: Sequence[Teacher]) -> tuple[Teacher, ...]:
+def _load(experiment: Experiment, teachers: Sequence[Teacher]) -> tuple[Teacher, ...]:
     for teacher in teachers:
         check_fit(teacher, experiment)
     return tuple(teachers) or load_teachers(experiment)
@@ -100,14 +105,17 @@ def _check_same_teachers(path: Path, found: str) -> None:
         check_same_teacher(path, found, task="a distillation")
 
 
-def _distill(stages: Stages, given: tuple[Teacher, ...]) -> dict[str, Any]:
+def _distill(stages: Stages, loaded: tuple[Teacher, ...]) -> dict[str, Any]:
     experiment = stages.experiment
-    said = [_describe(experiment, given), *(teacher.remark for teacher in given if teacher.remark)]
-    stages.progress.say("\n".join([*said, *configuration.shortened(experiment.config)]))
-    teacher_run, teachers = None, given
-    if not given:
+    stages.say(
+        _describe(experiment, loaded),
+        *(teacher.remark for teacher in loaded if teacher.remark),
+        *configuration.shortened(experiment.config),
+    )
+    teacher_runs, teachers = list[Run](), loaded
+    if not loaded:
         teacher_run, own = _train_teacher(stages)
-        teachers = (own,)
+        teacher_runs, teachers = [teacher_run], (own,)
     frozen = fixed(teachers, experiment)
     examined = Examined(experiment, stages.feed, frozen, variables_of(teachers))
     taught: Any = variables_of(teachers)
@@ -120,9 +128,7 @@ def _distill(stages: Stages, given: tuple[Teacher, ...]) -> dict[str, Any]:
     # Only now, with nothing left to train, is the test set looked at.
     measured = [measure(STUDENTS, run, state) for run, state in finished]
     summary = summarize(experiment, learners, teachers, examined.accuracies(), measured)
-    if raised := [line for run, _ in finished for line in run.raised]:
-        summary["raised"] = raised
-    stages.write_results(summary, {"teacher": teacher_run, STUDENTS: finished[-1][0]})
+    stages.write_results(summary, {"teacher": teacher_runs, STUDENTS: [run for run, _ in finished]})
     return summary
 
 
@@ -155,14 +161,14 @@ def _learners(experiment: Experiment) -> list[Learner]:
     ]
 
 
-def _describe(experiment: Experiment, given: Sequence[Teacher]) -> str:
+def _describe(experiment: Experiment, loaded: Sequence[Teacher]) -> str:
     """One paragraph: what is about to be distilled."""
     config, dataset = experiment.config, experiment.dataset
     height, width, channels = dataset.image_shape
     sizes = ", ".join(f"{size:,} {split}" for split, size in dataset.sizes.items())
-    if given:
-        taught = " and ".join(teacher.name for teacher in given)
-        taught += ", whose logits are averaged" if len(given) > 1 else ""
+    if loaded:
+        taught = " and ".join(teacher.name for teacher in loaded)
+        taught += ", whose logits are averaged" if len(loaded) > 1 else ""
     else:
         architecture = teacher_architecture(config, dataset.num_classes)
         taught = f"{_sized(experiment, architecture, architecture.widths)}, {config.teacher.epochs}"

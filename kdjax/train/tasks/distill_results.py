@@ -5,8 +5,17 @@ from typing import Any
 
 from kdjax import costs
 from kdjax.train.tasks.experiment import Experiment
-from kdjax.train.tasks.results import Measured, gain, made_with, mean_gain, over_seeds
-from kdjax.train.tasks.stages import Learner, accuracy_entry, cost_entry, difference
+from kdjax.train.tasks.results import (
+    Measured,
+    accuracy_entry,
+    cost_entry,
+    difference,
+    gain,
+    made_with,
+    mean_gain,
+    over_seeds,
+)
+from kdjax.train.tasks.students import Learner
 from kdjax.train.tasks.teachers import Teacher
 
 

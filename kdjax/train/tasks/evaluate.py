@@ -63,7 +63,7 @@ def evaluate(
     config = workdir.read_config(path)
     # What was trained on many devices can be evaluated on one, wherever its width files have gone.
     config.compute.devices = 1
-    if configuration.kind(config) == "distill":  # A teacher may know no other execution.
+    if configuration.task_of(config) == "distill":  # A teacher may know no other execution.
         config.compute.update(execution="auto", lanes=1, remat=False)
     chosen = stored.select(path, config, student)
     opened = open_data(path, config, data=data, other_data=other_data)
@@ -140,8 +140,10 @@ def _evaluate_stage(
             run = _compiled(experiment, feed, averaged, shares)
         trees = [found.variables_of(place) for place in places]
         variables = {
-            kind: {f"student_{number}": tree[kind] for number, tree in enumerate(trees, start=1)}
-            for kind in trees[0]
+            collection: {
+                f"student_{number}": tree[collection] for number, tree in enumerate(trees, start=1)
+            }
+            for collection in trees[0]
         }
         placed = experiment.parallel.replicate(variables)
         rows = list(_rows(run, placed, feed, experiment, parts))

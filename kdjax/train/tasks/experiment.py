@@ -2,21 +2,26 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import jax
 import ml_collections
 
+import kdjax
 from kdjax import config as configuration
 from kdjax import data, models, widths
 from kdjax.config import ConfigError
 from kdjax.data.batches import Batches, DeviceData, device_data
 from kdjax.models.ensemble import student_vectors
 from kdjax.models.execution import Execution
+from kdjax.train.devices import processes
 from kdjax.train.devices.parallel import Parallel, choose
 from kdjax.train.program import methods
 from kdjax.train.program.compiled import Runner
 from kdjax.train.program.execution_choice import execution_of
 from kdjax.train.program.feed import Feed, Resident, Streaming, steps_per_epoch
+from kdjax.train.run import workdir
 from kdjax.widths import WidthVector
 
 _LARGEST_STEP = 2**31 - 1
@@ -155,7 +160,7 @@ def resolve(
         parallel = parallel or choose(config.compute.devices)
         # The number of classes is not known yet; names and widths can be checked without it.
         _students(config, _architecture(config, 2), student_widths)
-        if configuration.kind(config) == "distill" and not config.teacher.workdir:
+        if configuration.task_of(config) == "distill" and not config.teacher.workdir:
             teacher_architecture(config, 2)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from None
@@ -199,12 +204,38 @@ def resolve(
     return Experiment(config, dataset, architecture, students, parallel)
 
 
+def resolve_together(config: ml_collections.ConfigDict, path: Path) -> Experiment:
+    """The experiment of a validated configuration, the same in all processes.
+
+    Raises:
+      kdjax.train.devices.processes.ProcessError: if another process failed, or has other values.
+    """
+    processes.agree(
+        {
+            "the version of kdjax": kdjax.__version__,
+            "the version of jax": jax.__version__,
+            **{f"config.{name}": value for name, value in configuration.flatten(config)},
+        }
+    )
+    processes.on_first_unshared(lambda: workdir.check(path, config))
+    experiment = processes.together(lambda: resolve(config))
+    if processes.count() > 1:
+        processes.agree(
+            {
+                "the data (its fingerprint)": experiment.dataset.fingerprint(),
+                "the execution": dataclasses.asdict(experiment.execution),
+                "the widths": [dict(vector) for vector in experiment.student_widths],
+            }
+        )
+    return experiment
+
+
 def _epochs(config: ml_collections.ConfigDict) -> dict[str, int]:
     """The lengths of all runs that a configuration asks for, by field."""
-    kind = configuration.kind(config)
-    if kind == "train":
+    task = configuration.task_of(config)
+    if task == "train":
         return {"epochs": config.epochs}
-    if kind == "distill":
+    if task == "distill":
         return {"epochs": config.epochs, "teacher.epochs": config.teacher.epochs}
     stages = ("teacher", "search", "distil")
     return {f"{stage}.epochs": config[stage].epochs for stage in stages}
@@ -279,13 +310,13 @@ def teacher_architecture(
 def _students(
     config: ml_collections.ConfigDict,
     architecture: models.Architecture,
-    given: Sequence[Mapping[str, int]],
+    chosen: Sequence[Mapping[str, int]],
 ) -> tuple[WidthVector, ...]:
-    if configuration.kind(config) == "search":
+    if configuration.task_of(config) == "search":
         return (architecture.widths,)
-    apart = configuration.kind(config) == "distill" or config.method == "independent"
-    if given:
-        vectors = tuple(widths.check(vector, architecture.widths) for vector in given)
+    apart = configuration.task_of(config) == "distill" or config.method == "independent"
+    if chosen:
+        vectors = tuple(widths.check(vector, architecture.widths) for vector in chosen)
     elif config.student_widths:
         vectors = tuple(_read_widths(path, architecture) for path in config.student_widths)
         if not apart:

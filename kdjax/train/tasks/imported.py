@@ -13,7 +13,7 @@ from kdjax.train.run import workdir
 from kdjax.train.run.checkpoint import Checkpoints
 from kdjax.train.run.workdir import WorkdirError
 from kdjax.train.tasks.experiment import Experiment, resolve
-from kdjax.train.tasks.train import run_name
+from kdjax.train.tasks.stages import run_name
 from kdjax.train.tasks.trained_on import TrainedOn
 
 _METHOD = "independent"
@@ -106,7 +106,9 @@ def _save(experiment: Experiment, path: Path, variables: dict[str, Any]) -> None
     seed = experiment.config.seeds[0]
     name = run_name(_METHOD, seed)
     state = experiment.runner(_METHOD, experiment.feed()).initial_state(seed)
-    state = state.replace(**{kind: {"student_1": tree} for kind, tree in variables.items()})
+    state = state.replace(
+        **{collection: {"student_1": tree} for collection, tree in variables.items()}
+    )
     # What a run stores before it has seen validation.
     history = {"best_validation": -1.0, "best_step": -1, "epochs": experiment.config.epochs}
     record = experiment.record | history | {"raised": [], "method": _METHOD}

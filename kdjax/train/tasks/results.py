@@ -12,6 +12,7 @@ import kdjax
 from kdjax import costs
 from kdjax.statistics import deviation, half_width, mean
 from kdjax.train.tasks.experiment import Experiment
+from kdjax.widths import WidthVector
 
 # How the two methods are called in results: what they are to a student.
 _ROLES = {"independent": "baseline", "ensemble": "distilled"}
@@ -25,13 +26,11 @@ class Measured:
       method, seed: of the run.
       scores: for ``last`` and, with a validation split, ``best``: its ``step`` and, for each split,
         what :meth:`kdjax.train.program.compiled.Runner.evaluate` returned.
-      images_per_second: of training; 0 if this session trained nothing.
     """
 
     method: str
     seed: int
     scores: dict[str, dict[str, Any]]
-    images_per_second: float
 
 
 def summarize(experiment: Experiment, measured: Sequence[Measured]) -> dict[str, Any]:
@@ -58,7 +57,8 @@ def summarize(experiment: Experiment, measured: Sequence[Measured]) -> dict[str,
         }
         for method, role in _ROLES.items():
             if method in experiment.methods:
-                entry[role] = _accuracies(measured, method, select, index)
+                own = [one for one in measured if one.method == method]
+                entry[role] = accuracy_entry(own, select, index)
         if len(experiment.methods) == 2:
             entry |= gain(entry["baseline"]["per_seed"], entry["distilled"]["per_seed"])
         students.append(entry)
@@ -73,11 +73,6 @@ def summarize(experiment: Experiment, measured: Sequence[Measured]) -> dict[str,
         "seeds": list(config.seeds),
         "last_or_best": select,
         "other": _other_checkpoint(experiment, measured),
-        "throughput": {
-            method: {"images_per_second": float(np.median([m.images_per_second for m in group]))}
-            for method in experiment.methods
-            if (group := [m for m in measured if m.method == method and m.images_per_second])
-        },
         "made_with": made_with(experiment),
     }
     return summary
@@ -98,23 +93,14 @@ def made_with(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def _of(measured: Sequence[Measured], method: str, kind: str, split: str) -> list[dict[str, Any]]:
+def _of(
+    measured: Sequence[Measured], method: str, checkpoint: str, split: str
+) -> list[dict[str, Any]]:
     return [
-        m.scores[kind][split]
+        m.scores[checkpoint][split]
         for m in measured
-        if m.method == method and kind in m.scores and split in m.scores[kind]
+        if m.method == method and checkpoint in m.scores and split in m.scores[checkpoint]
     ]
-
-
-def _accuracies(
-    measured: Sequence[Measured], method: str, kind: str, student: int
-) -> dict[str, Any]:
-    entry: dict[str, Any] = {}
-    for split, short in (("test", "test"), ("validation", "val")):
-        values = [float(s["accuracy"][student]) for s in _of(measured, method, kind, split)]
-        if values:
-            entry |= over_seeds(values, short)
-    return entry
 
 
 def over_seeds(values: Sequence[float], short: str) -> dict[str, Any]:
@@ -130,8 +116,8 @@ def over_seeds(values: Sequence[float], short: str) -> dict[str, Any]:
     }
 
 
-def _ensemble(measured: Sequence[Measured], method: str, kind: str) -> dict[str, Any]:
-    scores = _of(measured, method, kind, "test")
+def _ensemble(measured: Sequence[Measured], method: str, checkpoint: str) -> dict[str, Any]:
+    scores = _of(measured, method, checkpoint, "test")
     return over_seeds([float(score["ensemble_accuracy"]) for score in scores], "test")
 
 
@@ -170,3 +156,37 @@ def _other_checkpoint(experiment: Experiment, measured: Sequence[Measured]) -> d
             if group
         },
     }
+
+
+def cost_entry(experiment: Experiment, widths: WidthVector) -> dict[str, Any]:
+    """Widths and cost of a network of the experiment, as entries of results."""
+    cost = costs.count(experiment.architecture, widths, experiment.dataset.image_shape)
+    return {
+        "widths": dict(widths),
+        "params": cost.params,
+        "macs": cost.macs,
+        "flops": cost.flops,
+    }
+
+
+def accuracy_entry(measured: Sequence[Measured], checkpoint: str, place: int) -> dict[str, Any]:
+    """Accuracies of a network over seeds, as entries of results.
+
+    Args:
+      measured: of each seed.
+      checkpoint: ``last`` or ``best``.
+      place: of the network among those trained beside each other, from 0.
+    """
+    entry: dict[str, Any] = {}
+    scores = [one.scores[checkpoint] for one in measured]
+    for split, short in (("test", "test"), ("validation", "val")):
+        values = [float(score[split]["accuracy"][place]) for score in scores if split in score]
+        if values:
+            entry |= over_seeds(values, short)
+    return entry
+
+
+def difference(first: Sequence[float], second: Sequence[float]) -> dict[str, float | None]:
+    """Of paired accuracies, in percentage points: mean, deviation and half the 95 % interval."""
+    points = 100 * np.subtract(first, second)
+    return {"mean": mean(points), "std": deviation(points), "half_width": half_width(points)}

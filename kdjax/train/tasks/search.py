@@ -5,6 +5,7 @@ on wherever it stopped; what lies between two stages is computed anew from the f
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -20,20 +21,20 @@ from kdjax.train.devices import processes
 from kdjax.train.program.state import TrainState
 from kdjax.train.run import workdir
 from kdjax.train.run.run import Run
-from kdjax.train.tasks.experiment import Experiment, stage_config
+from kdjax.train.tasks.experiment import Experiment, resolve_together, stage_config
 from kdjax.train.tasks.results import Measured
 from kdjax.train.tasks.search_results import summarize
 from kdjax.train.tasks.search_stage import (
-    Watch,
+    Monitor,
     resolve_budget,
     search_method,
     search_optimizer,
     search_steps,
 )
-from kdjax.train.tasks.stages import STUDENTS, Learner, Stages, alone, train_alone, train_students
+from kdjax.train.tasks.stages import Stages, alone, measure, train_alone
 from kdjax.train.tasks.structure import CANDIDATES, Structure, candidate_start, find_structure
+from kdjax.train.tasks.students import STUDENTS, Learner, train_students
 from kdjax.train.tasks.teacher import check_same_teacher, digest, load_teacher
-from kdjax.train.tasks.train import measure, resolve_together
 from kdjax.train.tasks.trained_on import TrainedOn
 
 
@@ -88,16 +89,15 @@ def search(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any
 
 def _search(stages: Stages, budget: Budget, teacher: Mapping[str, Any] | None) -> dict[str, Any]:
     experiment = stages.experiment
-    said = [_describe(experiment, budget), *configuration.shortened(experiment.config)]
-    stages.progress.say("\n".join(said))
+    stages.say(_describe(experiment, budget), *configuration.shortened(experiment.config))
     teacher_run, teacher_state = None, None
     if teacher is None:
         teacher_run, teacher_state = _train_teacher(stages)
         teacher = alone(teacher_state)
     search_run, found_state = _find(stages, budget, teacher)
     structure = find_structure(experiment, budget, found_state)
-    processes.on_first_unshared(lambda: _write_structure(stages, structure))
-    stages.progress.say(structure.describe())
+    _write_structure(stages, structure)
+    stages.say(structure.describe())
     candidates = _distil(stages, structure, teacher, found_state)
     # Only now, with nothing left to train, is the test set looked at.
     if teacher_run is not None and teacher_state is not None:
@@ -106,16 +106,23 @@ def _search(stages: Stages, budget: Budget, teacher: Mapping[str, Any] | None) -
         teacher_scores = _measure_given(stages, teacher)
     measured = [measure("distil", run, state) for run, state in candidates]
     summary = summarize(experiment, budget, structure, teacher_scores, measured)
-    runs = {"teacher": teacher_run, "search": search_run, STUDENTS: candidates[-1][0]}
+    runs = {
+        "teacher": [] if teacher_run is None else [teacher_run],
+        "search": [search_run],
+        STUDENTS: [run for run, _ in candidates],
+    }
     stages.write_results(summary, runs)
     return summary
 
 
 def _write_structure(stages: Stages, structure: Structure) -> None:
-    workdir.write_json(stages.path / "structure.json", structure.to_json())
-    widths.save(structure.compact, stages.path / "widths.json")
-    widths.save(structure.uniform, stages.path / "uniform.json")
-    widths.save(stages.experiment.architecture.widths, stages.path / "full.json")
+    stages.write("structure.json", lambda path: workdir.write_json(path, structure.to_json()))
+    for name, vector in (
+        ("widths.json", structure.compact),
+        ("uniform.json", structure.uniform),
+        ("full.json", stages.experiment.architecture.widths),
+    ):
+        stages.write(name, functools.partial(widths.save, vector))
 
 
 def _train_teacher(stages: Stages) -> tuple[Run, TrainState]:
@@ -140,9 +147,9 @@ def _find(stages: Stages, budget: Budget, teacher: Mapping[str, Any]) -> tuple[R
         batch_stats = {**state.batch_stats, "student_1": teacher["batch_stats"]}
         return state.replace(params=params, batch_stats=batch_stats)
 
-    watch = Watch(budget, search_steps(experiment), wanted.descent, stages.progress.say)
+    monitor = Monitor(budget, search_steps(experiment), wanted.descent, stages.say)
     return stages.run(
-        "search", runner, config, experiment, stages.config.seeds[0], begin=begin, watch=watch
+        "search", runner, config, experiment, stages.config.seeds[0], begin=begin, watch=monitor
     )
 
 
@@ -165,14 +172,14 @@ def _measure_given(stages: Stages, teacher: Mapping[str, Any]) -> Measured:
     config = stage_config(stages.config, 1)
     runner = stages.experiment.runner("independent", stages.feed, config)
     variables = runner.place_variables(
-        {kind: {"student_1": tree} for kind, tree in teacher.items()}
+        {collection: {"student_1": tree} for collection, tree in teacher.items()}
     )
     scores: dict[str, Any] = {"step": 0} | {
         split: runner.evaluate(variables, split)
         for split in ("validation", "test")
         if stages.feed.sizes[split]
     }
-    return Measured("teacher", -1, {"last": scores, "best": scores}, 0.0)
+    return Measured("teacher", -1, {"last": scores, "best": scores})
 
 
 def _read_latencies(config: ml_collections.ConfigDict) -> dict[str, Any]:

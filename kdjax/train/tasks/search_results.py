@@ -5,8 +5,7 @@ from typing import Any
 
 from kdjax.search import Budget
 from kdjax.train.tasks.experiment import Experiment
-from kdjax.train.tasks.results import Measured, made_with
-from kdjax.train.tasks.stages import accuracy_entry, cost_entry, difference
+from kdjax.train.tasks.results import Measured, accuracy_entry, cost_entry, difference, made_with
 from kdjax.train.tasks.structure import CANDIDATES, Structure
 
 

@@ -168,7 +168,7 @@ def search_optimizer(
     return wrap
 
 
-class Watch:
+class Monitor:
     """Looks at the records of a search and warns: if nothing dies although it should, and once of
     each group that is almost gone.
     """

@@ -12,8 +12,8 @@ from kdjax import config as configuration
 from kdjax import models
 from kdjax.train.run import workdir
 from kdjax.train.run.checkpoint import CheckpointError, Checkpoints
+from kdjax.train.tasks.stages import run_name
 from kdjax.train.tasks.structure import CANDIDATES
-from kdjax.train.tasks.train import run_name
 from kdjax.widths import WidthVector
 
 # What training with a method makes of a student, by the method's name.
@@ -80,7 +80,7 @@ def names(path: Path, config: ml_collections.ConfigDict) -> tuple[Trained, ...]:
         distillation its students, and the teacher unless it came from elsewhere.
     """
     seeds = tuple(config.seeds)
-    if configuration.kind(config) == "search":
+    if configuration.task_of(config) == "search":
         compared = tuple(
             Trained(candidate.name, "distil", place, seeds)
             for place, candidate in enumerate(CANDIDATES, start=1)
@@ -88,7 +88,7 @@ def names(path: Path, config: ml_collections.ConfigDict) -> tuple[Trained, ...]:
         own = () if config.teacher.workdir else (Trained("teacher", "teacher", 1, seeds[:1]),)
         return compared + own
     students = len(workdir.read_student_widths(path))
-    if configuration.kind(config) == "distill":
+    if configuration.task_of(config) == "distill":
         roles = ("distilled", "alone") if config.baseline else ("distilled",)
         beside = tuple(
             Trained(f"student {number}, {role}", "distil", place * students + number, seeds)
@@ -138,7 +138,7 @@ def select(
     if not chosen:
         last = max(network.place for network in known)
         shorts = ", ".join(dict.fromkeys(repr(network.short) for network in known))
-        if text == "teacher" and configuration.kind(config) == "search":
+        if text == "teacher" and configuration.task_of(config) == "search":
             raise ValueError(
                 f"student is 'teacher': that of this search is in {config.teacher.workdir}"
             )
@@ -149,14 +149,14 @@ def select(
     return chosen
 
 
-def restore(path: Path, stage: str, seed: int, kind: str, classes: int) -> Checkpoint | None:
-    """The networks in a run's newest checkpoint; None if it has none of that kind yet.
+def restore(path: Path, stage: str, seed: int, checkpoint: str, classes: int) -> Checkpoint | None:
+    """The networks in a run's newest checkpoint; None if it has none yet.
 
     Args:
       path: the workdir.
       stage: of the run.
       seed: of the run.
-      kind: ``last`` or ``best``.
+      checkpoint: ``last`` or ``best``.
       classes: how many the networks must have.
 
     Raises:
@@ -167,11 +167,11 @@ def restore(path: Path, stage: str, seed: int, kind: str, classes: int) -> Check
     if not folder.is_dir():
         return None
     with contextlib.closing(Checkpoints(folder, read_only=True)) as checkpoints:
-        step = checkpoints.latest_step(kind)
+        step = checkpoints.latest_step(checkpoint)
         if step is None:
             return None
-        record = checkpoints.record(kind)
-        variables = checkpoints.variables(kind)
+        record = checkpoints.record(checkpoint)
+        variables = checkpoints.variables(checkpoint)
     if record["num_classes"] != classes:
         raise CheckpointError(
             f"{folder} is a checkpoint of another network: its num_classes is "

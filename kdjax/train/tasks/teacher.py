@@ -16,8 +16,8 @@ from kdjax.train.run import workdir
 from kdjax.train.run.checkpoint import Checkpoints
 from kdjax.train.tasks.experiment import Experiment
 
-# Where a workdir has several runs, the first of these kinds is taken.
-_KINDS = ("teacher", "independent", "ensemble")
+# Where a workdir has several runs, the first of these is taken.
+_RUNS = ("teacher", "independent", "ensemble")
 # Fields that decide which examples are held out.
 _SPLIT_FIELDS = ("name", "validation", "test", "split_seed", "image_size")
 
@@ -119,14 +119,14 @@ def _find_run(path: Path, wanted: str) -> str:
         raise ConfigError(
             f"config.teacher.run is {wanted!r}: the runs in {path} are {', '.join(runs) or 'none'}"
         )
-    for kind in _KINDS:
+    for stage in _RUNS:
         for run in [wanted] if wanted else runs:
-            if run.startswith(f"{kind}-seed"):
+            if run.startswith(f"{stage}-seed"):
                 return run
     if wanted:
         raise ConfigError(
-            f"config.teacher.run is {wanted!r}: a teacher is a run of {', '.join(_KINDS[:-1])} or "
-            f"{_KINDS[-1]}; the runs in {path} are {', '.join(runs)}"
+            f"config.teacher.run is {wanted!r}: a teacher is a run of {', '.join(_RUNS[:-1])} or "
+            f"{_RUNS[-1]}; the runs in {path} are {', '.join(runs)}"
         )
     raise ConfigError(f"config.teacher.workdir is {str(path)!r}: it holds no trained full network")
 

@@ -92,7 +92,7 @@ class _NoTeacher(ValueError):
 
 
 def _load(
-    path: Path, student: int | str, seed: int | None, kind: str, experiment: Experiment
+    path: Path, student: int | str, seed: int | None, checkpoint: str, experiment: Experiment
 ) -> Teacher:
     config = workdir.read_config(path)
     try:
@@ -105,9 +105,9 @@ def _load(
     seed = chosen.seeds[0] if seed is None else seed
     data = trained_on.of_workdir(path, config)
     name = f"{chosen.name} of {path}"
-    found = stored.restore(path, chosen.stage, seed, kind, len(data.class_names))
+    found = stored.restore(path, chosen.stage, seed, checkpoint, len(data.class_names))
     if found is None:
-        raise _NoTeacher("workdir", f"{path} has no {kind!r} checkpoint of {chosen.name} yet")
+        raise _NoTeacher("workdir", f"{path} has no {checkpoint!r} checkpoint of {chosen.name} yet")
     return Teacher(
         name=name,
         architecture=found.architecture,

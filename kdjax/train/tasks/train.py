@@ -1,25 +1,19 @@
 """The whole experiment: every method and seed in turn, then the test set, once."""
 
 import contextlib
-import dataclasses
 from pathlib import Path
 from typing import Any
 
-import jax
 import ml_collections
 
-import kdjax
 from kdjax import config as configuration
 from kdjax.train.devices import processes
 from kdjax.train.program.state import TrainState
 from kdjax.train.run import workdir
-from kdjax.train.run.checkpoint import Checkpoints
-from kdjax.train.run.interrupt import Interrupts
-from kdjax.train.run.metrics import MetricsWriter
-from kdjax.train.run.progress import ProgressReport
 from kdjax.train.run.run import Run
 from kdjax.train.tasks import results
-from kdjax.train.tasks.experiment import Experiment, resolve
+from kdjax.train.tasks.experiment import Experiment, resolve_together
+from kdjax.train.tasks.stages import Stages, measure
 from kdjax.train.tasks.trained_on import TrainedOn
 
 
@@ -54,104 +48,28 @@ def train(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any]
             workdir.create(path, config, experiment.student_widths)
 
         processes.on_first_unshared(claim)
-        return _train_all(experiment, path)
+        epochs = len(experiment.methods) * len(config.seeds) * config.epochs
+        return _train_all(Stages(experiment, path, stack, epochs))
 
 
-def resolve_together(config: ml_collections.ConfigDict, path: Path) -> Experiment:
-    """The experiment of a validated configuration, the same in all processes.
-
-    Raises:
-      kdjax.train.devices.processes.ProcessError: if another process failed, or has other values.
-    """
-    processes.agree(
-        {
-            "the version of kdjax": kdjax.__version__,
-            "the version of jax": jax.__version__,
-            **{f"config.{name}": value for name, value in configuration.flatten(config)},
-        }
-    )
-    processes.on_first_unshared(lambda: workdir.check(path, config))
-    experiment = processes.together(lambda: resolve(config))
-    if processes.count() > 1:
-        processes.agree(
-            {
-                "the data (its fingerprint)": experiment.dataset.fingerprint(),
-                "the execution": dataclasses.asdict(experiment.execution),
-                "the widths": [dict(vector) for vector in experiment.student_widths],
-            }
-        )
-    return experiment
-
-
-def _train_all(experiment: Experiment, path: Path) -> dict[str, Any]:
-    config = experiment.config
-    feed = experiment.feed()
-    count = len(experiment.methods) * len(config.seeds)
-    elsewhere = not processes.is_first()
-    images = count * config.epochs * feed.sizes["train"]
-    progress = ProgressReport(images, bar=config.log.progress, silent=elsewhere)
-    progress.say("\n".join([describe(experiment), *configuration.shortened(config)]))
-    writer = MetricsWriter(path, tensorboard=config.log.tensorboard, elsewhere=elsewhere)
-    finished: list[tuple[str, Run, TrainState]] = []
-    with contextlib.ExitStack() as stack, Interrupts() as interrupts, progress:
-        stack.callback(writer.close)
-        for method in experiment.methods:
-            runner = experiment.runner(method, feed)
-            for seed in config.seeds:
-                name = run_name(method, seed)
-                checkpoints = Checkpoints(
-                    path / "checkpoints" / name, config.checkpoint.keep, elsewhere=elsewhere
-                )
-                stack.callback(checkpoints.close)
-                run = Run(
-                    name=name,
-                    seed=seed,
-                    runner=runner,
-                    config=config,
-                    checkpoints=checkpoints,
-                    record={**experiment.record, "method": method, "seed": seed},
-                    writer=writer,
-                    progress=progress,
-                    interrupts=interrupts,
-                )
-                finished.append((method, run, run.finish()))
-        # Only now, with nothing left to train, is the test set looked at.
-        measured = [measure(method, run, last) for method, run, last in finished]
+def _train_all(stages: Stages) -> dict[str, Any]:
+    experiment, config = stages.experiment, stages.config
+    stages.say(describe(experiment), *configuration.shortened(config))
+    finished: dict[str, list[tuple[Run, TrainState]]] = {}
+    for method in experiment.methods:
+        runner = experiment.runner(method, stages.feed)
+        finished[method] = [
+            stages.run(method, runner, config, experiment, seed) for seed in config.seeds
+        ]
+    # Only now, with nothing left to train, is the test set looked at.
+    measured = [
+        measure(method, run, last) for method, group in finished.items() for run, last in group
+    ]
     summary = results.summarize(experiment, measured)
-    if raised := [line for _, run, _ in finished for line in run.raised]:
-        summary["raised"] = raised
-    # A run that was already finished was not timed again: its rate stays as it was measured.
-    earlier = workdir.read_json(path / "results.json").get("throughput", {})
-    summary["throughput"] = earlier | summary["throughput"]
-    processes.on_first_unshared(lambda: workdir.write_json(path / "results.json", summary))
+    stages.write_results(
+        summary, {method: [run for run, _ in group] for method, group in finished.items()}
+    )
     return summary
-
-
-def measure(method: str, run: Run, last: TrainState) -> results.Measured:
-    """Evaluates a finished run, last state and best checkpoint, on validation and test.
-
-    Args:
-      method: the name of the method or stage, such as ``ensemble``; it is stored with the scores.
-      run: the run, for its runner, seed and checkpoints.
-      last: its state after the last step.
-    """
-    states = {"last": last}
-    if (best := run.best_state(last)) is not None:
-        states["best"] = best
-    scores: dict[str, dict[str, Any]] = {}
-    for kind, state in states.items():
-        variables = run.runner.place_variables(state.variables)
-        scores[kind] = {"step": int(state.step)} | {
-            split: run.runner.evaluate(variables, split)
-            for split in ("validation", "test")
-            if run.runner.feed.sizes[split]
-        }
-    return results.Measured(method, run.seed, scores, run.images_per_second)
-
-
-def run_name(method: str, seed: int) -> str:
-    """The name of a run in checkpoints, metrics and events."""
-    return f"{method}-seed{seed}"
 
 
 def describe(experiment: Experiment) -> str:

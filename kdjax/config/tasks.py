@@ -1,4 +1,4 @@
-"""The kinds of configuration: the table of each, and what is computed from the table alone."""
+"""The tasks: the table of fields of each, and what is computed from the table alone."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
@@ -10,7 +10,7 @@ from kdjax.config.fields import ConfigError, Field
 from kdjax.config.names import nearest
 from kdjax.config.terms import BY_LOGITS, TERMS, Term, ramp_field, term_fields
 
-Kind = Literal["train", "search", "distill"]
+Task = Literal["train", "search", "distill"]
 
 BUILT_IN = tuple(TERMS)
 # What a step measures beside its terms, by the same names in metrics.jsonl.
@@ -18,7 +18,7 @@ _METRICS = {"loss", "accuracy", "ensemble_accuracy", "gradient_norm", "gate"}
 FIELDS = training.FIELDS
 SEARCH_FIELDS = search.FIELDS
 DISTILL_FIELDS = distill.FIELDS
-_TABLES: dict[Kind, dict[str, Field]] = {
+_TABLES: dict[Task, dict[str, Field]] = {
     "train": FIELDS,
     "search": SEARCH_FIELDS,
     "distill": DISTILL_FIELDS,
@@ -66,23 +66,23 @@ def distill_default() -> ml_collections.ConfigDict:
     return _default_of(DISTILL_FIELDS)
 
 
-def default_of(kind: Kind) -> ml_collections.ConfigDict:
-    """The default of every field of a kind of configuration."""
-    return _default_of(_TABLES[kind])
+def default_of(task: Task) -> ml_collections.ConfigDict:
+    """The default of every field of a task."""
+    return _default_of(_TABLES[task])
 
 
-def fields_of(kind: Kind) -> dict[str, Field]:
-    """The table of a kind of configuration."""
-    return _TABLES[kind]
+def fields_of(task: Task) -> dict[str, Field]:
+    """The table of a task."""
+    return _TABLES[task]
 
 
-def kind(config: Any) -> Kind:
-    """Which command a configuration is for; works on dicts and ConfigDicts.
+def task_of(config: Any) -> Task:
+    """Which task a configuration is for; works on dicts and ConfigDicts.
 
     A configuration with a ``search`` section is one of `kdjax search`; of the others one with a
     ``teacher`` section is one of `kdjax distill`.
     """
-    sections: dict[str, Kind] = {"search": "search", "teacher": "distill"}
+    sections: dict[str, Task] = {"search": "search", "teacher": "distill"}
     for section, found in sections.items():
         if section in config and hasattr(config[section], "items"):
             return found

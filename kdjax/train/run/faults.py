@@ -1,0 +1,68 @@
+"""What becomes of a step whose numbers are not finite: stop, leave it out, or go back."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ml_collections
+
+from kdjax.train.program import non_finite
+from kdjax.train.program.non_finite import NonFiniteError
+
+
+class Faults:
+    """Follows ``config.faults`` over the steps of a run."""
+
+    def __init__(self, name: str, config: ml_collections.ConfigDict):
+        """Starts with no fault seen.
+
+        Args:
+          name: of the run.
+          config: its ``faults`` section.
+        """
+        self._name, self._config = name, config
+        self._skipped = 0  # Steps in a row.
+        self.rollbacks = 0
+
+    def leave_out(
+        self, metrics: Any, first_step: int, networks: Mapping[str, Sequence[str]]
+    ) -> Any:
+        """The metrics of a dispatch without the steps that are left out.
+
+        Args:
+          metrics: stacked, of consecutive steps, on the host.
+          first_step: of these.
+          networks: as :func:`kdjax.train.program.non_finite.find` takes them.
+
+        Raises:
+          NonFiniteError: if such a step is to stop or to turn back the run.
+        """
+        found = non_finite.find(metrics, networks)
+        if not found:
+            self._skipped = 0
+            return metrics
+        skip = self._config.non_finite == "skip"
+        for row in range(min(found), max(found) + 1):
+            self._skipped = self._skipped + 1 if row in found else 0
+            if row not in found:
+                continue
+            where = f"{self._name}: not finite at step {first_step + row}: {', '.join(found[row])}"
+            if not skip or self._skipped > self._config.limit:
+                tried = f" after {self._skipped - 1} skipped steps in a row" if skip else ""
+                raise NonFiniteError(f"{where}{tried}")
+            logging.warning("%s. The step is left out", where)
+        if max(found) < len(metrics["loss"][1]) - 1:
+            self._skipped = 0
+        return non_finite.without(metrics, list(found))
+
+    def roll_back(self, error: NonFiniteError) -> None:
+        """Counts a return to the last checkpoint.
+
+        Raises:
+          NonFiniteError: ``error`` itself if the run is not to go back, or has done so too often.
+        """
+        if self._config.non_finite != "rollback":
+            raise error
+        self.rollbacks += 1
+        if self.rollbacks > self._config.limit:
+            raise NonFiniteError(f"{error}. Gave up after {self._config.limit} rollbacks")

@@ -1,0 +1,76 @@
+"""Students of a fixed teacher, and the same ones alone, trained beside each other."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import ml_collections
+
+from kdjax.train.program import methods
+from kdjax.train.program.feed import steps_per_epoch
+from kdjax.train.program.fixed_teacher import FixedTeachers
+from kdjax.train.program.state import TrainState
+from kdjax.train.run.run import Run
+from kdjax.train.tasks.stages import Stages
+from kdjax.widths import WidthVector
+
+# Of the runs: students who learn from a fixed teacher, and others beside them from labels alone.
+STUDENTS = "distil"
+
+
+class Learner(NamedTuple):
+    """A network of the last stage.
+
+    Attributes:
+      name: in tables and results.
+      widths: of the network.
+      distilled: whether the teacher teaches it; else it learns from labels alone.
+    """
+
+    name: str
+    widths: WidthVector
+    distilled: bool
+
+
+def train_students(
+    stages: Stages,
+    learners: Sequence[Learner],
+    config: ml_collections.ConfigDict,
+    teacher: Any,
+    *,
+    teachers: FixedTeachers | None = None,
+    ramps: bool = False,
+    begin: Callable[[TrainState], TrainState] = lambda state: state,
+) -> list[tuple[Run, TrainState]]:
+    """Trains networks beside each other, those that are distilled from a fixed teacher.
+
+    Args:
+      stages: of the task.
+      learners: all of the experiment's architecture.
+      config: of the stage.
+      teacher: host variables of the teacher, or what ``teachers`` takes in their place.
+      teachers: which networks teach; None: the full network of the experiment.
+      ramps: whether the weights of the terms grow as ``config.weight_ramp`` says.
+      begin: initial state -> state to start from.
+
+    Returns:
+      Of each seed the run and its last state, on the host.
+    """
+    vectors = tuple(learner.widths for learner in learners)
+    experiment = dataclasses.replace(stages.experiment, student_widths=vectors)
+    method = methods.taught(
+        config,
+        experiment.architecture,
+        vectors,
+        tuple(learner.distilled for learner in learners),
+        experiment.parallel.axis_name,
+        experiment.execution,
+        teachers=teachers,
+        image_shape=experiment.dataset.image_shape,
+        steps_per_epoch=steps_per_epoch(stages.feed) if ramps else 0,
+    )
+    runner = stages.runner(method, config, teacher=teacher)
+    return [
+        stages.run(STUDENTS, runner, config, experiment, seed, begin=begin)
+        for seed in stages.config.seeds
+    ]
