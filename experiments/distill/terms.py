@@ -4,7 +4,8 @@ The teacher and the student are those of `kdjax distill` without a file. With ea
 labels, one after another, the student is distilled over the same seeds; alone it is trained once.
 
 ``--choose`` comes first: on a validation split of other seeds it tries each term at its published
-weight, a tenth and a hundredth of it, and writes the best to ``weights.json``. The run itself takes
+weight, a tenth and a hundredth of it, and writes the best to ``weights.json``; a weight with which
+training diverges has no accuracy there. The run itself takes
 the weights from there, and reads the test split once, after all training.
 
 Command:  python experiments/distill/terms.py --choose --out=experiments/distill
@@ -20,6 +21,7 @@ from typing import Any
 from kdjax import config as configuration
 from kdjax.statistics import half_width, mean
 from kdjax.train import distill
+from kdjax.train.program.non_finite import NonFiniteError
 
 # As in RepDistiller, and of later losses in their own code; of those that are not named here 1.
 PUBLISHED = {
@@ -102,13 +104,17 @@ def distilled(
 def choose(name: str, runs: Path) -> dict[str, Any]:
     """The weight of a term with the best mean validation accuracy, and all that were tried."""
     distilled(runs, "teacher_and_alone", {}, {**CHOOSING, "epochs": 1, "seeds": (100,)})
-    tried = {}
+    tried: dict[float, float | None] = {}
     for factor in FACTORS:
         weight = factor * PUBLISHED.get(name, 1.0)
         terms = {"hard": 0.1 if name == "soft" else 1.0, name: weight}
-        summary = distilled(runs, f"{name}-{factor:g}", terms, CHOOSING)
+        try:
+            summary = distilled(runs, f"{name}-{factor:g}", terms, CHOOSING)
+        except NonFiniteError:  # So large a weight is no choice.
+            tried[weight] = None
+            continue
         tried[weight] = summary["students"][0]["distilled"]["val"]
-    return {"weight": max(tried, key=lambda weight: tried[weight]), "validation": tried}
+    return {"weight": max(tried, key=lambda weight: tried[weight] or 0.0), "validation": tried}
 
 
 def summarize(

@@ -76,7 +76,7 @@ def row(name: str, setting: str, path: Path, options: argparse.Namespace) -> dic
     first = path.parent / "joint"
     if setting != "joint":
         config.teacher.workdir = str(first)
-    settings = LayerSettings(name, NETWORKS[name], 10, 8, 1, IMAGES)
+    settings = LayerSettings(name, NETWORKS[name], 10, (8, 8), 1, IMAGES)
     if setting == "latency":
         table = path.parent / "latency.json"
         if not table.exists():

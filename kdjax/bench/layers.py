@@ -37,7 +37,8 @@ class LayerSettings:
 
     Attributes:
       network, width: its name, and the factor of all its widths.
-      classes, image_size, channels: of the generated images.
+      classes, channels: of the generated images.
+      image_size: their height and width in pixels.
       batch_size: images at a time.
       dtype: ``float32`` or ``bfloat16``.
       rounds: measurements of each; the median counts.
@@ -46,7 +47,7 @@ class LayerSettings:
     network: str
     width: float = 1.0
     classes: int = 10
-    image_size: int = 32
+    image_size: tuple[int, int] = (32, 32)
     channels: int = 3
     batch_size: int = 1
     dtype: str = "float32"
@@ -69,7 +70,7 @@ def bench_layers(
     check_output(path, KIND)
     _check(settings)
     architecture = models.create(settings.network, settings.classes, width=settings.width)
-    shape = (settings.image_size, settings.image_size, settings.channels)
+    shape = (*settings.image_size, settings.channels)
     traced = tracing.traced(architecture, shape)
     for layer in traced.layers:
         if layer.operation is None:
@@ -92,6 +93,7 @@ def bench_layers(
         "environment": environment() | {"device": jax.devices()[0].device_kind},
         "network": settings.network,
         "widths": dict(architecture.widths),
+        "classes": settings.classes,
         "image_shape": list(shape),
         "batch_size": settings.batch_size,
         "dtype": settings.dtype,
@@ -109,7 +111,7 @@ def _check(settings: LayerSettings) -> None:
     for option, value, least in (
         ("batch", settings.batch_size, 1),
         ("rounds", settings.rounds, 1),
-        ("image_size", settings.image_size, 8),
+        ("image_size", min(settings.image_size), 8),
         ("image_channels", settings.channels, 1),
         ("classes", settings.classes, 2),
     ):
@@ -122,7 +124,7 @@ def _check(settings: LayerSettings) -> None:
 def time_network(settings: LayerSettings, widths: Mapping[str, int]) -> float:
     """Microseconds of one batch through the network of some widths, as the table's whole one."""
     architecture = models.create(settings.network, settings.classes, width=settings.width)
-    shape = (settings.image_size, settings.image_size, settings.channels)
+    shape = (*settings.image_size, settings.channels)
     return _Timer(settings).network(
         architecture.build(architecture.check(widths), dtype=settings.dtype), shape
     )

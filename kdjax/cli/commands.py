@@ -99,6 +99,9 @@ def bench(known: argparse.Namespace, overrides: Sequence[str]) -> int:
     from kdjax import report
     from kdjax.bench import Settings, bench
 
+    height, width = known.image_size
+    if height != width:
+        raise ValueError(f"--image_size is {height}x{width}: a square, but for --layers")
     settings = Settings(
         networks=known.network,
         batch_sizes=known.batch,
@@ -109,7 +112,7 @@ def bench(known: argparse.Namespace, overrides: Sequence[str]) -> int:
         remat=known.remat,
         rounds=known.rounds,
         classes=known.classes,
-        image_size=known.image_size,
+        image_size=height,
         choose=known.choose,
         cached=known.cached,
     )

@@ -264,6 +264,14 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(word) for word in _words(text))
 
 
+def _size(text: str) -> tuple[int, int]:
+    """``32`` or ``24x32``, height and width."""
+    sides = tuple(int(side) for side in text.split("x"))
+    if len(sides) not in (1, 2):
+        raise ValueError
+    return sides[0], sides[-1]
+
+
 def _add_plan_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--config",
@@ -313,10 +321,16 @@ def _add_bench_options(command: argparse.ArgumentParser) -> None:
     for name, number, meaning in (
         ("rounds", 5, "turns of each"),
         ("classes", 10, "of the generated images"),
-        ("image_size", 32, "in pixels"),
         ("image_channels", 3, "with --layers: 1 or 3"),
     ):
         command.add_argument(f"--{name}", type=int, default=number, help=f"{meaning}; {number}")
+    command.add_argument(
+        "--image_size",
+        type=_size,
+        default=(32, 32),
+        metavar="N",
+        help="in pixels; 32. With --layers also height x width: 24x32",
+    )
     for name, meaning in (
         ("choose", "record the fastest execution"),
         ("cached", "use programs compiled earlier, as a second start"),

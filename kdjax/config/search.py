@@ -6,7 +6,7 @@ from kdjax.config import terms
 from kdjax.config.fields import Field, is_number, is_text, number, one_of, tuple_of
 from kdjax.config.shared import DATA, LABELS_AND_LOGITS, NETWORK, OPTIMIZATION, RUNNING, SEEDS
 
-RESOURCES = ("flops", "params", "both", "targets")
+RESOURCES = ("flops", "params", "latency", "both", "targets")
 
 
 def _target(default: float, cost: str) -> Field:
@@ -103,8 +103,8 @@ FIELDS: dict[str, Field] = {
     ),
     "search.blocks.resources": tuple_of(
         (),
-        "what each block is penalised for: flops, params, both or targets (those with a target); "
-        "empty: targets",
+        "what each block is penalised for: flops, params, latency, both (flops and params) or "
+        "targets (those with a target); empty: targets",
         f"each one of {', '.join(RESOURCES)}",
         lambda value: value in RESOURCES,
     ),

@@ -53,6 +53,7 @@ class Budget:
       waypoints: ``[slots, constraints]``: share of the cost to reach by the end of each slot.
       min_width: channels that every group keeps, or below 1 its share of them.
       schedule: ``joint`` or ``sequential``.
+      measured_on: device, batch and dtype of the latency table; empty if there is none.
     """
 
     channels: Channels
@@ -63,6 +64,7 @@ class Budget:
     waypoints: np.ndarray
     min_width: float
     schedule: str
+    measured_on: str = ""
 
     @property
     def slot_blocks(self) -> tuple[str, ...]:
@@ -155,6 +157,12 @@ def make_budget(
             f"search.target.latency is {latency:g}: it needs search.latency_table, a file of "
             "`kdjax bench --layers`"
         )
+    for block in blocks:
+        if block.resource == "latency" and latencies is None:
+            raise ValueError(
+                f"search.blocks.resources is 'latency' for {block.name!r}: it needs "
+                "search.latency_table, a file of `kdjax bench --layers`"
+            )
     models = {resource: CostModel.of(resource, channels) for resource in RESOURCES}
     if latencies is not None:
         models["latency"] = latencies.model(channels)
@@ -216,6 +224,7 @@ def make_budget(
         waypoints=waypoints,
         min_width=min_width,
         schedule=schedule,
+        measured_on="" if latencies is None else latencies.measured_on,
     )
     _check_reachable(budget)
     return budget
@@ -226,6 +235,7 @@ def _penalised(block: Block, overall: Mapping[str, float]) -> tuple[str, ...]:
     return {
         "flops": ("flops",),
         "params": ("params",),
+        "latency": ("latency",),
         "both": RESOURCES,
         "targets": tuple(overall) or ("flops",),
     }[block.resource]

@@ -9,11 +9,12 @@ likes (multiples of 8 or 128) are faster than the line through them.
 import dataclasses
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from kdjax import tracing
+from kdjax.models import Architecture
 from kdjax.search.channels import Channels
 from kdjax.search.penalty import CostModel
 
@@ -64,13 +65,13 @@ class LatencyTable:
 
 
 def load_latencies(
-    path: str | Path, widths: Mapping[str, int], image_shape: tuple[int, int, int]
+    path: str | Path, architecture: Architecture, image_shape: tuple[int, int, int]
 ) -> LatencyTable:
     """Reads a table and checks that it is of this network.
 
     Args:
       path: what `kdjax bench --layers` wrote.
-      widths: of the full network.
+      architecture: of the full network.
       image_shape: (height, width, channels) of its input.
 
     Raises:
@@ -82,7 +83,11 @@ def load_latencies(
         raise ValueError(f"{path} cannot be read: {error}") from None
     if not isinstance(record, dict) or record.get("kind") != KIND:
         raise ValueError(f"{path} is no table of `{KIND}`")
-    for name, here in (("widths", dict(widths)), ("image_shape", list(image_shape))):
+    for name, here in (
+        ("widths", dict(architecture.widths)),
+        ("classes", architecture.num_classes),
+        ("image_shape", list(image_shape)),
+    ):
         if record.get(name) != here:
             raise ValueError(
                 f"{path} was measured with {name} {_short(record.get(name))}: this network has "

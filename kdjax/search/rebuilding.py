@@ -1,6 +1,6 @@
 """Whether the network built from found widths is the searched one without its dead channels."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -41,7 +41,10 @@ def check_rebuilt(
 
 
 def check_equal_widths(
-    architecture: Architecture, channels: Channels, image_shape: tuple[int, int, int]
+    architecture: Architecture,
+    channels: Channels,
+    image_shape: tuple[int, int, int],
+    held: Collection[str] = (),
 ) -> None:
     """Checks the network whose groups all have about the same small width against the full one.
 
@@ -52,6 +55,7 @@ def check_equal_widths(
       architecture: of the network.
       channels: its layout.
       image_shape: (height, width, channels) of the input.
+      held: names of groups that keep their width.
 
     Raises:
       ValueError: as :func:`check_rebuilt`; the message says what a module must not do.
@@ -59,7 +63,10 @@ def check_equal_widths(
     # With one channel each, the check could not tell channels apart; so there are two.
     common = max(2, *(group.unit for group in channels.groups))
     counts = [
-        min(group.channels, max(1, common // group.unit) * group.unit) for group in channels.groups
+        group.channels
+        if group.name in held
+        else min(group.channels, max(1, common // group.unit) * group.unit)
+        for group in channels.groups
     ]
     widths = with_counts(architecture.widths, channels, np.array(counts))
     units = len(channels.group_of)

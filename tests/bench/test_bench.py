@@ -86,6 +86,8 @@ def test_the_fastest_of_each_workload_is_chosen():
         ("--choose --students=3", "--choose measures 1 device and 5 students"),
         ("--network_width=0.5", "--network_width is for bench with --layers"),
         ("--layers --remat=1", "--remat is for bench without --layers"),
+        ("--image_size=24x32", "--image_size is 24x32: a square"),
+        ("--layers --image_size=4x32", "--image_size is 4: at least 8"),
         ("--layers --choose", "--choose is for bench without --layers"),
         ("--layers --batch=1,2", "--batch has 2 values: --layers takes one"),
         ("--layers --batch=0", "--batch is 0: at least 1"),

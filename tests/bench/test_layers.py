@@ -66,12 +66,14 @@ def test_a_dense_layer_over_several_axes_is_timed_whole():
 
 def test_a_table_is_measured_and_read(tmp_path):
     path = tmp_path / "latency.json"
-    settings = LayerSettings("resnet8", width=0.25, classes=4, image_size=8, channels=1, rounds=1)
+    settings = LayerSettings(
+        "resnet8", width=0.25, classes=4, image_size=(8, 12), channels=1, rounds=1
+    )
     record = bench_layers(settings, path)
     assert json.loads(path.read_text()) == record
     network = models.create("resnet8", 4, width=0.25)
-    table = load_latencies(path, network.widths, (8, 8, 1))
-    model = table.model(Channels.of(network, network.widths, (8, 8, 1)))
+    table = load_latencies(path, network, (8, 12, 1))
+    model = table.model(Channels.of(network, network.widths, (8, 12, 1)))
     assert model.full > 0
     thin = np.array([1.0] * len(model.felt[0]))
     assert 0 < model.cost(thin) <= 1
@@ -93,4 +95,4 @@ def test_what_cannot_be_timed_is_found_before_anything_is(tmp_path, monkeypatch)
     monkeypatch.setattr("kdjax.bench.layers.tracing.traced", lambda *_: changed)
     monkeypatch.setattr("kdjax.bench.layers._Timer", timed)
     with pytest.raises(ValueError, match="attention multiplies computed arrays"):
-        bench_layers(LayerSettings("resnet8", width=0.25, image_size=8), tmp_path / "out.json")
+        bench_layers(LayerSettings("resnet8", width=0.25, image_size=(8, 8)), tmp_path / "out.json")

@@ -102,11 +102,28 @@ def test_a_target_without_a_table():
         make_budget(CHANNELS, partition(NETWORK, CHANNELS), latency=0.5)
 
 
+def test_blocks_that_are_penalised_for_their_time():
+    kinds = ["flops", "latency", "targets"]
+    blocks = partition(NETWORK, CHANNELS, resources=kinds)
+    with pytest.raises(ValueError, match=r"resources is 'latency' for 'stage2': it needs"):
+        make_budget(CHANNELS, blocks, flops=0.5)
+    found = make_budget(CHANNELS, blocks, flops=0.5, latencies=TABLE)
+    (constraint,) = found.constraints
+    resources = [model.resource for model in found.resources]
+    felt = {
+        group.name: [resources[row] for row in np.flatnonzero(constraint.pressure[:, number])]
+        for number, group in enumerate(CHANNELS.groups)
+    }
+    for block, resource in zip(blocks, ("flops", "latency", "flops"), strict=True):
+        assert block.groups and all(felt[name] == [resource] for name in block.groups)
+
+
 def record(**changes):
     return {
         "kind": KIND,
         "environment": {"device": "cpu"},
         "widths": dict(NETWORK.widths),
+        "classes": NETWORK.num_classes,
         "image_shape": list(SHAPE),
         "batch_size": 1,
         "dtype": "float32",
@@ -118,7 +135,7 @@ def record(**changes):
 def test_a_file_is_read(tmp_path):
     path = tmp_path / "table.json"
     path.write_text(json.dumps(record()))
-    found = load_latencies(path, NETWORK.widths, SHAPE)
+    found = load_latencies(path, NETWORK, SHAPE)
     assert found.coefficients == TABLE.coefficients
     assert found.measured_on == "cpu, batch 1, float32"
 
@@ -131,6 +148,7 @@ def test_a_file_is_read(tmp_path):
         (json.dumps(record(kind="other")), "is no table of `kdjax bench --layers`"),
         (json.dumps(record(image_shape=[32, 32, 3])), r"image_shape \[32, 32, 3\]: this network"),
         (json.dumps(record(widths={"stem": 3})), r"measured with widths \{'stem': 3\}: this"),
+        (json.dumps(record(classes=100)), "measured with classes 100: this network has"),
         (json.dumps(record(environment={})), r"is damaged \(KeyError\('device'\)\): measure it"),
         (json.dumps(record(layers=[{"path": "a", "coefficients": [1, 2]}])), "is damaged"),
         (json.dumps(record(layers=[{"path": "a", "coefficients": [1, 2, 3, -4]}])), "none below 0"),
@@ -141,9 +159,9 @@ def test_a_file_that_does_not_fit(text, message, tmp_path):
     path = tmp_path / "table.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=message):
-        load_latencies(path, NETWORK.widths, SHAPE)
+        load_latencies(path, NETWORK, SHAPE)
     with pytest.raises(ValueError, match=r"missing.json cannot be read"):
-        load_latencies(tmp_path / "missing.json", NETWORK.widths, SHAPE)
+        load_latencies(tmp_path / "missing.json", NETWORK, SHAPE)
 
 
 @pytest.mark.parametrize(

@@ -55,9 +55,9 @@ class Shortcut(Architecture):
         return Branch(widths["body"], self.by_width, **fields)
 
 
-def check(by_width):
+def check(by_width, held=()):
     network = Shortcut("shortcut", 3, WidthVector({"stem": 4, "body": 6}), by_width)
-    check_equal_widths(network, Channels.of(network, network.widths, SHAPE), SHAPE)
+    check_equal_widths(network, Channels.of(network, network.widths, SHAPE), SHAPE, held)
 
 
 def test_a_shortcut_that_is_always_there_is_searched():
@@ -71,3 +71,7 @@ def test_a_shortcut_that_depends_on_two_widths_is_refused():
         r"batch_stats/branch/shortcut/mean.*: a module must not compare widths",
     ):
         check(by_width=True)
+
+
+def test_a_group_that_keeps_its_width_is_not_made_equal():
+    check(by_width=True, held=("body",))

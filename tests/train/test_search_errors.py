@@ -134,6 +134,7 @@ def test_a_search_goes_on_with_the_latency_table_it_began_with(small_npz, tmp_pa
         "kind": "kdjax bench --layers",
         "environment": {"device": "cpu"},
         "widths": dict(experiment.architecture.widths),
+        "classes": experiment.architecture.num_classes,
         "image_shape": [8, 8, 1],
         "batch_size": 1,
         "dtype": "float32",

@@ -42,7 +42,6 @@ def resolve_budget(experiment: Experiment) -> Budget:
     shape = experiment.dataset.image_shape
     try:
         channels = Channels.of(architecture, architecture.widths, shape, root=("student_1",))
-        check_equal_widths(architecture, channels, shape)
         blocks = partition(
             architecture,
             channels,
@@ -65,6 +64,7 @@ def resolve_budget(experiment: Experiment) -> Budget:
             order=config.order,
             min_width=config.min_width,
         )
+        check_equal_widths(architecture, channels, shape, budget.held)
         full = architecture.widths
         expand(
             full,
@@ -94,7 +94,7 @@ def _latencies(experiment: Experiment) -> LatencyTable | None:
     """
     path, shape = experiment.config.search.latency_table, experiment.dataset.image_shape
     try:
-        return load_latencies(path, experiment.architecture.widths, shape) if path else None
+        return load_latencies(path, experiment.architecture, shape) if path else None
     except ValueError as error:
         raise ValueError(f"search.latency_table: {error}") from None
 

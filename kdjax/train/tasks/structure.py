@@ -184,6 +184,7 @@ def find_structure(experiment: Experiment, budget: Budget, state: TrainState) ->
         _changes_note(counted, config),
         _targets_note(targets, shares, config.multiple),
         near_collapse(budget, compact),
+        f"estimated times are of {budget.measured_on}" if budget.measured_on else "",
         _rival_note(budget, full, uniform, binding, costs_of),
     )
     return Structure(
