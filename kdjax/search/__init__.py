@@ -5,15 +5,9 @@ devices. What it leaves is a width vector, and the surviving weights.
 """
 
 from kdjax.search.blocks import Block, partition
-from kdjax.search.budget import (
-    EXACTNESS,
-    Budget,
-    Constraint,
-    make_budget,
-    minimum_width,
-    near_collapse,
-)
+from kdjax.search.budget import EXACTNESS, Budget, make_budget, near_collapse
 from kdjax.search.channels import Channels
+from kdjax.search.constraints import Constraint
 from kdjax.search.controller import ControllerState, Plan, SearchState, controlled
 from kdjax.search.criteria import CRITERIA, Criterion, Evidence
 from kdjax.search.extract import TOLERANCE, alive_widths, expand, kept_channels, revive, worth
@@ -22,6 +16,7 @@ from kdjax.search.penalty import RESOURCES, CostModel
 from kdjax.search.proximal import proximal
 from kdjax.search.rebuilding import check_equal_widths, check_rebuilt
 from kdjax.search.rounding import round_widths
+from kdjax.search.schedule import minimum_width
 
 __all__ = [
     "CRITERIA",

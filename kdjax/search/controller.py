@@ -19,9 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from kdjax.search.budget import EXACTNESS, Budget, minimum_width
+from kdjax.search.budget import EXACTNESS, Budget
 from kdjax.search.criteria import CRITERIA, Criterion, Evidence
 from kdjax.search.proximal import land, proximal
+from kdjax.search.schedule import minimum_width
 
 # How a constraint's strength reacts when its cost is above plan (as a share of the full cost): the
 # part that acts at once, and the part that builds up over time (per length of the descent).

@@ -5,8 +5,9 @@ from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 
-from kdjax.search.budget import EXACTNESS, Budget, minimum_width
+from kdjax.search.budget import EXACTNESS, Budget
 from kdjax.search.extract import TOLERANCE, group_width, with_counts
+from kdjax.search.schedule import minimum_width
 from kdjax.widths import WidthVector
 
 _EXCHANGES = 20  # At most, so that trying ends.

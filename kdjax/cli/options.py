@@ -1,0 +1,131 @@
+"""The options of the commands that train, measure, plan and prepare."""
+
+import argparse
+
+
+def add_task_options(command: argparse.ArgumentParser, default: str) -> None:
+    """Options of a command that trains; ``default`` is its workdir."""
+    command.add_argument(
+        "--config",
+        default="",
+        metavar="FILE.py[:ARG]",
+        help="a Python file with get_config(); default: the embedded digits",
+    )
+    command.add_argument(
+        "--workdir",
+        default="",
+        metavar="DIR",
+        help=f"where everything is written; default: {default}",
+    )
+    group = command.add_argument_group(
+        "several processes", "found by themselves on TPU pods, under SLURM and Open MPI"
+    )
+    group.add_argument(
+        "--coordinator",
+        default="",
+        metavar="HOST:PORT",
+        help="of the first process, the same for all; auto: ask the cluster",
+    )
+    group.add_argument("--num_processes", type=int, default=0, metavar="N", help="how many")
+    group.add_argument(
+        "--process_id", type=int, default=-1, metavar="I", help="which one this is, from 0"
+    )
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word for word in text.split(",") if word)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(word) for word in _words(text))
+
+
+def _size(text: str) -> tuple[int, int]:
+    """``32`` or ``24x32``, height and width."""
+    sides = tuple(int(side) for side in text.split("x"))
+    if len(sides) not in (1, 2):
+        raise ValueError
+    return sides[0], sides[-1]
+
+
+def add_plan_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--config",
+        default="",
+        metavar="FILE.py[:ARG]",
+        help="a Python file with get_config(), as for train; default: the embedded digits",
+    )
+    for name, kind, metavar, meaning in (
+        ("target", _words, "A,B", "what to compile for, such as h200,a100:4,v5e:2x2"),
+        ("executions", _words, "A,B", "in place of config.compute.execution, to compare"),
+        ("batches", _numbers, "A,B", "in place of config.batch_size, to compare"),
+    ):
+        command.add_argument(
+            f"--{name}",
+            type=kind,
+            default=(),
+            required=name == "target",
+            metavar=metavar,
+            help=meaning,
+        )
+    for name, meaning in (
+        ("images", "training images, where the data is not on this machine; with:"),
+        ("image_size", "their height and width in pixels"),
+        ("classes", "how many there are"),
+    ):
+        command.add_argument(f"--{name}", type=int, default=0, metavar="N", help=meaning)
+    command.add_argument(
+        "--out", default="", metavar="FILE.json", help="writes all numbers there too"
+    )
+
+
+def add_bench_options(command: argparse.ArgumentParser) -> None:
+    words, numbers = _words, _numbers
+    for name, kind, default, meaning in (
+        ("network", words, "resnet8", "names of networks"),
+        ("batch", numbers, "64", "images a step, over all devices"),
+        ("dtype", words, "float32", "float32, bfloat16"),
+        ("execution", words, "", "strategies; default: auto,sequential,scanned"),
+        ("devices", numbers, "1", "numbers of devices"),
+        ("students", numbers, "5", "numbers of students"),
+        ("remat", numbers, "0", "1: compute blocks again in the backward pass"),
+    ):
+        text = f"{meaning}; default: {default}" if default else meaning
+        command.add_argument(
+            f"--{name}", type=kind, default=kind(default), help=text, metavar="A,B"
+        )
+    for name, number, meaning in (
+        ("rounds", 5, "turns of each"),
+        ("classes", 10, "of the generated images"),
+        ("image_channels", 3, "with --layers: 1 or 3"),
+    ):
+        command.add_argument(f"--{name}", type=int, default=number, help=f"{meaning}; {number}")
+    command.add_argument(
+        "--image_size",
+        type=_size,
+        default=(32, 32),
+        metavar="N",
+        help="in pixels; 32. With --layers also height x width: 24x32",
+    )
+    for name, meaning in (
+        ("choose", "record the fastest execution"),
+        ("cached", "use programs compiled earlier, as a second start"),
+        ("layers", "time each layer, for a search by latency; one network, batch and dtype"),
+    ):
+        command.add_argument(f"--{name}", action="store_true", help=meaning)
+    command.add_argument(
+        "--network_width", type=float, default=1.0, help="with --layers: factor of widths; 1"
+    )
+    out = "default: kdjax-runs/bench.json, with --layers kdjax-runs/latency.json"
+    command.add_argument("--out", default="", metavar="FILE.json", help=out)
+
+
+def add_prepare_options(command: argparse.ArgumentParser) -> None:
+    """Adds the set's name and where it goes."""
+    command.add_argument("name", help="as in the TFDS catalogue: cifar10, svhn_cropped, ...")
+    command.add_argument(
+        "--data_dir",
+        default="",
+        metavar="DIR",
+        help="default: $TFDS_DATA_DIR, else ~/tensorflow_datasets",
+    )

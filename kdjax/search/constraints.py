@@ -1,0 +1,180 @@
+"""Constraints: costs that have to come down, how far, and the pressure that this puts on channels.
+
+A constraint is a cost (of the whole network or of one block), a target for it, and the pressure it
+puts on each channel group.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from kdjax.search.blocks import Block, layers_of
+from kdjax.search.channels import Channels
+from kdjax.search.latency import LatencyTable
+from kdjax.search.penalty import RESOURCES, CostModel
+
+_UNITS = {"flops": "flops", "params": "params", "latency": "microseconds"}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Constraint:
+    """One cost that has to come down.
+
+    Attributes:
+      name: such as ``flops``, or ``stage2.params`` for a block's own.
+      model: of the layers whose cost it is.
+      target: share of ``model.full`` to reach.
+      pressure: ``[resources, groups]``: how much of each resource's penalty coefficient a group
+        feels from this constraint, the blocks' strengths included; 0 where a group is frozen.
+    """
+
+    name: str
+    model: CostModel
+    target: float
+    pressure: np.ndarray
+
+
+def cost_models(
+    channels: Channels, blocks: Sequence[Block], latencies: LatencyTable | None, latency: float
+) -> dict[str, CostModel]:
+    """Of each resource the cost of the whole network.
+
+    Args:
+      channels: of the network to thin.
+      blocks: the partition of its groups.
+      latencies: times of the network's layers.
+      latency: the target for their sum; 0 for none.
+
+    Raises:
+      ValueError: if a target or a block needs the time of layers, and there is no table.
+    """
+    timed = [
+        f"search.blocks.resources is 'latency' for {b.name!r}"
+        for b in blocks
+        if b.resource == "latency"
+    ]
+    if latency:
+        timed.insert(0, f"search.target.latency is {latency:g}")
+    if timed and latencies is None:
+        raise ValueError(
+            f"{timed[0]}: it needs search.latency_table, a file of `kdjax bench --layers`"
+        )
+    models = {resource: CostModel.of(resource, channels) for resource in RESOURCES}
+    return models if latencies is None else {**models, "latency": latencies.model(channels)}
+
+
+def make_constraints(
+    channels: Channels,
+    blocks: Sequence[Block],
+    models: Mapping[str, CostModel],
+    targets: Mapping[str, float],
+    latencies: LatencyTable | None,
+) -> list[Constraint]:
+    """What has to come down: the cost of the whole network, and that of blocks.
+
+    Args:
+      channels: of the network to thin.
+      blocks: the partition of its groups.
+      models: of :func:`cost_models`.
+      targets: resource -> target for the whole network; 0 for none.
+      latencies: times of the network's layers.
+
+    Raises:
+      ValueError: if a target is out of range.
+    """
+    overall = {
+        resource: share_of(
+            targets[resource], model.full, f"search.target.{resource}", _UNITS[resource]
+        )
+        for resource, model in models.items()
+        if targets[resource] != 0
+    }
+    constraints = [
+        Constraint(
+            resource,
+            models[resource],
+            target,
+            _pressure(channels, blocks, [resource], overall, tuple(models)),
+        )
+        for resource, target in overall.items()
+    ]
+    for block in blocks:
+        if not block.target:
+            continue
+        _check_target(block)
+        for resource in _penalised(block, overall):
+            layers = layers_of(block, blocks, channels)
+            if resource == "latency" and latencies is not None:
+                model = latencies.model(channels, layers)
+            else:
+                model = CostModel.of(resource, channels, layers)
+            pressure = _pressure(channels, [block], [resource], overall, tuple(models))
+            constraints.append(
+                Constraint(f"{block.name}.{resource}", model, block.target, pressure)
+            )
+    return constraints
+
+
+def share_of(value: float, full: float, name: str, unit: str) -> float:
+    """A target given as a share in (0, 1] or as an absolute number, as a share.
+
+    Args:
+      value: the target.
+      full: cost of the full network.
+      name: of the field, for the message.
+      unit: of the cost, for the message.
+
+    Raises:
+      ValueError: if it is neither, or above the full cost.
+    """
+    if not (np.isfinite(value) and value > 0):
+        raise ValueError(
+            f"{name} is {value:g}: expected a share in (0, 1] or an absolute number of {unit} up "
+            f"to the full network's {full:,.10g}"
+        )
+    if value > full:
+        raise ValueError(f"{name} is {value:g}: above the full network's {full:,.10g} {unit}")
+    return value if value <= 1 else value / full
+
+
+def _check_target(block: Block) -> None:
+    """Raises ValueError for a target that the block cannot have."""
+    given = f"search.blocks.targets is {block.target:g} for {block.name!r}"
+    if not 0 < block.target <= 1:
+        raise ValueError(f"{given}: expected a share in (0, 1], or 0 for none")
+    if block.frozen:
+        raise ValueError(f"{given}, which is frozen")
+    if not block.groups:
+        raise ValueError(f"{given}, which has no groups to thin")
+
+
+def _penalised(block: Block, overall: Mapping[str, float]) -> tuple[str, ...]:
+    """The resources that a block's channels are penalised for."""
+    return {
+        "flops": ("flops",),
+        "params": ("params",),
+        "latency": ("latency",),
+        "both": RESOURCES,
+        "targets": tuple(overall) or ("flops",),
+    }[block.resource]
+
+
+def _pressure(
+    channels: Channels,
+    blocks: Sequence[Block],
+    own: Sequence[str],
+    overall: Mapping[str, float],
+    resources: Sequence[str],
+) -> np.ndarray:
+    """``[resources, groups]``; a block set to ``targets`` feels the constraint's own resource."""
+    pressure = np.zeros((len(resources), len(channels.groups)), np.float32)
+    for block in blocks:
+        if block.frozen:
+            continue
+        felt = own if block.resource == "targets" else _penalised(block, overall)
+        for number, group in enumerate(channels.groups):
+            if group.name in block.groups:
+                for resource in felt:
+                    pressure[resources.index(resource), number] = block.strength / len(felt)
+    return pressure
