@@ -14,12 +14,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 # Why each pays is measured in experiments/throughput.
-_CPU_FLAGS = {
+_NEW_FLAGS = {
     # Eigen's convolutions are faster than YNN's at these shapes.
     "--xla_cpu_experimental_ynn_fusion_type": "-individual_convolution",
-    # Both compile faster, and the kernels of the older emitters are a little faster too.
+    # Compiles faster.
     "--xla_backend_optimization_level": "1",
-    "--xla_cpu_use_fusion_emitters": "false",
+}
+# By release of jaxlib. An unknown flag ends the process, so only releases that were tried have any.
+_CPU_FLAGS = {
+    # The older emitters compile faster, and their kernels are a little faster too.
+    "0.10": {**_NEW_FLAGS, "--xla_cpu_use_fusion_emitters": "false"},
+    "0.12": _NEW_FLAGS,
 }
 # Compiling takes longer than a short run: what was compiled once is kept.
 _CACHE = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5"}
@@ -56,15 +61,20 @@ def tuned(environment: Mapping[str, str], compilations: Path) -> dict[str, str]:
 
 def _tuned_for_cpu(environment: Mapping[str, str]) -> dict[str, str]:
     changed = {}
-    if importlib.metadata.version("jaxlib").startswith("0.10."):  # Others may not know the flags.
-        given = environment.get("XLA_FLAGS", "")
-        added = [f"{flag}={value}" for flag, value in _CPU_FLAGS.items() if flag not in given]
-        if added:
-            changed["XLA_FLAGS"] = " ".join([given, *added]).strip()
+    given = environment.get("XLA_FLAGS", "")
+    added = [f"{flag}={value}" for flag, value in _flags().items() if flag not in given]
+    if added:
+        changed["XLA_FLAGS"] = " ".join([given, *added]).strip()
     tunables = environment.get("GLIBC_TUNABLES", "")
     if sys.platform == "linux" and "glibc.malloc.hugetlb" not in tunables:
         changed["GLIBC_TUNABLES"] = ":".join(filter(None, [tunables, _GLIBC]))
     return changed
+
+
+def _flags() -> Mapping[str, str]:
+    """XLA's flags for the jaxlib that is installed."""
+    release = ".".join(importlib.metadata.version("jaxlib").split(".")[:2])
+    return _CPU_FLAGS.get(release, {})
 
 
 def accelerator_installed() -> bool:

@@ -25,6 +25,19 @@ def test_a_cpu_gets_flags_pages_and_a_cache(no_accelerator):
     assert process.tuned(changed, KEPT) == {}, "a second look finds nothing to do"
 
 
+@pytest.mark.parametrize(
+    ("release", "emitters", "convolution"),
+    [("0.10.2", True, True), ("0.12.0.1", False, True), ("0.13.0", False, False)],
+)
+def test_flags_are_those_that_the_release_knows(
+    no_accelerator, monkeypatch, release, emitters, convolution
+):
+    monkeypatch.setattr(process.importlib.metadata, "version", lambda _: release)
+    flags = process.tuned({}, KEPT).get("XLA_FLAGS", "")
+    assert ("xla_cpu_use_fusion_emitters" in flags) == emitters
+    assert ("ynn_fusion_type=-individual_convolution" in flags) == convolution
+
+
 def test_an_accelerator_gets_the_cache_alone(monkeypatch):
     monkeypatch.setattr(process, "accelerator_installed", lambda: True)
     assert not {"XLA_FLAGS", "GLIBC_TUNABLES"} & set(process.tuned({}, KEPT))
