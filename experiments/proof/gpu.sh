@@ -34,5 +34,5 @@ for study in "${studies[@]}"; do
   keep
   [ "$status" -eq 0 ] || break
 done
-python experiments/proof/summarize.py --workdir="$work" --out="$kept/summary.json"
+python experiments/proof/summarize.py --workdir="$work" --out="$kept"
 exit "$status"

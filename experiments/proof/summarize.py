@@ -1,4 +1,4 @@
-"""Makes ``summary.json`` and the tables of the page from the workdirs of finished rows.
+"""Makes ``summary.json``, ``tables.md`` and a figure of each study from finished workdirs.
 
     python experiments/proof/summarize.py --workdir=DIR
 
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from studies import STUDIES
 
+from kdjax.report.drawing import new_figure, save_figure
 from kdjax.statistics import half_width
 
 HERE = Path(__file__).parent
@@ -100,7 +101,7 @@ def compare(name: str, row: str, workdir: Path) -> dict[str, Any] | None:
             for results in found
             for seed, accuracy in zip(
                 results["seeds"],
-                (results["ensemble"] or results["baseline_ensemble"])["per_seed"],
+                (results.get("ensemble") or results["baseline_ensemble"])["per_seed"],
                 strict=True,
             )
         }
@@ -108,8 +109,8 @@ def compare(name: str, row: str, workdir: Path) -> dict[str, Any] | None:
     return entry
 
 
-def with_interval(points: float, half: float | None, sign: str = "+") -> str:
-    text = f"{points:{sign}.2f}"
+def with_interval(points: float, half: float | None) -> str:
+    text = f"{points:+.2f}"
     return text if half is None else f"{text} ± {half:.2f}"
 
 
@@ -155,29 +156,46 @@ def search_table(entries: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def draw(name: str, entries: list[dict[str, Any]], path: Path) -> Path:
+    """Mean gains over students with their intervals, a line for each row of a study."""
+    figure, (axis,) = new_figure(1, size=(8.0, 1.2 + 0.4 * len(entries)))
+    for place, entry in enumerate(entries):
+        gain = entry["mean_gain"]
+        axis.errorbar(
+            gain["points"], -place, xerr=gain["half_width"] or 0.0, fmt="o", capsize=4, color="C0"
+        )
+    axis.axvline(0.0, color="black", ls=":")
+    axis.set_yticks([-place for place in range(len(entries))], [_named(one) for one in entries])
+    axis.set_xlabel("mean gain over students, points; bars: 95 % intervals over seeds")
+    axis.set_title(name.replace("_", " "), fontsize=11)
+    return save_figure(figure, path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", required=True, type=Path, metavar="DIR")
-    parser.add_argument("--out", type=Path, default=HERE / "summary.json")
+    parser.add_argument("--out", type=Path, default=HERE, metavar="DIR")
     options = parser.parse_args()
-    entries = []
+    entries, page = [], ["# All rows that are finished"]
     for name, study in STUDIES.items():
         found = [
             entry
             for row, wanted in study.rows.items()
             if wanted.against and (entry := compare(name, row, options.workdir))
         ]
-        if found:
-            print(f"\n{study.question} ({name})")
-        searches = [entry for entry in found if "full" in entry]
-        if searches:
-            print(f"\n{search_table(searches)}")
+        if not found:
+            continue
+        page.append(f"## {study.question}\n\n`--study={name}`")
+        if searches := [entry for entry in found if "full" in entry]:
+            page.append(search_table(searches))
         against = dict.fromkeys(entry["against"] for entry in found if "full" not in entry)
-        for baseline in against:
-            print(f"\n{table([e for e in found if e['against'] == baseline])}")
+        page += [table([e for e in found if e["against"] == baseline]) for baseline in against]
+        figure = draw(name, found, options.out / f"{name}.png")
+        page.append(f"![Gains]({figure.name})")
         entries += found
     text = json.dumps({"experiments": entries}, indent=2, allow_nan=False)
-    options.out.write_text(text + "\n")
+    (options.out / "summary.json").write_text(text + "\n")
+    (options.out / "tables.md").write_text("\n\n".join(page) + "\n")
 
 
 if __name__ == "__main__":

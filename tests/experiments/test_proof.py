@@ -58,7 +58,6 @@ def test_gains_are_paired_by_seed(tmp_path, monkeypatch):
             {
                 "seeds": [seed],
                 "students": [{"baseline": entry(one)} for one in accuracies],
-                "ensemble": None,
                 "baseline_ensemble": entry(0.6),
             },
             config,
@@ -73,10 +72,11 @@ def test_gains_are_paired_by_seed(tmp_path, monkeypatch):
             },
             config,
         )
-    out = tmp_path / "summary.json"
-    monkeypatch.setattr(sys, "argv", ["summarize", f"--workdir={tmp_path}", f"--out={out}"])
+    monkeypatch.setattr(sys, "argv", ["summarize", f"--workdir={tmp_path}", f"--out={tmp_path}"])
     summarize.main()
-    (found,) = json.loads(out.read_text())["experiments"]
+    (found,) = json.loads((tmp_path / "summary.json").read_text())["experiments"]
+    assert "| +2.00 ± 12.71 | +3.00 ± 0.00 |" in (tmp_path / "tables.md").read_text()
+    assert (tmp_path / f"{name}.png").exists()
     assert (found["name"], found["labels"], found["epochs"]) == ("cifar10_5000/strong", 500, 60)
     assert found["seeds"] == [0, 1]
     assert [one["gain"] for one in found["students"]] == pytest.approx([2.0, 3.0])
