@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from kdjax.models.architecture import Architecture, Network, Outputs, check_images
+from kdjax.models.convolution import convolve
 from kdjax.models.execution import PLAIN, Execution, Mode
 from kdjax.models.layers import BATCH_STATS
+from kdjax.models.packing import Packing, pack_kernels
 from kdjax.widths import WidthVector, check_students
 
 
@@ -74,23 +76,34 @@ class StudentEnsemble(nn.Module):
             mode = Mode(train, mask, self.dtype, self.bn_axis_name)
             outputs = _run(self, (), x, vectors, mode)
         stacked = _stack(outputs)
-        adapted = Adapters(self.dtype, name="adapters")(stacked.features)
+        at_once = self.execution.pack == "all"
+        adapted = Adapters(self.dtype, at_once, name="adapters")(stacked.features)
         return stacked._replace(adapted=adapted)
 
 
 class Adapters(nn.Module):
     """1x1 convolutions with bias that bring students' maps to the pivot's channels.
 
+    Attributes:
+      dtype: of the computation.
+      at_once: run those of a block as one convolution, whose kernel is block-diagonal.
+
     References:
       Walawalkar, Shen, Savvides, ECCV 2020, section 3 (adaptation layers).
     """
 
     dtype: chex.ArrayDType = jnp.float32
+    at_once: bool = False
 
     @nn.compact
     def __call__(
         self, features: tuple[tuple[chex.Array, ...], ...]
     ) -> tuple[tuple[chex.Array, ...], ...]:
+        if self.at_once and not self.is_initializing():
+            return tuple(
+                self._block_at_once(block, maps) if len(maps) > 1 else ()
+                for block, maps in enumerate(features, start=1)
+            )
         return tuple(
             tuple(
                 nn.Conv(
@@ -103,6 +116,20 @@ class Adapters(nn.Module):
             )
             for block, (pivot, *students) in enumerate(features, start=1)
         )
+
+    def _block_at_once(self, block: int, maps: tuple[chex.Array, ...]) -> tuple[chex.Array, ...]:
+        pivot, *students = maps
+        layers = [
+            self.variables["params"][f"student_{number}_block{block}"]
+            for number in range(2, len(maps) + 1)
+        ]
+        source = Packing.of([student.shape[-1] for student in students], lanes=1)
+        target = Packing.of([pivot.shape[-1]] * len(students), lanes=1)
+        kernel = pack_kernels([layer["kernel"] for layer in layers], source, target)
+        bias = target.join([layer["bias"] for layer in layers])
+        x = source.join(students).astype(self.dtype)
+        y = convolve(x, kernel.astype(self.dtype), 1) + bias.astype(self.dtype)
+        return tuple(target.split(y))
 
 
 class IndependentNetworks(nn.Module):

@@ -228,7 +228,8 @@ def _pivot(x: chex.Array, mask: chex.Array | None) -> chex.Array:
     """A value near each channel's mean, ``[channels]`` float32: the mean of one row of an example.
 
     The example is the first real one; the row, where there are any, the middle one, which padding
-    of a convolution does not reach.
+    of a convolution does not reach. On a GPU it is one value of that row, since a mean would be a
+    kernel of its own.
     """
     if mask is None:
         example = x[0]
@@ -238,7 +239,19 @@ def _pivot(x: chex.Array, mask: chex.Array | None) -> chex.Array:
         example = jnp.where(jnp.any(mask), example, 0.0)
     while example.ndim > 2:
         example = example[example.shape[0] // 2]
-    return jnp.mean(example.astype(jnp.float32), axis=tuple(range(example.ndim - 1)))
+    example = example.astype(jnp.float32)
+    if example.ndim == 1:
+        return example
+    return jax.lax.platform_dependent(example, cuda=middle_of_row, default=_mean_of_row)
+
+
+def _mean_of_row(row: chex.Array) -> chex.Array:
+    return jnp.mean(row, axis=0)
+
+
+def middle_of_row(row: chex.Array) -> chex.Array:
+    """The middle one of the values ``[width, channels]``."""
+    return row[row.shape[0] // 2]
 
 
 def _per_example(mask: chex.Array, ndim: int) -> chex.Array:

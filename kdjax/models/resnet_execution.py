@@ -106,11 +106,13 @@ def _run_group(plans, variables, inputs, mode: Mode, execution: Execution):
         for own, update in zip(stats, updates, strict=True):
             own.update(update)
         features[block.stage] = block.target.split(x)
-    pooled = blocks[-1].target.split(jnp.mean(x, axis=(1, 2), dtype=jnp.float32))
+    pooled = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+    classify = _classify_at_once if execution.pack == "all" else _classify
+    logits = classify(variables, pooled, blocks[-1].target, mode.dtype)
     maps = list(zip(*features.values(), strict=True))
     return [
-        (Outputs(_classify(tree, values, mode.dtype), own), stat)
-        for tree, values, own, stat in zip(variables, pooled, maps, stats, strict=True)
+        (Outputs(own_logits, own), stat)
+        for own_logits, own, stat in zip(logits, maps, stats, strict=True)
     ]
 
 
@@ -278,7 +280,25 @@ def _conv_norm(x: chex.Array, layer: _ConvNorm, stride: int, mode: Mode):
     )
 
 
-def _classify(variables: Mapping[str, Any], pooled: chex.Array, dtype: Any) -> chex.Array:
-    layer = variables["params"]["classifier"]
+def _classify(variables, pooled: chex.Array, source: Packing, dtype: Any) -> list[chex.Array]:
+    """Each student's logits ``[batch, classes]`` float32, by a product of its own."""
+    return [
+        _dense(values, tree["params"]["classifier"], dtype)
+        for tree, values in zip(variables, source.split(pooled), strict=True)
+    ]
+
+
+def _classify_at_once(
+    variables, pooled: chex.Array, source: Packing, dtype: Any
+) -> list[chex.Array]:
+    """The same by one product, whose kernel is block-diagonal."""
+    layers = [tree["params"]["classifier"] for tree in variables]
+    target = Packing.of([layer["bias"].size for layer in layers], lanes=1)
+    kernel = pack_kernels([layer["kernel"] for layer in layers], source, target)
+    joint = {"kernel": kernel, "bias": target.join([layer["bias"] for layer in layers])}
+    return target.split(_dense(pooled, joint, dtype))
+
+
+def _dense(x: chex.Array, layer: Mapping[str, chex.Array], dtype: Any) -> chex.Array:
     kernel, bias = layer["kernel"].astype(dtype), layer["bias"].astype(dtype)
-    return (pooled.astype(dtype) @ kernel + bias).astype(jnp.float32)
+    return (x.astype(dtype) @ kernel + bias).astype(jnp.float32)

@@ -36,8 +36,10 @@ def results(net, variables):
         total = jnp.sum(jnp.where(real[..., 0, 0], jnp.sin(outputs.logits), 0.0))
         for maps in outputs.features:
             total += sum(jnp.sum(jnp.where(real, jnp.cos(x), 0.0)) for x in maps)
+        for adapted in jax.tree.leaves(outputs.adapted):
+            total += jnp.sum(jnp.where(real, jnp.sin(adapted), 0.0))
         evaluated = net.apply(tree, images).logits
-        kept = jax.tree.map(lambda x: x[:4], outputs.features)
+        kept = jax.tree.map(lambda x: x[:4], (outputs.features, outputs.adapted))
         return total, (outputs.logits[:, :4], kept, updated, evaluated)
 
     return jax.jit(jax.grad(objective, has_aux=True))(variables["params"])
