@@ -84,15 +84,7 @@ def _kernel_gradient(x, shape, dy, stride):
         rhs_dilation=(stride, stride),
         dimension_numbers=_DIMENSIONS,
     )
-    gradient = gradient.transpose(1, 2, 0, 3)
-    # cuDNN gives output channels first. XLA would move them last for every student's part of a
-    # joint kernel by itself; as a vector that it must not look into, the gradient is put into order
-    # once, and parts are cut from it where they are used.
-    return jax.lax.platform_dependent(
-        gradient,
-        cuda=lambda g: jax.lax.optimization_barrier(g.reshape(-1)).reshape(g.shape),
-        default=lambda g: g,
-    )
+    return gradient.transpose(1, 2, 0, 3)
 
 
 convolve.defvjp(_forward, _backward)

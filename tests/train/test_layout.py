@@ -11,6 +11,7 @@ from kdjax import config as configuration
 from kdjax.config import FIELDS
 from kdjax.train.program.layout import Layout
 from kdjax.train.program.optimizer import make_optimizer
+from kdjax.train.tasks.experiment import resolve
 
 
 def layer(rng, *shape):
@@ -26,14 +27,23 @@ def tree():
     return {"stem": layer(rng, 3, 3, 3, 4), "student_1": blocks, "student_2": blocks}
 
 
-def test_splitting_undoes_joining(tree):
-    layout = Layout(tree)
+@pytest.mark.parametrize("outputs_first", [False, True])
+def test_splitting_undoes_joining(tree, outputs_first):
+    layout = Layout(tree, outputs_first=outputs_first)
     vectors = layout.join(tree)
     chex.assert_trees_all_equal(layout.split(vectors), tree)
     chex.assert_trees_all_equal(jax.jit(layout.split_for_gradients)(vectors), tree)
     chex.assert_trees_all_equal(jax.jit(layout.join)(tree), vectors)
     assert isinstance(vectors["stem"]["kernel"], np.ndarray)
     assert len(jax.tree.leaves(vectors)) == 9
+
+
+def test_kernels_of_convolutions_may_have_their_outputs_first(tree):
+    kernel = tree["stem"]["conv"]["kernel"]
+    tree["stem"]["classifier"] = {"kernel": np.ones((4, 2), np.float32)}
+    vector = Layout(tree, outputs_first=True).join(tree)["stem"]["kernel"]
+    first = np.concatenate([kernel[..., out].ravel() for out in range(kernel.shape[-1])])
+    np.testing.assert_array_equal(vector, np.concatenate([np.ones(8), first]))
 
 
 def test_neighbours_are_the_blocks_in_their_order(tree):
@@ -44,8 +54,9 @@ def test_neighbours_are_the_blocks_in_their_order(tree):
     np.testing.assert_array_equal(vector, np.concatenate(expected))
 
 
-def test_derivatives_are_those_of_the_tree(tree):
-    layout = Layout(tree)
+@pytest.mark.parametrize("outputs_first", [False, True])
+def test_derivatives_are_those_of_the_tree(tree, outputs_first):
+    layout = Layout(tree, outputs_first=outputs_first)
 
     def loss(tree):
         return sum(jnp.sum(jnp.sin(leaf) * leaf) for leaf in jax.tree.leaves(tree))
@@ -90,3 +101,20 @@ def test_other_types_are_refused(tree):
     tree["stem"]["conv"]["kernel"] = tree["stem"]["conv"]["kernel"].astype(np.float16)
     with pytest.raises(AssertionError, match="float16"):
         Layout(tree)
+
+
+def test_a_step_is_the_same_in_both_orders(small_config, monkeypatch):
+    experiment = resolve(small_config)
+    states = []
+    for outputs_first in (False, True):
+        monkeypatch.setattr(
+            "kdjax.train.program.compiled.Layout",
+            lambda shapes, *, outputs_first, first=outputs_first: Layout(
+                shapes, outputs_first=first
+            ),
+        )
+        runner = experiment.runner("ensemble", experiment.feed())
+        state = runner.place(runner.initial_state(0))
+        state, _, _ = runner.steps(state, runner.epoch(state, 0), 0, 2)
+        states.append(runner.fetch(state))
+    chex.assert_trees_all_close(*states, rtol=1e-5, atol=1e-6)

@@ -81,8 +81,10 @@ class Runner:
         self._teacher = None if teacher is None else parallel.replicate(teacher)
         self._beginning = method.beginning(feed.image_shape, feed.sizes["train"])
         self._shapes = self._beginning.start.shapes
+        outputs_first = parallel.devices[0].platform == "gpu"
         self._params, self._batch_stats = (
-            Layout(self._shapes[name]) for name in ("params", "batch_stats")
+            Layout(self._shapes[name], outputs_first=outputs_first)
+            for name in ("params", "batch_stats")
         )
         optimizer = make_optimizer(config.optimizer, self.schedule, separate=method.separate)
         if wrap is None:

@@ -21,6 +21,7 @@ import optax
 
 # Network -> name of the leaves -> vector.
 Vectors = dict[str, dict[str, Any]]
+_CONVOLUTION = 4  # Axes of its kernel.
 
 
 class Layout:
@@ -30,12 +31,15 @@ class Layout:
     Layers of blocks of one kind are neighbours, as loops over blocks want them.
     """
 
-    def __init__(self, shapes: Mapping[str, Any]):
+    def __init__(self, shapes: Mapping[str, Any], *, outputs_first: bool = False):
         """Lays out a tree.
 
         Args:
           shapes: network -> ... -> leaf with a ``shape``; float32 throughout.
+          outputs_first: whether kernels of convolutions, ``[height, width, in, out]``, lie in the
+            order (out, height, width, in), in which cuDNN reads them and writes their gradients.
         """
+        self._outputs_first = outputs_first
         leaves = flax.traverse_util.flatten_dict(shapes)
         chex.assert_type(list(leaves.values()), jnp.float32)
         self._shapes = {path: leaves[path].shape for path in sorted(leaves, key=_order)}
@@ -49,7 +53,7 @@ class Layout:
         xp = np if all(isinstance(leaf, np.ndarray) for leaf in leaves.values()) else jnp
         return {
             network: {
-                name: xp.concatenate([leaves[path].reshape(-1) for path in paths])
+                name: xp.concatenate([self._flat(leaves[path]) for path in paths])
                 for name, paths in names.items()
             }
             for network, names in self._paths.items()
@@ -61,8 +65,23 @@ class Layout:
         for network, names in self._paths.items():
             for name, paths in names.items():
                 shapes = [self._shapes[path] for path in paths]
-                leaves.update(zip(paths, _cut(vectors[network][name], shapes), strict=True))
+                stored = [self._stored(shape) for shape in shapes]
+                parts = _cut(vectors[network][name], stored)
+                leaves.update(
+                    (path, part.transpose(1, 2, 3, 0) if self._moves(shape) else part)
+                    for path, part, shape in zip(paths, parts, shapes, strict=True)
+                )
         return flax.traverse_util.unflatten_dict(leaves)
+
+    def _stored(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of a leaf in the order in which it lies in a vector."""
+        return (shape[-1], *shape[:-1]) if self._moves(shape) else shape
+
+    def _flat(self, leaf: Any) -> Any:
+        return (leaf.transpose(3, 0, 1, 2) if self._moves(leaf.shape) else leaf).reshape(-1)
+
+    def _moves(self, shape: tuple[int, ...]) -> bool:
+        return self._outputs_first and len(shape) == _CONVOLUTION
 
     @functools.cached_property
     def split_for_gradients(self) -> Callable[[Vectors], dict[str, Any]]:
