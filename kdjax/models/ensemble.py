@@ -118,18 +118,21 @@ class Adapters(nn.Module):
         )
 
     def _block_at_once(self, block: int, maps: tuple[chex.Array, ...]) -> tuple[chex.Array, ...]:
-        pivot, *students = maps
+        pivot = maps[0].shape[-1]
         layers = [
             self.variables["params"][f"student_{number}_block{block}"]
             for number in range(2, len(maps) + 1)
         ]
-        source = Packing.of([student.shape[-1] for student in students], lanes=1)
-        target = Packing.of([pivot.shape[-1]] * len(students), lanes=1)
-        kernel = pack_kernels([layer["kernel"] for layer in layers], source, target)
-        bias = target.join([layer["bias"] for layer in layers])
-        x = source.join(students).astype(self.dtype)
+        # The pivot's channels are read too, by nothing: all maps are one array where they come
+        # from, and a part of it would be a copy.
+        source = Packing.of([own.shape[-1] for own in maps], lanes=1)
+        target = Packing.of([0, *[pivot] * len(layers)], lanes=1)
+        nothing = jnp.zeros((1, 1, pivot, 0), layers[0]["kernel"].dtype)
+        kernel = pack_kernels([nothing, *(layer["kernel"] for layer in layers)], source, target)
+        bias = jnp.concatenate([layer["bias"] for layer in layers])
+        x = source.join(maps).astype(self.dtype)
         y = convolve(x, kernel.astype(self.dtype), 1) + bias.astype(self.dtype)
-        return tuple(target.split(y))
+        return tuple(target.split(y)[1:])
 
 
 class IndependentNetworks(nn.Module):
