@@ -21,12 +21,13 @@ class Row:
         same study and seed.
       task: the command that runs it.
       against: the row whose students are the baselines; empty for a row that is one. A search
-        brings its own baseline: the network that is thinned uniformly to the same cost.
+        brings its own baseline, the network that is thinned uniformly to the same cost; and so does
+        a distillation, its students alone.
     """
 
     what: str
     overrides: Overrides
-    task: Literal["train", "search"] = "train"
+    task: Literal["train", "search", "distill"] = "train"
     against: str = "alone"
 
 
@@ -244,6 +245,42 @@ STUDIES: Mapping[str, Study] = {
         _ABLATION,
         1,
         baselines="cifar10_5000",
+    ),
+    "cifar10_rules": Study(
+        "Who should teach whom, on CIFAR-10 with few labels?",
+        {"train": "cifar10_resnet20.py"},
+        {
+            "train": {
+                **_RESNET8, "network_width": 0.5,
+                "data.labels_per_class": 500, "epochs": 30,
+            }
+        },
+        {"alone": _ALONE, "stem": _STEM, "strong": _ONLINE["strong"], **_RULES},
+        3,
+    ),
+    "cifar10_distill": Study(
+        "What is a fixed teacher worth?",
+        {"distill": "distill_cifar100.py"},
+        {
+            "distill": {
+                "data.name": "cifar10", "data.labels_per_class": 500, "data.validation": 0.1,
+                "teacher.network": "resnet20", "network": "resnet8",
+                "teacher.epochs": 30, "epochs": 30, "log.tensorboard": False,
+            }
+        },
+        {
+            name: Row(what, overrides, "distill", "the student alone")
+            for name, what, overrides in (
+                ("soft", "ResNet20 > ResNet8, plain distillation", {}),
+                (
+                    "dkd",
+                    "the same, DKD",
+                    {"weights.hard": 1.0, "weights.soft": 0.0, "weights.dkd": 1.0},
+                ),
+            )
+        },
+        3,
+        together=True,
     ),
     "cifar10_searched": Study(
         "Does the searched structure help, and both methods together?",

@@ -37,6 +37,16 @@ def students(found: list[dict[str, Any]]) -> Accuracies:
     return accuracies
 
 
+def pairs(found: list[dict[str, Any]]) -> tuple[Accuracies, Accuracies]:
+    """Test accuracies of a row's students, alone and distilled beside each other."""
+    alone, taught = ({}, {})
+    for results in found:
+        for place, seed in enumerate(results["seeds"]):
+            for role, accuracies in (("baseline", alone), ("distilled", taught)):
+                accuracies[seed] = [100 * s[role]["per_seed"][place] for s in results["students"]]
+    return alone, taught
+
+
 def candidate(found: list[dict[str, Any]], name: str) -> Accuracies:
     """Test accuracies of one network of a row of searches."""
     accuracies: Accuracies = {}
@@ -55,6 +65,8 @@ def compare(name: str, row: str, workdir: Path) -> dict[str, Any] | None:
     if wanted.task == "search":
         baselines = candidate(found, "uniform, distilled")
         trained = candidate(found, "compact, distilled")
+    elif wanted.task == "distill":
+        baselines, trained = pairs(found)
     else:
         baselines = students(results_of(workdir / (study.baselines or name) / wanted.against))
         trained = students(found)
@@ -75,7 +87,7 @@ def compare(name: str, row: str, workdir: Path) -> dict[str, Any] | None:
         "data": made["dataset"],
         "network": made["network"],
         "labels": config["data"]["labels_per_class"] or "all",
-        "epochs": config["epochs"] if wanted.task == "train" else config["distil"]["epochs"],
+        "epochs": config["distil"]["epochs"] if wanted.task == "search" else config["epochs"],
         "seeds": seeds,
         "students": [
             {
@@ -95,6 +107,8 @@ def compare(name: str, row: str, workdir: Path) -> dict[str, Any] | None:
         alone = candidate(found, "compact, alone")
         entry["found_alone"] = float(np.mean([alone[seed][0] for seed in seeds]))
         entry["full"] = float(np.mean([100 * results["teacher"]["test"] for results in found]))
+    elif wanted.task == "distill":
+        entry["teacher"] = 100 * found[0]["teachers"][0]["test"]
     else:
         averages = {
             seed: 100 * accuracy
@@ -137,7 +151,8 @@ def table(entries: list[dict[str, Any]]) -> str:
     for entry in entries:
         gains = [_gain(student) for student in entry["students"]]
         gains += [""] * (count - len(gains))
-        cells = [*gains, _gain(entry["mean_gain"]), f"{entry['ensemble']:.2f}"]
+        last = f"{entry['ensemble']:.2f}" if "ensemble" in entry else ""
+        cells = [*gains, _gain(entry["mean_gain"]), last]
         lines.append(f"| {_named(entry)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -35,7 +35,7 @@ def test_a_row_is_a_command(name, row, tmp_path):
         assert seed == "seed3"
     against = study.rows[row].against
     baselines = studies.STUDIES[study.baselines or name].rows
-    assert task == "search" or not against or against in baselines
+    assert task in ("search", "distill") or not against or against in baselines
 
 
 def entry(*per_seed):
@@ -105,6 +105,22 @@ def test_a_search_is_compared_with_the_uniform_network(tmp_path):
     assert (found["full"], found["found_alone"]) == pytest.approx((70.0, 64.0))
     assert found["labels"] == "all" and found["mean_gain"]["half_width"] is None
     assert "| 70.00 | 68.00 | 64.00 | 67.00 | +1.00 |" in summarize.search_table([found])
+
+
+def test_a_distillation_brings_its_baselines(tmp_path):
+    write(
+        tmp_path / "cifar10_distill" / "soft" / "seeds",
+        {
+            "seeds": [0, 1],
+            "teachers": [{"test": 0.75}],
+            "students": [{"baseline": entry(0.6, 0.62), "distilled": entry(0.63, 0.65)}],
+        },
+        {"data": {"labels_per_class": 500}, "epochs": 30},
+    )
+    found = summarize.compare("cifar10_distill", "soft", tmp_path)
+    assert found["teacher"] == 75.0 and found["seeds"] == [0, 1]
+    assert found["mean_gain"]["points"] == pytest.approx(3.0)
+    assert "| 61.00 | | |" in summarize.table([found])
 
 
 def test_unfinished_rows_have_no_entry(tmp_path):
