@@ -52,7 +52,7 @@ def command(
 
 def workdir(folder: Path, row: str, study: Study, seeds: Sequence[int]) -> Path:
     """Where a row lies: in one directory for all seeds, or in one for each."""
-    return folder / row / ("seeds" if study.together else f"seed{seeds[0]}")
+    return folder / row / ("seeds" if study.one_run else f"seed{seeds[0]}")
 
 
 def finished(path: Path) -> set[int]:
@@ -74,7 +74,7 @@ def main() -> int:
         parser.error(f"--rows names {sorted(unknown)}: the rows are {', '.join(study.rows)}")
     folder = (options.workdir / options.study).absolute()
     seeds = range(options.seeds or study.seeds)
-    for part in [seeds] if study.together else [[seed] for seed in seeds]:
+    for part in [seeds] if study.one_run else [[seed] for seed in seeds]:
         for row in rows:
             if set(part) <= finished(workdir(folder, row, study, part)):
                 continue

@@ -41,7 +41,7 @@ class Study:
       recipe: overrides that the rows of a task share.
       rows: by name, those first that others need.
       seeds: how many seeds are meant, from 0.
-      together: whether one run of a row has all seeds, where they are quick.
+      one_run: whether one run of a row has all seeds, where they are quick.
       baselines: the study whose rows are compared with; empty: this one.
     """
 
@@ -50,7 +50,7 @@ class Study:
     recipe: Mapping[str, Overrides]
     rows: Mapping[str, Row]
     seeds: int
-    together: bool = False
+    one_run: bool = False
     baselines: str = ""
 
 
@@ -199,7 +199,7 @@ STUDIES: Mapping[str, Study] = {
             **_RULES,
         },
         6,
-        together=True,
+        one_run=True,
     ),
     "digits_searched": Study(
         "Does the searched structure help, and both methods together, on the embedded digits?",
@@ -251,8 +251,10 @@ STUDIES: Mapping[str, Study] = {
         {"train": "cifar10_resnet20.py"},
         {
             "train": {
-                **_RESNET8, "network_width": 0.5,
-                "data.labels_per_class": 500, "epochs": 30,
+                **_RESNET8,
+                "network_width": 0.5,
+                "data.labels_per_class": 500,
+                "epochs": 30,
             }
         },
         {"alone": _ALONE, "stem": _STEM, "strong": _ONLINE["strong"], **_RULES},
@@ -263,9 +265,14 @@ STUDIES: Mapping[str, Study] = {
         {"distill": "distill_cifar100.py"},
         {
             "distill": {
-                "data.name": "cifar10", "data.labels_per_class": 500, "data.validation": 0.1,
-                "teacher.network": "resnet20", "network": "resnet8",
-                "teacher.epochs": 30, "epochs": 30, "log.tensorboard": False,
+                "data.name": "cifar10",
+                "data.labels_per_class": 500,
+                "data.validation": 0.1,
+                "teacher.network": "resnet20",
+                "network": "resnet8",
+                "teacher.epochs": 30,
+                "epochs": 30,
+                "log.tensorboard": False,
             }
         },
         {
@@ -280,7 +287,7 @@ STUDIES: Mapping[str, Study] = {
             )
         },
         3,
-        together=True,
+        one_run=True,
     ),
     "cifar10_searched": Study(
         "Does the searched structure help, and both methods together?",

@@ -77,7 +77,7 @@ def compare(name: str, row: str, workdir: Path) -> dict[str, Any] | None:
     # Where the thinnest are left out, the others are compared.
     baseline = np.array([baselines[seed] for seed in seeds])[:, : distilled.shape[1]]
     gains = distilled - baseline
-    folder = workdir / name / row / ("seeds" if study.together else f"seed{seeds[0]}")
+    folder = workdir / name / row / ("seeds" if study.one_run else f"seed{seeds[0]}")
     config = json.loads((folder / "config.json").read_text())
     made = found[0]["made_with"]
     entry: dict[str, Any] = {

@@ -33,7 +33,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
             )
         if not field.valid(value):
             raise ConfigError(f"config.{name} is {value!r}: allowed is {field.allowed}")
-    for check in _TOGETHER[task_of(config)]:
+    for check in _ACROSS_FIELDS[task_of(config)]:
         check(config)
 
 
@@ -229,7 +229,7 @@ def _order(config: ml_collections.ConfigDict) -> None:
     )
 
 
-_TOGETHER: dict[Task, tuple[Callable[[ml_collections.ConfigDict], None], ...]] = {
+_ACROSS_FIELDS: dict[Task, tuple[Callable[[ml_collections.ConfigDict], None], ...]] = {
     "train": (
         _seeds,
         _students,

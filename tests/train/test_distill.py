@@ -297,7 +297,7 @@ def test_the_feature_term_between_families_is_that_of_the_pairs():
 
     teacher = maps((8, 3), (4, 5), (4, 5), (2, 7), (2, 9))
     own, adapted = maps((8, 2), (4, 2), (2, 2)), maps((8, 5), (4, 7), (2, 9))
-    outputs = methods.Taught(
+    outputs = methods.TaughtOutputs(
         np.zeros((2, 2, 4), np.float32),
         tuple((each, each) for each in own),
         tuple((each, None) for each in adapted),
@@ -372,7 +372,7 @@ def test_without_a_weight_of_labels_the_student_alone_still_learns_them():
         config, architecture, (architecture.widths,) * 2, (True, False), None, steps_per_epoch=10
     )
     logits = jnp.array(np.random.default_rng(0).normal(size=(2, 3, 4)), jnp.float32)
-    outputs = Seen(logits, methods.Taught(logits, (), (), Outputs(logits[0], ())), {})
+    outputs = Seen(logits, methods.TaughtOutputs(logits, (), (), Outputs(logits[0], ())), {})
     examples = Examples(jnp.array([0, 1, 2]), jnp.ones(3, bool), None)
     total, _, _ = method.loss(outputs, examples, method.weights(jnp.int32(0)), {})
     # The first agrees with its teacher; what is left is the second one's cross entropy.

@@ -208,4 +208,4 @@ def test_a_process_by_itself_passes_through():
     assert processes.on_first(lambda: 3) == 3
     processes.agree({"x": 1})
     with pytest.raises(KeyError):
-        processes.together(lambda: {}["missing"])
+        processes.in_all(lambda: {}["missing"])

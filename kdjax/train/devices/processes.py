@@ -107,7 +107,7 @@ def gather(value: Any) -> list[Any]:
     ]
 
 
-def together(action: Callable[[], T]) -> T:
+def in_all(action: Callable[[], T]) -> T:
     """``action()`` in every process; what one of them raises, none goes on from.
 
     Raises:
@@ -131,13 +131,13 @@ def together(action: Callable[[], T]) -> T:
 
 def on_first(action: Callable[[], T]) -> T:
     """``action()`` in the first process alone; its JSON result, or its error, in all."""
-    result = together(lambda: action() if is_first() else None)
+    result = in_all(lambda: action() if is_first() else None)
     return result if count() == 1 else gather(result)[0]  # type: ignore[return-value]
 
 
 def on_first_unshared(action: Callable[[], object]) -> None:
     """``action()`` in the first process alone; its error in all, its result nowhere."""
-    together(lambda: action() if is_first() else None)
+    in_all(lambda: action() if is_first() else None)
 
 
 def broadcast(tree: Any) -> Any:

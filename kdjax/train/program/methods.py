@@ -27,7 +27,7 @@ from kdjax.train.program.fixed_teacher import (
 from kdjax.train.program.learned import Beginning, Learning, Seen
 from kdjax.train.program.objective import Examples, Judged, objective
 from kdjax.train.program.optimizer import weight_ramps
-from kdjax.train.program.reading import Calls, Taught, ensemble_taps, teacher_taps
+from kdjax.train.program.reading import Calls, TaughtOutputs, ensemble_taps, teacher_taps
 from kdjax.train.program.state import TrainState
 from kdjax.train.program.teaching import Gate, Memory, initial_memory, teacher_logits
 from kdjax.widths import WidthVector
@@ -234,16 +234,16 @@ def taught(
     def forward(variables, teacher, images, mask, key=None):
         outputs, stats = _forward(model, variables, images, mask, key)
         teaching = teachers(teacher, images)
-        taught = Taught(outputs.logits, outputs.features, outputs.adapted, teaching)
+        taught = TaughtOutputs(outputs.logits, outputs.features, outputs.adapted, teaching)
         return learning.see(taught, variables, stats, mask)
 
-    def start(key: chex.PRNGKey, images: chex.Array) -> tuple[Taught, Any]:
+    def start(key: chex.PRNGKey, images: chex.Array) -> tuple[TaughtOutputs, Any]:
         outputs, _ = model.init_with_output(key, images)
         variables = tuple(
             each.architecture.build(each.widths).init(key, images) for each in teachers.networks
         )
         teaching = dataclasses.replace(teachers, cached=False)(variables, images)
-        return Taught(outputs.logits, outputs.features, outputs.adapted, teaching), ()
+        return TaughtOutputs(outputs.logits, outputs.features, outputs.adapted, teaching), ()
 
     def loss(seen: Seen, examples: Examples, weights: Weights, memory: Memory) -> Judged:
         taps = teacher_taps(seen.outputs, distilled)

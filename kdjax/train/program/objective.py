@@ -165,7 +165,7 @@ def _standardized(loss: Callable[..., chex.Array]) -> Callable[..., chex.Array]:
     )
 
 
-def _together(coupled: bool, examples: Examples) -> dict[str, Any]:
+def _of_batch(coupled: bool, examples: Examples) -> dict[str, Any]:
     return {"where": examples.mask, "axis_name": examples.axis_name} if coupled else {}
 
 
@@ -177,7 +177,7 @@ def _of_labels(loss, coupled: bool, taps: Taps, examples: Examples) -> chex.Arra
 def _of_logits(
     loss, coupled: bool, taps: Taps, examples: Examples, labels: tuple[chex.Array, ...] = ()
 ) -> chex.Array:
-    more = _together(coupled, examples)
+    more = _of_batch(coupled, examples)
 
     def of_student(logits: chex.Array, teachers: chex.Array) -> chex.Array:
         by_teacher = jax.vmap(lambda teacher: loss(logits, teacher, *labels, **more))(teachers)
@@ -212,7 +212,7 @@ def _of_calls(
       examples: of the batch.
       memory: of all terms; None: this one remembers nothing.
     """
-    more = _together(term.coupled, examples)
+    more = _of_batch(term.coupled, examples)
     nothing = jnp.zeros(examples.mask.shape, jnp.float32)
     after: dict[tuple[str, ...], Any] = {}
 

@@ -35,7 +35,7 @@ class Taps(NamedTuple):
     adapted: MapPairs = ()
 
 
-class Taught(NamedTuple):
+class TaughtOutputs(NamedTuple):
     """What students with a fixed teacher return.
 
     Attributes:
@@ -71,7 +71,7 @@ def ensemble_taps(outputs: Outputs, taught: chex.Array) -> Taps:
     return Taps(outputs.logits, taught, [None, *maps], [None, *adapted])
 
 
-def teacher_taps(outputs: Taught, distilled: Sequence[bool]) -> Taps:
+def teacher_taps(outputs: TaughtOutputs, distilled: Sequence[bool]) -> Taps:
     """What terms read of students with a fixed teacher, blocks paired by depth.
 
     Args:

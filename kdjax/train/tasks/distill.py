@@ -16,7 +16,7 @@ from kdjax.train.run.run import Run
 from kdjax.train.tasks.distill_results import summarize
 from kdjax.train.tasks.experiment import (
     Experiment,
-    resolve_together,
+    resolve_in_all,
     stage_config,
     teacher_architecture,
 )
@@ -63,8 +63,8 @@ def distill(
     configuration.validate(config)
     if teachers:
         check_given(teachers, config)
-    experiment = resolve_together(config, path)
-    loaded = processes.together(lambda: _load(experiment, teachers))
+    experiment = resolve_in_all(config, path)
+    loaded = processes.in_all(lambda: _load(experiment, teachers))
     found = ""
     if loaded:
         found = digest({str(number): each.variables for number, each in enumerate(loaded)})

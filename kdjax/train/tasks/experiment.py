@@ -204,7 +204,7 @@ def resolve(
     return Experiment(config, dataset, architecture, students, parallel)
 
 
-def resolve_together(config: ml_collections.ConfigDict, path: Path) -> Experiment:
+def resolve_in_all(config: ml_collections.ConfigDict, path: Path) -> Experiment:
     """The experiment of a validated configuration, the same in all processes.
 
     Raises:
@@ -218,7 +218,7 @@ def resolve_together(config: ml_collections.ConfigDict, path: Path) -> Experimen
         }
     )
     processes.on_first_unshared(lambda: workdir.check(path, config))
-    experiment = processes.together(lambda: resolve(config))
+    experiment = processes.in_all(lambda: resolve(config))
     if processes.count() > 1:
         processes.agree(
             {

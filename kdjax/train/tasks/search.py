@@ -21,7 +21,7 @@ from kdjax.train.devices import processes
 from kdjax.train.program.state import TrainState
 from kdjax.train.run import workdir
 from kdjax.train.run.run import Run
-from kdjax.train.tasks.experiment import Experiment, resolve_together, stage_config
+from kdjax.train.tasks.experiment import Experiment, resolve_in_all, stage_config
 from kdjax.train.tasks.results import Measured
 from kdjax.train.tasks.search_results import summarize
 from kdjax.train.tasks.search_stage import (
@@ -62,12 +62,12 @@ def search(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any
     """
     path = Path(path)
     configuration.validate(config)
-    experiment = resolve_together(config, path)
-    budget = processes.together(lambda: resolve_budget(experiment))
+    experiment = resolve_in_all(config, path)
+    budget = processes.in_all(lambda: resolve_budget(experiment))
     latencies = _read_latencies(config)
     teacher = None
     if config.teacher.workdir:
-        teacher = processes.together(lambda: load_teacher(config.teacher, experiment))
+        teacher = processes.in_all(lambda: load_teacher(config.teacher, experiment))
         processes.agree({"the teacher (its digest)": digest(teacher)})
     with contextlib.ExitStack() as stack:
 

@@ -12,7 +12,7 @@ from kdjax.train.program.state import TrainState
 from kdjax.train.run import workdir
 from kdjax.train.run.run import Run
 from kdjax.train.tasks import results
-from kdjax.train.tasks.experiment import Experiment, resolve_together
+from kdjax.train.tasks.experiment import Experiment, resolve_in_all
 from kdjax.train.tasks.stages import Stages, measure
 from kdjax.train.tasks.trained_on import TrainedOn
 
@@ -37,7 +37,7 @@ def train(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any]
     """
     path = Path(path)
     configuration.validate(config)
-    experiment = resolve_together(config, path)
+    experiment = resolve_in_all(config, path)
     with contextlib.ExitStack() as stack:
 
         def claim() -> None:
