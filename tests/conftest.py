@@ -28,6 +28,23 @@ import pytest
 
 from kdjax import config as configuration
 
+# Files that take minutes: begun last, they would leave one of two processes without work.
+_LONG = (
+    "test_search_pipeline.py",
+    "test_processes.py",
+    "test_learned_terms.py",
+    "test_search_families.py",
+    "test_fault_harness.py",
+    "test_step.py",
+    "test_parallel.py",
+    "test_loop.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    places = {name: place for place, name in enumerate(_LONG)}
+    items.sort(key=lambda item: places.get(item.path.name, len(_LONG)))
+
 
 def pytest_unconfigure():
     if _OWN_CACHE:

@@ -27,6 +27,8 @@ _STARTED = time.perf_counter()  # Workers import this module before anything tha
 # One call of the job: takes that many steps or a few more, waits for the device, says how many.
 Run = Callable[[int], int]
 
+_PATIENCE = 10.0  # Seconds that a process has to end by itself.
+
 
 def serve(prepare: Callable[[], tuple[Run, dict[str, Any]]]) -> None:
     """The worker's side, until the input ends; ``prepare`` returns the job and what to say of it.
@@ -146,7 +148,7 @@ class Worker(contextlib.AbstractContextManager["Worker"]):
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(10)
+            self._process.wait(_PATIENCE)
         # Compilers that it started may be at work still.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).parent.parent.parent / "experiments" / "faults"
-# Kills, signals, damage on resume, workdirs, divergence, several processes and devices have tests
-# of their own.
-KINDS = "checkpoints,disk,data,files"
+# Kills, signals, full disks, damage on resume, files, workdirs, divergence, several processes and
+# devices have tests of their own.
+KINDS = "checkpoints,data"
 
 
 def test_every_kind_of_fault_is_survived(tmp_path):
@@ -23,7 +23,7 @@ def test_every_kind_of_fault_is_survived(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     trials = json.loads((tmp_path / "results.json").read_text())["trials"]
-    assert len(trials) >= 4
+    assert len(trials) >= 2
     for trial in trials:
         assert trial["detected"] and trial["recovered"], trial
         assert trial["lost_steps"] == 0 and trial["wrong_numbers"] == 0, trial

@@ -100,7 +100,8 @@ def test_a_worker_that_cannot_be_started_is_reported():
     assert "no-such-python" in result.error
 
 
-def test_a_silent_worker_is_reported_and_ended():
+def test_a_silent_worker_is_reported_and_ended(monkeypatch):
+    monkeypatch.setattr(worker, "_PATIENCE", 0.1)
     silent = worker.Contestant("torch", (sys.executable, "-c", "import time; time.sleep(600)"))
     with worker.Worker(silent) as started, pytest.raises(worker.WorkerError, match="no answer"):
         started.ready(timeout=0.1)
