@@ -5,7 +5,7 @@
 #
 # KEPT is a directory that outlives the machine: results and the last checkpoints are copied there
 # after every study, and taken from there at the start. SECONDS: stop in time (default 3000).
-# OVERRIDES: further --config.a.b=c, to try it at a small size.
+# OVERRIDES: further --config.a.b=c, but no tuples, to try it at a small size.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 kept=${1:?where results are kept}
