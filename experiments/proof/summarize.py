@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from studies import STUDIES
+from studies import STUDIES, Row
 
 from kdjax.report.drawing import new_figure, save_figure
 from kdjax.statistics import half_width
@@ -62,14 +62,7 @@ def compare(name: str, row: str, workdir: Path) -> dict[str, Any] | None:
     study = STUDIES[name]
     wanted = study.rows[row]
     found = results_of(workdir / name / row)
-    if wanted.task == "search":
-        baselines = candidate(found, "uniform, distilled")
-        trained = candidate(found, "compact, distilled")
-    elif wanted.task == "distill":
-        baselines, trained = pairs(found)
-    else:
-        baselines = students(results_of(workdir / (study.baselines or name) / wanted.against))
-        trained = students(found)
+    baselines, trained = compared(wanted, found, workdir / (study.baselines or name))
     seeds = sorted(baselines.keys() & trained.keys())
     if not seeds:
         return None
@@ -80,7 +73,7 @@ def compare(name: str, row: str, workdir: Path) -> dict[str, Any] | None:
     folder = workdir / name / row / ("seeds" if study.one_run else f"seed{seeds[0]}")
     config = json.loads((folder / "config.json").read_text())
     made = found[0]["made_with"]
-    entry: dict[str, Any] = {
+    return {
         "name": f"{name}/{row}",
         "what": wanted.what,
         "against": wanted.against,
@@ -102,25 +95,36 @@ def compare(name: str, row: str, workdir: Path) -> dict[str, Any] | None:
             "points": float(gains.mean()),
             "half_width": half_width(gains.mean(axis=1)),
         },
+        **beside(wanted, found, seeds),
     }
-    if wanted.task == "search":
+
+
+def compared(
+    row: Row, found: list[dict[str, Any]], baselines: Path
+) -> tuple[Accuracies, Accuracies]:
+    """Test accuracies of a row's baselines, and of what the row trained."""
+    if row.task == "search":
+        return candidate(found, "uniform, distilled"), candidate(found, "compact, distilled")
+    if row.task == "distill":
+        return pairs(found)
+    return students(results_of(baselines / row.against)), students(found)
+
+
+def beside(row: Row, found: list[dict[str, Any]], seeds: list[int]) -> dict[str, float]:
+    """What else a row says, in %: of the teacher, of the structure alone, or of all students."""
+    if row.task == "search":
         alone = candidate(found, "compact, alone")
-        entry["found_alone"] = float(np.mean([alone[seed][0] for seed in seeds]))
-        entry["full"] = float(np.mean([100 * results["teacher"]["test"] for results in found]))
-    elif wanted.task == "distill":
-        entry["teacher"] = 100 * found[0]["teachers"][0]["test"]
-    else:
-        averages = {
-            seed: 100 * accuracy
-            for results in found
-            for seed, accuracy in zip(
-                results["seeds"],
-                (results.get("ensemble") or results["baseline_ensemble"])["per_seed"],
-                strict=True,
-            )
+        return {
+            "found_alone": float(np.mean([alone[seed][0] for seed in seeds])),
+            "full": float(np.mean([100 * results["teacher"]["test"] for results in found])),
         }
-        entry["ensemble"] = float(np.mean([averages[seed] for seed in seeds]))
-    return entry
+    if row.task == "distill":
+        return {"teacher": 100 * found[0]["teachers"][0]["test"]}
+    averages = {}
+    for results in found:
+        accuracies = (results.get("ensemble") or results["baseline_ensemble"])["per_seed"]
+        averages.update(zip(results["seeds"], accuracies, strict=True))
+    return {"ensemble": float(np.mean([100 * averages[seed] for seed in seeds]))}
 
 
 def with_interval(points: float, half: float | None) -> str:

@@ -1,9 +1,9 @@
 """The configuration: every field, its default, its meaning and what it may be.
 
-Each of the tasks `kdjax train`, `search` and `distill` has one table. The
-default :class:`ConfigDict`, the checks, the help texts and the list of what a resumed run may
-change are all read from that table. Fields are numbers, strings, booleans and tuples only, since
-nothing else can be overridden on a command line.
+Each of the tasks `kdjax train`, `search` and `distill` has one table. The default
+:class:`ConfigDict`, the checks, the help texts and the list of what a resumed run may change are
+all read from that table. Fields are numbers, strings, booleans and tuples only, since nothing else
+can be overridden on a command line.
 """
 
 from kdjax.config.checks import terms_of_maps, validate

@@ -6,7 +6,7 @@ import ml_collections
 
 from kdjax.config.fields import ConfigError
 from kdjax.config.tasks import Task, fields_of, flatten, task_of, unknown_field
-from kdjax.config.terms import TERMS
+from kdjax.config.terms import BY_LOGITS, TERMS
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
@@ -160,9 +160,8 @@ def _teachers(config: ml_collections.ConfigDict) -> None:
 
 def terms_of_maps(config: ml_collections.ConfigDict) -> list[str]:
     """The terms of a configuration that are switched on and read more than labels and logits."""
-    simple = ("labels", "logits", "logits and labels")
     weights = config.weights.items()
-    return [name for name, weight in weights if weight > 0 and TERMS[name].reads not in simple]
+    return [name for name, weight in weights if weight > 0 and TERMS[name].reads not in BY_LOGITS]
 
 
 def _targets(config: ml_collections.ConfigDict) -> None:

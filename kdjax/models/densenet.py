@@ -35,7 +35,8 @@ import jax.numpy as jnp
 
 from kdjax.models.architecture import Architecture, Outputs
 from kdjax.models.heads import pooled_logits
-from kdjax.models.layers import BareConv, BatchNorm, ConvNorm, NormConv, max_pool
+from kdjax.models.layers import BareConv, ConvNorm, NormConv, max_pool
+from kdjax.models.normalization import BatchNorm
 from kdjax.widths import WidthVector, scale
 
 _BOTTLENECK = 4  # Channels of a bottleneck for each that its layer adds.

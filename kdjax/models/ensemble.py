@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from kdjax.models.architecture import Architecture, Network, Outputs, check_images
 from kdjax.models.convolution import convolve
 from kdjax.models.execution import PLAIN, Execution, Mode
-from kdjax.models.layers import BATCH_STATS
+from kdjax.models.normalization import BATCH_STATS
 from kdjax.models.packing import Packing, pack_kernels
 from kdjax.widths import WidthVector, check_students
 
@@ -123,8 +123,8 @@ class Adapters(nn.Module):
             self.variables["params"][f"student_{number}_block{block}"]
             for number in range(2, len(maps) + 1)
         ]
-        # The pivot's channels are read too, by nothing: all maps are one array where they come
-        # from, and a part of it would be a copy.
+        # The pivot's channels stay in the input, with a kernel of no outputs: all maps come as one
+        # array, and cutting the pivot's out would be a copy.
         source = Packing.of([own.shape[-1] for own in maps], lanes=1)
         target = Packing.of([0, *[pivot] * len(layers)], lanes=1)
         nothing = jnp.zeros((1, 1, pivot, 0), layers[0]["kernel"].dtype)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import chex
 import jax.numpy as jnp
 
-from kdjax.models.layers import Normalization
+from kdjax.models.normalization import Normalization
 
 
 class Packing(NamedTuple):

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from kdjax.models.architecture import Outputs
 from kdjax.models.convolution import convolve
 from kdjax.models.execution import Execution, Mode
-from kdjax.models.layers import Normalization, normalize
+from kdjax.models.normalization import Normalization, normalize
 from kdjax.models.packing import Packing, pack_kernels, pack_normalizations
 
 if TYPE_CHECKING:

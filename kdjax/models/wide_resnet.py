@@ -29,7 +29,8 @@ import jax.numpy as jnp
 
 from kdjax.models.architecture import Architecture, Outputs
 from kdjax.models.heads import pooled_logits
-from kdjax.models.layers import BareConv, BatchNorm
+from kdjax.models.layers import BareConv
+from kdjax.models.normalization import BatchNorm
 from kdjax.widths import WidthVector
 
 VARIANTS: Mapping[str, tuple[int, int]] = {  # depth, widening factor

@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 from kdjax import models
-from kdjax.models import densenet, efficientnet, imagenet_resnet, layers, wide_resnet
+from kdjax.models import (
+    densenet,
+    efficientnet,
+    imagenet_resnet,
+    layers,
+    normalization,
+    wide_resnet,
+)
 from kdjax.models.initialize import variable_shapes
 from kdjax.widths import WidthVector
 
@@ -251,7 +258,7 @@ def test_a_bare_convolution_by_hand(stride, length):
 
 def test_normalisation_with_a_momentum_and_an_epsilon():
     x = np.array([[1.0], [3.0]], np.float32)
-    norm = layers.BatchNorm(momentum=0.99, epsilon=0.5)
+    norm = normalization.BatchNorm(momentum=0.99, epsilon=0.5)
     variables = norm.init(jax.random.key(0), x, False)
     y, state = norm.apply(variables, x, True, mutable=["batch_stats"])
     # Mean 2 and variance 1 of the batch, after 0 and 1.

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.models import layers, sums
+from kdjax.models import normalization, sums
 
 
 @pytest.mark.parametrize("form", [sums.sum_both, sums.sum_together])
@@ -36,28 +36,28 @@ def test_batch_normalisation_is_the_same_in_both_forms(monkeypatch):
 
     def results():
         def total(*values):
-            y, *moments = layers.normalize_batch(*values, mask, 1e-5, None)
+            y, *moments = normalization.normalize_batch(*values, mask, 1e-5, None)
             return jnp.sum(y * direction), moments
 
         return jax.grad(total, argnums=(0, 1, 2), has_aux=True)(x, scale, bias)
 
     apart = results()
-    monkeypatch.setattr(layers, "sum_both", sums.sum_together)
+    monkeypatch.setattr(normalization, "sum_both", sums.sum_together)
     for ours, theirs in zip(jax.tree.leaves(results()), jax.tree.leaves(apart), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("pivot", [layers._mean_of_row, layers.middle_of_row])
+@pytest.mark.parametrize("pivot", [normalization._mean_of_row, normalization.middle_of_row])
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_variance_is_exact_far_from_zero_in_both_forms(monkeypatch, pivot, masked):
     """A mean of a thousand deviations, which plain sums would take for a fifth of the variance."""
-    monkeypatch.setattr(layers, "_mean_of_row", pivot)
+    monkeypatch.setattr(normalization, "_mean_of_row", pivot)
     x = np.random.default_rng(0).normal(1000.0, 1.0, (32, 8, 8, 16)).astype(np.float32)
     mask = np.arange(32) >= 3 if masked else None
     x[:3] = 0.0 if masked else x[:3]
     real = x[mask].astype(np.float64) if masked else x.astype(np.float64)
     ones, zeros = np.ones(16, np.float32), np.zeros(16, np.float32)
-    _, mean, var = layers.normalize_batch(x, ones, zeros, mask, 1e-5, None)
+    _, mean, var = normalization.normalize_batch(x, ones, zeros, mask, 1e-5, None)
     np.testing.assert_allclose(mean, real.mean((0, 1, 2)), rtol=1e-6)
     np.testing.assert_allclose(var, real.var((0, 1, 2)), rtol=1e-5)
 
@@ -66,7 +66,7 @@ def test_a_gpu_takes_one_value_near_the_mean():
     x = jax.ShapeDtypeStruct((4, 6, 6, 3), jnp.float32)
 
     def reductions(platform):
-        pivot = jax.jit(lambda x: layers._pivot(x, None))
+        pivot = jax.jit(lambda x: normalization._pivot(x, None))
         return pivot.trace(x).lower(lowering_platforms=(platform,)).as_text().count("reduce(")
 
     assert (reductions("cpu"), reductions("cuda")) == (1, 0)

@@ -1,8 +1,13 @@
 """What the tests of whole tasks share."""
 
+import os
+import signal
+
 import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+
+from kdjax.train.run.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -21,3 +26,24 @@ def compiled_once(tmp_path_factory):
     for name, value in before.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
+
+
+@pytest.fixture
+def interrupt_at(monkeypatch):
+    """A function of a list of ``(run, step)``, which sends this process a signal at each in turn.
+
+    The signal comes once the step's numbers have been read, and its entry leaves the list.
+    """
+    original = Run._read
+
+    def interrupt(stops, by=signal.SIGTERM):
+        def read_and_stop(self, window, pending, started):
+            now = original(self, window, pending, started)
+            if stops and (self.name, pending[1]) == stops[0]:
+                stops.pop(0)
+                os.kill(os.getpid(), by)
+            return now
+
+        monkeypatch.setattr(Run, "_read", read_and_stop)
+
+    return interrupt

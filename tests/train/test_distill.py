@@ -1,8 +1,6 @@
 """Distillation from any teacher: where teachers come from, what they teach, what is compared."""
 
 import json
-import os
-import signal
 
 import chex
 import jax
@@ -29,7 +27,6 @@ from kdjax.train.program.objective import Examples, objective
 from kdjax.train.run import workdir
 from kdjax.train.run.checkpoint import Checkpoints
 from kdjax.train.run.interrupt import Interrupted
-from kdjax.train.run.run import Run
 from kdjax.train.tasks.evaluate import evaluate
 from kdjax.train.tasks.experiment import resolve
 from kdjax.train.tasks.teachers import Examined, fixed, load_teachers, variables_of
@@ -140,19 +137,10 @@ def test_the_student_alone_is_the_one_of_train(finished, small_npz, tmp_path):
     chex.assert_trees_all_close(alone, beside, rtol=1e-3, atol=1e-4)
 
 
-def test_an_interrupted_distillation_ends_as_an_uninterrupted_one(finished, tmp_path, monkeypatch):
+def test_an_interrupted_distillation_ends_as_an_uninterrupted_one(finished, tmp_path, interrupt_at):
     config, whole, summary = finished
-    original = Run._read
     stops = [("teacher-seed0", 3), ("distil-seed0", 8)]
-
-    def read_and_stop(self, window, pending, started):
-        now = original(self, window, pending, started)
-        if stops and (self.name, pending[1]) == stops[0]:
-            stops.pop(0)
-            os.kill(os.getpid(), signal.SIGTERM)
-        return now
-
-    monkeypatch.setattr(Run, "_read", read_and_stop)
+    interrupt_at(stops)
     parts = tmp_path / "parts"
     for run, _ in list(stops):
         with pytest.raises(Interrupted, match=f"SIGTERM: {run} is saved at step"):

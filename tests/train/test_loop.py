@@ -1,7 +1,6 @@
 """The training loop: results, resuming, stopping, refusing."""
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -175,19 +174,11 @@ def test_report_draws_figures(both):
     assert grid.columns[4:6] == ["baseline", "distilled"]
 
 
-def test_an_interrupted_run_ends_as_an_uninterrupted_one(small_config, tmp_path, monkeypatch):
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(small_config, tmp_path, interrupt_at):
     train(small_config, tmp_path / "whole")
-    original = Run._read
-    stops = [3, 5, 9]  # The second comes with the last step of an epoch.
-
-    def read(self, window, pending, started):
-        now = original(self, window, pending, started)
-        if stops and pending[1] == stops[0]:
-            stops.pop(0)
-            os.kill(os.getpid(), signal.SIGINT)
-        return now
-
-    monkeypatch.setattr(Run, "_read", read)
+    # The second comes with the last step of an epoch.
+    stops = [("ensemble-seed0", step) for step in (3, 5, 9)]
+    interrupt_at(stops, signal.SIGINT)
     for _ in range(3):
         with pytest.raises(Interrupted, match="SIGINT: ensemble-seed0 is saved at step"):
             train(small_config, tmp_path / "parts")
@@ -278,18 +269,11 @@ def test_a_finished_run_takes_more_seeds_and_no_more_epochs(small_config, tmp_pa
 
 
 def test_an_unfinished_run_may_grow_and_its_results_say_so(
-    small_config, tmp_path, monkeypatch, capsys
+    small_config, tmp_path, interrupt_at, capsys
 ):
     small_config.epochs = 2
-    original = Run._read
-
-    def read(self, window, pending, started):
-        if pending[1] == 3:  # A second signal would not wait for a checkpoint.
-            os.kill(os.getpid(), signal.SIGINT)
-        return original(self, window, pending, started)
-
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(Run, "_read", read)
+    interrupt_at([("ensemble-seed0", 3)])
+    with pytest.raises(Interrupted):
         train(small_config, tmp_path)
     small_config.epochs = 3
     summary = train(small_config, tmp_path)

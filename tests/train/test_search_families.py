@@ -12,7 +12,8 @@ from kdjax import costs, models
 from kdjax.models import registry
 from kdjax.models.architecture import Architecture, Outputs
 from kdjax.models.efficientnet import SqueezeExcite
-from kdjax.models.layers import BareConv, BatchNorm, ConvNorm, NormConv
+from kdjax.models.layers import BareConv, ConvNorm, NormConv
+from kdjax.models.normalization import BatchNorm
 from kdjax.train import search
 from kdjax.train.tasks.evaluate import evaluate
 from kdjax.widths import WidthVector

@@ -1,9 +1,7 @@
 """The structure search from end to end: what it leaves, resuming, teachers, its structures."""
 
 import json
-import os
 import shutil
-import signal
 import types
 
 import chex
@@ -225,20 +223,11 @@ def assert_same_search(path, other):
         chex.assert_trees_all_equal(variables, other_variables)
 
 
-def test_an_interrupted_search_ends_as_an_uninterrupted_one(finished, tmp_path, monkeypatch):
+def test_an_interrupted_search_ends_as_an_uninterrupted_one(finished, tmp_path, interrupt_at):
     config, whole, _ = finished
-    original = Run._read
     # Within an epoch and with the last step of one. tests/train/test_loop.py kills a run outright.
     stops = [("search-seed0", 11), ("distil-seed0", 8)]
-
-    def read_and_stop(self, window, pending, started):
-        now = original(self, window, pending, started)
-        if stops and (self.name, pending[1]) == stops[0]:
-            stops.pop(0)
-            os.kill(os.getpid(), signal.SIGTERM)
-        return now
-
-    monkeypatch.setattr(Run, "_read", read_and_stop)
+    interrupt_at(stops)
     for run, _ in list(stops):
         with pytest.raises(Interrupted, match=f"SIGTERM: {run} is saved at step"):
             search(config, tmp_path / "parts")

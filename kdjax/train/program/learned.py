@@ -20,7 +20,7 @@ import numpy as np
 from kdjax.config import Parts
 from kdjax.models.execution import Mode
 from kdjax.models.initialize import Start, start_of, start_of_call
-from kdjax.models.layers import BATCH_STATS
+from kdjax.models.normalization import BATCH_STATS
 from kdjax.train.program.reading import Calls
 
 # The network that all modules of terms are, for the optimiser and for faults.

@@ -16,7 +16,7 @@ from kdjax.data.batches import Batch
 from kdjax.models import Architecture, IndependentNetworks, Outputs, StudentEnsemble
 from kdjax.models.execution import PLAIN, Execution
 from kdjax.models.initialize import start_of
-from kdjax.models.layers import BATCH_STATS
+from kdjax.models.normalization import BATCH_STATS
 from kdjax.train.program import learned
 from kdjax.train.program.fixed_teacher import (
     FixedTeachers,

@@ -13,7 +13,7 @@ import optax
 
 from kdjax import losses
 from kdjax.models.execution import Mode
-from kdjax.models.layers import BatchNorm
+from kdjax.models.normalization import BatchNorm
 
 # What a rule carries from step to step, kept in checkpoints.
 Memory = dict[str, Any]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from kdjax import losses
 from kdjax.config import Parts
 from kdjax.models.execution import Mode
-from kdjax.models.layers import BatchNorm
+from kdjax.models.normalization import BatchNorm
 
 _WIDEST = 512  # Channels in which maps are fused, at most.
 

@@ -1,0 +1,256 @@
+"""Batch normalisation that knows padding: as a module and as a function, for training and after."""
+
+import functools
+from typing import NamedTuple
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from kdjax.models.sums import sum_both
+
+BATCH_STATS = "batch_stats"
+MOMENTUM = 0.9  # Share of the old running average that a step keeps.
+EPSILON = 1e-5  # Added to the variance.
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over all axes but the last, with float32 statistics.
+
+    Beyond ``flax.linen.BatchNorm``, padded examples are left out exactly, also when devices hold
+    different numbers of real ones: sums and counts cross the devices, not means. Running averages
+    use the biased variance, as flax does.
+
+    Attributes:
+      axis_name: the mapped axis to share batch statistics over; None keeps them per device.
+      dtype: of the output; statistics and parameters are float32.
+      momentum: share of the old running average that a step keeps.
+      epsilon: added to the variance.
+
+    References:
+      Ioffe, Szegedy, *Batch Normalization*, ICML 2015, algorithms 1 and 2.
+    """
+
+    axis_name: str | None = None
+    dtype: chex.ArrayDType = jnp.float32
+    momentum: float = MOMENTUM
+    epsilon: float = EPSILON
+
+    @nn.compact
+    def __call__(self, x: chex.Array, train: bool, mask: chex.Array | None = None) -> chex.Array:
+        """Normalises a map, per channel.
+
+        Args:
+          x: ``[batch, ..., channels]`` floats.
+          train: whether to use the batch's statistics, and to update the running ones.
+          mask: ``[batch]`` booleans, False for padding; None: all examples are real.
+
+        Returns:
+          An array of the shape of ``x``, with the module's dtype.
+        """
+        shape = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
+        running_mean = self.variable(BATCH_STATS, "mean", jnp.zeros, shape, jnp.float32)
+        running_var = self.variable(BATCH_STATS, "var", jnp.ones, shape, jnp.float32)
+        variables = Normalization(scale, bias, running_mean.value, running_var.value)
+        y, running = normalize(
+            x,
+            variables,
+            train,
+            mask,
+            axis_name=self.axis_name,
+            dtype=self.dtype,
+            momentum=self.momentum,
+            epsilon=self.epsilon,
+        )
+        if train and not self.is_initializing():
+            running_mean.value, running_var.value = running
+        return y
+
+
+class Normalization(NamedTuple):
+    """The variables of a batch normalisation, each ``[channels]`` float32."""
+
+    scale: chex.Array
+    bias: chex.Array
+    mean: chex.Array
+    var: chex.Array
+
+
+def normalize(
+    x: chex.Array,
+    variables: Normalization,
+    train: bool,
+    mask: chex.Array | None,
+    *,
+    axis_name: str | None,
+    dtype: chex.ArrayDType,
+    momentum: float = MOMENTUM,
+    epsilon: float = EPSILON,
+) -> tuple[chex.Array, tuple[chex.Array, chex.Array]]:
+    """Batch normalisation as a function.
+
+    Args:
+      x: ``[batch, ..., channels]``.
+      variables: of the normalisation.
+      train: normalise by the batch's statistics, or by the running ones.
+      mask: ``[batch]`` bool, False for padding; or None.
+      axis_name: the mapped axis to share batch statistics over, if any.
+      dtype: of the output.
+      momentum: share of the old running average that is kept.
+      epsilon: added to the variance.
+
+    Returns:
+      ``(y, (mean, var))``: y like x, and the running averages after this batch.
+    """
+    scale, bias, mean, var = variables
+    if not train:
+        factor = scale * jax.lax.rsqrt(var + epsilon)
+        y = x.astype(jnp.float32) * factor + (bias - mean * factor)
+        return y.astype(dtype), (mean, var)
+    y, batch_mean, batch_var = normalize_batch(x, scale, bias, mask, epsilon, axis_name)
+    running = (
+        momentum * mean + (1 - momentum) * batch_mean,
+        momentum * var + (1 - momentum) * batch_var,
+    )
+    return y.astype(dtype), running
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def normalize_batch(
+    x: chex.Array,
+    scale: chex.Array,
+    bias: chex.Array,
+    mask: chex.Array | None,
+    epsilon: float,
+    axis_name: str | None,
+) -> tuple[chex.Array, chex.Array, chex.Array]:
+    """Normalises by the statistics of the batch's real examples.
+
+    The derivative is written out because the automatic one makes two to three times as many
+    passes over x, and compiles to as many more kernels.
+
+    Args:
+      x: ``[batch, ..., channels]`` floats.
+      scale: ``[channels]`` float32.
+      bias: ``[channels]`` float32.
+      mask: ``[batch]`` bool, False for examples that must not influence the others; or None.
+      epsilon: added to the variance.
+      axis_name: the mapped axis to share the statistics over, if any.
+
+    Returns:
+      ``(y, mean, var)``: y like x in float32, of padding the bias; mean and biased variance
+      ``[channels]`` float32, constants for differentiation.
+
+    References:
+      Ioffe, Szegedy, ICML 2015, section 3 (the derivative).
+    """
+    return _normalize_forward(x, scale, bias, mask, epsilon, axis_name)[0]
+
+
+def _normalize_forward(x, scale, bias, mask, epsilon, axis_name):
+    mean, var, count = _moments(x, mask, axis_name)
+    inverse = jax.lax.rsqrt(var + epsilon)
+    factor = scale * inverse
+    values = x.astype(jnp.float32)
+    if mask is not None:
+        # Real examples that are all alike have a variance of almost 0. Padding differs from them;
+        # divided by so small a deviation it would grow from layer to layer until it is infinite.
+        values = jnp.where(_per_example(mask, x.ndim), values, mean)
+    y = values * factor + (bias - mean * factor)
+    return (y, mean, var), (x, scale, mask, mean, inverse, count)
+
+
+def _normalize_backward(epsilon, axis_name, residuals, cotangents):
+    x, scale, mask, mean, inverse, count = residuals
+    dy = cotangents[0]
+    if mask is not None:
+        dy = jnp.where(_per_example(mask, x.ndim), dy, 0.0)
+    centred = x.astype(jnp.float32) - mean
+    dbias, dscale = sum_both(dy, dy * centred)
+    dscale *= inverse
+    total = (dbias, dscale)
+    if axis_name is not None:
+        total = jax.lax.psum(total, axis_name)
+    # dx = scale * inverse * (dy - (sum(dy) + x_hat * sum(dy * x_hat)) / count), as a line in x.
+    slope = total[1] * inverse / count
+    through_statistics = centred * slope + total[0] / count
+    if mask is not None:
+        through_statistics = jnp.where(_per_example(mask, x.ndim), through_statistics, 0.0)
+    dx = (scale * inverse) * (dy - through_statistics)
+    return dx.astype(x.dtype), dscale, dbias, None
+
+
+normalize_batch.defvjp(_normalize_forward, _normalize_backward)
+
+
+def _moments(
+    x: chex.Array, mask: chex.Array | None, axis_name: str | None
+) -> tuple[chex.Array, chex.Array, chex.Array]:
+    """Mean, biased variance ``[channels]`` and number of the real positions in x, float32.
+
+    The sums are taken of x minus a value near its mean: without it, the variance would be the small
+    difference of two large sums where a channel's mean is far from 0 against its deviation.
+
+    References:
+      Chan, Golub, LeVeque, *Algorithms for computing the sample variance*, 1983, sections 1 and 3
+      (shifted sums; joining those of several groups).
+    """
+    positions = x[0, ..., 0].size
+    pivot = _pivot(x, mask)
+    x = x.astype(jnp.float32) - pivot
+    if mask is None:
+        count = jnp.float32(x.shape[0] * positions)
+    else:
+        count = jnp.sum(mask, dtype=jnp.float32) * positions
+        x = jnp.where(_per_example(mask, x.ndim), x, 0.0)
+    # Both sums come from one pass over x, the largest array there is.
+    total, squares = sum_both(x, jnp.square(x))
+    own = count
+    count = jnp.maximum(count, 1.0)  # A device may hold nothing but padding.
+    shift = total / count
+    mean, squares = pivot + shift, jnp.maximum(squares - total * shift, 0.0)
+    if axis_name is not None:
+        # Each device has its own pivot, so means are combined, not sums.
+        own_mean = mean
+        total, count = jax.lax.psum((own * own_mean, own), axis_name)
+        count = jnp.maximum(count, 1.0)
+        mean = total / count
+        squares = jax.lax.psum(squares + own * jnp.square(own_mean - mean), axis_name)
+    return mean, squares / count, count
+
+
+def _pivot(x: chex.Array, mask: chex.Array | None) -> chex.Array:
+    """A value near each channel's mean, ``[channels]`` float32: the mean of one row of an example.
+
+    The example is the first real one; the row, where there are any, the middle one, which padding
+    of a convolution does not reach. On a GPU it is one value of that row, since a mean would be a
+    kernel of its own.
+    """
+    if mask is None:
+        example = x[0]
+    else:
+        first = jnp.argmax(mask)
+        example = jax.lax.dynamic_index_in_dim(x, first, keepdims=False)
+        example = jnp.where(jnp.any(mask), example, 0.0)
+    while example.ndim > 2:
+        example = example[example.shape[0] // 2]
+    example = example.astype(jnp.float32)
+    if example.ndim == 1:
+        return example
+    return jax.lax.platform_dependent(example, cuda=middle_of_row, default=_mean_of_row)
+
+
+def _mean_of_row(row: chex.Array) -> chex.Array:
+    return jnp.mean(row, axis=0)
+
+
+def middle_of_row(row: chex.Array) -> chex.Array:
+    """The middle one of the values ``[width, channels]``."""
+    return row[row.shape[0] // 2]
+
+
+def _per_example(mask: chex.Array, ndim: int) -> chex.Array:
+    return mask.reshape((-1,) + (1,) * (ndim - 1))
