@@ -34,20 +34,34 @@ def test_splitting_undoes_joining(tree, outputs_first):
     chex.assert_trees_all_equal(layout.split(vectors), tree)
     chex.assert_trees_all_equal(jax.jit(layout.split_for_gradients)(vectors), tree)
     chex.assert_trees_all_equal(jax.jit(layout.join)(tree), vectors)
-    assert isinstance(vectors["stem"]["kernel"], np.ndarray)
-    assert len(jax.tree.leaves(vectors)) == 9
+    assert isinstance(vectors["kernel"], np.ndarray)
+    assert vectors.keys() == {"kernel", "scale", "bias"}
+
+
+def test_vectors_come_apart_by_network(tree):
+    layout = Layout(tree)
+    vectors = layout.join(tree)
+    networks = jax.jit(layout.networks)(vectors)
+    for name, network in tree.items():
+        chex.assert_trees_all_equal(networks[name], Layout({name: network}).join({name: network}))
+    chex.assert_trees_all_equal(layout.whole(networks), vectors)
+    state = optax.trace(0.9).init(vectors)
+    apart = layout.networks_of_state((state, {"count": 3}))
+    assert apart[0].trace.keys() == tree.keys() and apart[1] == {"count": 3}
+    chex.assert_trees_all_equal(layout.whole_state(apart[0]), state)
 
 
 def test_kernels_of_convolutions_may_have_their_outputs_first(tree):
     kernel = tree["stem"]["conv"]["kernel"]
-    tree["stem"]["classifier"] = {"kernel": np.ones((4, 2), np.float32)}
-    vector = Layout(tree, outputs_first=True).join(tree)["stem"]["kernel"]
+    stem = {"stem": {**tree["stem"], "classifier": {"kernel": np.ones((4, 2), np.float32)}}}
+    vector = Layout(stem, outputs_first=True).join(stem)["kernel"]
     first = np.concatenate([kernel[..., out].ravel() for out in range(kernel.shape[-1])])
     np.testing.assert_array_equal(vector, np.concatenate([np.ones(8), first]))
 
 
 def test_neighbours_are_the_blocks_in_their_order(tree):
-    vector = Layout(tree).join(tree)["student_1"]["scale"]
+    vectors = Layout(tree).join(tree)
+    vector = Layout(tree).networks(vectors)["student_1"]["scale"]
     expected = [
         tree["student_1"][name]["norm"]["scale"] for name in ("block1", "block2", "block10")
     ]
@@ -78,10 +92,13 @@ def test_optimizers_move_vectors_as_trees(tree, name, separate):
     layout = Layout(tree)
     gradients = jax.tree.map(lambda leaf: np.float32(2) * leaf[..., ::-1], tree)
     results = []
-    # As a tree; as vectors; as vectors by way of an optimiser that sees trees.
-    for form, act in ((lambda x: x, optimizer), (layout.join, optimizer)):
-        results.append(moved(act, form(tree), form(gradients)))
-    results.append(moved(layout.optimizer(optimizer), layout.join(tree), layout.join(gradients)))
+    # As a tree; as vectors by way of an optimiser that sees trees; as vectors, where the optimiser
+    # does not clip the gradient of each network by its own norm.
+    results.append(moved(optimizer, tree, gradients))
+    vectors, of_vectors = layout.join(tree), layout.join(gradients)
+    results.append(moved(layout.optimizer(optimizer), vectors, of_vectors))
+    if not separate:
+        results.append(moved(optimizer, vectors, of_vectors))
     chex.assert_trees_all_close(results[0][0], *(layout.split(r[0]) for r in results[1:]))
     for _, state in results[1:]:
         chex.assert_trees_all_close(layout.split_state(state), results[0][1], rtol=1e-5)
@@ -108,7 +125,7 @@ def test_a_step_is_the_same_in_both_orders(small_config, monkeypatch):
     states = []
     for outputs_first in (False, True):
         monkeypatch.setattr(
-            "kdjax.train.program.compiled.Layout",
+            "kdjax.train.program.layout.Layout",
             lambda shapes, *, outputs_first, first=outputs_first: Layout(
                 shapes, outputs_first=first
             ),
@@ -118,3 +135,23 @@ def test_a_step_is_the_same_in_both_orders(small_config, monkeypatch):
         state, _, _ = runner.steps(state, runner.epoch(state, 0), 0, 2)
         states.append(runner.fetch(state))
     chex.assert_trees_all_close(*states, rtol=1e-5, atol=1e-6)
+
+
+def test_separate_networks_are_clipped_and_kept_apart_on_the_devices_too(small_config):
+    small_config.update({"method": "independent"})
+    small_config.optimizer.update(name="sgd", momentum=0.0, nesterov=False, weight_decay=0.0)
+    small_config.optimizer.clip_norm = 1e-3  # Of gradients that are far longer.
+    small_config.schedule.update(name="constant", learning_rate=0.5, warmup_epochs=0.0)
+    small_config.faults.non_finite = "skip"
+    experiment = resolve(small_config)
+    runner = experiment.runner("independent", experiment.feed())
+    before = runner.initial_state(0)
+    jax.tree.leaves(before.params["student_2"])[0].flat[0] = np.nan
+    after, metrics, _ = runner.steps(
+        runner.place(before), runner.epoch(before, 0), 0, runner.steps_per_dispatch
+    )
+    after = runner.fetch(after)
+    moves = jax.tree.map(np.subtract, after.params, before.params)
+    assert optax.tree.norm(moves["student_1"]) == pytest.approx(0.5e-3, rel=1e-3)
+    chex.assert_trees_all_equal(after.params["student_2"], before.params["student_2"])
+    np.testing.assert_array_equal(runner.to_host(metrics)["gradient_fault"][0], [[0, 1]])

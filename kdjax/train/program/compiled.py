@@ -19,7 +19,7 @@ from kdjax.models.initialize import draw
 from kdjax.train.devices.parallel import Parallel
 from kdjax.train.program import learned, non_finite
 from kdjax.train.program.feed import Feed, steps_per_epoch
-from kdjax.train.program.layout import Layout
+from kdjax.train.program.layout import Layouts
 from kdjax.train.program.methods import Method
 from kdjax.train.program.optimizer import learning_rate_schedule, make_optimizer
 from kdjax.train.program.state import TrainState
@@ -82,16 +82,13 @@ class Runner:
         self._beginning = method.beginning(feed.image_shape, feed.sizes["train"])
         self._shapes = self._beginning.start.shapes
         outputs_first = parallel.devices[0].platform == "gpu"
-        self._params, self._batch_stats = (
-            Layout(self._shapes[name], outputs_first=outputs_first)
-            for name in ("params", "batch_stats")
-        )
+        self._layouts = Layouts.of(self._shapes, outputs_first=outputs_first)
         optimizer = make_optimizer(config.optimizer, self.schedule, separate=method.separate)
-        if wrap is None:
-            self._optimizer = optimizer
-        else:
+        # Vectors do not show which network a gradient is of.
+        needs_trees = wrap is not None or (method.separate and config.optimizer.clip_norm > 0)
+        if wrap is not None:
             optimizer = wrap(optimizer, self.schedule)
-            self._optimizer = self._params.optimizer(optimizer)
+        self._optimizer = self._layouts.params.optimizer(optimizer) if needs_trees else optimizer
         self._optimizer_shapes = jax.eval_shape(optimizer.init, self._shapes["params"])
         # Whole dispatches take every step; only one cut short by the epoch's end has to ask.
         self._whole = parallel.compile(
@@ -128,9 +125,9 @@ class Runner:
     def place(self, state: TrainState) -> TrainState:
         """Host state -> devices."""
         state = state.replace(
-            optimizer_state=self._params.join_state(state.optimizer_state),
-            memory=self._params.join_state(state.memory),
-            **self._join(state.variables),
+            optimizer_state=self._layouts.params.join_state(state.optimizer_state),
+            memory=self._layouts.params.join_state(state.memory),
+            **self._layouts.join(state.variables),
         )
         return self._parallel.replicate(state)
 
@@ -138,10 +135,10 @@ class Runner:
         """Device state -> host, one copy."""
         state = self._parallel.unreplicate(state)
         return state.replace(
-            params=self._params.split(state.params),
-            batch_stats=self._batch_stats.split(state.batch_stats),
-            optimizer_state=self._params.split_state(state.optimizer_state),
-            memory=self._params.split_state(state.memory),
+            params=self._layouts.params.split(state.params),
+            batch_stats=self._layouts.batch_stats.split(state.batch_stats),
+            optimizer_state=self._layouts.params.split_state(state.optimizer_state),
+            memory=self._layouts.params.split_state(state.memory),
         )
 
     def epoch(self, state: TrainState, step: int) -> Iterator[Any]:
@@ -229,20 +226,7 @@ class Runner:
 
     def place_variables(self, variables: Any) -> Any:
         """Host variables -> devices."""
-        return self._parallel.replicate(self._join(variables))
-
-    def _join(self, variables: Any) -> dict[str, Any]:
-        return {
-            "params": self._params.join(variables["params"]),
-            "batch_stats": self._batch_stats.join(variables["batch_stats"]),
-        }
-
-    def _split(self, variables: Any) -> dict[str, Any]:
-        """Inside compiled functions."""
-        return {
-            "params": self._params.split_for_gradients(variables["params"]),
-            "batch_stats": self._batch_stats.split(variables["batch_stats"]),
-        }
+        return self._parallel.replicate(self._layouts.join(variables))
 
     def _scalar(self, value: int) -> chex.Array:
         return self._parallel.replicate(np.int32(value))
@@ -276,6 +260,7 @@ class Runner:
                 axis_name=self._parallel.axis_name,
                 joined_losses=self._joined_losses,
                 guarded=self._guarded,
+                layouts=self._layouts,
             )
 
         stop = end if bounded else None
@@ -286,19 +271,26 @@ class Runner:
 
         def forward(variables: Any, teacher: Any, *rest: Any) -> tuple[Any, Any]:
             if self.method.average:
-                teacher = self._params.split(teacher)
-            outputs, batch_stats = self.method.forward(self._split(variables), teacher, *rest)
-            return outputs, self._batch_stats.join(batch_stats)
+                teacher = self._layouts.params.split(teacher)
+            outputs, batch_stats = self.method.forward(
+                self._layouts.split_for_gradients(variables), teacher, *rest
+            )
+            return outputs, self._layouts.batch_stats.join(batch_stats)
 
         def observe(state: TrainState, metrics: Mapping[str, Any]) -> dict[str, Any]:
-            return self.method.observe(state.replace(**self._split(state.variables)), metrics)
+            return self.method.observe(
+                state.replace(**self._layouts.split_for_gradients(state.variables)), metrics
+            )
 
         return dataclasses.replace(self.method, forward=forward, observe=observe)
 
     def _run_evaluation(self, variables: Any, data: Any, given: Any) -> Metrics:
         batch = self.feed.evaluation(data, given, self._parallel.device_index())
         return evaluation_step(
-            self._split(variables), batch, method=self.method, axis_name=self._parallel.axis_name
+            self._layouts.split_for_gradients(variables),
+            batch,
+            method=self.method,
+            axis_name=self._parallel.axis_name,
         )
 
 

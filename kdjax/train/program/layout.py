@@ -1,16 +1,17 @@
 """How the compiled functions hold variables: a few long vectors instead of thousands of arrays.
 
 A deep ensemble has thousands of parameters and running averages, most of them a few numbers long.
-Whatever acts on one by one, the optimiser above all, is a kernel for each: to compile, to start,
-to send between devices. Side by side in one vector for each network and kind, it is a kernel for
-all. On the host, in checkpoints and wherever a module is applied, variables are trees as usual.
+The optimiser, like everything else that acts on one after another, needs a kernel for each: to
+compile, to start, to send between devices. Side by side in one vector, all kernels of convolutions
+and dense layers need one, and so do all scales and all biases. On the host, in checkpoints and
+wherever a module is applied, variables are trees as usual.
 """
 
 import functools
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence, Set
+from typing import Any, NamedTuple
 
 import chex
 import flax.traverse_util
@@ -19,16 +20,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-# Network -> name of the leaves -> vector.
-Vectors = dict[str, dict[str, Any]]
+Vectors = dict[str, Any]  # Name of the leaves, such as `kernel` -> vector.
 _CONVOLUTION = 4  # Axes of its kernel.
 
 
 class Layout:
-    """The places of a tree's leaves in vectors, one for each network and name of leaves.
+    """The places of a tree's leaves in vectors, one for each name of leaves.
 
-    The leaves of a network that share a name, such as all its kernels, lie one after another.
-    Layers of blocks of one kind are neighbours, as loops over blocks want them.
+    In a vector lies one network after the other, and in each the layers of blocks of one kind are
+    neighbours, as loops over blocks want them.
     """
 
     def __init__(self, shapes: Mapping[str, Any], *, outputs_first: bool = False):
@@ -43,35 +43,51 @@ class Layout:
         leaves = flax.traverse_util.flatten_dict(shapes)
         chex.assert_type(list(leaves.values()), jnp.float32)
         self._shapes = {path: leaves[path].shape for path in sorted(leaves, key=_order)}
-        self._paths: dict[str, dict[str, list[tuple[str, ...]]]] = {}
+        self._paths: dict[str, list[tuple[str, ...]]] = {}
         for path in self._shapes:
-            self._paths.setdefault(path[0], {}).setdefault(path[-1], []).append(path)
+            self._paths.setdefault(path[-1], []).append(path)
 
     def join(self, tree: Mapping[str, Any]) -> Vectors:
         """The vectors of a tree; NumPy arrays of NumPy arrays, traced ones of traced ones."""
         leaves = flax.traverse_util.flatten_dict(tree)
         xp = np if all(isinstance(leaf, np.ndarray) for leaf in leaves.values()) else jnp
         return {
-            network: {
-                name: xp.concatenate([self._flat(leaves[path]) for path in paths])
-                for name, paths in names.items()
-            }
-            for network, names in self._paths.items()
+            name: xp.concatenate([self._flat(leaves[path]) for path in paths])
+            for name, paths in self._paths.items()
         }
 
     def split(self, vectors: Vectors) -> dict[str, Any]:
         """The tree of :meth:`join`; of NumPy arrays, views of them."""
         leaves: dict[tuple[str, ...], Any] = {}
-        for network, names in self._paths.items():
-            for name, paths in names.items():
-                shapes = [self._shapes[path] for path in paths]
-                stored = [self._stored(shape) for shape in shapes]
-                parts = _cut(vectors[network][name], stored)
-                leaves.update(
-                    (path, part.transpose(1, 2, 3, 0) if self._moves(shape) else part)
-                    for path, part, shape in zip(paths, parts, shapes, strict=True)
-                )
+        for name, paths in self._paths.items():
+            shapes = [self._shapes[path] for path in paths]
+            parts = _cut(vectors[name], [self._stored(shape) for shape in shapes])
+            leaves.update(
+                (path, part.transpose(1, 2, 3, 0) if self._moves(shape) else part)
+                for path, part, shape in zip(paths, parts, shapes, strict=True)
+            )
         return flax.traverse_util.unflatten_dict(leaves)
+
+    def networks(self, vectors: Vectors) -> dict[str, Vectors]:
+        """The parts of the vectors that are each network's: network -> name -> vector."""
+        found: dict[str, Vectors] = {}
+        for name, paths in self._paths.items():
+            sizes: dict[str, int] = {}
+            for path in paths:
+                sizes[path[0]] = sizes.get(path[0], 0) + math.prod(self._shapes[path])
+            parts = _cut(vectors[name], [(size,) for size in sizes.values()])
+            for network, part in zip(sizes, parts, strict=True):
+                found.setdefault(network, {})[name] = part
+        return found
+
+    def whole(self, networks: Mapping[str, Vectors]) -> Vectors:
+        """The vectors of :meth:`networks`, traced."""
+        return {
+            name: jnp.concatenate(
+                [networks[network][name] for network in dict.fromkeys(path[0] for path in paths)]
+            )
+            for name, paths in self._paths.items()
+        }
 
     def _stored(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of a leaf in the order in which it lies in a vector."""
@@ -93,20 +109,20 @@ class Layout:
         return split
 
     def join_state(self, state: Any) -> Any:
-        """An optimiser's state whose momenta and the like are trees -> one in which they join."""
-        return self._map(self.join, state)
+        """A state in which momenta and the like are trees -> one in which they are vectors."""
+        return _map(self.join, state, {path[0] for path in self._shapes})
 
     def split_state(self, state: Any) -> Any:
         """The inverse of :meth:`join_state`; of NumPy arrays, views of them."""
-        return self._map(self.split, state)
+        return _map(self.split, state, self._paths.keys())
 
-    def _map(self, change: Callable[[Any], Any], state: Any) -> Any:
-        def has_networks(part: Any) -> bool:
-            return isinstance(part, dict) and part.keys() == self._paths.keys()
+    def networks_of_state(self, state: Any) -> Any:
+        """:meth:`networks` of whatever in a state is vectors."""
+        return _map(self.networks, state, self._paths.keys())
 
-        return jax.tree.map(
-            lambda part: change(part) if has_networks(part) else part, state, is_leaf=has_networks
-        )
+    def whole_state(self, state: Any) -> Any:
+        """The inverse of :meth:`networks_of_state`."""
+        return _map(self.whole, state, {path[0] for path in self._shapes})
 
     def optimizer(self, of_trees: optax.GradientTransformation) -> optax.GradientTransformation:
         """An optimiser that has to see trees as one of vectors."""
@@ -123,6 +139,64 @@ class Layout:
         return optax.GradientTransformation(init, update)
 
 
+class Layouts(NamedTuple):
+    """How all variables of a method lie on the devices."""
+
+    params: Layout
+    batch_stats: Layout
+
+    @classmethod
+    def of(cls, shapes: Mapping[str, Any], *, outputs_first: bool) -> "Layouts":
+        """Lays out ``params`` and ``batch_stats``; see :class:`Layout`."""
+        params, batch_stats = (
+            Layout(shapes[name], outputs_first=outputs_first) for name in cls._fields
+        )
+        return cls(params, batch_stats)
+
+    def join(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+        """Variables as vectors."""
+        return {
+            "params": self.params.join(variables["params"]),
+            "batch_stats": self.batch_stats.join(variables["batch_stats"]),
+        }
+
+    def split_for_gradients(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+        """Variables as trees, inside compiled functions."""
+        return {
+            "params": self.params.split_for_gradients(variables["params"]),
+            "batch_stats": self.batch_stats.split(variables["batch_stats"]),
+        }
+
+    def networks(self, moved: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
+        """Parameters, running averages and optimiser's state, each apart by network."""
+        params, batch_stats, optimizer_state = moved
+        return (
+            self.params.networks(params),
+            self.batch_stats.networks(batch_stats),
+            self.params.networks_of_state(optimizer_state),
+        )
+
+    def whole(self, networks: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
+        """The inverse of :meth:`networks`."""
+        params, batch_stats, optimizer_state = networks
+        return (
+            self.params.whole(params),
+            self.batch_stats.whole(batch_stats),
+            self.params.whole_state(optimizer_state),
+        )
+
+
+def _map(change: Callable[[Any], Any], state: Any, keys: Set[str]) -> Any:
+    """Changes what in a state is a dictionary with exactly these keys."""
+
+    def has_keys(part: Any) -> bool:
+        return isinstance(part, dict) and part.keys() == keys
+
+    return jax.tree.map(
+        lambda part: change(part) if has_keys(part) else part, state, is_leaf=has_keys
+    )
+
+
 def _cut(vector: chex.Array, shapes: Sequence[tuple[int, ...]]) -> list[chex.Array]:
     sizes = [math.prod(shape) for shape in shapes]
     if isinstance(vector, np.ndarray):
@@ -134,8 +208,9 @@ def _cut(vector: chex.Array, shapes: Sequence[tuple[int, ...]]) -> list[chex.Arr
 
 
 def _order(path: tuple[str, ...]) -> list[list[Any]]:
-    """Sorts by name from the leaf up to the network, and numbers in names as numbers."""
+    """Sorts by the leaf's name, the network, then from the leaf up; numbers in names as numbers."""
+    network, *layers, leaf = path
     return [
         [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
-        for name in reversed(path)
+        for name in (leaf, network, *reversed(layers))
     ]

@@ -38,26 +38,28 @@ def flags(gradients: Mapping[str, Any], batch_stats: Mapping[str, Any]) -> dict[
     Returns:
       ``gradient_norm``, over all networks, and the flags.
     """
-    squares = [jnp.sum(jnp.square(_vector(gradients[name]))) for name in sorted(gradients)]
-    # Finite if all of a network's statistics are, unless they add up to 1e38. One sum of rows takes
-    # fewer kernels than a sum for each network.
-    vectors = [_vector(batch_stats[name]) for name in sorted(batch_stats)]
-    longest = max(vector.size for vector in vectors)
-    rows = jnp.stack([jnp.pad(vector, (0, longest - vector.size)) for vector in vectors])
-    sums = jnp.sum(jnp.abs(rows), axis=1)
+    squares = jnp.sum(jnp.square(_rows(gradients)), axis=1)
+    # Finite if all of a network's statistics are, unless they add up to 1e38.
+    sums = jnp.sum(jnp.abs(_rows(batch_stats)), axis=1)
     one = jnp.float32(1.0)
     return {
-        "gradient_norm": (jnp.sqrt(sum(squares)), one),
-        GRADIENT: (~jnp.isfinite(jnp.stack(squares)) * one, one),
+        "gradient_norm": (jnp.sqrt(jnp.sum(squares)), one),
+        GRADIENT: (~jnp.isfinite(squares) * one, one),
         STATISTICS: (~jnp.isfinite(sums) * one, one),
     }
 
 
-def _vector(tree: Any) -> chex.Array:
-    """All leaves, one after another."""
-    # A deep network has hundreds of leaves, and the sum of each would be a kernel to compile and
-    # to start. Plain sums of joined vectors XLA takes apart again, but not sums of a function.
-    return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+def _rows(networks: Mapping[str, Any]) -> chex.Array:
+    """All numbers of a network in each row, filled up with 0.
+
+    One sum of rows takes fewer kernels than a sum for each network, or for each of its leaves.
+    """
+    vectors = [
+        jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(networks[name])])
+        for name in sorted(networks)
+    ]
+    longest = max(vector.size for vector in vectors)
+    return jnp.stack([jnp.pad(vector, (0, longest - vector.size)) for vector in vectors])
 
 
 def finite(metrics: Metrics, networks: Mapping[str, Sequence[str]], separate: bool) -> Any:

@@ -15,6 +15,7 @@ import optax
 from kdjax import losses
 from kdjax.data.batches import Batch
 from kdjax.train.program import learned, non_finite
+from kdjax.train.program.layout import Layouts
 from kdjax.train.program.methods import Method, Weights
 from kdjax.train.program.objective import Examples
 from kdjax.train.program.state import TrainState
@@ -34,6 +35,7 @@ def train_step(
     axis_name: str | None = None,
     joined_losses: bool = False,
     guarded: bool = False,
+    layouts: Layouts | None = None,
 ) -> tuple[TrainState, Metrics]:
     """Moves every student one step.
 
@@ -50,6 +52,7 @@ def train_step(
         device its own.
       guarded: whether a network in which something is not finite is left as it was; the step
         counts as done all the same.
+      layouts: of the variables, where they are vectors; None: they are trees, a network to a key.
 
     Returns:
       ``(state, metrics)``, equal on all devices. Metrics: ``loss`` (scalar sum), each loss term and
@@ -84,16 +87,23 @@ def train_step(
     }
     metrics = {name: (value, count) for name, value in _sum_over(sums, axis_name).items()}
     batch_stats = _merge_statistics(batch_stats, batch.mask, axis_name)
-    metrics |= non_finite.flags(gradients, batch_stats)
+    of_networks = (gradients, batch_stats, ())
+    if layouts is not None:
+        of_networks = layouts.networks(of_networks)
+    metrics |= non_finite.flags(*of_networks[:2])
     params = optax.apply_updates(state.params, updates)
-    moved = (params, batch_stats, optimizer_state, judged.memory)
+    moved, remembered = (params, batch_stats, optimizer_state), judged.memory
     if guarded:
-        remembered = state.memory.get(learned.TERMS, {})
-        before = (state.params, state.batch_stats, state.optimizer_state, remembered)
-        networks = non_finite.networks(state.params, state.batch_stats)
-        good = non_finite.finite(metrics, networks, method.separate)
-        moved = non_finite.keep_finite(moved, before, good)
-    params, batch_stats, optimizer_state, remembered = moved
+        before = (state.params, state.batch_stats, state.optimizer_state)
+        names = non_finite.networks(*of_networks[:2])
+        good = non_finite.finite(metrics, names, method.separate)
+        if layouts is not None and method.separate:
+            kept = non_finite.keep_finite(layouts.networks(moved), layouts.networks(before), good)
+            moved = layouts.whole(kept)
+        else:
+            moved = non_finite.keep_finite(moved, before, good)
+        remembered = non_finite.keep_finite(remembered, state.memory.get(learned.TERMS, {}), good)
+    params, batch_stats, optimizer_state = moved
     memory = remember(state.memory, metrics)
     if remembered:
         memory = {**memory, learned.TERMS: remembered}
