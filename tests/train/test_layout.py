@@ -61,11 +61,17 @@ def test_kernels_of_convolutions_may_have_their_outputs_first(tree):
 
 def test_neighbours_are_the_blocks_in_their_order(tree):
     vectors = Layout(tree).join(tree)
-    vector = Layout(tree).networks(vectors)["student_1"]["scale"]
-    expected = [
-        tree["student_1"][name]["norm"]["scale"] for name in ("block1", "block2", "block10")
-    ]
-    np.testing.assert_array_equal(vector, np.concatenate(expected))
+    blocks = [tree["student_1"][name] for name in ("block1", "block2", "block10")]
+    kernels = np.concatenate([block["conv"]["kernel"].ravel() for block in blocks])
+    # The stem is sorted first.
+    np.testing.assert_array_equal(vectors["kernel"][3 * 3 * 3 * 4 :][: kernels.size], kernels)
+    for name in ("scale", "bias"):  # Of both students, one after the other in each layer.
+        each = [tree["stem"]["norm"][name]]
+        each += [block["norm"][name] for block in blocks for _ in range(2)]
+        assert sorted(vectors[name]) == sorted(np.concatenate(each))
+        expected = np.concatenate(each[1:])
+        start = int(np.flatnonzero(vectors[name] == expected[0])[0])
+        np.testing.assert_array_equal(vectors[name][start : start + expected.size], expected)
 
 
 @pytest.mark.parametrize("outputs_first", [False, True])

@@ -27,8 +27,10 @@ _CONVOLUTION = 4  # Axes of its kernel.
 class Layout:
     """The places of a tree's leaves in vectors, one for each name of leaves.
 
-    In a vector lies one network after the other, and in each the layers of blocks of one kind are
-    neighbours, as loops over blocks want them.
+    Scales, biases and the like, a number for each channel, lie layer by layer, and in each layer
+    network by network: students that run as one network read and write their layer as one piece.
+    Of kernels one network lies after the other. Layers of blocks of one kind are neighbours, as
+    loops over blocks want them.
     """
 
     def __init__(self, shapes: Mapping[str, Any], *, outputs_first: bool = False):
@@ -42,10 +44,18 @@ class Layout:
         self._outputs_first = outputs_first
         leaves = flax.traverse_util.flatten_dict(shapes)
         chex.assert_type(list(leaves.values()), jnp.float32)
-        self._shapes = {path: leaves[path].shape for path in sorted(leaves, key=_order)}
-        self._paths: dict[str, list[tuple[str, ...]]] = {}
-        for path in self._shapes:
-            self._paths.setdefault(path[-1], []).append(path)
+        names = {path[-1] for path in leaves}
+        deep = {path[-1] for path, leaf in leaves.items() if len(leaf.shape) > 1}
+        self._paths = {
+            name: sorted(
+                (path for path in leaves if path[-1] == name),
+                key=_by_network if name in deep else _by_layer,
+            )
+            for name in sorted(names)
+        }
+        self._shapes = {
+            path: leaves[path].shape for paths in self._paths.values() for path in paths
+        }
 
     def join(self, tree: Mapping[str, Any]) -> Vectors:
         """The vectors of a tree; NumPy arrays of NumPy arrays, traced ones of traced ones."""
@@ -71,23 +81,31 @@ class Layout:
     def networks(self, vectors: Vectors) -> dict[str, Vectors]:
         """The parts of the vectors that are each network's: network -> name -> vector."""
         found: dict[str, Vectors] = {}
-        for name, paths in self._paths.items():
-            sizes: dict[str, int] = {}
-            for path in paths:
-                sizes[path[0]] = sizes.get(path[0], 0) + math.prod(self._shapes[path])
-            parts = _cut(vectors[name], [(size,) for size in sizes.values()])
-            for network, part in zip(sizes, parts, strict=True):
-                found.setdefault(network, {})[name] = part
+        for name, places in self._places.items():
+            for network, index in places.items():
+                found.setdefault(network, {})[name] = _take(vectors[name], index)
         return found
 
     def whole(self, networks: Mapping[str, Vectors]) -> Vectors:
         """The vectors of :meth:`networks`, traced."""
-        return {
-            name: jnp.concatenate(
-                [networks[network][name] for network in dict.fromkeys(path[0] for path in paths)]
-            )
-            for name, paths in self._paths.items()
-        }
+        vectors = {}
+        for name, places in self._places.items():
+            vector = jnp.concatenate([networks[network][name] for network in places])
+            vectors[name] = _take(vector, np.argsort(np.concatenate(list(places.values()))))
+        return vectors
+
+    @functools.cached_property
+    def _places(self) -> dict[str, dict[str, np.ndarray]]:
+        """Where in a vector each network's numbers are: name -> network -> indices, growing."""
+        found: dict[str, dict[str, np.ndarray]] = {}
+        for name, paths in self._paths.items():
+            sizes = [math.prod(self._shapes[path]) for path in paths]
+            owners = np.repeat([path[0] for path in paths], sizes)
+            found[name] = {
+                network: np.flatnonzero(owners == network)
+                for network in dict.fromkeys(path[0] for path in paths)
+            }
+        return found
 
     def _stored(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of a leaf in the order in which it lies in a vector."""
@@ -207,10 +225,23 @@ def _cut(vector: chex.Array, shapes: Sequence[tuple[int, ...]]) -> list[chex.Arr
     return [jax.lax.reshape(part, shape) for part, shape in zip(traced, shapes, strict=True)]
 
 
-def _order(path: tuple[str, ...]) -> list[list[Any]]:
-    """Sorts by the leaf's name, the network, then from the leaf up; numbers in names as numbers."""
-    network, *layers, leaf = path
-    return [
-        [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
-        for name in (leaf, network, *reversed(layers))
-    ]
+def _take(vector: chex.Array, index: np.ndarray) -> chex.Array:
+    """``vector[index]``, as a slice where it is one."""
+    if np.array_equal(index, np.arange(index[0], index[-1] + 1)):
+        return jax.lax.slice(vector, (index[0],), (index[-1] + 1,))
+    return jnp.take(vector, index, unique_indices=True, mode="clip")
+
+
+def _by_network(path: tuple[str, ...]) -> list[list[Any]]:
+    network, *layers, _ = path
+    return [_natural(name) for name in (network, *reversed(layers))]
+
+
+def _by_layer(path: tuple[str, ...]) -> list[list[Any]]:
+    network, *layers, _ = path
+    return [_natural(name) for name in (*reversed(layers), network)]
+
+
+def _natural(name: str) -> list[Any]:
+    """Sorts numbers in names as numbers."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
