@@ -253,7 +253,7 @@ STUDIES: Mapping[str, Study] = {
             "train": {
                 **_RESNET8,
                 "network_width": 0.5,
-                "data.labels_per_class": 500,
+                "data.labels_per_class": 250,
                 "epochs": 30,
             }
         },
