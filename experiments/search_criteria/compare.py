@@ -33,11 +33,12 @@ UNIFORM = "uniform"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--params", type=float, default=0.1, help="target, a share")
-    parser.add_argument("--teacher_epochs", type=int, default=20)
-    parser.add_argument("--search_epochs", type=int, default=10)
-    parser.add_argument("--distil_epochs", type=int, default=20)
+    parser.add_argument("--labels", type=int, default=20, help="of each class")
+    parser.add_argument("--teacher_epochs", type=int, default=100)
+    parser.add_argument("--search_epochs", type=int, default=60)
+    parser.add_argument("--distil_epochs", type=int, default=100)
     parser.add_argument("--out", default=".")
     options = parser.parse_args()
     started = time.perf_counter()
@@ -72,6 +73,10 @@ def make_config(criterion: str, options: argparse.Namespace) -> Any:
             "teacher.epochs": options.teacher_epochs,
             "search.epochs": options.search_epochs,
             "distil.epochs": options.distil_epochs,
+            "data.labels_per_class": options.labels,
+            "data.test": 0.2,
+            "data.validation": 0.6,
+            "batch_size": 32,
             "compute.devices": 1,
         }
     )
