@@ -124,22 +124,11 @@ class Runner:
 
     def place(self, state: TrainState) -> TrainState:
         """Host state -> devices."""
-        state = state.replace(
-            optimizer_state=self._layouts.params.join_state(state.optimizer_state),
-            memory=self._layouts.params.join_state(state.memory),
-            **self._layouts.join(state.variables),
-        )
-        return self._parallel.replicate(state)
+        return self._parallel.replicate(self._layouts.join_state(state))
 
     def fetch(self, state: TrainState) -> TrainState:
         """Device state -> host, one copy."""
-        state = self._parallel.unreplicate(state)
-        return state.replace(
-            params=self._layouts.params.split(state.params),
-            batch_stats=self._layouts.batch_stats.split(state.batch_stats),
-            optimizer_state=self._layouts.params.split_state(state.optimizer_state),
-            memory=self._layouts.params.split_state(state.memory),
-        )
+        return self._layouts.split_state(self._parallel.unreplicate(state))
 
     def epoch(self, state: TrainState, step: int) -> Iterator[Any]:
         """What :meth:`steps` takes, dispatch by dispatch, from ``step`` to the end of its epoch."""
@@ -273,13 +262,13 @@ class Runner:
             if self.method.average:
                 teacher = self._layouts.params.split(teacher)
             outputs, batch_stats = self.method.forward(
-                self._layouts.split_for_gradients(variables), teacher, *rest
+                self._layouts.split(variables), teacher, *rest
             )
             return outputs, self._layouts.batch_stats.join(batch_stats)
 
         def observe(state: TrainState, metrics: Mapping[str, Any]) -> dict[str, Any]:
             return self.method.observe(
-                state.replace(**self._layouts.split_for_gradients(state.variables)), metrics
+                state.replace(**self._layouts.split(state.variables)), metrics
             )
 
         return dataclasses.replace(self.method, forward=forward, observe=observe)
@@ -287,7 +276,7 @@ class Runner:
     def _run_evaluation(self, variables: Any, data: Any, given: Any) -> Metrics:
         batch = self.feed.evaluation(data, given, self._parallel.device_index())
         return evaluation_step(
-            self._layouts.split_for_gradients(variables),
+            self._layouts.split(variables),
             batch,
             method=self.method,
             axis_name=self._parallel.axis_name,

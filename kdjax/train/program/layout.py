@@ -20,6 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from kdjax.train.program.state import TrainState
+
 Vectors = dict[str, Any]  # Name of the leaves, such as `kernel` -> vector.
 _CONVOLUTION = 4  # Axes of its kernel.
 
@@ -178,29 +180,45 @@ class Layouts(NamedTuple):
             "batch_stats": self.batch_stats.join(variables["batch_stats"]),
         }
 
-    def split_for_gradients(self, variables: Mapping[str, Any]) -> dict[str, Any]:
-        """Variables as trees, inside compiled functions."""
+    def split(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+        """Variables as trees; inside compiled functions, with derivatives."""
         return {
             "params": self.params.split_for_gradients(variables["params"]),
             "batch_stats": self.batch_stats.split(variables["batch_stats"]),
         }
 
-    def networks(self, moved: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
-        """Parameters, running averages and optimiser's state, each apart by network."""
-        params, batch_stats, optimizer_state = moved
-        return (
-            self.params.networks(params),
-            self.batch_stats.networks(batch_stats),
-            self.params.networks_of_state(optimizer_state),
+    def join_state(self, state: TrainState) -> TrainState:
+        """A host's state, for the devices."""
+        return state.replace(
+            params=self.params.join(state.params),
+            batch_stats=self.batch_stats.join(state.batch_stats),
+            optimizer_state=self.params.join_state(state.optimizer_state),
+            memory=self.params.join_state(state.memory),
         )
 
-    def whole(self, networks: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
-        """The inverse of :meth:`networks`."""
-        params, batch_stats, optimizer_state = networks
-        return (
-            self.params.whole(params),
-            self.batch_stats.whole(batch_stats),
-            self.params.whole_state(optimizer_state),
+    def split_state(self, state: TrainState) -> TrainState:
+        """The inverse of :meth:`join_state`; arrays are views."""
+        return state.replace(
+            params=self.params.split(state.params),
+            batch_stats=self.batch_stats.split(state.batch_stats),
+            optimizer_state=self.params.split_state(state.optimizer_state),
+            memory=self.params.split_state(state.memory),
+        )
+
+    def networks(self, state: TrainState) -> TrainState:
+        """A state of vectors, all but its memory apart by network."""
+        return state.replace(
+            params=self.params.networks(state.params),
+            batch_stats=self.batch_stats.networks(state.batch_stats),
+            optimizer_state=self.params.networks_of_state(state.optimizer_state),
+        )
+
+    def whole(self, state: TrainState) -> TrainState:
+        """The inverse of :meth:`networks`, traced."""
+        return state.replace(
+            params=self.params.whole(state.params),
+            batch_stats=self.batch_stats.whole(state.batch_stats),
+            optimizer_state=self.params.whole_state(state.optimizer_state),
         )
 
 

@@ -5,6 +5,7 @@ Both run unchanged on one device and, with ``axis_name`` bound by
 of the global batch.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import chex
@@ -60,7 +61,6 @@ def train_step(
       networks (:mod:`kdjax.train.program.non_finite`).
     """
     count = _sum_over(jnp.sum(batch.mask, dtype=jnp.float32), axis_name)
-
     key = dropout_key(state, axis_name)
     if method.average:
         teacher = state.memory[COPIES]
@@ -80,44 +80,53 @@ def train_step(
     gradients, (logits, batch_stats, judged) = jax.grad(objective, has_aux=True)(state.params)
     gradients = _sum_over(gradients, axis_name)
     updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
+    after = state.replace(
+        params=optax.apply_updates(state.params, updates),
+        batch_stats=_merge_statistics(batch_stats, batch.mask, axis_name),
+        optimizer_state=optimizer_state,
+    )
     sums = {
         "loss": _masked_sum(judged.total, batch.mask),
         **{name: _masked_sum(values, batch.mask) for name, values in judged.terms.items()},
         **_correct(logits, batch, method),
     }
     metrics = {name: (value, count) for name, value in _sum_over(sums, axis_name).items()}
-    batch_stats = _merge_statistics(batch_stats, batch.mask, axis_name)
-    of_networks = (gradients, batch_stats, ())
+    moves = (gradients, after.batch_stats)
     if layouts is not None:
-        of_networks = layouts.networks(of_networks)
-    metrics |= non_finite.flags(*of_networks[:2])
-    params = optax.apply_updates(state.params, updates)
-    moved, remembered = (params, batch_stats, optimizer_state), judged.memory
+        moves = (layouts.params.networks(gradients), layouts.batch_stats.networks(moves[1]))
+    metrics |= non_finite.flags(*moves)
+    terms = judged.memory
     if guarded:
-        before = (state.params, state.batch_stats, state.optimizer_state)
-        names = non_finite.networks(*of_networks[:2])
-        good = non_finite.finite(metrics, names, method.separate)
-        if layouts is not None and method.separate:
-            kept = non_finite.keep_finite(layouts.networks(moved), layouts.networks(before), good)
-            moved = layouts.whole(kept)
-        else:
-            moved = non_finite.keep_finite(moved, before, good)
-        remembered = non_finite.keep_finite(remembered, state.memory.get(learned.TERMS, {}), good)
-    params, batch_stats, optimizer_state = moved
-    memory = remember(state.memory, metrics)
-    if remembered:
-        memory = {**memory, learned.TERMS: remembered}
-    if method.average:
-        copies = averaged(state.memory[COPIES], params, state.step, method.average)
-        memory = {**memory, COPIES: copies}
-    state = state.replace(
-        step=state.step + 1,
-        params=params,
-        batch_stats=batch_stats,
-        optimizer_state=optimizer_state,
-        memory=memory,
+        good = non_finite.finite(metrics, non_finite.networks(*moves), method.separate)
+        after = _keep_finite(after, state, good, layouts if method.separate else None)
+        terms = non_finite.keep_finite(terms, state.memory.get(learned.TERMS, {}), good)
+    after = after.replace(
+        step=state.step + 1, memory=_memory(state, after.params, terms, metrics, method)
     )
-    return state, metrics | method.observe(state, metrics)
+    return after, metrics | method.observe(after, metrics)
+
+
+def _keep_finite(
+    after: TrainState, before: TrainState, good: Mapping[str, Any], layouts: Layouts | None
+) -> TrainState:
+    """The state after a step, but what is not good as before it; vectors come apart for it."""
+    if layouts is None:
+        return non_finite.keep_finite(after, before, good)
+    networks = layouts.networks(after), layouts.networks(before)
+    return layouts.whole(non_finite.keep_finite(*networks, good))
+
+
+def _memory(
+    before: TrainState, params: Any, terms: Any, metrics: Metrics, method: Method
+) -> dict[str, Any]:
+    """What the state after a step carries for the teacher rule and the terms."""
+    memory = remember(before.memory, metrics)
+    if terms:
+        memory = {**memory, learned.TERMS: terms}
+    if method.average:
+        copies = averaged(before.memory[COPIES], params, before.step, method.average)
+        memory = {**memory, COPIES: copies}
+    return memory
 
 
 def evaluation_step(
