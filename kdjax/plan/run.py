@@ -80,23 +80,11 @@ def plan(
         _check(each, target, shape)
     results = []
     for number, (target, each) in enumerate(planned, start=1):
-        asked = {
-            "target": target.name,
-            "network": each.network,
-            "students": len(each.student_widths or each.student_scales),
-            "asked_execution": each.compute.execution,
-            "batch_size": each.batch_size,
-            "dtype": each.compute.dtype,
-        }
         say(
             f"[{number}/{len(planned)}] compiling for {target.name}: {each.compute.execution}, "
             f"batch {each.batch_size}"
         )
-        method = "independent" if each.method == "independent" else "ensemble"
-        job = Job(
-            target.name, method, configuration.to_json(each), config_file, dataclasses.asdict(shape)
-        )
-        results.append(asked | {"method": method} | compile_apart(job))
+        results.append(_compile(target, each, shape, config_file))
     record = {
         "kind": KIND,
         "note": "Nothing here ran on the targets: counts are of compiled programs, speeds are "
@@ -145,6 +133,26 @@ def _check(config: ml_collections.ConfigDict, target: Target, shape: DataShape) 
     device: Any = SimpleNamespace(platform=target.chip.platform, device_kind=target.chip.title)
     devices = (device,) * (count or target.devices)
     resolve(config, parallel=Parallel(devices), dataset=shape.dataset())
+
+
+def _compile(
+    target: Target, config: ml_collections.ConfigDict, shape: DataShape, config_file: str
+) -> dict[str, Any]:
+    """What was asked for in one program, and what came of it."""
+    method = "independent" if config.method == "independent" else "ensemble"
+    job = Job(
+        target.name, method, configuration.to_json(config), config_file, dataclasses.asdict(shape)
+    )
+    return {
+        "target": target.name,
+        "network": config.network,
+        "students": len(config.student_widths or config.student_scales),
+        "asked_execution": config.compute.execution,
+        "batch_size": config.batch_size,
+        "dtype": config.compute.dtype,
+        "method": method,
+        **compile_apart(job),
+    }
 
 
 def _described(target: Target) -> dict[str, Any]:
