@@ -27,9 +27,12 @@ def tree():
     return {"stem": layer(rng, 3, 3, 3, 4), "student_1": blocks, "student_2": blocks}
 
 
-@pytest.mark.parametrize("outputs_first", [False, True])
-def test_splitting_undoes_joining(tree, outputs_first):
-    layout = Layout(tree, outputs_first=outputs_first)
+OPTIONS = [{}, {"outputs_first": True}, {"merged": True}]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_splitting_undoes_joining(tree, options):
+    layout = Layout(tree, **options)
     vectors = layout.join(tree)
     chex.assert_trees_all_equal(layout.split(vectors), tree)
     chex.assert_trees_all_equal(jax.jit(layout.split_for_gradients)(vectors), tree)
@@ -38,12 +41,14 @@ def test_splitting_undoes_joining(tree, outputs_first):
     assert vectors.keys() == {"kernel", "scale", "bias"}
 
 
-def test_vectors_come_apart_by_network(tree):
-    layout = Layout(tree)
+@pytest.mark.parametrize("options", OPTIONS)
+def test_vectors_come_apart_by_network(tree, options):
+    layout = Layout(tree, **options)
     vectors = layout.join(tree)
     networks = jax.jit(layout.networks)(vectors)
     for name, network in tree.items():
-        chex.assert_trees_all_equal(networks[name], Layout({name: network}).join({name: network}))
+        own = Layout({name: network}, **options)
+        chex.assert_trees_all_equal(networks[name], own.join({name: network}))
     chex.assert_trees_all_equal(layout.whole(networks), vectors)
     state = optax.trace(0.9).init(vectors)
     apart = layout.networks_of_state((state, {"count": 3}))
@@ -61,22 +66,34 @@ def test_kernels_of_convolutions_may_have_their_outputs_first(tree):
 
 def test_neighbours_are_the_blocks_in_their_order(tree):
     vectors = Layout(tree).join(tree)
-    blocks = [tree["student_1"][name] for name in ("block1", "block2", "block10")]
-    kernels = np.concatenate([block["conv"]["kernel"].ravel() for block in blocks])
-    # The stem is sorted first.
-    np.testing.assert_array_equal(vectors["kernel"][3 * 3 * 3 * 4 :][: kernels.size], kernels)
-    for name in ("scale", "bias"):  # Of both students, one after the other in each layer.
-        each = [tree["stem"]["norm"][name]]
-        each += [block["norm"][name] for block in blocks for _ in range(2)]
-        assert sorted(vectors[name]) == sorted(np.concatenate(each))
-        expected = np.concatenate(each[1:])
-        start = int(np.flatnonzero(vectors[name] == expected[0])[0])
-        np.testing.assert_array_equal(vectors[name][start : start + expected.size], expected)
+    networks = [[tree["stem"]]]
+    networks += [
+        [tree[student][f"block{number}"] for number in (1, 2, 10)]
+        for student in ("student_1", "student_2")
+    ]
+    layers = [layer for network in networks for layer in network]
+    for part, name in (("conv", "kernel"), ("norm", "scale"), ("norm", "bias")):
+        expected = np.concatenate([layer[part][name].ravel() for layer in layers])
+        np.testing.assert_array_equal(vectors[name], expected)
 
 
-@pytest.mark.parametrize("outputs_first", [False, True])
-def test_derivatives_are_those_of_the_tree(tree, outputs_first):
-    layout = Layout(tree, outputs_first=outputs_first)
+def test_merged_networks_have_each_layer_in_one_piece(tree):
+    layout = Layout(tree, merged=True)
+    vectors = layout.join(tree)
+    np.testing.assert_array_equal(vectors["kernel"], Layout(tree).join(tree)["kernel"])
+    for name in ("scale", "bias"):
+        expected = [
+            tree[student][f"block{number}"]["norm"][name]
+            for number in (1, 2, 10)
+            for student in ("student_1", "student_2")
+        ]
+        expected.append(tree["stem"]["norm"][name])  # Of all layers' names the last.
+        np.testing.assert_array_equal(vectors[name], np.concatenate(expected))
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_derivatives_are_those_of_the_tree(tree, options):
+    layout = Layout(tree, **options)
 
     def loss(tree):
         return sum(jnp.sum(jnp.sin(leaf) * leaf) for leaf in jax.tree.leaves(tree))
@@ -132,8 +149,8 @@ def test_a_step_is_the_same_in_both_orders(small_config, monkeypatch):
     for outputs_first in (False, True):
         monkeypatch.setattr(
             "kdjax.train.program.layout.Layout",
-            lambda shapes, *, outputs_first, first=outputs_first: Layout(
-                shapes, outputs_first=first
+            lambda shapes, *, outputs_first, merged, first=outputs_first: Layout(
+                shapes, outputs_first=first, merged=merged
             ),
         )
         runner = experiment.runner("ensemble", experiment.feed())

@@ -81,8 +81,11 @@ class Runner:
         self._teacher = None if teacher is None else parallel.replicate(teacher)
         self._beginning = method.beginning(feed.image_shape, feed.sizes["train"])
         self._shapes = self._beginning.start.shapes
-        outputs_first = parallel.devices[0].platform == "gpu"
-        self._layouts = Layouts.of(self._shapes, outputs_first=outputs_first)
+        self._layouts = Layouts.of(
+            self._shapes,
+            outputs_first=parallel.devices[0].platform == "gpu",
+            merged=method.model.execution.pack == "all",
+        )
         optimizer = make_optimizer(config.optimizer, self.schedule, separate=method.separate)
         # Vectors do not show which network a gradient is of.
         needs_trees = wrap is not None or (method.separate and config.optimizer.clip_norm > 0)

@@ -29,19 +29,21 @@ _CONVOLUTION = 4  # Axes of its kernel.
 class Layout:
     """The places of a tree's leaves in vectors, one for each name of leaves.
 
-    Scales, biases and the like, a number for each channel, lie layer by layer, and in each layer
-    network by network: students that run as one network read and write their layer as one piece.
-    Of kernels one network lies after the other. Layers of blocks of one kind are neighbours, as
-    loops over blocks want them.
+    One network lies after the other, and in each the layers of blocks of one kind are neighbours,
+    as loops over blocks want them.
     """
 
-    def __init__(self, shapes: Mapping[str, Any], *, outputs_first: bool = False):
+    def __init__(
+        self, shapes: Mapping[str, Any], *, outputs_first: bool = False, merged: bool = False
+    ):
         """Lays out a tree.
 
         Args:
           shapes: network -> ... -> leaf with a ``shape``; float32 throughout.
           outputs_first: whether kernels of convolutions, ``[height, width, in, out]``, lie in the
             order (out, height, width, in), in which cuDNN reads them and writes their gradients.
+          merged: whether the networks run as one. Then scales, biases and the like, a number for
+            each channel, lie layer by layer: what the networks have of one layer is one piece.
         """
         self._outputs_first = outputs_first
         leaves = flax.traverse_util.flatten_dict(shapes)
@@ -51,7 +53,7 @@ class Layout:
         self._paths = {
             name: sorted(
                 (path for path in leaves if path[-1] == name),
-                key=_by_network if name in deep else _by_layer,
+                key=_by_layer if merged and name not in deep else _by_network,
             )
             for name in sorted(names)
         }
@@ -166,11 +168,9 @@ class Layouts(NamedTuple):
     batch_stats: Layout
 
     @classmethod
-    def of(cls, shapes: Mapping[str, Any], *, outputs_first: bool) -> "Layouts":
-        """Lays out ``params`` and ``batch_stats``; see :class:`Layout`."""
-        params, batch_stats = (
-            Layout(shapes[name], outputs_first=outputs_first) for name in cls._fields
-        )
+    def of(cls, shapes: Mapping[str, Any], **options: bool) -> "Layouts":
+        """Lays out ``params`` and ``batch_stats``; ``options`` are those of :class:`Layout`."""
+        params, batch_stats = (Layout(shapes[name], **options) for name in cls._fields)
         return cls(params, batch_stats)
 
     def join(self, variables: Mapping[str, Any]) -> dict[str, Any]:
