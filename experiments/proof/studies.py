@@ -310,6 +310,25 @@ STUDIES: Mapping[str, Study] = {
         _HALF_AND_QUARTER,
         3,
     ),
+    "cifar10_searched_resnet8": Study(
+        "The same with a small network and few labels",
+        _SEARCHES,
+        {
+            "search": {
+                **_QUIET,
+                "network": "resnet8",
+                "batch_size": 64,
+                "teacher.epochs": 30,
+                "search.epochs": 15,
+                "distil.epochs": 30,
+                "evaluation.every_epochs": 15,
+                "data.labels_per_class": 250,
+            },
+            "train": {**_RESNET8, "data.labels_per_class": 250, "epochs": 30},
+        },
+        _HALF_AND_QUARTER,
+        3,
+    ),
     "cifar10_searched_mobilenet_v2": Study(
         "And in the second paper's own setting? Meant for an accelerator",
         {"search": "search_cifar10_mobilenet_v2.py"},
