@@ -1,0 +1,15 @@
+"""What the tests of several kinds of sources share."""
+
+import pytest
+
+from kdjax.data import images
+
+
+@pytest.fixture
+def forbid_decoding(monkeypatch):
+    """A function after which every image that is decoded fails the test."""
+
+    def decode(*arguments):
+        raise AssertionError("an image was decoded again")
+
+    return lambda: monkeypatch.setattr(images, "decode", decode)
