@@ -4,6 +4,7 @@ import functools
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from kdjax import costs, models, tracing
@@ -57,6 +58,65 @@ def test_the_example_is_trained_as_an_ensemble(small_config, tmp_path):
     assert student.network.architecture == forked()
     assert student.network.widths == {"stem": 4, "near": 4, "far": 2, "join": 8}
     assert jax.tree.leaves(student.variables)[0].dtype == "float32"
+
+
+BARE = """
+import dataclasses
+import flax.linen as nn
+import jax.numpy as jnp
+from kdjax.models import Architecture, Outputs
+from kdjax.widths import WidthVector
+
+class Stem(nn.Module):
+    width: int
+    dtype: object = jnp.float32
+    bn_axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x, train, mask):
+        return nn.relu(nn.Conv(self.width, (3, 3), dtype=self.dtype)(x))
+
+class Branch(nn.Module):
+    width: int
+    classes: int
+    dtype: object = jnp.float32
+    bn_axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x, train, mask):
+        x = nn.relu(nn.Conv(self.width, (3, 3), 2, dtype=self.dtype)(x))
+        logits = nn.Dense(self.classes, dtype=self.dtype)(jnp.mean(x, axis=(1, 2)))
+        return Outputs(logits.astype(jnp.float32), (x,))
+
+@dataclasses.dataclass(frozen=True)
+class Bare(Architecture):
+    blocks = ("body",)
+
+    def stem(self, widths, **fields):
+        return Stem(widths["stem"], **fields)
+
+    def branch(self, widths, **fields):
+        return Branch(widths["body"], self.num_classes, **fields)
+
+def create(num_classes):
+    return Bare("bare", num_classes, WidthVector({"stem": 4, "body": 8}))
+"""
+
+
+def test_a_network_without_normalisation_is_trained(small_config, tmp_path):
+    (tmp_path / "bare.py").write_text(BARE)
+    small_config.network = f"{tmp_path / 'bare.py'}:create"
+    small_config.network_width = 1.0
+    small_config.method = "both"
+    small_config.epochs = 1
+    small_config.faults.non_finite = "skip"
+    summary = train(small_config, tmp_path / "run")
+    assert [student["params"] for student in summary["students"]] == [
+        (9 * 1 + 1) * 4 + (9 * 4 + 1) * width + (width + 1) * 4 for width in (8, 4)
+    ]
+    student = load_student(tmp_path / "run", student=2)
+    outputs = student.network.apply(student.variables, jnp.zeros((2, 8, 8, 1)), train=False)
+    assert outputs.logits.shape == (2, 4)
 
 
 @pytest.mark.parametrize(

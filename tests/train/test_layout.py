@@ -9,8 +9,11 @@ import pytest
 
 from kdjax import config as configuration
 from kdjax.config import FIELDS
-from kdjax.train.program.layout import Layout
+from kdjax.train.program.layout import Layout, Layouts
+from kdjax.train.program.learned import TERMS
 from kdjax.train.program.optimizer import make_optimizer
+from kdjax.train.program.state import TrainState
+from kdjax.train.program.teaching import COPIES
 from kdjax.train.tasks.experiment import resolve
 
 
@@ -115,11 +118,12 @@ def test_optimizers_move_vectors_as_trees(tree, name, separate):
     layout = Layout(tree)
     gradients = jax.tree.map(lambda leaf: np.float32(2) * leaf[..., ::-1], tree)
     results = []
-    # As a tree; as vectors by way of an optimiser that sees trees; as vectors, where the optimiser
-    # does not clip the gradient of each network by its own norm.
+    # As a tree; as vectors by way of an optimiser that sees trees, or networks; as vectors, where
+    # the optimiser does not clip the gradient of each network by its own norm.
     results.append(moved(optimizer, tree, gradients))
     vectors, of_vectors = layout.join(tree), layout.join(gradients)
     results.append(moved(layout.optimizer(optimizer), vectors, of_vectors))
+    results.append(moved(layout.optimizer_by_network(optimizer), vectors, of_vectors))
     if not separate:
         results.append(moved(optimizer, vectors, of_vectors))
     chex.assert_trees_all_close(results[0][0], *(layout.split(r[0]) for r in results[1:]))
@@ -135,6 +139,18 @@ def moved(optimizer, params, gradients):
         updates, state = optimizer.update(gradients, state, params)
         params = optax.apply_updates(params, updates)
     return jax.device_get((params, state))
+
+
+def test_only_copies_of_parameters_in_the_memory_become_vectors(tree):
+    """What a term remembers may have any keys, the networks' and the leaves' own too."""
+    layouts = Layouts.of({"params": tree})
+    remembered = {name: {"kernel": np.ones(2), "scale": 3, "bias": 4} for name in tree}
+    memory = {COPIES: tree, TERMS: {"mine": remembered}}
+    state = TrainState(0, np.zeros(2), tree, {}, optax.EmptyState(), memory)
+    placed = layouts.join_state(state)
+    assert placed.memory[COPIES].keys() == {"kernel", "scale", "bias"}
+    assert placed.memory[TERMS] is memory[TERMS]
+    chex.assert_trees_all_equal(layouts.split_state(placed), state)
 
 
 def test_other_types_are_refused(tree):

@@ -87,11 +87,14 @@ class Runner:
             merged=method.model.execution.pack == "all",
         )
         optimizer = make_optimizer(config.optimizer, self.schedule, separate=method.separate)
-        # Vectors do not show which network a gradient is of.
-        needs_trees = wrap is not None or (method.separate and config.optimizer.clip_norm > 0)
         if wrap is not None:
             optimizer = wrap(optimizer, self.schedule)
-        self._optimizer = self._layouts.params.optimizer(optimizer) if needs_trees else optimizer
+            self._optimizer = self._layouts.params.optimizer(optimizer)
+        elif method.separate and config.optimizer.clip_norm > 0:
+            # Gradients are clipped by each network's own norm, and vectors hold all networks.
+            self._optimizer = self._layouts.params.optimizer_by_network(optimizer)
+        else:
+            self._optimizer = optimizer
         self._optimizer_shapes = jax.eval_shape(optimizer.init, self._shapes["params"])
         # Whole dispatches take every step; only one cut short by the epoch's end has to ask.
         self._whole = parallel.compile(
@@ -103,7 +106,7 @@ class Runner:
     @property
     def networks(self) -> dict[str, list[str]]:
         """What the flags of :mod:`kdjax.train.program.non_finite` among a step's metrics mean."""
-        return non_finite.networks(self._shapes["params"], self._shapes["batch_stats"])
+        return non_finite.networks(self._shapes["params"], self._shapes.get("batch_stats", {}))
 
     def initial_state(self, seed: int) -> TrainState:
         """The state before step 0, on the host."""
@@ -117,7 +120,7 @@ class Runner:
             step=np.int32(0),
             key=np.asarray(jax.random.key_data(jax.random.key(seed))),
             params=variables["params"],
-            batch_stats=variables["batch_stats"],
+            batch_stats=variables.get("batch_stats", {}),
             # Optimisers start from zeros throughout, which nothing needs to be compiled for.
             optimizer_state=jax.tree.map(
                 lambda leaf: np.zeros(leaf.shape, leaf.dtype), self._optimizer_shapes

@@ -1,10 +1,10 @@
 """How the compiled functions hold variables: a few long vectors instead of thousands of arrays.
 
 A deep ensemble has thousands of parameters and running averages, most of them a few numbers long.
-The optimiser, like everything else that acts on one after another, needs a kernel for each: to
-compile, to start, to send between devices. Side by side in one vector, all kernels of convolutions
-and dense layers need one, and so do all scales and all biases. On the host, in checkpoints and
-wherever a module is applied, variables are trees as usual.
+Whatever treats them one by one, the optimiser above all, has a program for each to compile and to
+start on the device. So all leaves of one name lie in one vector: the kernels of all layers in one,
+all scales in one, all biases in one. On the host, in checkpoints and wherever a module is applied,
+variables are trees as usual.
 """
 
 import functools
@@ -21,6 +21,7 @@ import numpy as np
 import optax
 
 from kdjax.train.program.state import TrainState
+from kdjax.train.program.teaching import COPIES
 
 Vectors = dict[str, Any]  # Name of the leaves, such as `kernel` -> vector.
 _CONVOLUTION = 4  # Axes of its kernel.
@@ -29,8 +30,8 @@ _CONVOLUTION = 4  # Axes of its kernel.
 class Layout:
     """The places of a tree's leaves in vectors, one for each name of leaves.
 
-    One network lies after the other, and in each the layers of blocks of one kind are neighbours,
-    as loops over blocks want them.
+    One network lies after the other, unless ``merged``, and in each the layers of blocks of one
+    kind are neighbours, as loops over blocks want them.
     """
 
     def __init__(
@@ -85,30 +86,36 @@ class Layout:
     def networks(self, vectors: Vectors) -> dict[str, Vectors]:
         """The parts of the vectors that are each network's: network -> name -> vector."""
         found: dict[str, Vectors] = {}
-        for name, places in self._places.items():
-            for network, index in places.items():
-                found.setdefault(network, {})[name] = _take(vectors[name], index)
+        for name, owners in self._owners.items():
+            for network, places in owners.items():
+                found.setdefault(network, {})[name] = _take(vectors[name], places)
         return found
 
     def whole(self, networks: Mapping[str, Vectors]) -> Vectors:
         """The vectors of :meth:`networks`, traced."""
         vectors = {}
-        for name, places in self._places.items():
-            vector = jnp.concatenate([networks[network][name] for network in places])
-            vectors[name] = _take(vector, np.argsort(np.concatenate(list(places.values()))))
+        for name, owners in self._owners.items():
+            vector = jnp.concatenate([networks[network][name] for network in owners])
+            if any(len(places) > 1 for places in owners.values()):
+                index = np.concatenate([_index(places) for places in owners.values()])
+                vector = jnp.take(vector, np.argsort(index), unique_indices=True, mode="clip")
+            vectors[name] = vector
         return vectors
 
     @functools.cached_property
-    def _places(self) -> dict[str, dict[str, np.ndarray]]:
-        """Where in a vector each network's numbers are: name -> network -> indices, growing."""
-        found: dict[str, dict[str, np.ndarray]] = {}
+    def _owners(self) -> dict[str, dict[str, list[range]]]:
+        """Name -> network, in the order of their first numbers -> where its numbers are."""
+        found: dict[str, dict[str, list[range]]] = {}
         for name, paths in self._paths.items():
-            sizes = [math.prod(self._shapes[path]) for path in paths]
-            owners = np.repeat([path[0] for path in paths], sizes)
-            found[name] = {
-                network: np.flatnonzero(owners == network)
-                for network in dict.fromkeys(path[0] for path in paths)
-            }
+            owners = found[name] = {}
+            end = 0
+            for path in paths:
+                start, end = end, end + math.prod(self._shapes[path])
+                places = owners.setdefault(path[0], [range(start, start)])
+                if places[-1].stop == start:
+                    places[-1] = range(places[-1].start, end)
+                else:
+                    places.append(range(start, end))
         return found
 
     def _stored(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -131,7 +138,7 @@ class Layout:
         return split
 
     def join_state(self, state: Any) -> Any:
-        """A state in which momenta and the like are trees -> one in which they are vectors."""
+        """An optimiser's state whose momenta and the like are trees -> one of vectors."""
         return _map(self.join, state, {path[0] for path in self._shapes})
 
     def split_state(self, state: Any) -> Any:
@@ -139,7 +146,7 @@ class Layout:
         return _map(self.split, state, self._paths.keys())
 
     def networks_of_state(self, state: Any) -> Any:
-        """:meth:`networks` of whatever in a state is vectors."""
+        """:meth:`networks` of whatever in an optimiser's state is vectors."""
         return _map(self.networks, state, self._paths.keys())
 
     def whole_state(self, state: Any) -> Any:
@@ -148,17 +155,33 @@ class Layout:
 
     def optimizer(self, of_trees: optax.GradientTransformation) -> optax.GradientTransformation:
         """An optimiser that has to see trees as one of vectors."""
+        return _between(of_trees, (self.split, self.join), (self.split_state, self.join_state))
 
-        def init(params: Vectors) -> Any:
-            return self.join_state(of_trees.init(self.split(params)))
+    def optimizer_by_network(
+        self, of_networks: optax.GradientTransformation
+    ) -> optax.GradientTransformation:
+        """An optimiser that has to see which network a number is of as one of vectors."""
+        return _between(
+            of_networks, (self.networks, self.whole), (self.networks_of_state, self.whole_state)
+        )
 
-        def update(updates: Vectors, state: Any, params: Any = None) -> tuple[Vectors, Any]:
-            moved, state = of_trees.update(
-                self.split(updates), self.split_state(state), self.split(params)
-            )
-            return self.join(moved), self.join_state(state)
 
-        return optax.GradientTransformation(init, update)
+def _between(
+    optimizer: optax.GradientTransformation,
+    forms: tuple[Callable[[Any], Any], Callable[[Any], Any]],
+    state_forms: tuple[Callable[[Any], Any], Callable[[Any], Any]],
+) -> optax.GradientTransformation:
+    """An optimiser of one form of parameters as one of another, given the ways to and fro."""
+    (to, back), (state_to, state_back) = forms, state_forms
+
+    def init(params: Any) -> Any:
+        return state_back(optimizer.init(to(params)))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        moved, state = optimizer.update(to(updates), state_to(state), to(params))
+        return back(moved), state_back(state)
+
+    return optax.GradientTransformation(init, update)
 
 
 class Layouts(NamedTuple):
@@ -170,7 +193,7 @@ class Layouts(NamedTuple):
     @classmethod
     def of(cls, shapes: Mapping[str, Any], **options: bool) -> "Layouts":
         """Lays out ``params`` and ``batch_stats``; ``options`` are those of :class:`Layout`."""
-        params, batch_stats = (Layout(shapes[name], **options) for name in cls._fields)
+        params, batch_stats = (Layout(shapes.get(name, {}), **options) for name in cls._fields)
         return cls(params, batch_stats)
 
     def join(self, variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,10 +213,9 @@ class Layouts(NamedTuple):
     def join_state(self, state: TrainState) -> TrainState:
         """A host's state, for the devices."""
         return state.replace(
-            params=self.params.join(state.params),
-            batch_stats=self.batch_stats.join(state.batch_stats),
+            **self.join(state.variables),
             optimizer_state=self.params.join_state(state.optimizer_state),
-            memory=self.params.join_state(state.memory),
+            memory=_with_copies(self.params.join, state.memory),
         )
 
     def split_state(self, state: TrainState) -> TrainState:
@@ -202,11 +224,11 @@ class Layouts(NamedTuple):
             params=self.params.split(state.params),
             batch_stats=self.batch_stats.split(state.batch_stats),
             optimizer_state=self.params.split_state(state.optimizer_state),
-            memory=self.params.split_state(state.memory),
+            memory=_with_copies(self.params.split, state.memory),
         )
 
     def networks(self, state: TrainState) -> TrainState:
-        """A state of vectors, all but its memory apart by network."""
+        """A state of vectors, cut by network, but for its memory."""
         return state.replace(
             params=self.params.networks(state.params),
             batch_stats=self.batch_stats.networks(state.batch_stats),
@@ -220,6 +242,11 @@ class Layouts(NamedTuple):
             batch_stats=self.batch_stats.whole(state.batch_stats),
             optimizer_state=self.params.whole_state(state.optimizer_state),
         )
+
+
+def _with_copies(change: Callable[[Any], Any], memory: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A memory with its averaged copies of the parameters changed, if it has any."""
+    return {**memory, COPIES: change(memory[COPIES])} if COPIES in memory else memory
 
 
 def _map(change: Callable[[Any], Any], state: Any, keys: Set[str]) -> Any:
@@ -243,11 +270,15 @@ def _cut(vector: chex.Array, shapes: Sequence[tuple[int, ...]]) -> list[chex.Arr
     return [jax.lax.reshape(part, shape) for part, shape in zip(traced, shapes, strict=True)]
 
 
-def _take(vector: chex.Array, index: np.ndarray) -> chex.Array:
-    """``vector[index]``, as a slice where it is one."""
-    if np.array_equal(index, np.arange(index[0], index[-1] + 1)):
-        return jax.lax.slice(vector, (index[0],), (index[-1] + 1,))
-    return jnp.take(vector, index, unique_indices=True, mode="clip")
+def _take(vector: chex.Array, places: Sequence[range]) -> chex.Array:
+    """The numbers of a vector in some places, one after another."""
+    if len(places) == 1:
+        return jax.lax.slice(vector, (places[0].start,), (places[0].stop,))
+    return jnp.take(vector, _index(places), unique_indices=True, mode="clip")
+
+
+def _index(places: Sequence[range]) -> np.ndarray:
+    return np.concatenate([np.arange(place.start, place.stop) for place in places])
 
 
 def _by_network(path: tuple[str, ...]) -> list[list[Any]]:

@@ -274,4 +274,4 @@ def _forward(model: nn.Module, variables, images, mask, key) -> tuple[Outputs, A
         mutable=[BATCH_STATS],
         rngs={"dropout": key} if drops else None,
     )
-    return outputs, updated[BATCH_STATS]
+    return outputs, updated.get(BATCH_STATS, {})

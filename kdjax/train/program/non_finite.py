@@ -50,7 +50,7 @@ def flags(gradients: Mapping[str, Any], batch_stats: Mapping[str, Any]) -> dict[
 
 
 def _rows(networks: Mapping[str, Any]) -> chex.Array:
-    """All numbers of a network in each row, filled up with 0.
+    """One row for each network: all its numbers, then zeros.
 
     One sum of rows takes fewer kernels than a sum for each network, or for each of its leaves.
     """
@@ -58,6 +58,8 @@ def _rows(networks: Mapping[str, Any]) -> chex.Array:
         jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(networks[name])])
         for name in sorted(networks)
     ]
+    if not vectors:  # No network normalises.
+        return jnp.zeros((0, 0))
     longest = max(vector.size for vector in vectors)
     return jnp.stack([jnp.pad(vector, (0, longest - vector.size)) for vector in vectors])
 

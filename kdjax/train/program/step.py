@@ -53,7 +53,8 @@ def train_step(
         device its own.
       guarded: whether a network in which something is not finite is left as it was; the step
         counts as done all the same.
-      layouts: of the variables, where they are vectors; None: they are trees, a network to a key.
+      layouts: of the variables, where they are vectors; None: they are trees with a key for each
+        network.
 
     Returns:
       ``(state, metrics)``, equal on all devices. Metrics: ``loss`` (scalar sum), each loss term and
@@ -91,17 +92,17 @@ def train_step(
         **_correct(logits, batch, method),
     }
     metrics = {name: (value, count) for name, value in _sum_over(sums, axis_name).items()}
-    moves = (gradients, after.batch_stats)
+    by_network = (gradients, after.batch_stats)
     if layouts is not None:
-        moves = (layouts.params.networks(gradients), layouts.batch_stats.networks(moves[1]))
-    metrics |= non_finite.flags(*moves)
-    terms = judged.memory
+        by_network = layouts.params.networks(gradients), layouts.batch_stats.networks(by_network[1])
+    metrics |= non_finite.flags(*by_network)
+    memories = judged.memory
     if guarded:
-        good = non_finite.finite(metrics, non_finite.networks(*moves), method.separate)
+        good = non_finite.finite(metrics, non_finite.networks(*by_network), method.separate)
         after = _keep_finite(after, state, good, layouts if method.separate else None)
-        terms = non_finite.keep_finite(terms, state.memory.get(learned.TERMS, {}), good)
+        memories = non_finite.keep_finite(memories, state.memory.get(learned.TERMS, {}), good)
     after = after.replace(
-        step=state.step + 1, memory=_memory(state, after.params, terms, metrics, method)
+        step=state.step + 1, memory=_memory(state, after.params, memories, metrics, method)
     )
     return after, metrics | method.observe(after, metrics)
 
@@ -109,7 +110,10 @@ def train_step(
 def _keep_finite(
     after: TrainState, before: TrainState, good: Mapping[str, Any], layouts: Layouts | None
 ) -> TrainState:
-    """The state after a step, but what is not good as before it; vectors come apart for it."""
+    """The state after a step, in which networks that are not good are as before it.
+
+    With ``layouts`` vectors are cut by network first.
+    """
     if layouts is None:
         return non_finite.keep_finite(after, before, good)
     networks = layouts.networks(after), layouts.networks(before)
@@ -117,12 +121,20 @@ def _keep_finite(
 
 
 def _memory(
-    before: TrainState, params: Any, terms: Any, metrics: Metrics, method: Method
+    before: TrainState, params: Any, memories: Any, metrics: Metrics, method: Method
 ) -> dict[str, Any]:
-    """What the state after a step carries for the teacher rule and the terms."""
+    """What the state after a step carries for the teacher rule and the terms.
+
+    Args:
+      before: the step.
+      params: after it.
+      memories: of the terms, after it.
+      metrics: of it.
+      method: whose copies of the parameters are averaged, if it has any.
+    """
     memory = remember(before.memory, metrics)
-    if terms:
-        memory = {**memory, learned.TERMS: terms}
+    if memories:
+        memory = {**memory, learned.TERMS: memories}
     if method.average:
         copies = averaged(before.memory[COPIES], params, before.step, method.average)
         memory = {**memory, COPIES: copies}
