@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from kdjax import costs, tracing
+from kdjax.models import merging
 from kdjax.models.execution import Execution, Mode
 from kdjax.widths import WidthVector, check, scale
 
@@ -129,7 +130,11 @@ class Architecture(abc.ABC):
     @property
     def executions(self) -> tuple[str, ...]:
         """Names of the strategies that :meth:`run_branches` knows, and ``sequential``."""
-        return ("sequential",)
+        # Of one network all students would drop the same parts; and a grouped convolution that
+        # keeps its groups would read several students in each.
+        if self.drops or self.keeps_cardinality:
+            return ("sequential",)
+        return ("sequential", "packed", "merged")
 
     def run_branches(
         self,
@@ -138,6 +143,7 @@ class Architecture(abc.ABC):
         inputs: Any,
         mode: Mode,
         execution: Execution,
+        image_shape: tuple[int, int, int],
     ) -> list[tuple[Outputs, dict[str, Any]]]:
         """Runs the branches of several students by a strategy, with the modules' results.
 
@@ -147,14 +153,17 @@ class Architecture(abc.ABC):
           inputs: the stem's map ``[batch, height, width, channels]``, or a list of one for each.
           mode: training or evaluation, and how to compute.
           execution: the strategy.
+          image_shape: (height, width, channels) of what the stem reads.
 
         Returns:
           For each student its outputs and its running statistics after this batch.
 
         Raises:
-          ValueError: if this family runs as its modules are written, and no other way.
+          ValueError: if students of this family cannot be one network; the message says why.
         """
-        raise ValueError(f"{self.name} has no other execution than {', '.join(self.executions)}")
+        return merging.run_branches(
+            self, student_widths, variables, inputs, mode, execution, image_shape
+        )
 
     def build(
         self,

@@ -74,7 +74,7 @@ class StudentEnsemble(nn.Module):
             ]
         else:
             mode = Mode(train, mask, self.dtype, self.bn_axis_name)
-            outputs = _run(self, (), x, vectors, mode)
+            outputs = _run(self, (), x, vectors, mode, images.shape[1:])
         stacked = _stack(outputs)
         at_once = self.execution.pack == "all"
         adapted = Adapters(self.dtype, at_once, name="adapters")(stacked.features)
@@ -188,7 +188,7 @@ class IndependentNetworks(nn.Module):
         else:
             stems = [network.stem_map(images, train, mask) for network in networks]
             mode = Mode(train, mask, self.dtype, self.bn_axis_name)
-            outputs = _run(self, ("branch",), stems, self.student_widths, mode)
+            outputs = _run(self, ("branch",), stems, self.student_widths, mode, images.shape[1:])
         stacked = _stack(outputs)
         if not any(self.adapters):
             return stacked
@@ -248,13 +248,14 @@ def _run(
     inputs: Any,
     vectors: Sequence[Mapping[str, int]],
     mode: Mode,
+    image_shape: tuple[int, int, int],
 ) -> list[Outputs]:
     """The branches of all students by the module's strategy; keeps their running statistics."""
 
     def of(student: str, collection: str) -> Any:
-        tree = module.variables[collection][student]
+        tree = module.variables.get(collection, {}).get(student, {})
         for name in path:
-            tree = tree[name]
+            tree = tree.get(name, {})
         return tree
 
     names = [f"student_{number}" for number in range(1, len(vectors) + 1)]
@@ -262,9 +263,13 @@ def _run(
         {collection: of(name, collection) for collection in ("params", BATCH_STATS)}
         for name in names
     ]
-    run = module.architecture.run_branches(vectors, variables, inputs, mode, module.execution)
+    run = module.architecture.run_branches(
+        vectors, variables, inputs, mode, module.execution, image_shape
+    )
     if mode.train:
         for name, (_, statistics) in zip(names, run, strict=True):
+            if not statistics:
+                continue
             for part in reversed(path):
                 statistics = {part: statistics}
             others = module.variables[BATCH_STATS][name] if path else {}

@@ -14,6 +14,7 @@ def describe(
     record: Record,
     leaves: Mapping[Path, Sequence[np.ndarray]],
     declared: Mapping[Path, str],
+    maps: Sequence[np.ndarray] = (),
     *,
     closed: bool,
 ) -> Traced:
@@ -23,6 +24,7 @@ def describe(
       record: of its trace.
       leaves: path of each variable -> atoms of each axis.
       declared: path of a module -> name of the width that it writes.
+      maps: atoms of the channels of each map that the network returns.
       closed: whether widths without a declared name cannot change.
     """
     names = [_name(layer, declared) for layer in record.layers]
@@ -63,6 +65,7 @@ def describe(
         ),
         widths=MappingProxyType(widths),
         fixed=MappingProxyType(_fixed(record, names, numbering, groups)),
+        maps=tuple(numbering.classes(atoms) for atoms in maps),
     )
 
 

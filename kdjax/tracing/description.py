@@ -119,6 +119,7 @@ class Traced:
       widths: name of each width -> ``[channels]`` class of each; names are the width vector's
         where the author declared them, else the path of the layer that writes the channels.
       fixed: name -> why its channels stay, of all widths with channels that cannot be thinned.
+      maps: ``[channels]`` class of each channel of each map after a block.
     """
 
     groups: tuple[Group, ...]
@@ -127,6 +128,7 @@ class Traced:
     owners: Mapping[Path, int]
     widths: Mapping[str, np.ndarray]
     fixed: Mapping[str, str]
+    maps: tuple[np.ndarray, ...] = ()
 
     @property
     def classes(self) -> int:

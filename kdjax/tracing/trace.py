@@ -15,7 +15,7 @@ from kdjax.tracing.classes import describe
 from kdjax.tracing.description import Traced
 from kdjax.tracing.names import collected, named
 from kdjax.tracing.record import Grouping, Record
-from kdjax.tracing.values import Path, Value, along, rigid
+from kdjax.tracing.values import RIGID, Path, Value, along, rigid
 from kdjax.widths import WidthVector
 
 
@@ -88,7 +88,7 @@ def trace(
     # JAX reuses earlier traces of compiled functions; modules inside them would not be called, and
     # the names of their widths not be seen. Without jit, loops over blocks become plain ones too.
     with jax.disable_jit(), collected() as met:
-        closed_jaxpr = jax.make_jaxpr(lambda v, x: _logits(net.apply(v, x, train=False)))(
+        closed_jaxpr = jax.make_jaxpr(lambda v, x: _outputs(net.apply(v, x, train=False)))(
             variables, images
         )
     shapes = {path: leaf.shape for path, leaf in _flat(variables).items()}
@@ -97,10 +97,10 @@ def trace(
     leaves = {path: [record.fresh(size) for size in shape] for path, shape in shapes.items()}
     values = [_variable(path, shapes[path], leaves[path]) for path in _order(variables)]
     values.append(_image(record, image_shape))
-    for value in interpreter.walk(record, closed_jaxpr, values):
-        record.place = ""
-        for label in value.labels:
-            record.pin(label.atoms, "they are the network's outputs")
+    logits, *maps = interpreter.walk(record, closed_jaxpr, values)
+    record.place = ""
+    for label in logits.labels:
+        record.pin(label.atoms, "they are the network's outputs")
     declared = {
         module: width.name
         for module, width in met.items()
@@ -109,11 +109,21 @@ def trace(
             for layer in record.layers
         )
     }
-    return describe(record, leaves, declared, closed=closed)
+    return describe(record, leaves, declared, [_channels(value) for value in maps], closed=closed)
 
 
-def _logits(outputs: Any) -> Any:
-    return getattr(outputs, "logits", outputs)
+def _outputs(outputs: Any) -> tuple[Any, ...]:
+    """The logits, and the maps after the blocks of a network that returns them."""
+    return getattr(outputs, "logits", outputs), *getattr(outputs, "features", ())
+
+
+def _channels(value: Value) -> np.ndarray:
+    """Atoms of a map's last axis; those of positions that can never go where none is known."""
+    last = len(value.shape) - 1
+    label = value.label(last)
+    if label is None or label.axes != (last,):
+        return np.full(value.shape[last], RIGID)
+    return label.atoms.reshape(-1)
 
 
 def _flat(variables: Any) -> dict[Path, Any]:

@@ -73,7 +73,7 @@ def test_the_fastest_of_each_workload_is_chosen():
     [
         ("--network=resnet9", "resnet9"),
         ("--execution=fast", "--execution is fast: resnet8 has auto, sequential, scanned"),
-        ("--network=vgg16_bn --execution=merged", "--execution is merged: vgg16_bn has auto, seq"),
+        ("--network=vgg16_bn --execution=scanned", "--execution is scanned: vgg16_bn has auto, s"),
         ("--dtype=float16", "config.compute.dtype is 'float16'"),
         ("--devices=99", "config.compute.devices is 99"),
         ("--batch=9 --devices=2", "--batch is 9: a multiple of the 2 devices"),
@@ -124,8 +124,10 @@ def test_a_file_of_something_else_stays(tmp_path, capsys, content):
 def test_default_executions_are_those_that_a_family_has():
     settings = Settings(networks=("resnet8", "vgg16_bn"), choose=True)
     found = [(workload.network, workload.execution) for workload in settings.workloads()]
-    known = models.create("resnet8", 10).executions
-    assert found == [*(("resnet8", name) for name in known), ("vgg16_bn", "sequential")]
+    assert found == [
+        *(("resnet8", name) for name in models.create("resnet8", 10).executions),
+        *(("vgg16_bn", name) for name in ("sequential", "packed", "merged")),
+    ]
 
 
 def test_quartiles_by_hand():

@@ -1,6 +1,7 @@
 """Strategies: one set of parameters, one set of numbers, however the students run."""
 
 import functools
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -45,8 +46,8 @@ def results(net, variables):
     return jax.jit(jax.grad(objective, has_aux=True))(variables["params"])
 
 
-def make(module, widths):
-    net = module(ARCHITECTURE, widths, dtype=jnp.float64)
+def make(module, widths, architecture=ARCHITECTURE):
+    net = module(architecture, widths, dtype=jnp.float64)
     rng = np.random.default_rng(1)
     variables = models.initialize(net, 0, (8, 8, 3))
     return net, jax.tree.map(
@@ -129,11 +130,37 @@ def test_a_scanned_network_is_traced_once_per_shape():
     assert operations(20) == operations(32) > 0
 
 
-def test_another_family_says_that_it_has_one_way():
-    architecture = models.create("vgg16_bn", 4, width=0.1)
+OWN = f"{Path(__file__).parents[2] / 'configs' / 'networks' / 'forked.py'}:create"
+# A stem that is read by a convolution; by a normalisation; and maps that are joined in between.
+FAMILIES = [("vgg8_bn", 0.1), ("wrn_16_2", 0.15), (OWN, 0.2)]
+
+
+@pytest.mark.parametrize("name, width", FAMILIES)
+@pytest.mark.parametrize(
+    "module, execution", [(StudentEnsemble, "merged"), (IndependentNetworks, "packed")]
+)
+def test_other_families_merge_too(name, width, module, execution):
+    architecture = models.create(name, 4, width=width)
+    widths = student_vectors(architecture, (1.0, 0.7, 0.4))
+    with jax.enable_x64(True):
+        net, variables = make(module, widths, architecture)
+        expected = results(net, variables)
+        found = results(net.clone(execution=named(execution)), variables)
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for (path, ours), theirs in zip(
+        jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True
+    ):
+        bound = 3e-4 * (1.0 + np.abs(theirs).max())
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=bound, err_msg=str(path))
+
+
+@pytest.mark.parametrize("name", ["resnext50_32x4d", "efficientnet_b0"])
+def test_families_that_cannot_be_merged_say_so(name):
+    """Of groups that stay as many, and of parts that each student drops for itself."""
+    architecture = models.create(name, 4, width=0.1)
     assert architecture.executions == ("sequential",)
-    with pytest.raises(ValueError, match="vgg16_bn has no other execution than sequential"):
-        architecture.run_branches((), (), None, None, named("merged"))
+    with pytest.raises(ValueError, match=f"{name} has no other execution than sequential"):
+        architecture.run_branches((), (), None, None, named("merged"), (32, 32, 3))
 
 
 def test_unknown_names_are_refused():

@@ -43,6 +43,13 @@ def test_the_closest_measurement_decides():
     assert execution_choice.nearest(WANTED | {"platform": "tpu"}, entries) == "sequential"
 
 
+def test_of_other_networks_nothing_follows_where_they_do_not_count():
+    entries = [entry("packed"), entry("merged", network="vgg16_bn")]
+    wanted = WANTED | {"network": "vgg16_bn"}
+    assert execution_choice.nearest(wanted, entries, of_others=False) == "merged"
+    assert execution_choice.nearest(wanted, entries[:1], of_others=False) == "sequential"
+
+
 def test_this_machine_goes_before_others():
     elsewhere, here = entry("packed"), entry("merged", device_kind="mine", network="resnet8")
     assert execution_choice.nearest(WANTED | {"device_kind": "mine"}, [elsewhere, here]) == "merged"
@@ -93,7 +100,7 @@ def test_what_comes_with_kdjax_is_well_formed():
         assert rates[found["execution"]] == max(rates.values())
 
 
-def test_a_family_without_strategies_runs_sequentially(small_config):
+def test_a_family_that_was_not_measured_runs_sequentially(small_config):
     architecture = models.create("vgg16_bn", 4, width=0.1)
     assert execution_choice.execution_of(small_config, architecture, choose(1)).is_plain
 
@@ -101,7 +108,7 @@ def test_a_family_without_strategies_runs_sequentially(small_config):
 @pytest.mark.parametrize(
     "field, value, message",
     [
-        ("execution", "merged", r"config.compute.execution is 'merged': vgg16_bn runs as one of s"),
+        ("execution", "scanned", r"config.compute.execution is 'scanned': vgg16_bn runs as one of"),
         ("remat", True, r"config.compute.lanes and remat are 1 and True: vgg16_bn has only 1"),
     ],
 )
@@ -116,7 +123,7 @@ def test_what_a_family_cannot_do_is_said_first(small_config, field, value, messa
 def test_the_batch_of_one_device_counts(monkeypatch, small_config):
     seen = []
     monkeypatch.setattr(
-        execution_choice, "nearest", lambda wanted, _: seen.append(wanted) or "scanned"
+        execution_choice, "nearest", lambda wanted, _, of_others: seen.append(wanted) or "scanned"
     )
     small_config.batch_size = 64
     devices = Parallel(choose(0).devices[:4])

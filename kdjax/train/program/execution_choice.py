@@ -50,7 +50,12 @@ def execution_of(
             "batch_size": config.batch_size // len(parallel.devices),
             "dtype": config.compute.dtype,
         }
-        name = nearest(wanted, [*_read(user_file()), *packaged()])
+        name = nearest(
+            wanted,
+            [*_read(user_file()), *packaged()],
+            # What is true of one ResNet is nearly true of another, and says nothing of a VGG.
+            of_others="scanned" in architecture.executions,
+        )
         name = name if name in architecture.executions else "sequential"
     chosen = named(name, lanes=config.compute.lanes, remat=config.compute.remat)
     if not chosen.is_plain and name not in architecture.executions:
@@ -58,7 +63,7 @@ def execution_of(
             f"config.compute.execution is {name!r}: {architecture.name} runs as one of "
             f"{', '.join(architecture.executions)}"
         )
-    if not chosen.is_plain and architecture.executions == ("sequential",):
+    if (chosen.lanes, chosen.remat) != (1, False) and "scanned" not in architecture.executions:
         raise ValueError(
             f"config.compute.lanes and remat are {chosen.lanes} and {chosen.remat}: "
             f"{architecture.name} has only 1 and False"
@@ -66,7 +71,7 @@ def execution_of(
     return chosen
 
 
-def nearest(wanted: Mapping[str, Any], entries: Iterable[Entry]) -> str:
+def nearest(wanted: Mapping[str, Any], entries: Iterable[Entry], *, of_others: bool = True) -> str:
     """The execution of the measurement closest to what is wanted.
 
     Only measurements on the same platform count, and estimates for the same network. Among them
@@ -76,6 +81,7 @@ def nearest(wanted: Mapping[str, Any], entries: Iterable[Entry]) -> str:
     Args:
       wanted: ``platform``, ``device_kind``, ``network``, ``batch_size`` (a device's) and ``dtype``.
       entries: measurements and estimates.
+      of_others: whether measurements of other networks count.
 
     Returns:
       A name; ``sequential`` where nothing is known.
@@ -90,7 +96,7 @@ def nearest(wanted: Mapping[str, Any], entries: Iterable[Entry]) -> str:
         entry
         for entry in entries
         if entry["platform"] == wanted["platform"]
-        and (entry["network"] == wanted["network"] or not _is_estimate(entry))
+        and (entry["network"] == wanted["network"] or (of_others and not _is_estimate(entry)))
     ]
     return min(known, key=distance)["execution"] if known else "sequential"
 

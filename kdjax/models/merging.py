@@ -1,0 +1,273 @@
+"""Several students as one network of their own architecture, as wide as they are together.
+
+In every group of channels the students lie side by side; kernels are 0 between one student's
+channels and another's, and the classes of all are one row of logits. Where each student's numbers
+lie in the wide network follows from tracing it, so this serves every family whose modules do
+nothing else with their widths than to be that wide.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import chex
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kdjax import tracing
+from kdjax.models.execution import Execution, Mode
+from kdjax.models.normalization import BATCH_STATS
+from kdjax.widths import WidthVector
+
+if TYPE_CHECKING:
+    from kdjax.models.architecture import Architecture, Outputs
+
+Path = tuple[str, ...]
+Places = tuple[np.ndarray, ...]  # Of each axis of an array, increasing.
+
+
+def run_branches(
+    architecture: "Architecture",
+    student_widths: Sequence[Mapping[str, int]],
+    variables: Sequence[Mapping[str, Any]],
+    inputs: Any,
+    mode: Mode,
+    execution: Execution,
+    image_shape: tuple[int, int, int],
+) -> "list[tuple[Outputs, dict[str, Any]]]":
+    """The branches of all students; see :meth:`Architecture.run_branches`.
+
+    Args:
+      architecture: of all students.
+      student_widths: width vector of each student.
+      variables: ``params`` and ``batch_stats`` of each student's branch.
+      inputs: the stem's map, or a list of one for each student.
+      mode: training or evaluation, dtype, mask and axis name.
+      execution: which students are one network.
+      image_shape: (height, width, channels) of what the stem reads.
+
+    Raises:
+      ValueError: if students of this architecture cannot be one network; the message says why.
+    """
+    if architecture.executions == ("sequential",):
+        raise ValueError(f"{architecture.name} has no other execution than sequential")
+    vectors = [WidthVector(widths) for widths in student_widths]
+    shared = not isinstance(inputs, (list, tuple))
+    results: dict[int, tuple[Outputs, dict[str, Any]]] = {}
+    for group in execution.groups(len(vectors)):
+        merged = merge(architecture, tuple(vectors[place] for place in group), image_shape, shared)
+        x = inputs
+        if not merged.shared:
+            maps = [inputs if shared else inputs[place] for place in group]
+            x = jnp.concatenate(maps, axis=-1)
+        run = merged.run([variables[place] for place in group], x, mode)
+        results.update(zip(group, run, strict=True))
+    return [results[place] for place in range(len(vectors))]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Merged:
+    """Students as one network.
+
+    Attributes:
+      wide: its architecture; its widths are sums, its classes those of all students.
+      traced: its description.
+      alive: ``[students, classes]`` bool, which classes of channels are each student's.
+      shared: whether it reads one map that all students share; else a map for each, side by side.
+    """
+
+    wide: "Architecture"
+    traced: tracing.Traced
+    alive: np.ndarray
+    shared: bool
+
+    def run(
+        self, variables: Sequence[Mapping[str, Any]], x: chex.Array, mode: Mode
+    ) -> "list[tuple[Outputs, dict[str, Any]]]":
+        """Outputs of each student's branch, and its running statistics after this batch.
+
+        Args:
+          variables: of each student's branch.
+          x: what the branches read.
+          mode: training or evaluation, dtype, mask and axis name.
+        """
+        flat = [flax.traverse_util.flatten_dict(dict(tree)) for tree in variables]
+        places = {
+            path: [self.places(path, own[path].shape, student) for student, own in enumerate(flat)]
+            for path in flat[0]
+        }
+        joined = flax.traverse_util.unflatten_dict(
+            {
+                path: _join([own[path] for own in flat], owned, self._shape(path))
+                for path, owned in places.items()
+            }
+        )
+        branch = self.wide.branch(self.wide.widths, dtype=mode.dtype, bn_axis_name=mode.axis_name)
+        outputs, updated = branch.apply(joined, x, mode.train, mode.mask, mutable=[BATCH_STATS])
+        new = flax.traverse_util.flatten_dict(updated.get(BATCH_STATS, {}) if mode.train else {})
+        return [
+            (
+                self._outputs(outputs, student),
+                flax.traverse_util.unflatten_dict(
+                    {
+                        path: _part(leaf, places[BATCH_STATS, *path][student][0])
+                        for path, leaf in new.items()
+                    }
+                ),
+            )
+            for student in range(len(flat))
+        ]
+
+    def places(self, path: Path, shape: tuple[int, ...], student: int) -> Places:
+        """Where a student's array lies in the wide network's, on each axis.
+
+        Args:
+          path: of a variable of the branch, its collection first.
+          shape: of the student's.
+          student: its place.
+        """
+        found = []
+        for classes, size in zip(self._classes(path), shape, strict=True):
+            index = np.flatnonzero(self.alive[student][classes])
+            if len(index) != size and not classes.any() and len(classes) == size * len(self.alive):
+                index = np.arange(student * size, (student + 1) * size)  # The logits.
+            if len(index) != size:
+                raise ValueError(
+                    f"{self.wide.name} cannot run several students as one network: "
+                    f"{'/'.join(path[1:])} has {len(index)} channels for one of {size}"
+                )
+            found.append(index)
+        return tuple(found)
+
+    def _outputs(self, outputs: "Outputs", student: int) -> "Outputs":
+        size = self.wide.num_classes // len(self.alive)
+        return outputs._replace(
+            logits=outputs.logits[:, student * size : (student + 1) * size],
+            features=tuple(
+                _part(x, np.flatnonzero(self.alive[student][classes]))
+                for x, classes in zip(outputs.features, self.traced.maps, strict=True)
+            ),
+        )
+
+    @property
+    def disjoint(self) -> bool:
+        """Whether no variable of the branches is of two students at the same place."""
+        return all(
+            any(
+                not axis.any() or (np.sum(self.alive[:, axis], axis=0) == 1).all()
+                for axis in axes[-2:]
+            )
+            for path, axes in self.traced.leaves.items()
+            if path[1] == "branch"
+        )
+
+    def _classes(self, path: Path) -> tuple[np.ndarray, ...]:
+        return self.traced.leaves[path[0], "branch", *path[1:]]
+
+    def _shape(self, path: Path) -> tuple[int, ...]:
+        return tuple(len(axis) for axis in self._classes(path))
+
+
+@functools.lru_cache(maxsize=64)
+def merge(
+    architecture: "Architecture",
+    students: tuple[WidthVector, ...],
+    image_shape: tuple[int, int, int],
+    shared: bool,
+) -> Merged:
+    """Students as one network; kept for the next call.
+
+    Args:
+      architecture: of all students.
+      students: their widths.
+      image_shape: (height, width, channels) of an image.
+      shared: whether all read one stem's map, or each its own.
+    """
+    if shared:
+        merged = _merge(architecture, students, image_shape, architecture.shared)
+        if merged.disjoint:
+            return merged
+    # A branch that begins with a normalisation or a depthwise convolution has numbers of its own
+    # for each channel of the stem: each student gets a copy of the map.
+    return _merge(architecture, students, image_shape, ())
+
+
+def _merge(
+    architecture: "Architecture",
+    students: tuple[WidthVector, ...],
+    image_shape: tuple[int, int, int],
+    common: tuple[str, ...],
+) -> Merged:
+    """:func:`merge`, with the names of the widths that all students have in common."""
+    total = {
+        name: students[0][name] if name in common else sum(widths[name] for widths in students)
+        for name in architecture.widths
+    }
+    wide = dataclasses.replace(
+        architecture,
+        widths=WidthVector(total),
+        num_classes=architecture.num_classes * len(students),
+    )
+    traced = tracing.traced(wide, image_shape)
+    alive = np.ones((len(students), traced.classes), bool)
+    own = [name for name in total if name not in common]
+    for name in own:
+        alive[:, traced.widths[name]] = False
+    alive[:, 0] = True
+    for name in own:
+        ends = np.cumsum([widths[name] for widths in students])
+        for student, end in enumerate(ends):
+            alive[student, traced.widths[name][end - students[student][name] : end]] = True
+    return Merged(wide, traced, alive, bool(common))
+
+
+def _join(arrays: Sequence[chex.Array], places: Sequence[Places], shape: tuple[int, ...]) -> Any:
+    """One array of ``shape`` with the students' at their places and 0 between them.
+
+    On one axis the places of all students are a partition; there the arrays are cut into runs of
+    neighbours and put side by side. On the other axes each is filled up with zeros.
+    """
+    if len(arrays) == 1:
+        return arrays[0]
+    axes = [axis for axis, size in enumerate(shape) if _partition(places, axis, size)]
+    if not axes:
+        raise ValueError(f"students' arrays overlap in one of shape {shape}")
+    # The one with the most runs: on the others a student's numbers are neighbours.
+    axis = max(axes, key=lambda axis: sum(len(_runs(own[axis])) for own in places))
+    pieces: dict[int, chex.Array] = {}
+    for array, own in zip(arrays, places, strict=True):
+        widths = [(0, 0)] * len(shape)
+        for other, index in enumerate(own):
+            if other != axis:
+                if len(_runs(index)) > 1:
+                    raise ValueError(f"a student's array is in parts on two axes of {shape}")
+                widths[other] = (int(index[0]), shape[other] - int(index[-1]) - 1)
+        filled = jnp.pad(array, widths) if any(map(any, widths)) else array
+        for start, run in _runs(own[axis]):
+            piece = jax.lax.slice_in_dim(filled, start, start + len(run), axis=axis)
+            pieces[int(run[0])] = piece
+    return jnp.concatenate([pieces[start] for start in sorted(pieces)], axis=axis)
+
+
+def _partition(places: Sequence[Places], axis: int, size: int) -> bool:
+    together = np.concatenate([own[axis] for own in places])
+    return np.array_equal(np.sort(together), np.arange(size))
+
+
+def _part(x: chex.Array, index: np.ndarray) -> chex.Array:
+    """Channels of the last axis."""
+    if len(index) == x.shape[-1]:
+        return x
+    parts = [x[..., run[0] : run[-1] + 1] for _, run in _runs(index)]
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
+
+
+def _runs(index: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """Neighbours in a list of places, with where they begin in the list."""
+    parts = np.split(index, np.flatnonzero(np.diff(index) != 1) + 1)
+    starts = itertools.accumulate((len(part) for part in parts), initial=0)
+    return list(zip(starts, parts, strict=False))
