@@ -2,8 +2,8 @@
 
 In every group of channels the students lie side by side; kernels are 0 between one student's
 channels and another's, and the classes of all are one row of logits. Where each student's numbers
-lie in the wide network follows from tracing it, so this serves every family whose modules do
-nothing else with their widths than to be that wide.
+lie in the wide network follows from tracing it, so it works for every family whose modules pass
+their widths on to layers, and for a network of one's own.
 """
 
 import dataclasses
