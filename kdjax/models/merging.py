@@ -157,10 +157,8 @@ class Merged:
     def disjoint(self) -> bool:
         """Whether no variable of the branches is of two students at the same place."""
         return all(
-            any(
-                not axis.any() or (np.sum(self.alive[:, axis], axis=0) == 1).all()
-                for axis in axes[-2:]
-            )
+            not axes[-1].any()  # Logits, which every student has for itself.
+            or any((np.sum(self.alive[:, axis], axis=0) == 1).all() for axis in axes)
             for path, axes in self.traced.leaves.items()
             if path[1] == "branch"
         )
@@ -186,6 +184,9 @@ def merge(
       students: their widths.
       image_shape: (height, width, channels) of an image.
       shared: whether all read one stem's map, or each its own.
+
+    Raises:
+      ValueError: if a network computes with all its classes at once, as a softmax does.
     """
     if shared:
         merged = _merge(architecture, students, image_shape, architecture.shared)
@@ -213,6 +214,13 @@ def _merge(
         num_classes=architecture.num_classes * len(students),
     )
     traced = tracing.traced(wide, image_shape)
+    for layer in traced.layers:
+        reason = traced.fixed.get(layer.name, tracing.OUTPUTS)
+        if not layer.writes.any() and reason != tracing.OUTPUTS:
+            raise ValueError(
+                f"{architecture.name} cannot run several students as one network, since the "
+                f"channels of {layer.name} would meet: {reason}"
+            )
     alive = np.ones((len(students), traced.classes), bool)
     own = [name for name in total if name not in common]
     for name in own:

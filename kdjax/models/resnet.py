@@ -64,7 +64,7 @@ class ResNet(Architecture):
     def executions(self) -> tuple[str, ...]:
         return EXECUTIONS
 
-    def run_branches(self, student_widths, variables, inputs, mode, execution, image_shape=None):
+    def run_branches(self, student_widths, variables, inputs, mode, execution, image_shape):
         """All students' branches by a strategy; see :meth:`Architecture.run_branches`.
 
         Args:
@@ -73,7 +73,7 @@ class ResNet(Architecture):
           inputs: what each reads of the stem.
           mode: training or evaluation, dtype, mask and axis name.
           execution: the strategy.
-          image_shape: of what the stem reads; not needed.
+          image_shape: of what the stem reads; blocks do not need it.
         """
         plans = [tuple(self.plan(widths)) for widths in student_widths]
         return resnet_execution.run_branches(plans, variables, inputs, mode, execution)

@@ -2,11 +2,12 @@
 
 from kdjax.tracing.checking import check
 from kdjax.tracing.counting import Terms, count, everything, layer_costs, layer_terms, terms
-from kdjax.tracing.description import Group, Layer, Operation, Traced
+from kdjax.tracing.description import OUTPUTS, Group, Layer, Operation, Traced
 from kdjax.tracing.slicing import alive_from_kept, take
 from kdjax.tracing.trace import trace, traced
 
 __all__ = [
+    "OUTPUTS",
     "Group",
     "Layer",
     "Operation",

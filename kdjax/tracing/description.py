@@ -8,6 +8,8 @@ import numpy as np
 
 from kdjax.tracing.values import Path
 
+OUTPUTS = "they are the network's outputs"  # Why a classifier's channels stay, and no other's.
+
 
 @dataclasses.dataclass(frozen=True)
 class Group:

@@ -12,7 +12,7 @@ import numpy as np
 
 from kdjax.tracing import interpreter
 from kdjax.tracing.classes import describe
-from kdjax.tracing.description import Traced
+from kdjax.tracing.description import OUTPUTS, Traced
 from kdjax.tracing.names import collected, named
 from kdjax.tracing.record import Grouping, Record
 from kdjax.tracing.values import RIGID, Path, Value, along, rigid
@@ -100,7 +100,7 @@ def trace(
     logits, *maps = interpreter.walk(record, closed_jaxpr, values)
     record.place = ""
     for label in logits.labels:
-        record.pin(label.atoms, "they are the network's outputs")
+        record.pin(label.atoms, OUTPUTS)
     declared = {
         module: width.name
         for module, width in met.items()

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from kdjax import costs, models, tracing
 from kdjax.deploy.student import load_student
 from kdjax.models import registry
+from kdjax.models.execution import named
 from kdjax.train import train
 from kdjax.train.tasks.experiment import resolve
 
@@ -166,3 +168,37 @@ def test_a_shared_group_has_to_be_one(monkeypatch):
     models.register("wrong", lambda _: wrong(**fields))
     with pytest.raises(ValueError, match=r"'wrong' shares 'stem', which is none of its widths: s"):
         models.create("wrong", 5)
+
+
+@functools.cache
+def bare_ensemble(file):
+    architecture = models.create(f"{file}:create", 4)
+    net = models.StudentEnsemble(architecture, models.student_vectors(architecture, (1.0, 0.5)))
+    return net, models.initialize(net, 0, (8, 8, 1))
+
+
+DEPTHWISE = """c = x.shape[-1]
+        x = nn.Conv(c, (3, 3), feature_group_count=c)(x)
+        x = nn.relu("""
+
+
+@pytest.mark.parametrize("first", ["x = nn.relu(", DEPTHWISE])
+def test_students_merge_whatever_reads_the_stem_first(first, tmp_path):
+    """A depthwise convolution has numbers of each student's own for channels that all share."""
+    file = tmp_path / "bare.py"
+    file.write_text(BARE.replace("x = nn.relu(", first))
+    net, variables = bare_ensemble(file)
+    images = jnp.linspace(-1, 1, 128).reshape(2, 8, 8, 1)
+    expected = net.apply(variables, images).logits
+    merged = net.clone(execution=named("merged")).apply(variables, images).logits
+    np.testing.assert_allclose(merged, expected, atol=1e-6)
+    assert np.ptp(expected) > 1e-2
+
+
+def test_classes_that_meet_are_not_merged(tmp_path):
+    """All students' classes are one row of logits, and a softmax would be over all of them."""
+    file = tmp_path / "bare.py"
+    file.write_text(BARE.replace("Outputs(logits.", "Outputs(nn.log_softmax(logits)."))
+    net, variables = bare_ensemble(file)
+    with pytest.raises(ValueError, match="channels of branch/Dense_0 would meet: numbers are sum"):
+        net.clone(execution=named("merged")).apply(variables, jnp.ones((2, 8, 8, 1)))
