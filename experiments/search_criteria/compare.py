@@ -23,6 +23,7 @@ from kdjax.search import CRITERIA
 from kdjax.statistics import deviation, half_width, mean
 from kdjax.train.program import methods
 from kdjax.train.program.compiled import Runner
+from kdjax.train.program.feed import steps_per_epoch
 from kdjax.train.program.state import TrainState
 from kdjax.train.tasks.experiment import Experiment, resolve, stage_config
 from kdjax.train.tasks.search_stage import resolve_budget, search_method, search_optimizer
@@ -123,15 +124,17 @@ def distil(
     widths = {name: structure.compact for name, structure in found.items()}
     widths[UNIFORM] = found["scale"].uniform
     config = stage_config(experiment.config, experiment.config.distil.epochs)
+    feed = experiment.feed()
     method = methods.taught(
-        experiment.config,
+        config,
         experiment.architecture,
         tuple(widths.values()),
         (True,) * len(widths),
         experiment.parallel.axis_name,
         experiment.execution,
+        steps_per_epoch=steps_per_epoch(feed),
     )
-    runner = Runner(method, config, experiment.feed(), experiment.parallel, teacher=teacher)
+    runner = Runner(method, config, feed, experiment.parallel, teacher=teacher)
     state = run(runner, runner.initial_state(seed), config.epochs)
     accuracy = runner.evaluate(state.variables, "validation")["accuracy"]
     costs = {name: structure.compact_costs for name, structure in found.items()}

@@ -24,7 +24,7 @@ from kdjax.data.dataset import Split
 from kdjax.train.devices.parallel import choose
 from kdjax.train.program import methods
 from kdjax.train.program.compiled import Runner
-from kdjax.train.program.feed import Resident
+from kdjax.train.program.feed import Resident, steps_per_epoch
 from kdjax.train.tasks.experiment import Experiment, stage_config
 from kdjax.train.tasks.search_stage import resolve_budget, search_method, search_optimizer
 
@@ -91,7 +91,9 @@ def make_runners(options: argparse.Namespace) -> dict[str, Runner]:
     budget = resolve_budget(experiment)
     teacher = models.initialize(architecture.build(), 1, dataset.image_shape)
     full = (architecture.widths,)
-    taught = methods.taught(config, architecture, full, (True,), None)
+    taught = methods.taught(
+        stage, architecture, full, (True,), None, steps_per_epoch=steps_per_epoch(feed)
+    )
     return {
         "teacher": experiment.runner("independent", feed, stage),
         "distilled": Runner(taught, stage, feed, parallel, teacher=teacher),

@@ -9,7 +9,7 @@ can be overridden on a command line.
 from kdjax.config.checks import terms_of_maps, validate
 from kdjax.config.fields import ConfigError, Field
 from kdjax.config.first_run import first_run
-from kdjax.config.lengths import ramp_epochs, shortened, warmup_epochs
+from kdjax.config.lengths import growing, ramp_epochs, shortened, warmup_epochs
 from kdjax.config.names import nearest
 from kdjax.config.search import RESOURCES
 from kdjax.config.shared import OPTIMIZERS, SCHEDULES
@@ -55,6 +55,7 @@ __all__ = [
     "flatten",
     "forbidden_changes",
     "from_json",
+    "growing",
     "nearest",
     "ramp_epochs",
     "register_term",

@@ -66,10 +66,7 @@ FIELDS: dict[str, Field] = {
         "augmented, and no term reads feature maps",
     ),
     **terms.term_fields({"hard": 0.5, "feature": 0.0, "soft": 0.5}),
-    **{field: what for name in terms.TERMS for field, what in terms.ramp_field(name).items()},
-    "weight_ramp.epochs": number(
-        15.0, "length of the ramps, in epochs; at most the whole run", 0, above=True
-    ),
+    **terms.ramp_fields(),
     "temperature": number(4.0, "softens the logits of the soft term", 0, above=True),
     **LABELS_AND_LOGITS,
     "epochs": number(20, "passes of the students over the training split", 1, resumable=True),

@@ -4,10 +4,15 @@ import ml_collections
 
 from kdjax.config.tasks import flatten, task_of
 
-_STAGES = {
+_WARMED = {
     "train": ("epochs",),
     "search": ("teacher.epochs", "distil.epochs"),
     "distill": ("teacher.epochs", "epochs"),
+}
+_RAMPED = {
+    "train": ("epochs",),
+    "search": ("search.epochs", "distil.epochs"),
+    "distill": ("epochs",),
 }
 
 
@@ -24,8 +29,8 @@ def ramp_epochs(wanted: float, epochs: int) -> float:
 def shortened(config: ml_collections.ConfigDict) -> list[str]:
     """One line for each length that does not fit into the run: its value, and what is used."""
     values = dict(flatten(config))
-    warmup, lines = config.schedule.warmup_epochs, []
-    for name in _STAGES[task_of(config)]:
+    task, warmup, lines = task_of(config), config.schedule.warmup_epochs, []
+    for name in _WARMED[task]:
         if name == "teacher.epochs" and config.teacher.workdir:
             continue  # There is no such stage.
         if warmup and (taken := warmup_epochs(warmup, values[name])) != warmup:
@@ -33,19 +38,22 @@ def shortened(config: ml_collections.ConfigDict) -> list[str]:
                 f"config.schedule.warmup_epochs is {warmup:g}, not below config.{name}, "
                 f"{values[name]}: the warm-up takes half of that, {taken:g}"
             )
-    if task_of(config) == "distill" or (
-        task_of(config) == "train" and config.method != "independent"
-    ):
-        ramp = config.weight_ramp.epochs
-        terms = [
-            term
-            for term, weight in config.weights.items()
-            if weight and config.weight_ramp[term] != "constant"
-        ]
-        if terms and (taken := ramp_epochs(ramp, config.epochs)) != ramp:
+    terms = [] if config.get("method") == "independent" else growing(config)
+    ramp = config.weight_ramp.epochs
+    for name in _RAMPED[task] if terms else ():
+        if (taken := ramp_epochs(ramp, values[name])) != ramp:
             lines.append(
-                f"config.weight_ramp.epochs is {ramp:g}, above config.epochs, {config.epochs}: "
+                f"config.weight_ramp.epochs is {ramp:g}, above config.{name}, {values[name]}: "
                 f"the growth of {' and '.join(f'weights.{term}' for term in terms)} "
-                f"takes {taken:g}, the whole run"
+                f"takes {taken:g}, the whole {'run' if name == 'epochs' else 'stage'}"
             )
     return lines
+
+
+def growing(config: ml_collections.ConfigDict) -> list[str]:
+    """The terms that are switched on and whose weights grow."""
+    return [
+        term
+        for term, weight in config.weights.items()
+        if weight and config.weight_ramp[term] != "constant"
+    ]

@@ -6,6 +6,8 @@ from kdjax.config import terms
 from kdjax.config.fields import Field, is_number, is_text, number, one_of, tuple_of
 from kdjax.config.shared import DATA, LABELS_AND_LOGITS, NETWORK, OPTIMIZATION, RUNNING, SEEDS
 
+# The weights of the paper of the search are constant; the ramp is that of the ensemble's.
+SEARCH_RAMP = "constant"
 RESOURCES = ("flops", "params", "latency", "both", "targets")
 
 
@@ -125,6 +127,7 @@ FIELDS: dict[str, Field] = {
         "slim",
     ),
     **terms.term_fields({"hard": 0.5, "feature": 0.0, "soft": 0.5}),
+    **terms.ramp_fields(SEARCH_RAMP),
     "temperature": number(4.0, "softens the logits of the soft term", 0, above=True),
     **LABELS_AND_LOGITS,
     **OPTIMIZATION,

@@ -47,7 +47,7 @@ def register_term(name: str, term: Term) -> None:
         )
     TERMS[name] = term
     FIELDS.update(term_fields({}, name) | ramp_field(name))
-    SEARCH_FIELDS.update(term_fields({}, name))
+    SEARCH_FIELDS.update(term_fields({}, name) | ramp_field(name, search.SEARCH_RAMP))
     DISTILL_FIELDS.update(term_fields({}, name) | ramp_field(name))
 
 

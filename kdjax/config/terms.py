@@ -226,7 +226,25 @@ def term_fields(weights: Mapping[str, float], *names: str) -> dict[str, Field]:
     return fields
 
 
-def ramp_field(name: str) -> dict[str, Field]:
-    """The field that says how a term's weight grows."""
+def ramp_fields(shape: str | None = None) -> dict[str, Field]:
+    """How the weight of each term grows, and how long.
+
+    Args:
+      shape: the default of every term; None: each term's own.
+    """
+    length = number(15.0, "length of the ramps, in epochs; at most the whole run", 0, above=True)
+    fields = [ramp_field(name, shape) for name in TERMS]
+    return {name: what for each in fields for name, what in each.items()} | {
+        "weight_ramp.epochs": length
+    }
+
+
+def ramp_field(name: str, shape: str | None = None) -> dict[str, Field]:
+    """The field that says how a term's weight grows.
+
+    Args:
+      name: of the term.
+      shape: the default; None: the term's own.
+    """
     meaning = f"how weights.{name} grows from 0 over weight_ramp.epochs"
-    return {f"weight_ramp.{name}": one_of(TERMS[name].ramp, meaning, *RAMPS)}
+    return {f"weight_ramp.{name}": one_of(shape or TERMS[name].ramp, meaning, *RAMPS)}

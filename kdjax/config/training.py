@@ -41,10 +41,7 @@ FIELDS: dict[str, Field] = {
     ),
     **DATA,
     **terms.term_fields({}),
-    **{field: what for name in terms.TERMS for field, what in terms.ramp_field(name).items()},
-    "weight_ramp.epochs": number(
-        15.0, "length of the ramps, in epochs; at most the whole run", 0, above=True
-    ),
+    **terms.ramp_fields(),
     "temperature": number(2.0, "softens the logits of the soft term", 0, above=True),
     "ensemble.rule": one_of(
         "average",

@@ -51,3 +51,18 @@ def test_both_stages_of_a_search_are_looked_at(changed_search):
         "config.schedule.warmup_epochs is 2.5, not below config.distil.epochs, 2: the warm-up "
         "takes half of that, 1"
     ]
+
+
+def test_ramps_of_a_search_are_held_against_both_its_stages(changed_search):
+    lines = configuration.shortened(
+        changed_search(
+            weight_ramp__soft="linear", weight_ramp__epochs=3.0, search__epochs=2, distil__epochs=1
+        )
+    )
+    growth = "the growth of weights.soft takes"
+    assert [line for line in lines if "weight_ramp" in line] == [
+        f"config.weight_ramp.epochs is 3, above config.search.epochs, 2: {growth} 2, the whole "
+        "stage",
+        f"config.weight_ramp.epochs is 3, above config.distil.epochs, 1: {growth} 1, the whole "
+        "stage",
+    ]

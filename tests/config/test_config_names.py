@@ -110,9 +110,11 @@ def test_shared_fields_are_the_same_and_the_rest_is_known():
     train, search = configuration.FIELDS, configuration.SEARCH_FIELDS
     both = set(train) & set(search)
     differing = {name for name in both if train[name].default != search[name].default}
-    assert differing == {"weights.hard", "weights.feature", "weights.soft", "temperature"}
+    assert differing == {
+        "weights.hard", "weights.feature", "weights.soft", "temperature", "weight_ramp.feature",
+    }  # fmt: skip
     assert {name.split(".")[0] for name in set(train) - both} == {
-        "method", "student_scales", "student_widths", "weight_ramp", "teacher_weights",
+        "method", "student_scales", "student_widths", "teacher_weights",
         "feature_gradient_to_stem", "epochs", "ensemble", "student_weights",
     }  # fmt: skip
     assert {name.split(".")[0] for name in set(search) - both} == {"teacher", "search", "distil"}
@@ -143,7 +145,7 @@ def test_a_field_of_a_search_in_train_is_named_as_such(name):
     [
         ("search", configuration.FIELDS, "it belongs to `kdjax search`"),
         ("search.epocs", configuration.FIELDS, "it belongs to `kdjax search`"),
-        ("weight_ramp", configuration.SEARCH_FIELDS, "it belongs to `kdjax train`"),
+        ("teacher_weights", configuration.SEARCH_FIELDS, "it belongs to `kdjax train`"),
         # Known to both: a leaf that stands in the wrong place.
         ("temperature", configuration.FIELDS, "did you mean config.temperature?"),
         ("batch_size", configuration.SEARCH_FIELDS, "did you mean config.batch_size?"),

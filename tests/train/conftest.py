@@ -7,6 +7,7 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+from kdjax import config as configuration
 from kdjax.train.run.run import Run
 
 
@@ -47,3 +48,32 @@ def interrupt_at(monkeypatch):
         monkeypatch.setattr(Run, "_read", read_and_stop)
 
     return interrupt
+
+
+@pytest.fixture(scope="session")
+def search_of(small_npz):
+    """A function of changes, ``a__b`` for a.b: a search of a narrow ResNet8 on the small set."""
+
+    def config_of(**changes):
+        config = configuration.search_default()
+        config.update_from_flattened_dict(
+            {
+                "seeds": (0,),
+                "network_width": 0.25,
+                "data.name": f"npz:{small_npz}",
+                "teacher.epochs": 2,
+                "search.epochs": 3,
+                "distil.epochs": 2,
+                "evaluation.every_epochs": 1,
+                "batch_size": 16,
+                "evaluation.batch_size": 16,
+                "checkpoint.every_epochs": 1,
+                "log.every_steps": 2,
+                "log.tensorboard": False,
+                "compute.devices": 1,
+                **{name.replace("__", "."): value for name, value in changes.items()},
+            }
+        )
+        return config
+
+    return config_of

@@ -1,8 +1,7 @@
-"""The structure search from end to end: what it leaves, resuming, teachers, its structures."""
+"""The structure search from end to end: what it leaves, resuming, teachers, students of it."""
 
 import json
 import shutil
-import types
 
 import chex
 import jax
@@ -24,7 +23,7 @@ from kdjax.train.run.run import Run
 from kdjax.train.tasks.evaluate import evaluate
 from kdjax.train.tasks.experiment import resolve, stage_config
 from kdjax.train.tasks.search_stage import resolve_budget, search_method, search_optimizer
-from kdjax.train.tasks.structure import CANDIDATES, StructureError, candidate_start, find_structure
+from kdjax.train.tasks.structure import CANDIDATES, candidate_start, find_structure
 from kdjax.train.tasks.teacher import load_teacher
 from kdjax.train.tasks.teachers import load_teachers
 
@@ -33,38 +32,14 @@ STEPS_PER_EPOCH = 6  # 81 training images in batches of 16.
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
-def search_config(small_npz, **changes):
-    """A search of a narrow ResNet8 on the small set; ``a__b`` stands for a.b."""
-    config = configuration.search_default()
-    config.update_from_flattened_dict(
-        {
-            "seeds": (0,),
-            "network_width": 0.25,
-            "data.name": f"npz:{small_npz}",
-            "teacher.epochs": 2,
-            "search.epochs": 3,
-            "distil.epochs": 2,
-            "evaluation.every_epochs": 1,
-            "batch_size": 16,
-            "evaluation.batch_size": 16,
-            "checkpoint.every_epochs": 1,
-            "log.every_steps": 2,
-            "log.tensorboard": False,
-            "compute.devices": 1,
-            **{name.replace("__", "."): value for name, value in changes.items()},
-        }
-    )
-    return config
-
-
 def read(path):
     return json.loads(path.read_text())
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, small_npz):
+def finished(tmp_path_factory, search_of):
     """A whole search: (config, workdir, results)."""
-    config = search_config(small_npz)
+    config = search_of()
     path = tmp_path_factory.mktemp("search") / "run"
     return config, path, search(config, path)
 
@@ -267,11 +242,12 @@ def test_a_slim_start_is_the_searched_network(finished):
     assert structure.to_json() == summary["structure"]
     alone = {kind: tree["student_1"] for kind, tree in state.variables.items()}
     students = tuple(structure.widths_of(candidate) for candidate in CANDIDATES)
+    feed, stage = experiment.feed(), stage_config(config, 1)
+    distilled = tuple(candidate.distilled for candidate in CANDIDATES)
     method = methods.taught(
-        config, experiment.architecture, students, tuple(c.distilled for c in CANDIDATES), None
+        stage, experiment.architecture, students, distilled, None, steps_per_epoch=1
     )
-    feed = experiment.feed()
-    runner = Runner(method, stage_config(config, 1), feed, experiment.parallel)
+    runner = Runner(method, stage, feed, experiment.parallel)
     begin = candidate_start(experiment, structure, teacher, alone)
     started = begin(runner.initial_state(0))
     chex.assert_trees_all_equal_shapes(started.params, runner.initial_state(0).params)
@@ -292,118 +268,6 @@ def test_a_slim_start_is_the_searched_network(finished):
     np.testing.assert_array_equal(rival, np.asarray(scale)[chosen])
 
 
-def made_up(config, alive):
-    """A finished search, made up: (experiment, budget, state) with ``alive`` channels a group."""
-    experiment = resolve(config)
-    budget = resolve_budget(experiment)
-    channels = budget.channels
-    flags, params = [], {}
-    for group in channels.groups:
-        flags.append(np.arange(group.units) >= alive.get(group.name, group.channels))
-        for _, *path, _, _ in group.scales:
-            node = params
-            for key in ("student_1", *path):
-                node = node.setdefault(key, {})
-            node["norm"] = {"scale": np.where(flags[-1], 0, 1).astype(np.float32)}
-    dead = np.concatenate(flags)
-    controller = types.SimpleNamespace(dead=dead, died=dead * 5, importance=np.where(dead, 0.1, 1))
-    state = types.SimpleNamespace(
-        params=params, optimizer_state=types.SimpleNamespace(controller=controller)
-    )
-    return experiment, budget, state
-
-
-def test_a_search_above_its_target_says_where_and_why(small_npz):
-    config = search_config(small_npz)
-    with pytest.raises(StructureError) as refused:
-        find_structure(*made_up(config, {"stage3": 1}))
-    text = str(refused.value)
-    assert text.startswith("the search ended above its target: flops 0.")
-    assert "for 0.5000; at their least width are stage3; tied are stem = stage1" in text
-
-
-def test_found_widths_are_rounded_within_the_budget(small_npz):
-    config = search_config(small_npz, search__multiple=2)
-    alive = {"stem": 1, "stage1.block1.conv1": 3, "stage2": 5, "stage3": 7}
-    experiment, budget, state = made_up(config, alive)
-    structure = find_structure(experiment, budget, state)
-    assert structure.found["stage2"] == 5
-    assert budget.allows(structure.compact)
-    assert all(width % 2 == 0 for width in structure.compact.values())
-    assert {name: len(indices) for name, indices in structure.kept.items()} == structure.compact
-
-
-def test_a_found_structure_can_be_widened(small_npz):
-    config = search_config(small_npz, search__expand=True)
-    alive = {"stem": 1, "stage1.block1.conv1": 1, "stage2": 2, "stage2.block1.conv1": 3}
-    experiment, budget, state = made_up(config, alive)
-    structure = find_structure(experiment, budget, state)
-    assert budget.allows(structure.compact)
-    assert all(structure.compact[name] >= width for name, width in structure.found.items())
-    assert budget.shares(structure.compact)["flops"] > 0.45
-    assert structure.compact["stage2"] > 2
-
-
-def test_channels_are_given_back_where_a_target_is_undercut(small_npz):
-    alive = {"stem": 1, "stage1.block1.conv1": 1, "stage2": 1}
-    structure = find_structure(*made_up(search_config(small_npz), alive))
-    # 4, 4, 8, 8, 16 and 16 channels; 3 % of them are less than two.
-    assert structure.to_json()["channels"] == {
-        "full": 56, "alive": 43, "after": 44, "back": 1, "gone": 0,
-    }  # fmt: skip
-    text = "1 of 56 channels came back after the search, to come closer to a target"
-    assert text in structure.note
-    assert "more than 2 % below its target ended flops" in structure.note
-
-
-def test_the_rival_keeps_what_is_frozen(small_npz):
-    config = search_config(small_npz, search__blocks__frozen=("stage1",))
-    alive = dict.fromkeys(("stage2", "stage2.block1.conv1", "stage3", "stage3.block1.conv1"), 2)
-    structure = find_structure(*made_up(config, alive))
-    for vector in (structure.uniform, structure.compact):
-        for group in ("stem", "stage1", "stage1.block1.conv1"):
-            assert vector[group] == structure.full[group]
-    # One multiplier for the rest, up to a channel, and within the same budget.
-    rest = ("stage2", "stage2.block1.conv1", "stage3", "stage3.block1.conv1")
-    shares = [structure.uniform[group] / structure.full[group] for group in rest]
-    assert max(shares) < 1 and max(shares) - min(shares) <= 1 / 8
-    assert structure.uniform_costs["flops"] <= 0.5 * structure.full_costs["flops"]
-    assert "it too keeps stem, stage1.block1.conv1 as they are" in structure.note
-
-
-def test_with_two_targets_the_one_that_binds_the_rival_is_named(small_npz):
-    config = search_config(small_npz, search__target__params=0.2)
-    alive = {"stem": 3, "stage1.block1.conv1": 2, "stage2": 4, "stage2.block1.conv1": 4}
-    alive |= {"stage3": 2, "stage3.block1.conv1": 3}
-    experiment, budget, state = made_up(config, alive)
-    structure = find_structure(experiment, budget, state)
-    found = costs.count(experiment.architecture, structure.uniform, SHAPE)
-    full = costs.count(experiment.architecture, structure.full, SHAPE)
-    assert structure.to_json()["cost"]["uniform"] == {
-        "flops": found.flops, "macs": found.macs, "params": found.params,
-    }  # fmt: skip
-    # A fifth of the parameters leaves a uniform network about a fifth of the FLOPs, not half.
-    assert structure.to_json()["uniform_bound_by"] == "params"
-    assert 0.15 < found.params / full.params <= 0.2 and found.flops / full.flops < 0.3
-    assert (
-        f"held to the budget by its params, {found.params / full.params:.1%} of the full network's,"
-        f" and has {found.flops / full.flops:.1%} of the flops" in structure.note
-    )
-
-
-def test_targets_of_blocks_bind_the_rival_by_their_total(small_npz):
-    config = search_config(
-        small_npz, search__target__flops=0.0, search__blocks__targets=(0.0, 0.0, 0.5)
-    )
-    structure = find_structure(*made_up(config, {"stage3": 3, "stage3.block1.conv1": 4}))
-    assert structure.uniform_costs["flops"] <= structure.compact_costs["flops"]
-    # Only stage 3 is pressed on, so that nothing else is thinned.
-    for group in ("stem", "stage1", "stage1.block1.conv1", "stage2", "stage2.block1.conv1"):
-        assert structure.uniform[group] == structure.full[group]
-    assert structure.uniform["stage3"] < structure.full["stage3"]
-    assert "the targets of single blocks do not bind it, only their total does" in structure.note
-
-
 def test_a_finished_search_distils_more_seeds(finished, tmp_path):
     config, path, summary = finished
     copy = shutil.copytree(path, tmp_path / "run")
@@ -416,11 +280,10 @@ def test_a_finished_search_distils_more_seeds(finished, tmp_path):
     assert found["teacher"] == summary["teacher"]
 
 
-def test_a_teacher_from_another_search(finished, small_npz, tmp_path):
+def test_a_teacher_from_another_search(finished, search_of, tmp_path):
     """One block after another, by maps too, from a teacher that was trained before."""
     _, given, summary = finished
-    config = search_config(
-        small_npz,
+    config = search_of(
         teacher__workdir=str(given),
         search__schedule="sequential",
         search__target__flops=0.6,
@@ -478,10 +341,10 @@ def test_a_found_structure_is_a_student(finished, trained):
     assert workdir.read_student_widths(path) == [first, second]
 
 
-def test_a_teacher_from_an_ensemble(trained, small_npz):
+def test_a_teacher_from_an_ensemble(trained, search_of):
     """It is the pivot, with the stem that all students share."""
     _, path, _ = trained
-    experiment = resolve(search_config(small_npz))
+    experiment = resolve(search_of())
     source = configuration.search_default().teacher
     source.workdir = str(path)
     variables = load_teacher(source, experiment)
@@ -505,15 +368,15 @@ def test_a_teacher_from_an_ensemble(trained, small_npz):
         ),
     ],
 )
-def test_a_teacher_that_does_not_fit_is_refused(finished, small_npz, tmp_path, changes, message):
+def test_a_teacher_that_does_not_fit_is_refused(finished, search_of, tmp_path, changes, message):
     _, given, _ = finished
-    config = search_config(small_npz, teacher__workdir=str(given), **changes)
+    config = search_of(teacher__workdir=str(given), **changes)
     with pytest.raises(ConfigError, match=message):
         search(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_teacher_of_other_classes_is_refused(finished, tmp_path):
+def test_a_teacher_of_other_classes_is_refused(finished, search_of, tmp_path):
     generator = np.random.default_rng(0)
     splits = {
         f"{split}_{kind}": values
@@ -525,49 +388,14 @@ def test_a_teacher_of_other_classes_is_refused(finished, tmp_path):
     }
     np.savez(tmp_path / "five.npz", **splits)
     _, given, _ = finished
-    config = search_config(tmp_path / "five.npz", teacher__workdir=str(given))
+    config = search_of(data__name=f"npz:{tmp_path / 'five.npz'}", teacher__workdir=str(given))
     with pytest.raises(ConfigError, match="its number of classes is 4, expected 5"):
         search(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_missing_teacher_is_refused(small_npz, tmp_path):
-    config = search_config(small_npz, teacher__workdir=str(tmp_path / "nothing"))
+def test_a_missing_teacher_is_refused(search_of, tmp_path):
+    config = search_of(teacher__workdir=str(tmp_path / "nothing"))
     with pytest.raises(ConfigError, match=r"config.teacher.workdir is .*nothing.*holds no kdjax"):
         search(config, tmp_path / "run")
     assert [entry.name for entry in tmp_path.iterdir()] == []
-
-
-def test_two_devices_search_as_one(small_npz):
-    """With batch statistics over all devices, the search is the same but for rounding."""
-    ends = []
-    for devices in (1, 2):
-        config = search_config(
-            small_npz, compute__devices=devices, compute__batch_norm="global", data__crop_padding=0
-        )
-        experiment = resolve(config)
-        budget = resolve_budget(experiment)
-        feed = experiment.feed()
-        runner = Runner(
-            search_method(experiment, budget),
-            stage_config(config, 1, constant_rate=0.02),
-            feed,
-            experiment.parallel,
-            teacher=models.initialize(experiment.architecture.build(), 3, SHAPE),
-            # A plan of so few steps that channels die at once.
-            wrap=search_optimizer(experiment, budget),
-        )
-        state = runner.place(runner.initial_state(0))
-        inputs = runner.epoch(state, 0)
-        for step in range(STEPS_PER_EPOCH):
-            state, metrics, _ = runner.steps(state, inputs, step, STEPS_PER_EPOCH)
-        ends.append((runner.fetch(state), runner.to_host(metrics)))
-    (one, measured), (two, also_measured) = ends
-    assert one.optimizer_state.controller.dead.any()
-    np.testing.assert_array_equal(
-        one.optimizer_state.controller.dead, two.optimizer_state.controller.dead
-    )
-    chex.assert_trees_all_close(one.params, two.params, rtol=1e-3, atol=1e-4)
-    chex.assert_trees_all_close(one.batch_stats, two.batch_stats, rtol=1e-3, atol=1e-4)
-    for name in ("cost/flops", "alive/stage3"):
-        np.testing.assert_allclose(measured[name][0], also_measured[name][0], rtol=1e-5)

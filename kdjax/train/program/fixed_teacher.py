@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from kdjax.config import growing
 from kdjax.data.batches import Batch
 from kdjax.losses.pooling import pool_to_smaller
 from kdjax.models import Architecture, Outputs
@@ -138,16 +139,16 @@ def map_pairs(
 
 
 def weights_of(
-    config: ml_collections.ConfigDict, distilled: Sequence[bool], steps_per_epoch: int = 0
+    config: ml_collections.ConfigDict, distilled: Sequence[bool], steps_per_epoch: int
 ) -> Callable[[chex.Array], dict[str, Any]]:
     """Step -> ``[students]`` weights of each term; a student without a teacher has hard alone, 1.
 
     Args:
-      config: its ``weights`` and, if steps are given, ``weight_ramp``.
+      config: of the stage; its ``weights``, ``weight_ramp`` and ``epochs``.
       distilled: for each student whether it has the teacher.
-      steps_per_epoch: training steps, for weights that grow over epochs; 0: they are constant.
+      steps_per_epoch: training steps.
     """
-    if not steps_per_epoch:
+    if not growing(config):
         constant = {
             term: np.where(distilled, weight, float(term == "hard")).astype(np.float32)
             for term, weight in config.weights.items()

@@ -199,14 +199,14 @@ def taught(
     *,
     teachers: FixedTeachers | None = None,
     image_shape: tuple[int, int, int] = (32, 32, 3),
-    steps_per_epoch: int = 0,
+    steps_per_epoch: int,
 ) -> Method:
     """Students side by side, each learning from labels, and some from a fixed teacher too.
 
     The teacher is in evaluation mode: it is no part of the state, and runs once for all students.
 
     Args:
-      config: of a search or a distillation.
+      config: of a stage of a search, or of a distillation.
       architecture: of the students.
       student_widths: of the students.
       distilled: for each student whether it sees the teacher; the others learn from labels alone,
@@ -215,7 +215,7 @@ def taught(
       execution: how the students run.
       teachers: of any family; None: the full network of the architecture.
       image_shape: (height, width, channels) of the images, for terms of maps.
-      steps_per_epoch: training steps, for weights that grow over epochs; 0: they are constant.
+      steps_per_epoch: training steps, for weights that grow over epochs.
     """
     fields = _module_fields(config, axis_name, execution)
     own = FixedTeachers((TeacherNetwork(architecture, architecture.widths),), fields["dtype"])

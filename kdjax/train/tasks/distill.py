@@ -124,7 +124,7 @@ def _distill(stages: Stages, loaded: tuple[Teacher, ...]) -> dict[str, Any]:
         taught = examined.logits("train")[0].mean(axis=1)
     learners = _learners(experiment)
     config = stage_config(experiment.config, experiment.config.epochs)
-    finished = train_students(stages, learners, config, taught, teachers=frozen, ramps=True)
+    finished = train_students(stages, learners, config, taught, teachers=frozen)
     # Only now, with nothing left to train, is the test set looked at.
     measured = [measure(STUDENTS, run, state) for run, state in finished]
     summary = summarize(experiment, learners, teachers, examined.accuracies(), measured)

@@ -27,7 +27,7 @@ from kdjax.search import (
 from kdjax.train.program import methods
 from kdjax.train.program.methods import Method
 from kdjax.train.program.state import TrainState
-from kdjax.train.tasks.experiment import Experiment
+from kdjax.train.tasks.experiment import Experiment, stage_config
 
 _PERCENTILES = (10, 50, 90)  # Of all scales, logged.
 
@@ -116,13 +116,15 @@ def search_steps(experiment: Experiment) -> int:
 
 def search_method(experiment: Experiment, budget: Budget) -> Method:
     """The full network, distilled from its teacher, reporting cost, widths and penalty."""
+    config = experiment.config
     method = methods.taught(
-        experiment.config,
+        stage_config(config, config.search.epochs),
         experiment.architecture,
         (experiment.architecture.widths,),
         (True,),
         experiment.parallel.axis_name,
         experiment.execution,
+        steps_per_epoch=search_steps(experiment) // config.search.epochs,
     )
 
     def observe(state: TrainState, metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,7 +39,6 @@ def train_students(
     teacher: Any,
     *,
     teachers: FixedTeachers | None = None,
-    ramps: bool = False,
     begin: Callable[[TrainState], TrainState] = lambda state: state,
 ) -> list[tuple[Run, TrainState]]:
     """Trains networks beside each other, those that are distilled from a fixed teacher.
@@ -50,7 +49,6 @@ def train_students(
       config: of the stage.
       teacher: host variables of the teacher, or what ``teachers`` takes in their place.
       teachers: which networks teach; None: the full network of the experiment.
-      ramps: whether the weights of the terms grow as ``config.weight_ramp`` says.
       begin: initial state -> state to start from.
 
     Returns:
@@ -67,7 +65,7 @@ def train_students(
         experiment.execution,
         teachers=teachers,
         image_shape=experiment.dataset.image_shape,
-        steps_per_epoch=steps_per_epoch(stages.feed) if ramps else 0,
+        steps_per_epoch=steps_per_epoch(stages.feed),
     )
     runner = stages.runner(method, config, teacher=teacher)
     return [
