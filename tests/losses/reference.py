@@ -26,6 +26,42 @@ MAPS = [
 ]
 
 
+def log_softmax64(logits, axis=-1, where=None):
+    """In float64, over the classes of ``where`` alone."""
+    logits = np.asarray(logits, np.float64)
+    if where is not None:
+        logits = np.where(where, logits, -np.inf)
+    shifted = logits - logits.max(axis=axis, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))
+
+
+def kl64(student, teacher, temperature, axis=-1, where=None):
+    """T^2 times the divergence of the student from the teacher, in float64."""
+    student, teacher = np.broadcast_arrays(
+        np.asarray(student, np.float64), np.asarray(teacher, np.float64)
+    )
+    log_q = log_softmax64(student / temperature, axis, where)
+    log_p = log_softmax64(teacher / temperature, axis, where)
+    p = np.exp(log_p)
+    with np.errstate(invalid="ignore"):
+        parts = np.where(p > 0, p * (log_p - log_q), 0.0)
+    return temperature**2 * parts.sum(axis=axis)
+
+
+def cross_entropy64(logits, labels, smoothing=0.0):
+    """With smoothed labels, in float64."""
+    log_q = log_softmax64(logits)
+    classes = log_q.shape[-1]
+    labels = np.broadcast_to(labels, log_q.shape[:-1])
+    targets = (1 - smoothing) * np.eye(classes)[labels] + smoothing / classes
+    return -(targets * log_q).sum(axis=-1)
+
+
+def random_logits(*shape, seed=0, scale=3.0):
+    """Normal float32 numbers."""
+    return (scale * np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
+
+
 def softmax(logits, temperature=1.0):
     shifted = logits / temperature - np.max(logits / temperature, axis=-1, keepdims=True)
     return np.exp(shifted) / np.exp(shifted).sum(axis=-1, keepdims=True)
