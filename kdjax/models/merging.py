@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdjax import tracing
+from kdjax.models.agreement import check_agreement
 from kdjax.models.execution import Execution, Mode
 from kdjax.models.normalization import BATCH_STATS
 from kdjax.widths import WidthVector
@@ -102,7 +103,7 @@ class Merged:
         }
         joined = flax.traverse_util.unflatten_dict(
             {
-                path: _join([own[path] for own in flat], owned, self._shape(path))
+                path: self._joined(path, [own[path] for own in flat], owned)
                 for path, owned in places.items()
             }
         )
@@ -143,6 +144,15 @@ class Merged:
             found.append(index)
         return tuple(found)
 
+    def _joined(self, path: Path, arrays: Sequence[chex.Array], places: Sequence[Places]) -> Any:
+        try:
+            return _join(arrays, places, tuple(len(axis) for axis in self._classes(path)))
+        except ValueError as error:
+            raise ValueError(
+                f"{self.wide.name} cannot run several students as one network: "
+                f"{'/'.join(path[1:])}: {error}"
+            ) from None
+
     def _outputs(self, outputs: "Outputs", student: int) -> "Outputs":
         size = self.wide.num_classes // len(self.alive)
         return outputs._replace(
@@ -157,7 +167,7 @@ class Merged:
     def disjoint(self) -> bool:
         """Whether no variable of the branches is of two students at the same place."""
         return all(
-            not axes[-1].any()  # Logits, which every student has for itself.
+            (axes and not axes[-1].any())  # Logits, which every student has for itself.
             or any((np.sum(self.alive[:, axis], axis=0) == 1).all() for axis in axes)
             for path, axes in self.traced.leaves.items()
             if path[1] == "branch"
@@ -165,9 +175,6 @@ class Merged:
 
     def _classes(self, path: Path) -> tuple[np.ndarray, ...]:
         return self.traced.leaves[path[0], "branch", *path[1:]]
-
-    def _shape(self, path: Path) -> tuple[int, ...]:
-        return tuple(len(axis) for axis in self._classes(path))
 
 
 @functools.lru_cache(maxsize=64)
@@ -186,15 +193,19 @@ def merge(
       shared: whether all read one stem's map, or each its own.
 
     Raises:
-      ValueError: if a network computes with all its classes at once, as a softmax does.
+      ValueError: if a network computes with all its classes at once, as a softmax does, or if one
+        that does not come with kdjax computes other numbers.
     """
-    if shared:
-        merged = _merge(architecture, students, image_shape, architecture.shared)
-        if merged.disjoint:
-            return merged
-    # A branch that begins with a normalisation or a depthwise convolution has numbers of its own
-    # for each channel of the stem: each student gets a copy of the map.
-    return _merge(architecture, students, image_shape, ())
+    merged = _merge(architecture, students, image_shape, architecture.shared if shared else ())
+    if shared and not merged.disjoint:
+        # A branch that begins with a normalisation or a depthwise convolution has numbers of its
+        # own for each channel of the stem: each student gets a copy of the map.
+        merged = _merge(architecture, students, image_shape, ())
+    if type(architecture).__module__.split(".")[0] != "kdjax":  # Those are tested.
+        check_agreement(
+            architecture, students, merged.run, image_shape, shared=shared, one_map=merged.shared
+        )
+    return merged
 
 
 def _merge(
@@ -243,7 +254,7 @@ def _join(arrays: Sequence[chex.Array], places: Sequence[Places], shape: tuple[i
         return arrays[0]
     axes = [axis for axis, size in enumerate(shape) if _partition(places, axis, size)]
     if not axes:
-        raise ValueError(f"students' arrays overlap in one of shape {shape}")
+        raise ValueError(f"the students' arrays meet in one of shape {shape}")
     # The one with the most runs: on the others a student's numbers are neighbours.
     axis = max(axes, key=lambda axis: sum(len(_runs(own[axis])) for own in places))
     pieces: dict[int, chex.Array] = {}

@@ -1,0 +1,121 @@
+"""Whether students who run as one network compute what each computes by itself, by numbers."""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kdjax.models.execution import Mode
+from kdjax.models.normalization import BATCH_STATS
+from kdjax.widths import WidthVector
+
+if TYPE_CHECKING:
+    from kdjax.models.architecture import Architecture, Outputs
+
+_BATCH = 4
+_TOLERANCE = 1e-3  # Of the largest number of a map; float32 rounding stays far below.
+
+
+# A function of each student's variables, what the network reads, and the mode.
+Together = Callable[[Sequence[Any], chex.Array, Mode], "list[tuple[Outputs, dict[str, Any]]]"]
+
+
+def check_agreement(
+    architecture: "Architecture",
+    students: Sequence[WidthVector],
+    together: Together,
+    image_shape: tuple[int, int, int],
+    *,
+    shared: bool,
+    one_map: bool,
+) -> None:
+    """Runs random students both ways on random maps, in training and after.
+
+    A module may reorder channels, group them, or compute with their number. In a network as wide as
+    all students are together it then does something else than in each of them.
+
+    Args:
+      architecture: of all students.
+      students: their widths.
+      together: runs the same students' branches as one network.
+      image_shape: (height, width, channels) of an image.
+      shared: whether all read one stem's map.
+      one_map: whether ``together`` takes that map, or one for each student side by side.
+
+    Raises:
+      ValueError: if the numbers differ; the message says by how much.
+    """
+    branches = [architecture.branch(widths) for widths in students]
+    generator = np.random.default_rng(0)
+    # The call may come while a step is being traced, which these numbers have no part in.
+    with jax.ensure_compile_time_eval(), jax.default_matmul_precision("highest"), _on_host():
+        images = jax.ShapeDtypeStruct((_BATCH, *image_shape), np.float32)
+        shapes = [
+            jax.eval_shape(_initialized(architecture.stem(widths)), images)[0]
+            for widths in students
+        ]
+        maps = [generator.normal(size=shape.shape).astype(np.float32) for shape in shapes]
+        maps = maps[:1] * len(maps) if shared else maps
+        variables = [
+            _made_up(jax.eval_shape(_initialized(branch), shape)[1], generator)
+            for branch, shape in zip(branches, shapes, strict=True)
+        ]
+
+        def apart_and_together(variables: Any, maps: Any, train: bool) -> tuple[Any, Any]:
+            apart = [
+                branch.apply(own, x, train, None, mutable=[BATCH_STATS])[0]
+                for branch, own, x in zip(branches, variables, maps, strict=True)
+            ]
+            x = maps[0] if one_map else jnp.concatenate(maps, axis=-1)
+            mode = Mode(train, None, jnp.float32, None)
+            return apart, [outputs for outputs, _ in together(variables, x, mode)]
+
+        run = jax.jit(apart_and_together, static_argnums=2)
+        worst = max(
+            float(np.max(np.abs(own - other)) / max(float(np.max(np.abs(own))), 1e-30))
+            for train in (False, True)
+            for own, other in zip(
+                *(jax.tree.leaves(jax.device_get(side)) for side in run(variables, maps, train)),
+                strict=True,
+            )
+        )
+    if not worst <= _TOLERANCE:
+        raise ValueError(
+            f"{architecture.name} cannot run several students as one network: its numbers differ "
+            f"by {worst:.2g} of the largest from those of each by itself. Its modules must not "
+            "reorder channels, group them, or compute with how many there are"
+        )
+
+
+def _initialized(module: Any) -> Any:
+    """A function of a module's input: what it returns, and its variables."""
+    return lambda x: module.init_with_output(jax.random.key(0), x, False, None)
+
+
+def _made_up(shapes: Any, generator: np.random.Generator) -> Any:
+    """Random variables, in which nothing is 0 and no channel is like another."""
+
+    def fill(shape: jax.ShapeDtypeStruct) -> np.ndarray:
+        if len(shape.shape) < 2:
+            return generator.uniform(0.5, 1.5, shape.shape).astype(shape.dtype)
+        kernel = generator.normal(size=shape.shape) / math.sqrt(math.prod(shape.shape[:-1]))
+        return kernel.astype(shape.dtype)
+
+    return jax.tree.map(fill, shapes)
+
+
+@contextlib.contextmanager
+def _on_host() -> Iterator[None]:
+    """Computes on the CPU where JAX has it beside an accelerator."""
+    try:
+        host = jax.devices("cpu")[0]
+    except RuntimeError:
+        yield
+        return
+    with jax.default_device(host):
+        yield
