@@ -141,6 +141,24 @@ def moved(optimizer, params, gradients):
     return jax.device_get((params, state))
 
 
+def test_a_students_adapters_and_modules_of_terms_are_its_own(tree):
+    adapter = {"kernel": np.ones((1, 1, 4, 4), np.float32)}
+    tree |= {
+        "adapters": {"student_1_block1": adapter, "student_2_block1": adapter},
+        "terms": {"vid": {"student_2": adapter}},
+    }
+    layout = Layout(tree, by_student=True)
+    vectors = layout.join(tree)
+    chex.assert_trees_all_equal(layout.split(vectors), tree)
+    networks = jax.jit(layout.networks)(vectors)
+    assert networks.keys() == layout.names == {"stem", "student_1", "student_2"}
+    sizes = {name: network["kernel"].size for name, network in networks.items()}
+    assert sizes == {"stem": 108, "student_1": 3 * 144 + 16, "student_2": 3 * 144 + 2 * 16}
+    chex.assert_trees_all_equal(layout.whole(networks), vectors)
+    state = optax.trace(0.9).init(vectors)
+    chex.assert_trees_all_equal(layout.whole_state(layout.networks_of_state(state)), state)
+
+
 def test_only_copies_of_parameters_in_the_memory_become_vectors(tree):
     """What a term remembers may have any keys, the networks' and the leaves' own too."""
     layouts = Layouts.of({"params": tree})
@@ -165,8 +183,8 @@ def test_a_step_is_the_same_in_both_orders(small_config, monkeypatch):
     for outputs_first in (False, True):
         monkeypatch.setattr(
             "kdjax.train.program.layout.Layout",
-            lambda shapes, *, outputs_first, merged, first=outputs_first: Layout(
-                shapes, outputs_first=first, merged=merged
+            lambda shapes, *, outputs_first, first=outputs_first, **options: Layout(
+                shapes, outputs_first=first, **options
             ),
         )
         runner = experiment.runner("ensemble", experiment.feed())

@@ -85,6 +85,7 @@ class Runner:
             self._shapes,
             outputs_first=parallel.devices[0].platform == "gpu",
             merged=method.model.execution.pack == "all",
+            by_student=method.separate,
         )
         optimizer = make_optimizer(config.optimizer, self.schedule, separate=method.separate)
         if wrap is not None:
@@ -106,7 +107,7 @@ class Runner:
     @property
     def networks(self) -> dict[str, list[str]]:
         """What the flags of :mod:`kdjax.train.program.non_finite` among a step's metrics mean."""
-        return non_finite.networks(self._shapes["params"], self._shapes.get("batch_stats", {}))
+        return non_finite.networks(self._layouts.params.names, self._layouts.batch_stats.names)
 
     def initial_state(self, seed: int) -> TrainState:
         """The state before step 0, on the host."""

@@ -9,6 +9,7 @@ variables are trees as usual.
 
 import functools
 import math
+import operator
 import re
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, NamedTuple
@@ -35,7 +36,12 @@ class Layout:
     """
 
     def __init__(
-        self, shapes: Mapping[str, Any], *, outputs_first: bool = False, merged: bool = False
+        self,
+        shapes: Mapping[str, Any],
+        *,
+        outputs_first: bool = False,
+        merged: bool = False,
+        by_student: bool = False,
     ):
         """Lays out a tree.
 
@@ -45,7 +51,12 @@ class Layout:
             order (out, height, width, in), in which cuDNN reads them and writes their gradients.
           merged: whether the networks run as one. Then scales, biases and the like, a number for
             each channel, lie layer by layer: what the networks have of one layer is one piece.
+          by_student: whether a student's adapters, and its modules of terms, belong to its network;
+            else all adapters are a network of their own, and so are all such modules.
         """
+        self._network: Callable[[tuple[str, ...]], str] = (
+            _student if by_student else operator.itemgetter(0)
+        )
         self._outputs_first = outputs_first
         leaves = flax.traverse_util.flatten_dict(shapes)
         chex.assert_type(list(leaves.values()), jnp.float32)
@@ -54,7 +65,7 @@ class Layout:
         self._paths = {
             name: sorted(
                 (path for path in leaves if path[-1] == name),
-                key=_by_layer if merged and name not in deep else _by_network,
+                key=_by_layer if merged and name not in deep else self._by_network,
             )
             for name in sorted(names)
         }
@@ -82,6 +93,11 @@ class Layout:
                 for path, part, shape in zip(paths, parts, shapes, strict=True)
             )
         return flax.traverse_util.unflatten_dict(leaves)
+
+    @property
+    def names(self) -> set[str]:
+        """The networks that :meth:`networks` finds."""
+        return {self._network(path) for path in self._shapes}
 
     def networks(self, vectors: Vectors) -> dict[str, Vectors]:
         """The parts of the vectors that are each network's: network -> name -> vector."""
@@ -111,12 +127,16 @@ class Layout:
             end = 0
             for path in paths:
                 start, end = end, end + math.prod(self._shapes[path])
-                places = owners.setdefault(path[0], [range(start, start)])
+                places = owners.setdefault(self._network(path), [range(start, start)])
                 if places[-1].stop == start:
                     places[-1] = range(places[-1].start, end)
                 else:
                     places.append(range(start, end))
         return found
+
+    def _by_network(self, path: tuple[str, ...]) -> list[list[Any]]:
+        *layers, _ = path
+        return [_natural(name) for name in (self._network(path), *reversed(layers))]
 
     def _stored(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of a leaf in the order in which it lies in a vector."""
@@ -151,7 +171,7 @@ class Layout:
 
     def whole_state(self, state: Any) -> Any:
         """The inverse of :meth:`networks_of_state`."""
-        return _map(self.whole, state, {path[0] for path in self._shapes})
+        return _map(self.whole, state, self.names)
 
     def optimizer(self, of_trees: optax.GradientTransformation) -> optax.GradientTransformation:
         """An optimiser that has to see trees as one of vectors."""
@@ -281,9 +301,10 @@ def _index(places: Sequence[range]) -> np.ndarray:
     return np.concatenate([np.arange(place.start, place.stop) for place in places])
 
 
-def _by_network(path: tuple[str, ...]) -> list[list[Any]]:
-    network, *layers, _ = path
-    return [_natural(name) for name in (network, *reversed(layers))]
+def _student(path: tuple[str, ...]) -> str:
+    """The network that a variable is of; of adapters and terms the student whose they are."""
+    names = (re.match(r"student_\d+(?=_|$)", name) for name in path[:-1])
+    return next((found[0] for found in names if found), path[0])
 
 
 def _by_layer(path: tuple[str, ...]) -> list[list[Any]]:

@@ -4,7 +4,7 @@ A step counts as faulty if a loss term, the norm of a network's gradient or one 
 statistics is NaN or infinite. What happens then is ``config.faults.non_finite``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import chex
@@ -23,7 +23,7 @@ class NonFiniteError(ArithmeticError):
     """A number that is NaN or infinite; the message says where."""
 
 
-def networks(params: Mapping[str, Any], batch_stats: Mapping[str, Any]) -> dict[str, list[str]]:
+def networks(params: Iterable[str], batch_stats: Iterable[str]) -> dict[str, list[str]]:
     """What the flags stand for: names of networks, the stem being one."""
     return {GRADIENT: sorted(params), STATISTICS: sorted(batch_stats)}
 
