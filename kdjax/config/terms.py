@@ -26,7 +26,8 @@ Reads = Literal[
 
 
 # What terms read that have no parts: nothing of maps, nothing that one student's module could take.
-BY_LOGITS = ("labels", "logits", "logits and labels")
+BY_TEACHER = ("logits", "logits and labels")
+BY_LOGITS = ("labels", *BY_TEACHER)
 
 
 class Parts(NamedTuple):

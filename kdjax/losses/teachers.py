@@ -38,7 +38,8 @@ def leave_one_out_logits(logits: chex.Array) -> chex.Array:
 def wider_only_logits(logits: chex.Array) -> chex.Array:
     """Each student is taught by the mean of those that stand before it, which are wider.
 
-    The first has no teacher: its row is its own logits, with which no divergence is left.
+    The first has no teacher: its row is its own logits, with which no divergence is left; a cross
+    entropy with them, as in NKD, has to be left out.
 
     >>> wider_only_logits(jnp.array([[[1.0]], [[2.0]], [[6.0]]]))[:, 0, 0].tolist()
     [1.0, 1.0, 1.5]

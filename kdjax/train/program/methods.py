@@ -9,9 +9,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from kdjax import losses
-from kdjax.config import Parts
+from kdjax.config import TERMS, Parts
+from kdjax.config.terms import BY_TEACHER
 from kdjax.data.batches import Batch
 from kdjax.models import Architecture, IndependentNetworks, Outputs, StudentEnsemble
 from kdjax.models.execution import PLAIN, Execution
@@ -137,17 +139,40 @@ def _ensemble(config, architecture, student_widths, steps_per_epoch, fields) -> 
             seen = seen._replace(copies=copies.logits)
         return seen, stats
 
+    weights = weight_ramps(config, steps_per_epoch)
     return Method(
         model,
         forward,
         loss,
-        weight_ramps(config, steps_per_epoch),
+        pivot_untaught(weights, len(student_widths)) if rule == "wider_only" else weights,
         separate=False,
         beginning=learning.beginning_of(model, model.init_with_output),
         average=config.ensemble.ema_decay if rule == "ema" else 0.0,
         teacher_weights=tuple(config.teacher_weights) or None,
         memory=initial_memory(config.ensemble.rule, len(student_widths)),
     )
+
+
+def pivot_untaught(
+    weights: Callable[[chex.Array], Weights], students: int
+) -> Callable[[chex.Array], Weights]:
+    """Weights by which the widest student has no teacher's logits to learn from.
+
+    Where its row of them is its own, a divergence is 0, but a cross entropy is not.
+
+    Args:
+      weights: step -> weight of each term, a scalar or ``[students]``.
+      students: how many there are.
+    """
+    taught = np.array([0.0] + [1.0] * (students - 1), np.float32)
+
+    def all_but_first(step: chex.Array) -> Weights:
+        return {
+            term: weight * taught if TERMS[term].reads in BY_TEACHER else weight
+            for term, weight in weights(step).items()
+        }
+
+    return all_but_first
 
 
 def _with_gate(
