@@ -1,8 +1,9 @@
 """How the students of an ensemble run: strategies over the same parameters.
 
-Every strategy gives the same numbers up to rounding. Which is fastest depends on the device: a
-packed network runs few wide convolutions in place of many thin ones, a scanned one compiles
-a block once for all blocks of its shape.
+Every strategy gives the same numbers up to rounding, as long as they are finite: 0 times NaN is
+NaN, so a fault of one student reaches all who run as one network with it. Which is fastest depends
+on the device: a packed network runs few wide convolutions in place of many thin ones, a scanned one
+compiles a block once for all blocks of its shape.
 """
 
 import dataclasses

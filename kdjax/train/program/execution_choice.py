@@ -57,6 +57,9 @@ def execution_of(
             of_others="scanned" in architecture.executions,
         )
         name = name if name in architecture.executions else "sequential"
+        if config.faults.non_finite != "stop":
+            # 0 times NaN is NaN: students of one network would have to be skipped together.
+            name = "scanned" if named(name).scan else "sequential"
     chosen = named(name, lanes=config.compute.lanes, remat=config.compute.remat)
     if not chosen.is_plain and name not in architecture.executions:
         raise ValueError(
