@@ -112,7 +112,7 @@ class ImageNetResNet(Architecture):
 
     @property
     def keeps_cardinality(self) -> bool:
-        return True
+        return self.variant.cardinality > 1
 
     def scaled(self, width: float) -> Self:
         return dataclasses.replace(self, widths=self._scale(width))

@@ -80,9 +80,15 @@ class Channels:
         """
 
         def is_whole(group: Group) -> bool:
-            """Whether the width vector can say how many of its channels live."""
+            """Whether the width vector can say how many of its channels live.
+
+            One count has to fit all members, so each has as many channels in a unit.
+            """
             return all(
-                name in names and group.has(traced.widths[name]).all() for name in group.members
+                name in names
+                and group.has(traced.widths[name]).all()
+                and len(traced.widths[name]) == group.channels
+                for name in group.members
             )
 
         groups = tuple(group for group in traced.free if is_whole(group))

@@ -34,10 +34,16 @@ def check_rebuilt(
     try:
         tracing.check(channels.traced, alive, net, image_shape)
     except ValueError as error:
-        raise ValueError(
-            f"{architecture.name} with widths {dict(widths)} is not the full network without some "
-            f"channels: {error}"
-        ) from None
+        reason = str(error)
+    except (AssertionError, TypeError, ZeroDivisionError) as error:  # Of flax or the user's module.
+        reason = f"its modules cannot be built ({type(error).__name__}{': ' * bool(str(error))}"
+        reason += f"{error}); the groups of a convolution, say, have to divide its channels"
+    else:
+        return
+    raise ValueError(
+        f"{architecture.name} with widths {dict(widths)} is not the full network without some "
+        f"channels: {reason}"
+    )
 
 
 def check_equal_widths(
