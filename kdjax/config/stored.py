@@ -24,8 +24,13 @@ def to_json(config: ml_collections.ConfigDict) -> str:
     return json.dumps(config.to_dict(), indent=2) + "\n"
 
 
-def from_json(text: str) -> ml_collections.ConfigDict:
+def from_json(text: str, *, all_terms: bool = True) -> ml_collections.ConfigDict:
     """The configuration written by :func:`to_json`, validated; the text shows which task it is for.
+
+    Args:
+      text: JSON.
+      all_terms: whether a loss term that is not registered is an error; else its fields are left
+        out.
 
     Raises:
       ConfigError: if the text is not a configuration.
@@ -39,9 +44,23 @@ def from_json(text: str) -> ml_collections.ConfigDict:
         raise ConfigError(f"not a configuration in JSON: {error}") from None
     config = default_of(task_of(content))
     fields = fields_of(task_of(config))
+    unregistered = {
+        name.removeprefix("weights.")
+        for name in stored
+        if name.startswith("weights.") and name not in fields
+    }
     for name, value in stored.items():
         if name not in fields:
-            raise unknown_field(name, fields)
+            section, _, last = name.partition(".")
+            term = last if section in ("weights", "weight_ramp") else section
+            if term not in unregistered:
+                raise unknown_field(name, fields)
+            if all_terms:
+                raise ConfigError(
+                    f"config.{name}: no loss term {term!r} is registered; a config file that "
+                    "registers it has to be run, with --config"
+                )
+            continue
         try:
             config.update_from_flattened_dict({name: value})
         except (TypeError, ValueError) as error:

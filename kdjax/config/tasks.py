@@ -1,14 +1,14 @@
 """The tasks: the table of fields of each, and what is computed from the table alone."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import ml_collections
 
 from kdjax.config import distill, search, training
 from kdjax.config.fields import ConfigError, Field
 from kdjax.config.names import nearest
-from kdjax.config.terms import BY_LOGITS, TERMS, Term, ramp_field, term_fields
+from kdjax.config.terms import BY_LOGITS, TERMS, Reads, Term, ramp_field, term_fields
 
 Task = Literal["train", "search", "distill"]
 
@@ -33,13 +33,17 @@ def register_term(name: str, term: Term) -> None:
       term: what it reads, its loss and its fields. One registered before is replaced.
 
     Raises:
-      ConfigError: if the name is no Python name, that of a term of kdjax, or of a field; or if a
-        term with modules or a memory reads no maps.
+      ConfigError: if the name is no Python name, that of a term of kdjax, or of a field; if the
+        term reads something unknown; or if it has modules or a memory and reads no maps.
     """
     fields = [field for table in _TABLES.values() for field in table]
     taken = set(BUILT_IN) | _METRICS | _sections(*fields) - set(TERMS)
     if not name.isidentifier() or name in taken:
         raise ConfigError(f"a term cannot be called {name!r}: that is no Python name, or taken")
+    if term.reads not in (known := get_args(Reads)):
+        raise ConfigError(
+            f"term {name!r} reads {term.reads!r}: expected one of {', '.join(map(repr, known))}"
+        )
     if term.parts and term.reads in BY_LOGITS:
         raise ConfigError(
             f"term {name!r} has parts and reads {term.reads!r}: modules and memories are for terms "

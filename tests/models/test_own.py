@@ -1,6 +1,7 @@
 """Networks that a user wrote: the example, trained; files and functions that do not fit."""
 
 import functools
+import shutil
 from pathlib import Path
 
 import jax
@@ -9,10 +10,13 @@ import numpy as np
 import pytest
 
 from kdjax import costs, models, tracing
+from kdjax.config import ConfigError
 from kdjax.deploy.student import load_student
 from kdjax.models import registry
 from kdjax.models.execution import named
 from kdjax.train import train
+from kdjax.train.run.workdir import WorkdirError
+from kdjax.train.tasks.evaluate import evaluate
 from kdjax.train.tasks.experiment import resolve
 
 EXAMPLE = f"{Path(__file__).parents[2] / 'configs' / 'networks' / 'forked.py'}:create"
@@ -60,6 +64,29 @@ def test_the_example_is_trained_as_an_ensemble(small_config, tmp_path):
     assert student.network.architecture == forked()
     assert student.network.widths == {"stem": 4, "near": 4, "far": 2, "join": 8}
     assert jax.tree.leaves(student.variables)[0].dtype == "float32"
+
+
+def test_a_workdir_keeps_the_network(small_config, tmp_path):
+    file = tmp_path / "bare.py"
+    file.write_text(BARE)
+    small_config.network, small_config.network_width = f"{file}:create", 1.0
+    small_config.update(method="ensemble", epochs=1)
+    train(small_config, tmp_path / "run")
+    images = jnp.linspace(-1, 1, 128).reshape(2, 8, 8, 1)
+    there = load_student(tmp_path / "run", student=2)
+    expected = there.network.apply(there.variables, images).logits
+    file.write_text(BARE.replace("nn.relu(nn.Conv(self.width", "nn.tanh(nn.Conv(self.width"))
+    small_config.epochs = 2
+    with pytest.raises(WorkdirError, match=r"bare\.py has changed since the run began: .*networks"):
+        train(small_config, tmp_path / "run")
+    moved = tmp_path / "moved"
+    shutil.move(tmp_path / "run", moved)
+    for change in (lambda: None, file.unlink):
+        change()
+        student = load_student(moved, student=2)
+        found = student.network.apply(student.variables, images).logits
+        np.testing.assert_array_equal(found, expected)
+    assert evaluate(moved, student=2)["networks"][0]["name"] == "student 2, distilled"
 
 
 BARE = """
@@ -193,6 +220,51 @@ def test_students_merge_whatever_reads_the_stem_first(first, tmp_path):
     merged = net.clone(execution=named("merged")).apply(variables, images).logits
     np.testing.assert_allclose(merged, expected, atol=1e-6)
     assert np.ptp(expected) > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("x = jnp.roll(x, 1, axis=-1)", "numbers differ by"),
+        ("x = x / x.shape[-1]", "numbers differ by"),
+        ("x = nn.Conv(8, (1, 1), use_bias=False)(x)", "numbers differ by"),
+        ("x = nn.Conv(self.width, (1, 1), feature_group_count=4)(x)", "Conv_0/bias has 9 channels"),
+        ("x = x * self.param('t', nn.initializers.ones, ())", r"t: the students' arrays meet"),
+    ],
+)
+def test_what_is_another_network_at_the_sum_of_the_widths_is_not_merged(change, message, tmp_path):
+    """Inside a compiled function too, where the comparison must not become a part of it."""
+    file = tmp_path / "bare.py"
+    file.write_text(
+        BARE.replace("        logits = nn.Dense", f"        {change}\n        logits = nn.Dense")
+    )
+    net, variables = bare_ensemble(file)
+    merged = net.clone(execution=named("merged"))
+    with pytest.raises(ValueError, match=f"cannot run several students as one network.*{message}"):
+        jax.jit(merged.apply)(variables, jnp.ones((2, 8, 8, 1)))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        (
+            "(x,))",
+            "(x, x))",
+            r"bare.py:create has 1 blocks \(body\), and its branch returns 2 feature",
+        ),
+        (
+            "self.width, (3, 3), 2",
+            "8, (3, 3), 2",
+            "'body'\\] are no layer's number of outputs",
+        ),
+    ],
+)
+def test_what_a_network_says_of_itself_is_checked(small_config, tmp_path, before, after, message):
+    file = tmp_path / "bare.py"
+    file.write_text(BARE.replace(before, after))
+    small_config.network, small_config.network_width = f"{file}:create", 1.0
+    with pytest.raises(ConfigError, match=message):
+        resolve(small_config)
 
 
 def test_classes_that_meet_are_not_merged(tmp_path):

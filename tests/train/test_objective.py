@@ -8,15 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax import cli, losses, models
+from kdjax import cli, load_student, losses, models
 from kdjax import config as configuration
 from kdjax.config import ConfigError, Term
 from kdjax.models.initialize import draw
+from kdjax.train import train
 from kdjax.train.program import methods
 from kdjax.train.program.objective import Examples, Taps, objective
 from kdjax.train.program.optimizer import weight_ramps
 from kdjax.train.program.teaching import initial_memory, remember, teacher_logits
 from kdjax.train.run.checkpoint import Checkpoints
+from kdjax.train.run.workdir import WorkdirError
 from kdjax.train.tasks.experiment import resolve
 
 STUDENTS, BATCH, CLASSES = 3, 6, 5
@@ -329,17 +331,22 @@ def own_term(tmp_path):
         *(configuration.SEARCH_FIELDS, configuration.DISTILL_FIELDS),
     )
     before = [dict(table) for table in tables]
-    yield tmp_path / "own.py"
-    for table, content in zip(tables, before, strict=True):
-        table.clear()
-        table.update(content)
+
+    def forget():
+        for table, content in zip(tables, before, strict=True):
+            table.clear()
+            table.update(content)
+
+    yield tmp_path / "own.py", forget
+    forget()
 
 
 @pytest.mark.parametrize(("text", "field"), [(OWN, "power"), (OWN_PARTS, "momentum")])
 def test_a_config_file_adds_a_loss_that_the_command_line_steers(
     own_term, small_config, tmp_path, text, field
 ):
-    own_term.write_text(text)
+    file, forget = own_term
+    file.write_text(text)
     workdir = tmp_path / "run"
     changes = dict(configuration.flatten(small_config)) | {
         "weights.distance": 0.5,
@@ -348,10 +355,14 @@ def test_a_config_file_adds_a_loss_that_the_command_line_steers(
     }
     default = dict(configuration.flatten(configuration.default()))
     flags = [f"--config.{n}={v}" for n, v in changes.items() if default.get(n) != v]
-    assert cli.main(["train", f"--config={own_term}", f"--workdir={workdir}", *flags]) == 0
+    assert cli.main(["train", f"--config={file}", f"--workdir={workdir}", *flags]) == 0
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert all(value > 0 for value in lines[0]["distance"][1:])
     assert json.loads((workdir / "config.json").read_text())["distance"] == {field: 1.0}
+    forget()
+    assert load_student(workdir, student=2).name == "student 2, distilled"
+    with pytest.raises(WorkdirError, match="no loss term 'distance' is registered; a config file"):
+        train(configuration.default(), workdir)
     if field == "momentum":
         with contextlib.closing(Checkpoints(workdir / "checkpoints/ensemble-seed0")) as found:
             stored = found.variables("last")["params"]["terms"]["distance"]
@@ -364,6 +375,19 @@ def test_names_that_are_taken_are_refused():
             configuration.register_term(name, Term("mine", "logits"))
     with pytest.raises(ConfigError, match="'mine' has parts and reads 'logits'"):
         configuration.register_term("mine", Term("mine", "logits", parts="vid"))
+    with pytest.raises(ConfigError, match="'mine' reads 'logitz': expected one of 'labels', 'log"):
+        configuration.register_term("mine", Term("mine", "logitz"))
+
+
+def test_the_widest_learns_from_no_logits_by_the_rule_wider_only(small_config):
+    small_config.ensemble.rule, small_config.teacher_weights = "wider_only", ()
+    small_config.weights.update(hard=1.0, soft=0.5, nkd=2.0, feature=0.0)
+    experiment = resolve(small_config)
+    runner = experiment.runner("ensemble", experiment.feed())
+    weights = runner.method.weights(jnp.int32(0))
+    np.testing.assert_array_equal(weights["nkd"], [0.0, 2.0])
+    np.testing.assert_array_equal(weights["soft"], [0.0, 0.5])
+    assert weights["hard"] == 1.0
 
 
 def test_a_rule_with_memory_is_part_of_the_state(small_config):

@@ -11,6 +11,7 @@ from typing import Any
 import ml_collections
 
 from kdjax import config as configuration
+from kdjax.train.run import network_files
 
 
 class WorkdirError(ValueError):
@@ -33,7 +34,9 @@ def check(path: Path, config: ml_collections.ConfigDict) -> None:
         )
     if stored_path.exists():
         finished = (path / "results.json").exists()
-        changes = configuration.forbidden_changes(read_config(path), config, finished=finished)
+        stored = read_config(path, all_terms=True)
+        changes = configuration.forbidden_changes(stored, config, finished=finished)
+        changes += network_files.changed(path, config)
         if changes:
             raise WorkdirError(
                 f"workdir {path} holds a run with another configuration:\n  "
@@ -80,7 +83,9 @@ def check_data(path: Path, content: Mapping[str, Any]) -> None:
 def check_same_data(path: Path, fingerprint: str) -> None:
     """Raises WorkdirError if an experiment was trained on data of another fingerprint."""
     stored = read_json(path / "data.json").get("fingerprint")
-    if stored != fingerprint and (path / "data.json").exists():
+    if stored is None and (path / "data.json").exists():
+        raise WorkdirError(f"{path / 'data.json'} cannot be read: it holds no fingerprint")
+    if stored is not None and stored != fingerprint:
         raise WorkdirError(
             f"workdir {path} holds a run on other data: the images, labels or splits have changed "
             f"since it began (fingerprint {str(stored)[:12]} then, {fingerprint[:12]} now); put "
@@ -90,21 +95,28 @@ def check_same_data(path: Path, fingerprint: str) -> None:
 
 def _foreign(path: Path) -> bool:
     """Whether an unfinished directory holds anything but what we put there before the marker."""
-    ours = (".lock", "widths.json", "teacher.json", "latency.json", "data.json")
+    ours = {".lock", "widths.json", "teacher.json", "latency.json", "data.json"}
+    ours.add(network_files.FOLDER)
     return any(
         entry.name not in ours and not (entry.name.startswith(".") and entry.suffix == ".tmp")
         for entry in path.iterdir()
     )
 
 
-def read_config(path: Path) -> ml_collections.ConfigDict:
+def read_config(path: Path, *, all_terms: bool = False) -> ml_collections.ConfigDict:
     """The configuration an experiment was started with.
+
+    Args:
+      path: of the workdir.
+      all_terms: whether loss terms that a config file registered have to be registered now too; to
+        use what was trained, they need not.
 
     Raises:
       WorkdirError: if the directory holds no run.
     """
     try:
-        return configuration.from_json((path / "config.json").read_text())
+        text = (path / "config.json").read_text()
+        return configuration.from_json(text, all_terms=all_terms)
     except FileNotFoundError:
         raise WorkdirError(f"workdir {path} holds no kdjax run: it has no config.json") from None
     except configuration.ConfigError as error:
@@ -127,7 +139,7 @@ def read_student_widths(path: Path) -> list[dict[str, int]]:
 def create(
     path: Path, config: ml_collections.ConfigDict, student_widths: Sequence[Mapping[str, int]] = ()
 ) -> None:
-    """Writes ``config.json`` and, if students are given, ``widths.json``.
+    """Writes ``config.json``, copies of a user's networks and, of given students, ``widths.json``.
 
     Args:
       path: of the workdir; it is made if it does not exist.
@@ -140,6 +152,7 @@ def create(
         students = {"students": [dict(widths) for widths in student_widths]}
         text = json.dumps(students, indent=1, sort_keys=True) + "\n"
         write_atomically(path / "widths.json", text)
+    network_files.keep(path, config)
     write_atomically(path / "config.json", configuration.to_json(config))
 
 

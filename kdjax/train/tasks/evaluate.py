@@ -14,7 +14,7 @@ from kdjax import losses, models
 from kdjax.models import IndependentNetworks
 from kdjax.train.devices.parallel import choose
 from kdjax.train.program.feed import Feed
-from kdjax.train.run import workdir
+from kdjax.train.run import network_files, workdir
 from kdjax.train.run.checkpoint import CheckpointError
 from kdjax.train.tasks import measures, stored
 from kdjax.train.tasks.evaluation_data import EvaluationData, open_data
@@ -71,7 +71,9 @@ def evaluate(
     if not sum(opened.dataset.sizes[part] for part in parts):
         raise ValueError(f"--split is {split}: it is empty in this experiment")
     architecture = models.create(
-        config.network, len(opened.class_names), width=config.network_width
+        network_files.stored(path, config.network),
+        len(opened.class_names),
+        width=config.network_width,
     )
     experiment = Experiment(config, opened.dataset, architecture, (), choose(1))
     feed = experiment.feed()

@@ -10,7 +10,7 @@ import ml_collections
 
 import kdjax
 from kdjax import config as configuration
-from kdjax import data, models, widths
+from kdjax import data, models, tracing, widths
 from kdjax.config import ConfigError
 from kdjax.data.batches import Batches, DeviceData, device_data
 from kdjax.models.ensemble import student_vectors
@@ -198,7 +198,9 @@ def resolve(
     architecture = _architecture(config, dataset.num_classes)
     try:
         execution_of(config, architecture, parallel)
-    except ValueError as error:
+        if models.own.is_file(config.network):
+            _check_own(architecture, dataset.image_shape)
+    except (NotImplementedError, ValueError) as error:
         raise ConfigError(str(error)) from None
     students = _students(config, architecture, student_widths)
     return Experiment(config, dataset, architecture, students, parallel)
@@ -305,6 +307,21 @@ def teacher_architecture(
         return models.create(wanted.network, num_classes, width=wanted.network_width)
     except ValueError as error:
         raise ConfigError(f"config.teacher.network: {error}") from None
+
+
+def _check_own(architecture: models.Architecture, image_shape: tuple[int, int, int]) -> None:
+    """Checks what a user's network says of itself against what its modules do.
+
+    Raises:
+      ValueError: if a width is used by no layer, or blocks and feature maps differ in number.
+    """
+    maps = tracing.traced(architecture, image_shape).maps
+    if len(maps) != len(architecture.blocks):
+        raise ValueError(
+            f"{architecture.name} has {len(architecture.blocks)} blocks "
+            f"({', '.join(architecture.blocks)}), and its branch returns {len(maps)} feature maps: "
+            "expected one after each block"
+        )
 
 
 def _students(

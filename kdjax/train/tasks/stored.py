@@ -10,7 +10,7 @@ import ml_collections
 
 from kdjax import config as configuration
 from kdjax import models
-from kdjax.train.run import workdir
+from kdjax.train.run import network_files, workdir
 from kdjax.train.run.checkpoint import CheckpointError, Checkpoints
 from kdjax.train.tasks.stages import run_name
 from kdjax.train.tasks.structure import CANDIDATES
@@ -178,6 +178,8 @@ def restore(path: Path, stage: str, seed: int, checkpoint: str, classes: int) ->
             f"{record['num_classes']}, expected {classes}"
         )
     config = record["config"]
-    architecture = models.create(record["network"], classes, width=config["network_width"])
+    architecture = models.create(
+        network_files.stored(path, record["network"]), classes, width=config["network_width"]
+    )
     widths = tuple(WidthVector(vector) for vector in record["student_widths"])
     return Checkpoint(name, step, architecture, widths, config["compute"]["dtype"], variables)

@@ -1,0 +1,65 @@
+"""The files of networks that a user wrote, of which a workdir keeps copies."""
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import ml_collections
+
+from kdjax import config as configuration
+from kdjax.models import own
+
+FOLDER = "networks"
+
+
+def stored(path: Path, name: str) -> str:
+    """The name under which :func:`kdjax.models.create` finds the network that was trained.
+
+    Args:
+      path: the workdir.
+      name: of the network in its configuration.
+
+    Returns:
+      ``name``; that of the copy if the file has gone or changed.
+    """
+    if not own.is_file(name):
+        return name
+    (file, function), copy = name.rsplit(":", 1), _copy(path, name)
+    is_there = Path(file).is_file() and copy.exists()
+    if not copy.exists() or (is_there and Path(file).read_bytes() == copy.read_bytes()):
+        return name
+    return f"{copy}:{function}"
+
+
+def keep(path: Path, config: ml_collections.ConfigDict) -> None:
+    """Copies the files of a configuration's networks into a workdir, once."""
+    for file, copy in _files(path, config):
+        if not copy.exists():
+            copy.parent.mkdir(exist_ok=True)
+            unfinished = copy.with_suffix(".tmp")
+            shutil.copyfile(file, unfinished)
+            unfinished.replace(copy)
+
+
+def changed(path: Path, config: ml_collections.ConfigDict) -> list[str]:
+    """One line for each network whose file is another one than when the run began."""
+    return [
+        f"{file} has changed since the run began: {copy} is as it was"
+        for file, copy in _files(path, config)
+        if copy.exists() and file.exists() and file.read_bytes() != copy.read_bytes()
+    ]
+
+
+def _files(path: Path, config: ml_collections.ConfigDict) -> Iterator[tuple[Path, Path]]:
+    """(a network's file, its copy in the workdir)."""
+    values = dict(configuration.flatten(config))
+    for name in (values["network"], values.get("teacher.network", "")):
+        if own.is_file(name):
+            yield Path(name.rpartition(":")[0]), _copy(path, name)
+
+
+def _copy(path: Path, name: str) -> Path:
+    file = Path(name.rpartition(":")[0])
+    digest = hashlib.sha256(str(file).encode()).hexdigest()[:8]
+    return path / FOLDER / f"{file.stem}-{digest}.py"
