@@ -113,13 +113,13 @@ def test_help_is_worth_reading(command, capsys):
 def test_preparing_without_tensorflow_says_how(monkeypatch, capsys):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert cli.main(["prepare", "cifar100"]) == 2
-    assert 'pip install "kdjax[prepare]"' in capsys.readouterr().err
+    assert 'pip install ".[prepare]"' in capsys.readouterr().err
 
 
 def test_help_names_the_networks_there_are():
     for kind in ("train", "search", "distill"):
         allowed = configuration.fields_of(kind)["network"].allowed
-        assert allowed == f"one of {', '.join(models.names())}"
+        assert allowed == f"one of {', '.join(models.names())}, or your own, file.py:function"
 
 
 def test_ctrl_c_ends_with_a_line_and_130(monkeypatch, capsys, tmp_path):

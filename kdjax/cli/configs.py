@@ -19,9 +19,10 @@ def read_config(
     """The configuration of a file with overrides applied.
 
     Args:
-      path: ``file.py`` or ``file.py:argument`` with a ``get_config``. A config file is Python and
-        is run. Empty: the recipe for the embedded digits. If an override names other data, that
-        recipe does not fit, and every field starts from its default.
+      path: ``file.py`` or ``file.py:argument`` with a ``get_config``, a config file, which is
+        Python and is run; or a workdir's ``config.json``. Empty: the recipe for the embedded
+        digits. If an override names other data, that recipe does not fit, and every field starts
+        from its default.
       overrides: ``--config.a.b=value`` (or the value as the next argument).
       task: ``train``, ``search`` or ``distill``.
 
@@ -33,21 +34,24 @@ def read_config(
     from ml_collections import config_flags
 
     fields = configuration.fields_of(task)
-    if path:
-        if not Path(path.partition(":")[0]).is_file():
-            raise configuration.ConfigError(f"--config={path}: there is no such file")
+    if path and not Path(path.partition(":")[0]).is_file():
+        raise configuration.ConfigError(f"--config={path}: there is no such file")
+    stored = _read_json(path, task) if path.endswith(".json") else None
+    if path and stored is None:
         # As for a script, so that a config file may import files beside it.
         sys.path.insert(0, str(Path(path.partition(":")[0]).resolve().parent))
         _check_task(path, task)  # Runs the file, which may register terms: fields are known now.
     check_overrides(overrides, fields)
     values = flags.FlagValues()
-    arguments = ["kdjax", *([f"--config={path}"] if path else []), *overrides]
+    is_python = path and stored is None
+    arguments = ["kdjax", *([f"--config={path}"] if is_python else []), *overrides]
     # Without sys_argv the flags would read the arguments of the running process.
     settings = {"flag_values": values, "sys_argv": arguments}
-    if path:
+    if is_python:
         config_flags.DEFINE_config_file("config", **settings)
     else:
-        config_flags.DEFINE_config_dict("config", _start(overrides, task), **settings)
+        start = _start(overrides, task) if stored is None else stored
+        config_flags.DEFINE_config_dict("config", start, **settings)
     try:
         left = values(arguments)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -57,6 +61,10 @@ def read_config(
                 raise _wrong_value(name, value, fields[name]) from None
         if unknown := re.search(r'Key "(\w+)" does not exist', str(error)):
             raise configuration.unknown_field(unknown[1], fields) from None
+        if is_python and "Error whilst parsing config file" in str(error):
+            # ml_collections puts the file's own traceback into the message.
+            last = str(error).strip().splitlines()[-1]
+            raise configuration.ConfigError(f"--config={path} cannot be run: {last}") from None
         if path and isinstance(error, (AttributeError, KeyError, TypeError)):
             raise _cannot_be_run(path, error) from error
         raise configuration.ConfigError(f"{' '.join(arguments[1:])}: {error}") from None
@@ -66,6 +74,23 @@ def read_config(
         raise _cannot_be_run(path, error) from error
     no_more(left[1:], fields)
     return values["config"].value
+
+
+def _read_json(path: str, task: configuration.Task) -> ml_collections.ConfigDict:
+    """The configuration that a workdir keeps."""
+    try:
+        config = configuration.from_json(Path(path).read_text())
+    except (configuration.ConfigError, UnicodeDecodeError) as error:
+        raise configuration.ConfigError(f"--config={path}: {error}") from None
+    _same_task(path, configuration.task_of(config), task)
+    return config
+
+
+def _same_task(path: str, found: configuration.Task, task: configuration.Task) -> None:
+    if found != task:
+        raise configuration.ConfigError(
+            f"--config={path} is a configuration of `kdjax {found}`, not of `kdjax {task}`"
+        )
 
 
 def _start(overrides: Sequence[str], task: configuration.Task) -> ml_collections.ConfigDict:
@@ -97,11 +122,7 @@ def _check_task(path: str, task: configuration.Task) -> None:
         values(arguments)
     except Exception:
         return  # read_config reports what is wrong with the file itself.
-    found = configuration.task_of(values["config"].value)
-    if found != task:
-        raise configuration.ConfigError(
-            f"--config={path} is a configuration of `kdjax {found}`, not of `kdjax {task}`"
-        )
+    _same_task(path, configuration.task_of(values["config"].value), task)
 
 
 def default_workdir(config: ml_collections.ConfigDict) -> Path:

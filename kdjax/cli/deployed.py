@@ -20,8 +20,8 @@ def add_evaluate_options(command: argparse.ArgumentParser) -> None:
         command,
         "0",
         "one student, by number or name; of a search 1 compact and distilled, 2 compact, 3 uniform "
-        "and distilled; of a search or distillation also 'teacher'; default: all, and the average "
-        "of an ensemble",
+        "and distilled; of a search or distillation that trained its teacher also 'teacher'; "
+        "default: all, and the average of an ensemble",
     )
     command.add_argument(
         "--split", choices=("train", "validation", "test"), default="test", help="default: test"
@@ -53,7 +53,7 @@ def add_predict_options(command: argparse.ArgumentParser) -> None:
         "--seed", type=int, metavar="N", help="of the run; default: the first of its seeds"
     )
     command.add_argument(
-        "--top", type=int, default=0, metavar="K", help="classes for each image; default: up to 5"
+        "--top", type=int, metavar="K", help="classes for each image; default: up to 5"
     )
     command.add_argument(
         "--batch", type=int, default=64, metavar="N", help="images computed at once; default: 64"

@@ -9,7 +9,8 @@ def add_task_options(command: argparse.ArgumentParser, default: str) -> None:
         "--config",
         default="",
         metavar="FILE.py[:ARG]",
-        help="a Python file with get_config(); default: the embedded digits",
+        help="a Python file with get_config(), or the config.json of a workdir; default: a recipe "
+        "for the embedded digits, or with --config.data.name no recipe",
     )
     command.add_argument(
         "--workdir",
@@ -99,13 +100,15 @@ def add_bench_options(command: argparse.ArgumentParser) -> None:
         ("classes", 10, "of the generated images"),
         ("image_channels", 3, "with --layers: 1 or 3"),
     ):
-        command.add_argument(f"--{name}", type=int, default=number, help=f"{meaning}; {number}")
+        command.add_argument(
+            f"--{name}", type=int, default=number, help=f"{meaning}; default: {number}"
+        )
     command.add_argument(
         "--image_size",
         type=_size,
         default=(32, 32),
         metavar="N",
-        help="in pixels; 32. With --layers also height x width: 24x32",
+        help="in pixels; default: 32. With --layers also height x width: 24x32",
     )
     for name, meaning in (
         ("choose", "record the fastest execution"),
@@ -114,7 +117,10 @@ def add_bench_options(command: argparse.ArgumentParser) -> None:
     ):
         command.add_argument(f"--{name}", action="store_true", help=meaning)
     command.add_argument(
-        "--network_width", type=float, default=1.0, help="with --layers: factor of widths; 1"
+        "--network_width",
+        type=float,
+        default=1.0,
+        help="with --layers: factor of widths; default: 1",
     )
     out = "default: kdjax-runs/bench.json, with --layers kdjax-runs/latency.json"
     command.add_argument("--out", default="", metavar="FILE.json", help=out)

@@ -88,7 +88,7 @@ def make_parser() -> argparse.ArgumentParser:
 def _describe_fields(task: configuration.Task) -> str:
     lines = [
         "fields (--config.NAME=VALUE), with default, meaning and what they may be; [in brackets]",
-        "what the recipe for the embedded digits has, which is run where no --config is given:",
+        "what the recipe for the embedded digits has, which holds without --config and data.name:",
     ]
     first_run = dict(configuration.flatten(configuration.first_run(task)))
     for name, field in configuration.fields_of(task).items():

@@ -54,7 +54,9 @@ FIELDS: dict[str, Field] = {
         "last", "which checkpoint of teacher.workdir: last, or best on validation", "last", "best"
     ),
     "teacher.network": Field(
-        "resnet20", "family and depth of a teacher trained here", f"one of {', '.join(NETWORKS)}"
+        "resnet20",
+        "family and depth of a teacher trained here",
+        f"one of {', '.join(NETWORKS)}, or your own, file.py:function",
     ),
     "teacher.network_width": number(
         0.625, "multiplies every full width of a teacher trained here", 0, 16, above=True

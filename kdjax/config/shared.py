@@ -43,7 +43,11 @@ SEEDS: dict[str, Field] = {
 }
 
 NETWORK: dict[str, Field] = {
-    "network": Field("resnet8", "family and depth", f"one of {', '.join(NETWORKS)}"),
+    "network": Field(
+        "resnet8",
+        "family and depth",
+        f"one of {', '.join(NETWORKS)}, or your own, file.py:function",
+    ),
     "network_width": number(
         0.625, "multiplies every full width, the stem's included", 0, 16, above=True
     ),

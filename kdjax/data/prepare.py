@@ -22,8 +22,8 @@ def prepare(name: str, data_dir: str = "") -> Path:
     """
     if importlib.util.find_spec("tensorflow") is None:
         raise DataError(
-            'preparing a TFDS set needs TensorFlow: pip install "kdjax[prepare]" '
-            "(reading it afterwards does not)"
+            'preparing a TFDS set needs TensorFlow: pip install ".[prepare]" in a checkout of '
+            "kdjax (reading it afterwards does not)"
         )
     import tensorflow_datasets as tfds
 

@@ -51,14 +51,14 @@ class Predictions:
 
 
 def predict(
-    student: Student, files: Sequence[Path], *, top: int = 0, batch_size: int = 64
+    student: Student, files: Sequence[Path], *, top: int | None = None, batch_size: int = 64
 ) -> Predictions:
     """The likeliest classes of image files; a file that cannot be read is left out with a warning.
 
     Args:
       student: the network.
       files: the images.
-      top: how many classes for each image; 0: five, or all if there are fewer.
+      top: how many classes for each image; None: five, or all if there are fewer.
       batch_size: how many images go into one call of the compiled function.
 
     Raises:
@@ -67,7 +67,7 @@ def predict(
       ArithmeticError: if the network's output is not finite.
     """
     classes = len(student.class_names)
-    top = min(5, classes) if top == 0 else top
+    top = min(5, classes) if top is None else top
     if not 1 <= top <= classes:
         raise ValueError(f"top is {top}: there are {classes} classes")
     size = max(1, min(batch_size, len(files)))

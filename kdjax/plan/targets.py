@@ -126,8 +126,8 @@ _HOSTS = {
 }
 _MOST_GPUS = 8
 _PACKAGES = {
-    "gpu": ("jax_cuda12_plugin", 'pip install "jax[cuda12]"'),
-    "tpu": ("libtpu", 'pip install "jax[tpu]"'),
+    "gpu": ("jax_cuda12_plugin", 'pip install ".[cuda]" in a checkout of kdjax'),
+    "tpu": ("libtpu", 'pip install ".[tpu]" in a checkout of kdjax'),
 }
 
 

@@ -82,8 +82,9 @@ def verdict(summary: dict[str, Any]) -> str:
         "slim": "The compact candidates started from what survived the search, the uniform one "
         "from the teacher's strongest channels; the search's epochs come on top for the former.",
     }
+    one = "All this is of one search: another one may find another structure."
     note = summary["structure"]["note"]
-    return "\n".join([*lines, starts[summary["start"]], *([note] if note else [])])
+    return "\n".join([*lines, one, starts[summary["start"]], *([note] if note else [])])
 
 
 def print_search(summary: dict[str, Any], console: Console | None = None) -> None:

@@ -90,8 +90,9 @@ def load_latencies(
     ):
         if record.get(name) != here:
             raise ValueError(
-                f"{path} was measured with {name} {_short(record.get(name))}: this network has "
-                f"{_short(here)}; measure it with `{KIND}`"
+                f"{path} was measured with {name} {_difference(record.get(name), here)}: this "
+                f"network, {architecture.name}, has {_difference(here, record.get(name))}; measure "
+                f"it with `{KIND}`"
             )
     try:
         return LatencyTable(
@@ -113,6 +114,12 @@ def _four(numbers: list[float]) -> Four:
     return fixed, read, written, pair
 
 
-def _short(value: Any) -> str:
+def _difference(value: Any, other: Any) -> str:
+    """A value in a few words; of two mappings the first entries in which they differ."""
+    if isinstance(value, dict) and isinstance(other, dict):
+        differing = [name for name in value if name not in other or other[name] != value[name]]
+        shown = {name: value[name] for name in differing[:3]}
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        return f"{shown or 'no other ones'}{more}"
     text = str(value)
     return text if len(text) < 60 else f"{text[:60]}..."

@@ -127,12 +127,30 @@ def test_a_file_that_is_missing_is_named(tmp_path):
     [
         ("def get_config(:", r"mine\.py cannot be run: SyntaxError: .*line 1"),
         ("def get_config():\n    return {}['x']", r"mine\.py cannot be run: KeyError: 'x'"),
+        (
+            "def get_config():\n    raise ValueError('no such pair')",
+            r"mine\.py cannot be run: ValueError: no such pair$",
+        ),
     ],
 )
 def test_a_file_that_cannot_be_run_says_why(config_file, text, message):
     config_file.write_text(text)
     with pytest.raises(ConfigError, match=message):
         read_config(str(config_file), ())
+
+
+def test_the_configuration_of_a_workdir_is_one(tmp_path):
+    stored = configuration.default()
+    stored.update(epochs=3, student_scales=(1.0, 0.5))
+    path = tmp_path / "config.json"
+    path.write_text(configuration.to_json(stored))
+    config = read_config(str(path), ["--config.batch_size=8"])
+    assert (config.epochs, config.student_scales, config.batch_size) == (3, (1.0, 0.5), 8)
+    with pytest.raises(ConfigError, match="json is a configuration of `kdjax train`, not"):
+        read_config(str(path), (), "search")
+    path.write_text("{")
+    with pytest.raises(ConfigError, match=r"config\.json: not a configuration in JSON"):
+        read_config(str(path), ())
 
 
 def test_a_flag_given_by_name_takes_no_value_behind_it():

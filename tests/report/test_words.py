@@ -69,6 +69,7 @@ def test_a_search_says_all_three(make_search):
         "seeds): no difference is shown.",
         "The compact network, distilled, is 1.00 ± 0.50 points better than its teacher, one run "
         "(95 % interval over 3 seeds): more than chance explains.",
+        "All this is of one search: another one may find another structure.",
         "All candidates started from fresh weights.",
     ]
 

@@ -147,8 +147,14 @@ def test_a_file_is_read(tmp_path):
         ("[]", "is no table of `kdjax bench --layers`"),
         (json.dumps(record(kind="other")), "is no table of `kdjax bench --layers`"),
         (json.dumps(record(image_shape=[32, 32, 3])), r"image_shape \[32, 32, 3\]: this network"),
-        (json.dumps(record(widths={"stem": 3})), r"measured with widths \{'stem': 3\}: this"),
-        (json.dumps(record(classes=100)), "measured with classes 100: this network has"),
+        (
+            json.dumps(record(widths={"stem": 3})),
+            r"measured with widths \{'stem': 3\}: this network, resnet8, has .* 4 more",
+        ),
+        (
+            json.dumps(record(classes=100)),
+            "measured with classes 100: this network, resnet8, has 4",
+        ),
         (json.dumps(record(environment={})), r"is damaged \(KeyError\('device'\)\): measure it"),
         (json.dumps(record(layers=[{"path": "a", "coefficients": [1, 2]}])), "is damaged"),
         (json.dumps(record(layers=[{"path": "a", "coefficients": [1, 2, 3, -4]}])), "none below 0"),

@@ -78,7 +78,7 @@ def test_channels_are_given_back_where_a_target_is_undercut(search_of):
     }  # fmt: skip
     text = "1 of 56 channels came back after the search, to come closer to a target"
     assert text in structure.note
-    assert "more than 2 % below its target ended flops" in structure.note
+    assert "more than 2 % below the target: flops (at " in structure.note
 
 
 def test_the_rival_keeps_what_is_frozen(search_of):

@@ -39,7 +39,9 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
             return dict(arrays)
     # A file that is no archive is taken for a pickle, or for a lone array.
     except (zipfile.BadZipFile, AttributeError, EOFError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not an .npz file of numbers: {error}") from None
+        # NumPy would suggest to unpickle it.
+        reason = "it is no npz archive" if "pickle" in str(error) else error
+        raise ValueError(f"{path} is not an .npz file of numbers: {reason}") from None
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:

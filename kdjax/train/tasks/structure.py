@@ -386,5 +386,5 @@ def _targets_note(targets: Mapping[str, float], shares: Mapping[str, float], mul
     if not low:
         return ""
     why = f"multiples of {multiple}" if multiple > 1 else "single channels, or other targets,"
-    ended = ", ".join(f"{name} ({share / targets[name]:.1%} of it)" for name, share in low.items())
-    return f"more than 2 % below its target ended {ended}: {why} leave nothing between"
+    ended = ", ".join(f"{name} (at {share / targets[name]:.1%})" for name, share in low.items())
+    return f"more than 2 % below the target: {ended}; {why} leave nothing between"

@@ -101,7 +101,9 @@ def _load(
         raise _NoTeacher("student", error) from None
     if seed is not None and seed not in chosen.seeds:
         known = ", ".join(map(str, chosen.seeds))
-        raise _NoTeacher("seed", f"is {seed}: {chosen.name} of {path} was trained with {known}")
+        raise _NoTeacher(
+            "seed", f"seed is {seed}, but {chosen.name}, of {path}, was trained with {known}"
+        )
     seed = chosen.seeds[0] if seed is None else seed
     data = trained_on.of_workdir(path, config)
     name = f"{chosen.name} of {path}"

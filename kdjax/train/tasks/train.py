@@ -7,6 +7,7 @@ from typing import Any
 import ml_collections
 
 from kdjax import config as configuration
+from kdjax import costs, widths
 from kdjax.train.devices import processes
 from kdjax.train.program.state import TrainState
 from kdjax.train.run import workdir
@@ -54,7 +55,7 @@ def train(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any]
 
 def _train_all(stages: Stages) -> dict[str, Any]:
     experiment, config = stages.experiment, stages.config
-    stages.say(describe(experiment), *configuration.shortened(config))
+    stages.say(describe(experiment), *widened(experiment), *configuration.shortened(config))
     finished: dict[str, list[tuple[Run, TrainState]]] = {}
     for method in experiment.methods:
         runner = experiment.runner(method, stages.feed)
@@ -70,6 +71,27 @@ def _train_all(stages: Stages) -> dict[str, Any]:
         summary, {method: [run for run, _ in group] for method, group in finished.items()}
     )
     return summary
+
+
+def widened(experiment: Experiment) -> list[str]:
+    """One line for each structure from a file whose shared groups have taken the pivot's width."""
+    lines, architecture = [], experiment.architecture
+    shape = experiment.dataset.image_shape
+    files = experiment.config.student_widths
+    for file, taken in zip(files, experiment.student_widths if files else (), strict=True):
+        found = widths.load(file, architecture.widths)
+        if found != taken:
+            groups = ", ".join(
+                f"{name} from {found[name]} to {taken[name]} channels"
+                for name in taken
+                if found[name] != taken[name]
+            )
+            before, after = (costs.count(architecture, vector, shape) for vector in (found, taken))
+            lines.append(
+                f"{file}: the students share a stem, which widens {groups}: {after.params:,} "
+                f"parameters and {after.macs:,} MACs, not {before.params:,} and {before.macs:,}"
+            )
+    return lines
 
 
 def describe(experiment: Experiment) -> str:
