@@ -37,7 +37,7 @@ PUBLISHED = {
     "crd": 0.8,
 }
 FACTORS = (1.0, 0.1, 0.01)
-# The test split of the run has no part in the choice.
+# Under another split seed than the run's; most of these validation images are test images there.
 CHOOSING = {
     "data.split_seed": 2,
     "data.test": 0.5,

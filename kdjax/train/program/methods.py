@@ -156,9 +156,9 @@ def _ensemble(config, architecture, student_widths, steps_per_epoch, fields) -> 
 def pivot_untaught(
     weights: Callable[[chex.Array], Weights], students: int
 ) -> Callable[[chex.Array], Weights]:
-    """Weights by which the widest student has no teacher's logits to learn from.
+    """Weights that switch off the logit terms of the widest student, which has no teacher.
 
-    Where its row of them is its own, a divergence is 0, but a cross entropy is not.
+    Its teacher's logits are its own, for which a divergence is 0 but a cross entropy is not.
 
     Args:
       weights: step -> weight of each term, a scalar or ``[students]``.
