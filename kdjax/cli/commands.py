@@ -179,7 +179,8 @@ def plan(known: argparse.Namespace, overrides: Sequence[str]) -> int:
         executions=known.executions,
         batches=known.batches,
         data=_given_shape(known, config.data.memory == "stream"),
-        config_file=known.config,
+        # A workdir's config.json is data: nothing is to be run again.
+        config_file="" if known.config.endswith(".json") else known.config,
         path=path,
         say=lambda line: print(line, file=sys.stderr),
     )

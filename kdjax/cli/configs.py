@@ -34,9 +34,10 @@ def read_config(
     from ml_collections import config_flags
 
     fields = configuration.fields_of(task)
-    if path and not Path(path.partition(":")[0]).is_file():
+    is_stored = path.endswith(".json") and Path(path).is_file()
+    if path and not is_stored and not Path(path.partition(":")[0]).is_file():
         raise configuration.ConfigError(f"--config={path}: there is no such file")
-    stored = _read_json(path, task) if path.endswith(".json") else None
+    stored = _read_json(path, task) if is_stored else None
     if path and stored is None:
         # As for a script, so that a config file may import files beside it.
         sys.path.insert(0, str(Path(path.partition(":")[0]).resolve().parent))

@@ -9,8 +9,12 @@ from kdjax.config.tasks import Task, fields_of, flatten, task_of, unknown_field
 from kdjax.config.terms import BY_LOGITS, TERMS
 
 
-def validate(config: ml_collections.ConfigDict) -> None:
+def validate(config: ml_collections.ConfigDict, *, learns: bool = True) -> None:
     """Checks every field by itself and against the others, by the table of its task.
+
+    Args:
+      config: of any task.
+      learns: whether a term has to be switched on; not so where only what was trained is used.
 
     Raises:
       ConfigError: for the first wrong field; names it, its value and what is allowed.
@@ -34,7 +38,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
         if not field.valid(value):
             raise ConfigError(f"config.{name} is {value!r}: allowed is {field.allowed}")
     for check in _ACROSS_FIELDS[task_of(config)]:
-        check(config)
+        if learns or check is not _weights:
+            check(config)
 
 
 def _require(condition: bool, message: str) -> None:

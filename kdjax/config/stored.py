@@ -65,7 +65,7 @@ def from_json(text: str, *, all_terms: bool = True) -> ml_collections.ConfigDict
             config.update_from_flattened_dict({name: value})
         except (TypeError, ValueError) as error:
             raise ConfigError(f"config.{name} is {value!r}: {error}") from None
-    validate(config)
+    validate(config, learns=all_terms)
     return config
 
 

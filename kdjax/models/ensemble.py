@@ -303,7 +303,8 @@ def extract_student(variables: Mapping[str, Any], student: int) -> dict[str, Any
     if name not in names:
         raise ValueError(f"student is {student}: this ensemble has students 1 to {len(names)}")
     if "stem" not in variables["params"]:
-        return {collection: tree[name] for collection, tree in variables.items()}
+        # A network without normalisation has no statistics.
+        return {collection: tree.get(name, {}) for collection, tree in variables.items()}
     parts = {"stem": "stem", "branch": name}
     return {  # A stem without normalisation has no statistics.
         collection: {part: tree[theirs] for part, theirs in parts.items() if theirs in tree}

@@ -54,7 +54,12 @@ def checked(name: str, function: Callable[[int], Any], num_classes: int) -> Arch
     Raises:
       ValueError: if it is no Architecture of so many classes with a width for something.
     """
-    architecture = function(num_classes)
+    try:
+        architecture = function(num_classes)
+    except ValueError:
+        raise
+    except Exception as error:  # The function is a user's, and may raise anything.
+        raise ValueError(f"{name!r} cannot be made: {type(error).__name__}: {error}") from error
     if not isinstance(architecture, Architecture):
         raise ValueError(
             f"{name!r} returned a {type(architecture).__name__}: expected a "
@@ -74,12 +79,23 @@ def checked(name: str, function: Callable[[int], Any], num_classes: int) -> Arch
     return dataclasses.replace(architecture, name=name)
 
 
-@functools.cache
 def _load(path: Path, name: str) -> ModuleType:
-    """Runs a file once: its classes stay the same ones however often it is named."""
     if not path.is_file():
         raise ValueError(f"{name!r}: there is no file {path}")
-    digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
+    content = hashlib.sha256(path.read_bytes()).hexdigest()
+    return _run(path, content, name)
+
+
+@functools.cache
+def _run(path: Path, content: str, name: str) -> ModuleType:
+    """Runs a file once: its classes stay the same ones however often it is named, until it changes.
+
+    Args:
+      path: of the file.
+      content: a digest of it.
+      name: of the network, for errors.
+    """
+    digest = hashlib.sha256(f"{path} {content}".encode()).hexdigest()[:8]
     spec = importlib.util.spec_from_file_location(f"{path.stem}_{digest}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

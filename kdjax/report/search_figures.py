@@ -124,6 +124,8 @@ def _draw_descent(summary: dict[str, Any], records: list[dict[str, Any]], path: 
     blocks = [b for b in summary["blocks"] if sum(before[g] for g in b["groups"])]
     height = 4.5 if len(blocks) <= _LINES else max(4.5, 1.5 + 0.16 * len(blocks))
     figure, (costs, alive) = new_figure(2, size=(6.5, height), share_y=False)
+    # Of steps that were all skipped, a record has no numbers.
+    records = [record for record in records if "accuracy" in record]
     epochs = [record["epoch"] for record in records]
     marker = "o" if len(records) == 1 else None  # A line through a single point is not visible.
     for name, target in summary["structure"]["targets"].items():

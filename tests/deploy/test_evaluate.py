@@ -16,7 +16,9 @@ from kdjax.data import DataError
 from kdjax.train.run.workdir import WorkdirError
 from kdjax.train.tasks import measures
 from kdjax.train.tasks.evaluate import evaluate
-from kdjax.train.tasks.evaluation_data import relocate
+from kdjax.train.tasks.evaluation_data import open_other, relocate
+from kdjax.train.tasks.experiment import read_dataset
+from kdjax.train.tasks.trained_on import TrainedOn
 
 
 def shown(summary):
@@ -163,6 +165,16 @@ def test_a_place_is_a_name_or_a_path(tmp_path, monkeypatch, trained_on, place, e
     config.data.name = trained_on
     relocate(config, place)
     assert (config.data.name, config.data.data_dir) == expected
+
+
+def test_of_other_data_all_images_count_however_few_labels_were_trained_on(tmp_path):
+    config = configuration.first_run("train")
+    trained_on = TrainedOn.of(read_dataset(config))
+    assert config.data.labels_per_class == 20
+    images, labels = np.zeros((60, 8, 8, 1), np.uint8), np.arange(60) % 10
+    np.savez(tmp_path / "few.npz", train_images=images, train_labels=labels)
+    opened = open_other(config, str(tmp_path / "few.npz"), trained_on)
+    assert sum(opened.dataset.sizes.values()) == 60
 
 
 def test_changed_data_is_refused_unless_it_is_called_other(evaluated, moved):

@@ -9,15 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kdjax import config as configuration
 from kdjax import costs, models, tracing
 from kdjax.config import ConfigError
 from kdjax.deploy.student import load_student
 from kdjax.models import registry
 from kdjax.models.execution import named
 from kdjax.train import train
+from kdjax.train.run import network_files, workdir
 from kdjax.train.run.workdir import WorkdirError
 from kdjax.train.tasks.evaluate import evaluate
 from kdjax.train.tasks.experiment import resolve
+from kdjax.train.tasks.teacher import load_teacher
 
 EXAMPLE = f"{Path(__file__).parents[2] / 'configs' / 'networks' / 'forked.py'}:create"
 
@@ -204,6 +207,7 @@ def bare_ensemble(file):
     return net, models.initialize(net, 0, (8, 8, 1))
 
 
+ROOTS = "x = jnp.sqrt(x + 1e-6)\n        x = nn.relu(nn.Conv(self.width, (3, 3), 2"
 DEPTHWISE = """c = x.shape[-1]
         x = nn.Conv(c, (3, 3), feature_group_count=c)(x)
         x = nn.relu("""
@@ -248,6 +252,18 @@ def test_what_is_another_network_at_the_sum_of_the_widths_is_not_merged(change, 
     ("before", "after", "message"),
     [
         (
+            "Dense(self.classes",
+            "Dense(7",
+            "create returns 7 logits: expected one for each of the 4",
+        ),
+        ("x = nn.relu(", "x = nn.rellu(", "cannot be built: AttributeError: .*rellu"),
+        ("(3, 3), 2", "(3, 3), feature_group_count=3", "cannot be built: AssertionError"),
+        (
+            "def create(num_classes)",
+            "def create()",
+            r"cannot be made: TypeError: create\(\) takes 0",
+        ),
+        (
             "(x,))",
             "(x, x))",
             r"bare.py:create has 1 blocks \(body\), and its branch returns 2 feature",
@@ -265,6 +281,48 @@ def test_what_a_network_says_of_itself_is_checked(small_config, tmp_path, before
     small_config.network, small_config.network_width = f"{file}:create", 1.0
     with pytest.raises(ConfigError, match=message):
         resolve(small_config)
+
+
+def test_a_branch_may_take_roots_of_what_the_stem_gives(tmp_path):
+    file = tmp_path / "bare.py"
+    file.write_text(BARE.replace("x = nn.relu(nn.Conv(self.width, (3, 3), 2", ROOTS))
+    net, variables = bare_ensemble(file)
+    images = jnp.linspace(-1, 1, 128).reshape(2, 8, 8, 1)
+    merged = net.clone(execution=named("merged")).apply(variables, images).logits
+    np.testing.assert_allclose(merged, net.apply(variables, images).logits, atol=1e-6)
+
+
+def test_a_search_takes_no_teacher_whose_file_has_changed(small_config, tmp_path):
+    file = tmp_path / "bare.py"
+    file.write_text(BARE)
+    small_config.network, small_config.network_width = f"{file}:create", 1.0
+    small_config.update(method="independent", student_scales=(1.0,), epochs=1)
+    small_config.teacher_weights = ()
+    train(small_config, tmp_path / "run")
+    source = configuration.search_default().teacher
+    source.workdir = str(tmp_path / "run")
+    assert load_teacher(source, resolve(small_config))
+    file.write_text(BARE.replace("x = nn.relu(", "x = nn.tanh("))
+    with pytest.raises(ConfigError, match=r"bare\.py:create has changed since it was trained, or"):
+        load_teacher(source, resolve(small_config))
+
+
+def test_a_network_that_is_changed_in_a_program_is_read_again(tmp_path):
+    file = tmp_path / "bare.py"
+    for width in (8, 6):
+        file.write_text(BARE.replace('"body": 8', f'"body": {width}'))
+        assert models.create(f"{file}:create", 4).widths["body"] == width
+
+
+def test_a_start_that_died_leaves_no_copy_behind(small_config, tmp_path):
+    file, path = tmp_path / "bare.py", tmp_path / "run"
+    file.write_text("# An earlier one.\n" + BARE)
+    small_config.network, small_config.network_width = f"{file}:create", 1.0
+    network_files.keep(path, small_config)
+    file.write_text(BARE)
+    workdir.create(path, small_config)
+    (copy,) = (path / network_files.FOLDER).iterdir()
+    assert copy.read_text() == BARE and not network_files.changed(path, small_config)
 
 
 def test_classes_that_meet_are_not_merged(tmp_path):

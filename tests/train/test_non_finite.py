@@ -1,17 +1,22 @@
 """Numbers that are not finite: named, and skipped or rolled back where that is asked."""
 
+import contextlib
 import json
 import logging
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kdjax import config as configuration
 from kdjax.train import train
 from kdjax.train.program import compiled, non_finite
 from kdjax.train.program.non_finite import NonFiniteError
 from kdjax.train.program.state import TrainState
+from kdjax.train.run.checkpoint import Checkpoints
+from kdjax.train.run.history import History
 
 FAULTY_STEP = 7  # of 15
 
@@ -83,6 +88,30 @@ def test_a_rollback_goes_on_with_other_batches(small_config, tmp_path, faulty, c
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in lines if line["kind"] == "train"]
     assert steps == sorted(set(steps)) and steps[-1] == 18
+
+
+def test_a_rollback_keeps_the_best_checkpoint(tmp_path):
+    """It may be of a later step than the last one, and has replaced the one before it."""
+
+    def state(step):
+        params = {"a": np.full(3, step, np.float32)}
+        return TrainState(np.int32(step), np.zeros(2, np.uint32), params, {}, (), {})
+
+    record = {"network": "n", "num_classes": 2, "student_widths": [], "devices": 1}
+    config, silent = configuration.default(), types.SimpleNamespace(say=print)
+    with contextlib.closing(Checkpoints(tmp_path, 2)) as checkpoints:
+        history = History("run", config, record, checkpoints, silent)
+        history.save_best(state(3), 0.9)
+        history.save(state(5))
+        history.save_best(state(6), 0.95)
+        history.wait()
+        assert history.restore(state(0), keep_best=True).step == 5
+        assert history.best == (0.95, 6)
+        assert history.best_state(state(9)).params["a"][0] == 6
+        other = state(6).replace(params={"a": np.full(3, 7, np.float32)})
+        history.save_best(other, 0.97)  # By the same step again, on another way.
+        history.wait()
+        assert history.best_state(state(9)).params["a"][0] == 7
 
 
 def test_rollbacks_have_an_end(small_config, tmp_path, faulty):

@@ -361,6 +361,10 @@ def test_a_config_file_adds_a_loss_that_the_command_line_steers(
     assert json.loads((workdir / "config.json").read_text())["distance"] == {field: 1.0}
     forget()
     assert load_student(workdir, student=2).name == "student 2, distilled"
+    stored = json.loads((workdir / "config.json").read_text())
+    stored["weights"] = {term: float(term == "distance") for term in stored["weights"]}
+    alone = configuration.from_json(json.dumps(stored), all_terms=False)
+    assert not any(alone.weights.values())
     with pytest.raises(WorkdirError, match="no loss term 'distance' is registered; a config file"):
         train(configuration.default(), workdir)
     if field == "momentum":

@@ -10,7 +10,12 @@ import pytest
 from kdjax import costs, models
 from kdjax.train.program.compiled import Runner
 from kdjax.train.tasks.experiment import resolve, stage_config
-from kdjax.train.tasks.search_stage import resolve_budget, search_method, search_optimizer
+from kdjax.train.tasks.search_stage import (
+    Monitor,
+    resolve_budget,
+    search_method,
+    search_optimizer,
+)
 from kdjax.train.tasks.structure import StructureError, find_structure
 
 SHAPE = (8, 8, 1)
@@ -160,6 +165,14 @@ def test_two_devices_search_as_one(search_of):
     chex.assert_trees_all_close(one.batch_stats, two.batch_stats, rtol=1e-3, atol=1e-4)
     for name in ("cost/flops", "alive/stage3"):
         np.testing.assert_allclose(measured[name][0], also_measured[name][0], rtol=1e-5)
+
+
+def test_a_record_of_skipped_steps_says_nothing_of_channels(search_of):
+    budget = resolve_budget(resolve(search_of()))
+    said = []
+    monitor = Monitor(budget, 18, 0.7, said.append)
+    monitor(6, {"learning_rate": 0.1})
+    assert not said
 
 
 def test_weights_of_a_search_grow(search_of):

@@ -112,6 +112,9 @@ class Checkpoints:
         content = json.loads(json.dumps(dict(record)))
         content[_SUMS] = checksums.of_state(plain) | {"record": checksums.of_record(content)}
         try:
+            # After a rollback a run may come by a step again, with other numbers.
+            if int(state.step) in self._managers[kind].all_steps():
+                self._managers[kind].delete(int(state.step))
             self._managers[kind].save(
                 int(state.step),
                 args=ocp.args.Composite(

@@ -48,12 +48,15 @@ class History:
         self._name, self._config, self._record = name, config, record
         self._checkpoints, self._progress = checkpoints, progress
 
-    def restore(self, initial: TrainState) -> TrainState | None:
+    def restore(self, initial: TrainState, *, keep_best: bool = False) -> TrainState | None:
         """The last state that was saved, on the host; None if the run has not begun.
 
         Args:
           initial: a state of this run, whose structure the stored one has.
+          keep_best: whether what is best so far stays it, though it may be of a later step: after
+            a rollback it is not made anew.
         """
+        known = self.best
         self.best, self.raised = Best(), []
         state = initial
 
@@ -63,7 +66,8 @@ class History:
             if found is None:
                 return None
             state, stored = found
-            return self._recover_best(state, stored), self._with_raised(stored, int(state.step))
+            best = known if keep_best else self._recover_best(state, stored)
+            return best, self._with_raised(stored, int(state.step))
 
         found = processes.on_first(read)
         if found is None:

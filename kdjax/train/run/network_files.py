@@ -33,10 +33,13 @@ def stored(path: Path, name: str) -> str:
 
 
 def keep(path: Path, config: ml_collections.ConfigDict) -> None:
-    """Copies the files of a configuration's networks into a workdir, once."""
+    """Copies the files of a configuration's networks into a workdir, once it holds a run for good.
+
+    Copies without a ``config.json`` are of a start that died; the file may have changed since.
+    """
     for file, copy in _files(path, config):
-        if not copy.exists():
-            copy.parent.mkdir(exist_ok=True)
+        if not copy.exists() or not (path / "config.json").exists():
+            copy.parent.mkdir(exist_ok=True, parents=True)
             unfinished = copy.with_suffix(".tmp")
             shutil.copyfile(file, unfinished)
             unfinished.replace(copy)
@@ -51,10 +54,22 @@ def changed(path: Path, config: ml_collections.ConfigDict) -> list[str]:
     ]
 
 
+def digests(config: ml_collections.ConfigDict) -> dict[str, str]:
+    """Name of each of a configuration's networks that is a file -> digest of that file."""
+    return {
+        str(file): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file, _ in _files(Path(), config)
+        if file.is_file()
+    }
+
+
 def _files(path: Path, config: ml_collections.ConfigDict) -> Iterator[tuple[Path, Path]]:
     """(a network's file, its copy in the workdir)."""
     values = dict(configuration.flatten(config))
-    for name in (values["network"], values.get("teacher.network", "")):
+    names = [values["network"]]
+    if not values.get("teacher.workdir"):  # Else the teacher is what was trained there.
+        names.append(values.get("teacher.network", ""))
+    for name in names:
         if own.is_file(name):
             yield Path(name.rpartition(":")[0]), _copy(path, name)
 

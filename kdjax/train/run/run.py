@@ -95,9 +95,9 @@ class Run:
                 host_state = self._roll_back(error)
                 step = int(host_state.step)
 
-    def _restore(self) -> TrainState:
+    def _restore(self, *, keep_best: bool = False) -> TrainState:
         initial = self.runner.initial_state(self.seed)
-        found = self.history.restore(initial)
+        found = self.history.restore(initial, keep_best=keep_best)
         return self.begin(initial) if found is None else found
 
     def _images_up_to(self, step: int) -> int:
@@ -131,7 +131,7 @@ class Run:
         """The last checkpoint with another key: the same batches would lead to the same fault."""
         self._faults.roll_back(error)
         self.history.wait()
-        state = self._restore()
+        state = self._restore(keep_best=True)
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), self._faults.rollbacks)
         logging.warning("%s. Back to step %d, and on with other batches", error, int(state.step))
         return state.replace(key=np.asarray(jax.random.key_data(key)))

@@ -56,7 +56,7 @@ def open_data(
     trained = trained_on.read(path)
     if other_data:
         trained = trained_on.of_workdir(path, config) if trained is None else trained
-        return _open_other(config, other_data, trained)
+        return open_other(config, other_data, trained)
     if data:
         relocate(config, data)
     try:
@@ -99,12 +99,22 @@ def relocate(config: ml_collections.ConfigDict, place: str) -> None:
         config.data.name = f"folder:{place}"
 
 
-def _open_other(
-    config: ml_collections.ConfigDict, place: str, trained: TrainedOn
-) -> EvaluationData:
+def open_other(config: ml_collections.ConfigDict, place: str, trained: TrainedOn) -> EvaluationData:
+    """Other data than the networks were trained on, all of it, as they learnt to see it.
+
+    Args:
+      config: of the networks; its ``data`` is changed.
+      place: as :func:`relocate` takes it.
+      trained: what they were trained on.
+
+    Raises:
+      DataError: if it is missing, wrong, or has other classes.
+    """
     relocate(config, place)
     # All of it is evaluated: how it is split does not matter, but no split may be empty.
-    config.data.update(image_size=trained.image_shape[:2], validation=0.0, test=0.5)
+    config.data.update(
+        image_size=trained.image_shape[:2], validation=0.0, test=0.5, labels_per_class=0
+    )
     dataset = read_dataset(config)
     unknown = [name for name in dataset.class_names if name not in trained.class_names]
     if unknown:

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 
 import kdjax
 from kdjax import config as configuration
@@ -21,7 +22,7 @@ from kdjax.train.program import methods
 from kdjax.train.program.compiled import Runner
 from kdjax.train.program.execution_choice import execution_of
 from kdjax.train.program.feed import Feed, Resident, Streaming, steps_per_epoch
-from kdjax.train.run import workdir
+from kdjax.train.run import network_files, workdir
 from kdjax.widths import WidthVector
 
 _LARGEST_STEP = 2**31 - 1
@@ -195,12 +196,22 @@ def resolve(
             f"config.data.crop_padding is {config.data.crop_padding}: it must be below the image "
             f"size, {dataset.image_shape[0]} x {dataset.image_shape[1]}"
         )
+    size, found = tuple(config.data.image_size), tuple(dataset.image_shape[:2])
+    if size not in ((0, 0), found):
+        raise ConfigError(
+            f"config.data.image_size is {size}: images of {config.data.name} are {found}, and only "
+            "those of folders and TFDS sets are brought to another size"
+        )
     architecture = _architecture(config, dataset.num_classes)
     try:
         execution_of(config, architecture, parallel)
         if models.own.is_file(config.network):
             _check_own(architecture, dataset.image_shape)
-    except (NotImplementedError, ValueError) as error:
+        trains_teacher = configuration.task_of(config) == "distill" and not config.teacher.workdir
+        if trains_teacher and models.own.is_file(config.teacher.network):
+            teacher = teacher_architecture(config, dataset.num_classes)
+            _check_own(teacher, dataset.image_shape)
+    except ValueError as error:
         raise ConfigError(str(error)) from None
     students = _students(config, architecture, student_widths)
     return Experiment(config, dataset, architecture, students, parallel)
@@ -217,6 +228,7 @@ def resolve_in_all(config: ml_collections.ConfigDict, path: Path) -> Experiment:
             "the version of kdjax": kdjax.__version__,
             "the version of jax": jax.__version__,
             **{f"config.{name}": value for name, value in configuration.flatten(config)},
+            **{f"the file {name}": text for name, text in network_files.digests(config).items()},
         }
     )
     processes.on_first_unshared(lambda: workdir.check(path, config))
@@ -313,9 +325,23 @@ def _check_own(architecture: models.Architecture, image_shape: tuple[int, int, i
     """Checks what a user's network says of itself against what its modules do.
 
     Raises:
-      ValueError: if a width is used by no layer, or blocks and feature maps differ in number.
+      ValueError: if it cannot be built, a width is used by no layer, or it returns other numbers of
+        logits or feature maps than it says.
     """
-    maps = tracing.traced(architecture, image_shape).maps
+    images = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
+    try:
+        outputs = jax.eval_shape(architecture.build().init_with_output, jax.random.key(0), images)
+        maps = tracing.traced(architecture, image_shape).maps
+    except ValueError:
+        raise
+    except Exception as error:  # The modules are a user's, and may raise anything.
+        text = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{architecture.name} cannot be built: {text}") from error
+    if (found := outputs[0].logits.shape[-1]) != architecture.num_classes:
+        raise ValueError(
+            f"{architecture.name} returns {found} logits: expected one for each of the "
+            f"{architecture.num_classes} classes"
+        )
     if len(maps) != len(architecture.blocks):
         raise ValueError(
             f"{architecture.name} has {len(architecture.blocks)} blocks "

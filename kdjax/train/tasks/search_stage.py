@@ -184,6 +184,8 @@ class Monitor:
         self._thin = ""
 
     def __call__(self, step: int, values: Mapping[str, Any]) -> None:
+        if not self._full.keys() <= values.keys():  # Every step since the last record was skipped.
+            return
         widths = {g.name: round(values[f"alive/{g.name}"]) for g in self._budget.channels.groups}
         thin = near_collapse(self._budget, widths)
         if thin and not self._thin:

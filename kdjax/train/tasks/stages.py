@@ -148,4 +148,4 @@ def train_alone(
 
 def alone(state: TrainState) -> dict[str, Any]:
     """The variables of a stage with one network, as those of the network itself."""
-    return {collection: tree["student_1"] for collection, tree in state.variables.items()}
+    return {collection: tree.get("student_1", {}) for collection, tree in state.variables.items()}

@@ -12,7 +12,7 @@ import numpy as np
 
 from kdjax import models
 from kdjax.config import ConfigError
-from kdjax.train.run import workdir
+from kdjax.train.run import network_files, workdir
 from kdjax.train.run.checkpoint import Checkpoints
 from kdjax.train.tasks.experiment import Experiment
 
@@ -48,6 +48,11 @@ def load_teacher(config: ml_collections.ConfigDict, experiment: Experiment) -> d
             )
         record = checkpoints.record(config.checkpoint)
         _check(record, experiment, f"the teacher {name} in {path}")
+        if (trained := network_files.stored(path, record["network"])) != record["network"]:
+            raise ConfigError(
+                f"the teacher {name} in {path} does not fit: {record['network']} has changed since "
+                f"it was trained, or is another file; it was {trained}"
+            )
         variables = checkpoints.variables(config.checkpoint)
     return models.extract_student(variables, 1)
 
