@@ -20,8 +20,8 @@ def add_evaluate_options(command: argparse.ArgumentParser) -> None:
         command,
         "0",
         "one student, by number or name; of a search 1 compact and distilled, 2 compact, 3 uniform "
-        "and distilled; of a distillation the students distilled, then the same alone; of both also "
-        "'teacher', if it was trained there; default: all, and the average of an ensemble",
+        "and distilled; of a distillation the students distilled, then the same alone; of both "
+        "also 'teacher', if it was trained there; default: all, and the average of an ensemble",
     )
     command.add_argument(
         "--split", choices=("train", "validation", "test"), default="test", help="default: test"
