@@ -12,8 +12,6 @@ import pytest
 
 from kdjax import cli, models
 from kdjax import config as configuration
-from kdjax.config import ConfigError
-from kdjax.train.tasks.experiment import resolve
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -116,14 +114,6 @@ def test_preparing_without_tensorflow_says_how(monkeypatch, capsys):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert cli.main(["prepare", "cifar100"]) == 2
     assert 'pip install ".[prepare]"' in capsys.readouterr().err
-
-
-def test_images_that_stay_as_they_are_cannot_have_another_size(small_config):
-    small_config.data.image_size = (16, 16)
-    with pytest.raises(
-        ConfigError, match=r"image_size is \(16, 16\): images of npz:.* are \(8, 8\)"
-    ):
-        resolve(small_config)
 
 
 def test_help_names_the_networks_there_are():

@@ -99,8 +99,8 @@ DATA: dict[str, Field] = {
     ),
     "data.image_size": tuple_of(
         (0, 0),
-        "(height, width) to resize images to; of a stream that of the crops; (0, 0): keep sizes, "
-        "which must be equal",
+        "(height, width) to resize images of folders and TFDS sets to; of a stream that of the "
+        "crops; (0, 0): keep sizes, which must be equal",
         "two whole numbers, both 0 or both from 8 to 4096",
         lambda value: is_count(value) and value <= 4096,
         lambda n: n == 2,

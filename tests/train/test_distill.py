@@ -270,7 +270,10 @@ def test_bad_fields_are_refused_before_anything_starts(small_npz, tmp_path, chan
             {"teacher__student": (7,)},
             r"config.teacher.student\[0\]: student is 7: this workdir has",
         ),
-        ({"teacher__seed": (5,)}, r"config.teacher.seed\[0\]: is 5: student 1, distilled of .*"),
+        (
+            {"teacher__seed": (5,)},
+            r"config.teacher.seed\[0\]: seed is 5, but student 1, distilled, of .*",
+        ),
         ({"data__split_seed": 4}, "its config.data.split_seed is 0, expected 4: it may have been"),
         ({"data__image_size": (16, 16)}, "its config.data.image_size is"),
     ],

@@ -196,12 +196,6 @@ def resolve(
             f"config.data.crop_padding is {config.data.crop_padding}: it must be below the image "
             f"size, {dataset.image_shape[0]} x {dataset.image_shape[1]}"
         )
-    size, found = tuple(config.data.image_size), tuple(dataset.image_shape[:2])
-    if size not in ((0, 0), found):
-        raise ConfigError(
-            f"config.data.image_size is {size}: images of {config.data.name} are {found}, and only "
-            "those of folders and TFDS sets are brought to another size"
-        )
     architecture = _architecture(config, dataset.num_classes)
     try:
         execution_of(config, architecture, parallel)
