@@ -142,6 +142,8 @@ def make_config(name: str, setting: str, options: argparse.Namespace) -> Any:
     )
     if setting == "frozen":
         config.search.blocks.frozen = (models.create(name, 10).blocks[0],)
+        if name == "densenet_bc_100_12":  # Its first block costs more than half of the FLOPs.
+            config.search.target.flops = 0.85
     return config
 
 
