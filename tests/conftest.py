@@ -25,6 +25,7 @@ if _OWN_CACHE:
 
 import numpy as np
 import pytest
+from small import small_fields
 
 from kdjax import config as configuration
 
@@ -86,20 +87,11 @@ def small_config(small_npz):
     config = configuration.default()
     config.update_from_flattened_dict(
         {
+            **small_fields(small_npz),
             "method": "ensemble",
-            "seeds": (0,),
-            "network_width": 0.25,
             "student_scales": (1.0, 0.5),
-            "data.name": f"npz:{small_npz}",
             "epochs": 3,
             "weight_ramp.feature": "constant",
-            "evaluation.every_epochs": 1,
-            "batch_size": 16,
-            "evaluation.batch_size": 16,
-            "checkpoint.every_epochs": 1,
-            "log.every_steps": 2,
-            "log.tensorboard": False,
-            "compute.devices": 1,
         }
     )
     return config

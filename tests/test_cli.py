@@ -12,6 +12,8 @@ import pytest
 
 from kdjax import cli, models
 from kdjax import config as configuration
+from kdjax.cli import commands
+from kdjax.cli.parser import make_parser
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -170,3 +172,28 @@ def test_ctrl_c_ends_in_order_wherever_it_comes(place, tmp_path):
     _, shown = process.communicate(timeout=20)
     assert shown == "\nkdjax: stopped at once\n"
     assert process.returncode in (130, -signal.SIGINT)  # To a shell both are 130.
+
+
+def test_plan_runs_no_workdirs_configuration(tmp_path, monkeypatch):
+    """It is data; a config file is run again by the process that compiles."""
+    given = {}
+
+    def plan(*_, **options):
+        given.update(options)
+        return {"results": []}
+
+    monkeypatch.setattr("kdjax.plan.plan", plan)
+    monkeypatch.setattr("kdjax.report.print_plan", lambda _: None)
+    stored, python = tmp_path / "config.json", tmp_path / "mine.py"
+    stored.write_text(configuration.to_json(configuration.default()))
+    python.write_text(
+        "from kdjax import config\n\n\ndef get_config(_=None):\n    return config.default()\n"
+    )
+    for path, expected in (
+        (f"{stored}", ""),
+        (f"{python}", f"{python}"),
+        (f"{python}:a.json", f"{python}:a.json"),
+    ):
+        arguments = ["plan", f"--config={path}", "--target=h200"]
+        assert commands.plan(make_parser().parse_args(arguments), []) == 0
+        assert given["config_file"] == expected

@@ -10,7 +10,7 @@ import ml_collections
 
 from kdjax import config as configuration
 from kdjax.cli import STOPPED
-from kdjax.cli.configs import default_workdir, no_more, read_config
+from kdjax.cli.configs import default_workdir, is_stored, no_more, read_config
 
 if TYPE_CHECKING:
     from kdjax.plan import DataShape
@@ -180,7 +180,7 @@ def plan(known: argparse.Namespace, overrides: Sequence[str]) -> int:
         batches=known.batches,
         data=_given_shape(known, config.data.memory == "stream"),
         # A workdir's config.json is data: nothing is to be run again.
-        config_file="" if known.config.endswith(".json") else known.config,
+        config_file="" if is_stored(known.config) else known.config,
         path=path,
         say=lambda line: print(line, file=sys.stderr),
     )

@@ -34,24 +34,15 @@ def read_config(
     from ml_collections import config_flags
 
     fields = configuration.fields_of(task)
-    is_stored = path.endswith(".json") and Path(path).is_file()
-    if path and not is_stored and not Path(path.partition(":")[0]).is_file():
-        raise configuration.ConfigError(f"--config={path}: there is no such file")
-    stored = _read_json(path, task) if is_stored else None
-    if path and stored is None:
-        # As for a script, so that a config file may import files beside it.
-        sys.path.insert(0, str(Path(path.partition(":")[0]).resolve().parent))
-        _check_task(path, task)  # Runs the file, which may register terms: fields are known now.
+    start = _start(path, overrides, task)
     check_overrides(overrides, fields)
     values = flags.FlagValues()
-    is_python = path and stored is None
-    arguments = ["kdjax", *([f"--config={path}"] if is_python else []), *overrides]
+    arguments = ["kdjax", *([f"--config={path}"] if start is None else []), *overrides]
     # Without sys_argv the flags would read the arguments of the running process.
     settings = {"flag_values": values, "sys_argv": arguments}
-    if is_python:
+    if start is None:
         config_flags.DEFINE_config_file("config", **settings)
     else:
-        start = _start(overrides, task) if stored is None else stored
         config_flags.DEFINE_config_dict("config", start, **settings)
     try:
         left = values(arguments)
@@ -62,7 +53,7 @@ def read_config(
                 raise _wrong_value(name, value, fields[name]) from None
         if unknown := re.search(r'Key "(\w+)" does not exist', str(error)):
             raise configuration.unknown_field(unknown[1], fields) from None
-        if is_python and "Error whilst parsing config file" in str(error):
+        if "Error whilst parsing config file" in str(error):
             # ml_collections puts the file's own traceback into the message.
             last = str(error).strip().splitlines()[-1]
             raise configuration.ConfigError(f"--config={path} cannot be run: {last}") from None
@@ -75,6 +66,34 @@ def read_config(
         raise _cannot_be_run(path, error) from error
     no_more(left[1:], fields)
     return values["config"].value
+
+
+def _start(
+    path: str, overrides: Sequence[str], task: configuration.Task
+) -> ml_collections.ConfigDict | None:
+    """The configuration that overrides start from; None: that of a Python file, which is run.
+
+    Args:
+      path: as :func:`read_config` takes it.
+      overrides: of the command line.
+      task: of the command.
+    """
+    if not path:
+        return _without_file(overrides, task)
+    if is_stored(path):
+        return _read_json(path, task)
+    file = Path(path.partition(":")[0])
+    if not file.is_file():
+        raise configuration.ConfigError(f"--config={path}: there is no such file")
+    # As for a script, so that a config file may import files beside it.
+    sys.path.insert(0, str(file.resolve().parent))
+    _check_task(path, task)  # Runs the file, which may register terms: fields are known now.
+    return None
+
+
+def is_stored(path: str) -> bool:
+    """Whether this is a workdir's ``config.json`` and not a Python file, which is run."""
+    return path.endswith(".json") and Path(path).is_file()
 
 
 def _read_json(path: str, task: configuration.Task) -> ml_collections.ConfigDict:
@@ -94,7 +113,7 @@ def _same_task(path: str, found: configuration.Task, task: configuration.Task) -
         )
 
 
-def _start(overrides: Sequence[str], task: configuration.Task) -> ml_collections.ConfigDict:
+def _without_file(overrides: Sequence[str], task: configuration.Task) -> ml_collections.ConfigDict:
     """The configuration that overrides start from if no file is named."""
     text = "=".join(overrides)  # A value may be an argument of its own.
     if re.search(r"--config\.data\.name=(?!['\"]?digits\b)", text):

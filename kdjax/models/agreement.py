@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 _BATCH = 4
 _TOLERANCE = 1e-3  # Of the largest number of a map; float32 rounding stays far below.
 
-
 # A function of each student's variables, what the network reads, and the mode.
 Together = Callable[[Sequence[Any], chex.Array, Mode], "list[tuple[Outputs, dict[str, Any]]]"]
 
@@ -54,17 +53,11 @@ def check_agreement(
     generator = np.random.default_rng(0)
     # The call may come while a step is being traced, which these numbers have no part in.
     with jax.ensure_compile_time_eval(), jax.default_matmul_precision("highest"), _on_host():
-        images = jax.ShapeDtypeStruct((_BATCH, *image_shape), np.float32)
-        shapes = [
-            jax.eval_shape(_initialized(architecture.stem(widths)), images)[0]
-            for widths in students
-        ]
-        # As after a ReLU, with which stems end; a branch may take roots.
-        maps = [generator.uniform(size=shape.shape).astype(np.float32) for shape in shapes]
+        maps = _made_up_maps(architecture, students, image_shape, generator)
         maps = maps[:1] * len(maps) if shared else maps
         variables = [
-            _made_up(jax.eval_shape(_initialized(branch), shape)[1], generator)
-            for branch, shape in zip(branches, shapes, strict=True)
+            _made_up(jax.eval_shape(_initialized(branch), x)[1], generator)
+            for branch, x in zip(branches, maps, strict=True)
         ]
 
         def apart_and_together(variables: Any, maps: Any, train: bool) -> tuple[Any, Any]:
@@ -97,6 +90,19 @@ def check_agreement(
 def _initialized(module: Any) -> Any:
     """A function of a module's input: what it returns, and its variables."""
     return lambda x: module.init_with_output(jax.random.key(0), x, False, None)
+
+
+def _made_up_maps(
+    architecture: "Architecture",
+    students: Sequence[WidthVector],
+    image_shape: tuple[int, int, int],
+    generator: np.random.Generator,
+) -> list[np.ndarray]:
+    """What each student's stem could return: nothing below 0, since a branch may take roots."""
+    images = jax.ShapeDtypeStruct((_BATCH, *image_shape), np.float32)
+    stems = [architecture.stem(widths) for widths in students]
+    shapes = [jax.eval_shape(_initialized(stem), images)[0].shape for stem in stems]
+    return [generator.uniform(size=shape).astype(np.float32) for shape in shapes]
 
 
 def _made_up(shapes: Any, generator: np.random.Generator) -> Any:

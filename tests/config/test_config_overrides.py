@@ -148,6 +148,13 @@ def test_the_configuration_of_a_workdir_is_one(tmp_path):
     assert (config.epochs, config.student_scales, config.batch_size) == (3, (1.0, 0.5), 8)
     with pytest.raises(ConfigError, match="json is a configuration of `kdjax train`, not"):
         read_config(str(path), (), "search")
+    # To a Python file a name that ends so is its argument.
+    python = tmp_path / "mine.py"
+    python.write_text(
+        "from kdjax import config\n\n\ndef get_config(name):\n    made = config.default()\n"
+        "    made.data.name = name\n    return made\n"
+    )
+    assert read_config(f"{python}:set.json", ()).data.name == "set.json"
     path.write_text("{")
     with pytest.raises(ConfigError, match=r"config\.json: not a configuration in JSON"):
         read_config(str(path), ())

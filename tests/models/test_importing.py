@@ -287,7 +287,12 @@ def test_files_are_read(kind, tmp_path):
 def test_files_that_are_not_read(tmp_path, monkeypatch):
     objects = tmp_path / "objects.npz"
     np.savez(objects, a=np.array([{}], object))
-    with pytest.raises(ValueError, match=r"objects\.npz is not an \.npz file of numbers"):
+    with pytest.raises(ValueError, match=r"objects\.npz is not an .* numbers: it holds other obj"):
+        models.read_tensors(objects)
+    objects.write_text("hi")
+    with pytest.raises(
+        ValueError, match=r"objects\.npz is not an .* numbers: it is no npz archive"
+    ):
         models.read_tensors(objects)
     with pytest.raises(ValueError, match=r"net\.pth is neither .* weights_only=True") as error:
         models.read_tensors(tmp_path / "net.pth")

@@ -314,6 +314,17 @@ def test_a_network_that_is_changed_in_a_program_is_read_again(tmp_path):
         assert models.create(f"{file}:create", 4).widths["body"] == width
 
 
+def test_processes_with_other_files_of_one_name_differ(small_config, tmp_path):
+    file = tmp_path / "bare.py"
+    small_config.network = f"{file}:create"
+    assert network_files.digests(small_config) == {}
+    found = []
+    for text in (BARE, BARE, "# Another one.\n" + BARE):
+        file.write_text(text)
+        found.append(network_files.digests(small_config))
+    assert found[0] == found[1] != found[2] and found[0].keys() == {str(file)}
+
+
 def test_a_start_that_died_leaves_no_copy_behind(small_config, tmp_path):
     file, path = tmp_path / "bare.py", tmp_path / "run"
     file.write_text("# An earlier one.\n" + BARE)

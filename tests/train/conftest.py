@@ -6,6 +6,7 @@ import signal
 import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+from small import small_fields
 
 from kdjax import config as configuration
 from kdjax.train.run.run import Run
@@ -58,19 +59,10 @@ def search_of(small_npz):
         config = configuration.search_default()
         config.update_from_flattened_dict(
             {
-                "seeds": (0,),
-                "network_width": 0.25,
-                "data.name": f"npz:{small_npz}",
+                **small_fields(small_npz),
                 "teacher.epochs": 2,
                 "search.epochs": 3,
                 "distil.epochs": 2,
-                "evaluation.every_epochs": 1,
-                "batch_size": 16,
-                "evaluation.batch_size": 16,
-                "checkpoint.every_epochs": 1,
-                "log.every_steps": 2,
-                "log.tensorboard": False,
-                "compute.devices": 1,
                 **{name.replace("__", "."): value for name, value in changes.items()},
             }
         )

@@ -5,6 +5,7 @@ import json
 import chex
 import numpy as np
 import pytest
+from small import small_fields
 
 from kdjax import config as configuration
 from kdjax import costs, load_student, models
@@ -27,21 +28,12 @@ def distill_config(small_npz, **changes):
     config = configuration.distill_default()
     config.update_from_flattened_dict(
         {
-            "seeds": (0,),
-            "network_width": 0.25,
-            "data.name": f"npz:{small_npz}",
+            **small_fields(small_npz),
             "data.crop_padding": 0,
             "teacher.network": "resnet8",
             "teacher.network_width": 0.375,
             "teacher.epochs": 1,
             "epochs": 2,
-            "evaluation.every_epochs": 1,
-            "batch_size": 16,
-            "evaluation.batch_size": 16,
-            "checkpoint.every_epochs": 1,
-            "log.every_steps": 2,
-            "log.tensorboard": False,
-            "compute.devices": 1,
             **{name.replace("__", "."): value for name, value in changes.items()},
         }
     )

@@ -5,9 +5,12 @@ import json
 import numpy as np
 import pytest
 
+from kdjax import costs, models, widths
 from kdjax.train.run import workdir
 from kdjax.train.run.metrics import MetricsWriter
 from kdjax.train.tasks import results
+from kdjax.train.tasks.experiment import resolve
+from kdjax.train.tasks.train import stem_changes
 
 
 def no_constant(name):
@@ -73,3 +76,21 @@ def test_files_hold_no_nan(tmp_path):
 def test_numbers_of_numpy_become_plain_ones():
     entry = results.over_seeds(list(np.array([0.5, 0.75])), "test")
     assert json.loads(json.dumps(entry))["test"] == 0.625
+
+
+def test_a_stem_that_changes_in_an_ensemble_is_named_with_its_cost(small_config, tmp_path):
+    architecture = models.create("resnet8", 4, width=0.25)
+    full = architecture.widths
+    thin = widths.scale(full, 0.5)
+    for name, vector in (("full", full), ("thin", thin)):
+        widths.save(vector, tmp_path / f"{name}.json")
+    small_config.student_widths = (str(tmp_path / "full.json"), str(tmp_path / "thin.json"))
+    experiment = resolve(small_config)
+    taken = experiment.student_widths[1]
+    assert (thin["stem"], taken["stem"]) == (2, 4)
+    before, after = (costs.count(architecture, each, (8, 8, 1)).params for each in (thin, taken))
+    (line,) = stem_changes(experiment)
+    assert "thin.json: all students share" in line and "stem from 2 to 4 channels" in line
+    assert f"{after:,} parameters" in line and f"not {before:,} and" in line
+    small_config.method = "independent"
+    assert stem_changes(resolve(small_config)) == []

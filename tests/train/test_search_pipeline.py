@@ -28,7 +28,6 @@ from kdjax.train.tasks.teacher import load_teacher
 from kdjax.train.tasks.teachers import load_teachers
 
 SHAPE = (8, 8, 1)
-STEPS_PER_EPOCH = 6  # 81 training images in batches of 16.
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
 

@@ -39,8 +39,10 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
             return dict(arrays)
     # A file that is no archive is taken for a pickle, or for a lone array.
     except (zipfile.BadZipFile, AttributeError, EOFError, TypeError, ValueError) as error:
-        # NumPy would suggest to unpickle it.
-        reason = "it is no npz archive" if "pickle" in str(error) else error
+        reason = str(error)
+        if "pickle" in reason:  # NumPy would suggest to unpickle it.
+            archive = zipfile.is_zipfile(path)
+            reason = "it holds other objects" if archive else "it is no npz archive"
         raise ValueError(f"{path} is not an .npz file of numbers: {reason}") from None
 
 

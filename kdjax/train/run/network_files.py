@@ -26,14 +26,13 @@ def stored(path: Path, name: str) -> str:
     if not own.is_file(name):
         return name
     (file, function), copy = name.rsplit(":", 1), _copy(path, name)
-    is_there = Path(file).is_file() and copy.exists()
-    if not copy.exists() or (is_there and Path(file).read_bytes() == copy.read_bytes()):
+    if not copy.exists() or (Path(file).is_file() and _equal(Path(file), copy)):
         return name
     return f"{copy}:{function}"
 
 
 def keep(path: Path, config: ml_collections.ConfigDict) -> None:
-    """Copies the files of a configuration's networks into a workdir, once it holds a run for good.
+    """Copies the files of a configuration's networks into a workdir, when its run begins.
 
     Copies without a ``config.json`` are of a start that died; the file may have changed since.
     """
@@ -50,7 +49,7 @@ def changed(path: Path, config: ml_collections.ConfigDict) -> list[str]:
     return [
         f"{file} has changed since the run began: {copy} is as it was"
         for file, copy in _files(path, config)
-        if copy.exists() and file.exists() and file.read_bytes() != copy.read_bytes()
+        if copy.exists() and file.exists() and not _equal(file, copy)
     ]
 
 
@@ -61,6 +60,10 @@ def digests(config: ml_collections.ConfigDict) -> dict[str, str]:
         for file, _ in _files(Path(), config)
         if file.is_file()
     }
+
+
+def _equal(file: Path, copy: Path) -> bool:
+    return file.read_bytes() == copy.read_bytes()
 
 
 def _files(path: Path, config: ml_collections.ConfigDict) -> Iterator[tuple[Path, Path]]:

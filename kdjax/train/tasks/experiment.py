@@ -199,12 +199,8 @@ def resolve(
     architecture = _architecture(config, dataset.num_classes)
     try:
         execution_of(config, architecture, parallel)
-        if models.own.is_file(config.network):
-            _check_own(architecture, dataset.image_shape)
-        trains_teacher = configuration.task_of(config) == "distill" and not config.teacher.workdir
-        if trains_teacher and models.own.is_file(config.teacher.network):
-            teacher = teacher_architecture(config, dataset.num_classes)
-            _check_own(teacher, dataset.image_shape)
+        for network in _own_networks(config, architecture):
+            _check_own(network, dataset.image_shape)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     students = _students(config, architecture, student_widths)
@@ -315,6 +311,17 @@ def teacher_architecture(
         raise ConfigError(f"config.teacher.network: {error}") from None
 
 
+def _own_networks(
+    config: ml_collections.ConfigDict, architecture: models.Architecture
+) -> list[models.Architecture]:
+    """Those of a configuration, of this architecture and one for a teacher, that a user wrote."""
+    found = [architecture] if models.own.is_file(config.network) else []
+    trains_teacher = configuration.task_of(config) == "distill" and not config.teacher.workdir
+    if trains_teacher and models.own.is_file(config.teacher.network):
+        found.append(teacher_architecture(config, architecture.num_classes))
+    return found
+
+
 def _check_own(architecture: models.Architecture, image_shape: tuple[int, int, int]) -> None:
     """Checks what a user's network says of itself against what its modules do.
 
@@ -326,8 +333,8 @@ def _check_own(architecture: models.Architecture, image_shape: tuple[int, int, i
     try:
         outputs = jax.eval_shape(architecture.build().init_with_output, jax.random.key(0), images)
         maps = tracing.traced(architecture, image_shape).maps
-    except ValueError:
-        raise
+    except (NotImplementedError, ValueError) as error:  # Tracing says what to do.
+        raise ValueError(str(error)) from error
     except Exception as error:  # The modules are a user's, and may raise anything.
         text = f"{type(error).__name__}: {error}"
         raise ValueError(f"{architecture.name} cannot be built: {text}") from error

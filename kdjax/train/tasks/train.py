@@ -55,7 +55,7 @@ def train(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any]
 
 def _train_all(stages: Stages) -> dict[str, Any]:
     experiment, config = stages.experiment, stages.config
-    stages.say(describe(experiment), *widened(experiment), *configuration.shortened(config))
+    stages.say(describe(experiment), *stem_changes(experiment), *configuration.shortened(config))
     finished: dict[str, list[tuple[Run, TrainState]]] = {}
     for method in experiment.methods:
         runner = experiment.runner(method, stages.feed)
@@ -73,8 +73,8 @@ def _train_all(stages: Stages) -> dict[str, Any]:
     return summary
 
 
-def widened(experiment: Experiment) -> list[str]:
-    """One line for each structure from a file whose shared groups have taken the pivot's width."""
+def stem_changes(experiment: Experiment) -> list[str]:
+    """One line for each structure from a file whose stem has taken the first student's width."""
     lines, architecture = [], experiment.architecture
     shape = experiment.dataset.image_shape
     files = experiment.config.student_widths
@@ -88,8 +88,9 @@ def widened(experiment: Experiment) -> list[str]:
             )
             before, after = (costs.count(architecture, vector, shape) for vector in (found, taken))
             lines.append(
-                f"{file}: the students share a stem, which widens {groups}: {after.params:,} "
-                f"parameters and {after.macs:,} MACs, not {before.params:,} and {before.macs:,}"
+                f"{file}: all students share the first one's stem, which brings {groups}: "
+                f"{after.params:,} parameters and {after.macs:,} MACs, not {before.params:,} and "
+                f"{before.macs:,}"
             )
     return lines
 

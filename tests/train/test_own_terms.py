@@ -1,0 +1,141 @@
+"""A loss term from outside the package: a config file registers it, the command line steers it."""
+
+import contextlib
+import json
+
+import pytest
+
+from kdjax import cli, load_student
+from kdjax import config as configuration
+from kdjax.config import ConfigError, Term
+from kdjax.train import train
+from kdjax.train.run.checkpoint import Checkpoints
+from kdjax.train.run.workdir import WorkdirError
+
+OWN = """
+import jax.numpy as jnp
+from kdjax import config as configuration
+from kdjax.config.fields import number
+
+
+def distance(student, teacher, *, power):
+    return jnp.mean(jnp.abs(student - teacher) ** power, axis=-1)
+
+
+configuration.register_term(
+    "distance",
+    configuration.Term(
+        "distance of logits", "logits", loss=distance, fields={"power": number(2.0, "exponent", 1)}
+    ),
+)
+
+
+def get_config():
+    return configuration.default()
+"""
+
+# One with a module and a memory: distance of embeddings, less the mean that was seen so far.
+OWN_PARTS = """
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from kdjax import config as configuration
+from kdjax.config.fields import number
+
+
+class Projection(nn.Module):
+    @nn.compact
+    def __call__(self, student, teacher, mode):
+        return nn.Dense(teacher.shape[-1])(student), teacher
+
+
+def parts(*, momentum):
+    def loss(student, teacher, *, memory, examples):
+        values = jnp.mean(jnp.square(student - (teacher - memory["mean"])), axis=-1)
+        total = jnp.where(examples.mask[:, None], teacher, 0.0).sum(0)
+        count = examples.mask.sum()
+        if examples.devices:
+            total, count = jax.lax.psum((total, count), examples.devices)
+        mean = momentum * memory["mean"] + (1 - momentum) * total / count
+        return values, {"mean": mean}
+
+    def memory(student, teacher, *, examples, key):
+        return {"mean": jnp.zeros(teacher.shape[-1])}
+
+    return configuration.Parts(loss, Projection(), memory)
+
+
+configuration.register_term(
+    "distance",
+    configuration.Term(
+        "distance of embeddings less their mean",
+        "embedding",
+        parts=parts,
+        fields={"momentum": number(0.9, "share of the mean that a step keeps", 0, 1)},
+    ),
+)
+
+
+def get_config():
+    return configuration.default()
+"""
+
+
+@pytest.fixture
+def own_term(tmp_path):
+    tables = (
+        *(configuration.TERMS, configuration.FIELDS),
+        *(configuration.SEARCH_FIELDS, configuration.DISTILL_FIELDS),
+    )
+    before = [dict(table) for table in tables]
+
+    def forget():
+        for table, content in zip(tables, before, strict=True):
+            table.clear()
+            table.update(content)
+
+    yield tmp_path / "own.py", forget
+    forget()
+
+
+@pytest.mark.parametrize(("text", "field"), [(OWN, "power"), (OWN_PARTS, "momentum")])
+def test_a_config_file_adds_a_loss_that_the_command_line_steers(
+    own_term, small_config, tmp_path, text, field
+):
+    file, forget = own_term
+    file.write_text(text)
+    workdir = tmp_path / "run"
+    changes = dict(configuration.flatten(small_config)) | {
+        "weights.distance": 0.5,
+        f"distance.{field}": 1.0,
+        "epochs": 1,
+    }
+    default = dict(configuration.flatten(configuration.default()))
+    flags = [f"--config.{n}={v}" for n, v in changes.items() if default.get(n) != v]
+    assert cli.main(["train", f"--config={file}", f"--workdir={workdir}", *flags]) == 0
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert all(value > 0 for value in lines[0]["distance"][1:])
+    assert json.loads((workdir / "config.json").read_text())["distance"] == {field: 1.0}
+    forget()
+    assert load_student(workdir, student=2).name == "student 2, distilled"
+    stored = json.loads((workdir / "config.json").read_text())
+    stored["weights"] = {term: float(term == "distance") for term in stored["weights"]}
+    alone = configuration.from_json(json.dumps(stored), all_terms=False)
+    assert not any(alone.weights.values())
+    with pytest.raises(WorkdirError, match="no loss term 'distance' is registered; a config file"):
+        train(configuration.default(), workdir)
+    if field == "momentum":
+        with contextlib.closing(Checkpoints(workdir / "checkpoints/ensemble-seed0")) as found:
+            stored = found.variables("last")["params"]["terms"]["distance"]
+        assert stored["student_2"]["Dense_0"]["kernel"].shape == (8, 16)
+
+
+def test_names_that_are_taken_are_refused():
+    for name in ("soft", "epochs", "accuracy", "two words"):
+        with pytest.raises(ConfigError, match=repr(name)):
+            configuration.register_term(name, Term("mine", "logits"))
+    with pytest.raises(ConfigError, match="'mine' has parts and reads 'logits'"):
+        configuration.register_term("mine", Term("mine", "logits", parts="vid"))
+    with pytest.raises(ConfigError, match="'mine' reads 'logitz': expected one of 'labels', 'log"):
+        configuration.register_term("mine", Term("mine", "logitz"))
