@@ -10,18 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax.models.execution import Mode
+from kdjax.models.execution import Branches, Mode
 from kdjax.models.normalization import BATCH_STATS
 from kdjax.widths import WidthVector
 
 if TYPE_CHECKING:
-    from kdjax.models.architecture import Architecture, Outputs
+    from kdjax.models.architecture import Architecture
 
 _BATCH = 4
 _TOLERANCE = 1e-3  # Of the largest number of a map; float32 rounding stays far below.
 
 # A function of each student's variables, what the network reads, and the mode.
-Together = Callable[[Sequence[Any], chex.Array, Mode], "list[tuple[Outputs, dict[str, Any]]]"]
+Together = Callable[[Sequence[Any], chex.Array, Mode], Branches]
 
 
 def check_agreement(
@@ -67,7 +67,7 @@ def check_agreement(
             ]
             x = maps[0] if one_map else jnp.concatenate(maps, axis=-1)
             mode = Mode(train, None, jnp.float32, None)
-            return apart, [outputs for outputs, _ in together(variables, x, mode)]
+            return apart, together(variables, x, mode).outputs
 
         run = jax.jit(apart_and_together, static_argnums=2)
         differences = [

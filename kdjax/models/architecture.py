@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from kdjax import costs, tracing
 from kdjax.models import merging
-from kdjax.models.execution import Execution, Mode
+from kdjax.models.execution import Branches, Execution, Mode
 from kdjax.widths import WidthVector, check, scale
 
 
@@ -144,7 +144,7 @@ class Architecture(abc.ABC):
         mode: Mode,
         execution: Execution,
         image_shape: tuple[int, int, int],
-    ) -> list[tuple[Outputs, dict[str, Any]]]:
+    ) -> Branches:
         """Runs the branches of several students by a strategy, with the modules' results.
 
         Args:
@@ -154,9 +154,6 @@ class Architecture(abc.ABC):
           mode: training or evaluation, and how to compute.
           execution: the strategy.
           image_shape: (height, width, channels) of what the stem reads.
-
-        Returns:
-          For each student its outputs and its running statistics after this batch.
 
         Raises:
           ValueError: if students of this family cannot be one network; the message says why.

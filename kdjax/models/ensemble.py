@@ -64,6 +64,7 @@ class StudentEnsemble(nn.Module):
         for index, vector in enumerate(vectors):
             self.architecture.check(vector, name=f"student_widths[{index}]")
         fields = {"dtype": self.dtype, "bn_axis_name": self.bn_axis_name}
+        joint: tuple[chex.Array | None, ...] = ()
         x = self.architecture.stem(vectors[0], name="stem", **fields)(images, train, mask)
         if self.stop_stem_gradient:
             x = jax.lax.stop_gradient(x)
@@ -74,10 +75,10 @@ class StudentEnsemble(nn.Module):
             ]
         else:
             mode = Mode(train, mask, self.dtype, self.bn_axis_name)
-            outputs = _run(self, (), x, vectors, mode, images.shape[1:])
+            outputs, joint = _run(self, (), x, vectors, mode, images.shape[1:])
         stacked = _stack(outputs)
         at_once = self.execution.pack == "all"
-        adapted = Adapters(self.dtype, at_once, name="adapters")(stacked.features)
+        adapted = Adapters(self.dtype, at_once, name="adapters")(stacked.features, joint)
         return stacked._replace(adapted=adapted)
 
 
@@ -97,12 +98,21 @@ class Adapters(nn.Module):
 
     @nn.compact
     def __call__(
-        self, features: tuple[tuple[chex.Array, ...], ...]
+        self,
+        features: tuple[tuple[chex.Array, ...], ...],
+        joint: tuple[chex.Array | None, ...] = (),
     ) -> tuple[tuple[chex.Array, ...], ...]:
+        """The maps of students 2..S at the pivot's channels, for each block.
+
+        Args:
+          features: for each block each student's map.
+          joint: of :class:`kdjax.models.execution.Branches`.
+        """
         if self.at_once and not self.is_initializing():
+            joint = joint or (None,) * len(features)
             return tuple(
-                self._block_at_once(block, maps) if len(maps) > 1 else ()
-                for block, maps in enumerate(features, start=1)
+                self._block_at_once(block, maps, whole) if len(maps) > 1 else ()
+                for block, (maps, whole) in enumerate(zip(features, joint, strict=True), start=1)
             )
         return tuple(
             tuple(
@@ -117,22 +127,27 @@ class Adapters(nn.Module):
             for block, (pivot, *students) in enumerate(features, start=1)
         )
 
-    def _block_at_once(self, block: int, maps: tuple[chex.Array, ...]) -> tuple[chex.Array, ...]:
-        pivot = maps[0].shape[-1]
+    def _block_at_once(
+        self, block: int, maps: tuple[chex.Array, ...], joint: chex.Array | None
+    ) -> tuple[chex.Array, ...]:
+        widths, pivot = tuple(own.shape[-1] for own in maps), maps[0].shape[-1]
         layers = [
             self.variables["params"][f"student_{number}_block{block}"]
             for number in range(2, len(maps) + 1)
         ]
         # The pivot's channels stay in the input, with a kernel of no outputs: all maps come as one
-        # array, and cutting the pivot's out would be a copy.
-        source = Packing.of([own.shape[-1] for own in maps], lanes=1)
+        # array, and cutting it would be a copy, also of its gradient.
+        source = Packing(widths, sum(widths) if joint is None else joint.shape[-1])
         target = Packing.of([0, *[pivot] * len(layers)], lanes=1)
         nothing = jnp.zeros((1, 1, pivot, 0), layers[0]["kernel"].dtype)
         kernel = pack_kernels([nothing, *(layer["kernel"] for layer in layers)], source, target)
-        bias = jnp.concatenate([layer["bias"] for layer in layers])
-        x = source.join(maps).astype(self.dtype)
-        y = convolve(x, kernel.astype(self.dtype), 1) + bias.astype(self.dtype)
-        return tuple(target.split(y)[1:])
+        x = source.join(maps) if joint is None else joint
+        y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), 1)
+        # Each student's bias by itself: its gradient is then summed where the map's is computed.
+        return tuple(
+            own + layer["bias"].astype(self.dtype)
+            for own, layer in zip(target.split(y)[1:], layers, strict=True)
+        )
 
 
 class IndependentNetworks(nn.Module):
@@ -188,7 +203,7 @@ class IndependentNetworks(nn.Module):
         else:
             stems = [network.stem_map(images, train, mask) for network in networks]
             mode = Mode(train, mask, self.dtype, self.bn_axis_name)
-            outputs = _run(self, ("branch",), stems, self.student_widths, mode, images.shape[1:])
+            outputs, _ = _run(self, ("branch",), stems, self.student_widths, mode, images.shape[1:])
         stacked = _stack(outputs)
         if not any(self.adapters):
             return stacked
@@ -249,8 +264,8 @@ def _run(
     vectors: Sequence[Mapping[str, int]],
     mode: Mode,
     image_shape: tuple[int, int, int],
-) -> list[Outputs]:
-    """The branches of all students by the module's strategy; keeps their running statistics."""
+) -> tuple[list[Outputs], tuple[chex.Array | None, ...]]:
+    """Outputs and joint maps of all students' branches; keeps their running statistics."""
 
     def of(student: str, collection: str) -> Any:
         tree = module.variables.get(collection, {}).get(student, {})
@@ -267,14 +282,14 @@ def _run(
         vectors, variables, inputs, mode, module.execution, image_shape
     )
     if mode.train:
-        for name, (_, statistics) in zip(names, run, strict=True):
+        for name, statistics in zip(names, run.statistics, strict=True):
             if not statistics:
                 continue
             for part in reversed(path):
                 statistics = {part: statistics}
             others = module.variables[BATCH_STATS][name] if path else {}
             module.put_variable(BATCH_STATS, name, {**others, **statistics})
-    return [outputs for outputs, _ in run]
+    return run.outputs, run.joint
 
 
 def _stack(outputs: list[Outputs]) -> Outputs:

@@ -7,9 +7,13 @@ compiles a block once for all blocks of its shape.
 """
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import chex
+
+if TYPE_CHECKING:
+    from kdjax.models.architecture import Outputs
 
 EXECUTIONS = (
     "sequential",
@@ -75,6 +79,36 @@ class Mode(NamedTuple):
     mask: chex.Array | None
     dtype: chex.ArrayDType
     axis_name: str | None
+
+
+class Branches(NamedTuple):
+    """What the branches of several students return.
+
+    Attributes:
+      outputs: of each student.
+      statistics: each student's running statistics after this batch.
+      joint: for each block one map with the channels of all students side by side, in their order,
+        as they were computed; channels after the last student's are 0. None for a block without
+        one; empty where no block has one.
+    """
+
+    outputs: "list[Outputs]"
+    statistics: list[dict[str, Any]]
+    joint: tuple[chex.Array | None, ...] = ()
+
+
+def of_all(runs: Mapping[tuple[int, ...], Branches]) -> Branches:
+    """The branches of all students, from those of each group that ran together.
+
+    Args:
+      runs: by the places of a group's students.
+    """
+    order = sorted((place, group, own) for group in runs for own, place in enumerate(group))
+    return Branches(
+        [runs[group].outputs[own] for _, group, own in order],
+        [runs[group].statistics[own] for _, group, own in order],
+        next(iter(runs.values())).joint if len(runs) == 1 else (),
+    )
 
 
 def named(name: str, *, lanes: int = 1, remat: bool = False) -> Execution:

@@ -32,6 +32,7 @@ import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
+from kdjax.models.activations import stored_relu
 from kdjax.models.architecture import Architecture, Outputs
 from kdjax.models.heads import pooled_logits
 from kdjax.models.layers import ConvNorm, max_pool
@@ -210,7 +211,7 @@ class Block(nn.Module):
             y = ConvNorm(plan.channels, 1, name="conv3", **fields)(y, train, mask)
         if plan.project:
             x = ConvNorm(plan.channels, 1, plan.stride, name="projection", **fields)(x, train, mask)
-        return nn.relu(x + y)
+        return stored_relu(x + y)
 
 
 class Stem(nn.Module):

@@ -20,7 +20,7 @@ import numpy as np
 
 from kdjax import tracing
 from kdjax.models.agreement import check_agreement
-from kdjax.models.execution import Execution, Mode
+from kdjax.models.execution import Branches, Execution, Mode, of_all
 from kdjax.models.normalization import BATCH_STATS
 from kdjax.widths import WidthVector
 
@@ -39,7 +39,7 @@ def run_branches(
     mode: Mode,
     execution: Execution,
     image_shape: tuple[int, int, int],
-) -> "list[tuple[Outputs, dict[str, Any]]]":
+) -> Branches:
     """The branches of all students; see :meth:`Architecture.run_branches`.
 
     Args:
@@ -58,16 +58,15 @@ def run_branches(
         raise ValueError(f"{architecture.name} has no other execution than sequential")
     vectors = [WidthVector(widths) for widths in student_widths]
     shared = not isinstance(inputs, (list, tuple))
-    results: dict[int, tuple[Outputs, dict[str, Any]]] = {}
+    runs: dict[tuple[int, ...], Branches] = {}
     for group in execution.groups(len(vectors)):
         merged = merge(architecture, tuple(vectors[place] for place in group), image_shape, shared)
         x = inputs
         if not merged.shared:
             maps = [inputs if shared else inputs[place] for place in group]
             x = jnp.concatenate(maps, axis=-1)
-        run = merged.run([variables[place] for place in group], x, mode)
-        results.update(zip(group, run, strict=True))
-    return [results[place] for place in range(len(vectors))]
+        runs[group] = merged.run([variables[place] for place in group], x, mode)
+    return of_all(runs)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -86,10 +85,8 @@ class Merged:
     alive: np.ndarray
     shared: bool
 
-    def run(
-        self, variables: Sequence[Mapping[str, Any]], x: chex.Array, mode: Mode
-    ) -> "list[tuple[Outputs, dict[str, Any]]]":
-        """Outputs of each student's branch, and its running statistics after this batch.
+    def run(self, variables: Sequence[Mapping[str, Any]], x: chex.Array, mode: Mode) -> Branches:
+        """What the students' branches return.
 
         Args:
           variables: of each student's branch.
@@ -110,18 +107,21 @@ class Merged:
         branch = self.wide.branch(self.wide.widths, dtype=mode.dtype, bn_axis_name=mode.axis_name)
         outputs, updated = branch.apply(joined, x, mode.train, mode.mask, mutable=[BATCH_STATS])
         new = flax.traverse_util.flatten_dict(updated.get(BATCH_STATS, {}) if mode.train else {})
-        return [
-            (
-                self._outputs(outputs, student),
-                flax.traverse_util.unflatten_dict(
-                    {
-                        path: _part(leaf, places[BATCH_STATS, *path][student][0])
-                        for path, leaf in new.items()
-                    }
-                ),
+        statistics = [
+            flax.traverse_util.unflatten_dict(
+                {
+                    path: _part(leaf, places[BATCH_STATS, *path][student][0])
+                    for path, leaf in new.items()
+                }
             )
             for student in range(len(flat))
         ]
+        joint = tuple(
+            x if self._in_order(classes) else None
+            for x, classes in zip(outputs.features, self.traced.maps, strict=True)
+        )
+        own = [self._outputs(outputs, student) for student in range(len(flat))]
+        return Branches(own, statistics, joint)
 
     def places(self, path: Path, shape: tuple[int, ...], student: int) -> Places:
         """Where a student's array lies in the wide network's, on each axis.
@@ -162,6 +162,11 @@ class Merged:
                 for x, classes in zip(outputs.features, self.traced.maps, strict=True)
             ),
         )
+
+    def _in_order(self, classes: np.ndarray) -> bool:
+        """Whether the students' channels of a map lie side by side, one student after another."""
+        found = np.concatenate([np.flatnonzero(alive[classes]) for alive in self.alive])
+        return np.array_equal(found, np.arange(len(classes)))
 
     @property
     def disjoint(self) -> bool:

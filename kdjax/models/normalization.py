@@ -192,14 +192,18 @@ def _moments(
     """Mean, biased variance ``[channels]`` and number of the real positions in x, float32.
 
     The sums are taken of x minus a value near its mean: without it, the variance would be the small
-    difference of two large sums where a channel's mean is far from 0 against its deviation.
+    difference of two large sums where a channel's mean is far from 0 against its deviation. Of a
+    bfloat16 map they are taken as it is.
 
     References:
       Chan, Golub, LeVeque, *Algorithms for computing the sample variance*, 1983, sections 1 and 3
       (shifted sums; joining those of several groups).
     """
     positions = x[0, ..., 0].size
-    pivot = _pivot(x, mask)
+    # What rounding to bfloat16 has done to a small deviation is more than what these sums lose. And
+    # sums that need nothing of x first are taken where x is computed (on TPUs they cost nothing).
+    shifted = x.dtype != jnp.bfloat16
+    pivot = _pivot(x, mask) if shifted else jnp.zeros(x.shape[-1], jnp.float32)
     x = x.astype(jnp.float32) - pivot
     if mask is None:
         count = jnp.float32(x.shape[0] * positions)
@@ -229,14 +233,14 @@ def _pivot(x: chex.Array, mask: chex.Array | None) -> chex.Array:
     of a convolution does not reach. On a GPU it is one value of that row, since a mean would be a
     kernel of its own.
     """
+    while x.ndim > 3:  # Before the example is taken: to a TPU that is a sum over all of them.
+        x = x[:, x.shape[1] // 2]
     if mask is None:
         example = x[0]
     else:
         first = jnp.argmax(mask)
         example = jax.lax.dynamic_index_in_dim(x, first, keepdims=False)
         example = jnp.where(jnp.any(mask), example, 0.0)
-    while example.ndim > 2:
-        example = example[example.shape[0] // 2]
     example = example.astype(jnp.float32)
     if example.ndim == 1:
         return example

@@ -40,6 +40,10 @@ class Packing(NamedTuple):
             for start, width in zip(self.starts, self.widths, strict=True)
         ]
 
+    def place(self, part: chex.Array, student: int) -> chex.Array:
+        """One student's part of the last axis at its place, counted from 0, and zeros around it."""
+        return _pad(part, -1, self.starts[student], self.channels)
+
     def join(self, parts: Sequence[chex.Array]) -> chex.Array:
         """The inverse of :meth:`split`."""
         x = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)

@@ -18,6 +18,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from kdjax.models import resnet_execution
+from kdjax.models.activations import stored_relu
 from kdjax.models.architecture import Architecture, Outputs
 from kdjax.models.execution import EXECUTIONS
 from kdjax.models.heads import pooled_logits
@@ -138,7 +139,7 @@ class BasicBlock(nn.Module):
         y = ConvNorm(plan.channels, 3, name="conv2", **fields)(nn.relu(y), train, mask)
         if plan.project:
             x = ConvNorm(plan.channels, 1, plan.stride, name="projection", **fields)(x, train, mask)
-        return nn.relu(x + y)
+        return stored_relu(x + y)
 
 
 class Branch(nn.Module):

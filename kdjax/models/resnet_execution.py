@@ -13,9 +13,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from kdjax.models.activations import stored_relu
 from kdjax.models.architecture import Outputs
 from kdjax.models.convolution import convolve
-from kdjax.models.execution import Execution, Mode
+from kdjax.models.execution import Branches, Execution, Mode, of_all
 from kdjax.models.normalization import Normalization, normalize
 from kdjax.models.packing import Packing, pack_kernels, pack_normalizations
 
@@ -51,14 +52,6 @@ class _Block(NamedTuple):
     shared: bool
     projecting: tuple[int, ...]
 
-    @property
-    def projection(self) -> Packing:
-        """Of the map that the projections return."""
-        if len(self.projecting) == len(self.target.widths):
-            return self.target
-        widths = tuple(self.target.widths[place] for place in self.projecting)
-        return Packing(widths, sum(widths))
-
 
 def run_branches(
     plans: "Sequence[Sequence[BlockPlan]]",
@@ -66,7 +59,7 @@ def run_branches(
     inputs: chex.Array | Sequence[chex.Array],
     mode: Mode,
     execution: Execution,
-) -> list[tuple[Outputs, Stats]]:
+) -> Branches:
     """Runs the branches of all students.
 
     Args:
@@ -75,29 +68,26 @@ def run_branches(
       inputs: the stem's map ``[batch, height, width, channels]``, or one for each student.
       mode: training or evaluation, and how to compute.
       execution: the strategy.
-
-    Returns:
-      For each student its outputs and its running statistics after this batch.
     """
-    results: dict[int, tuple[Outputs, Stats]] = {}
+    runs: dict[tuple[int, ...], Branches] = {}
     for group in execution.groups(len(plans)):
         shared = not isinstance(inputs, (list, tuple))
-        run = _run_group(
+        runs[group] = _run_group(
             [plans[place] for place in group],
             [variables[place] for place in group],
             inputs if shared else [inputs[place] for place in group],
             mode,
             execution,
         )
-        results.update(zip(group, run, strict=True))
-    return [results[place] for place in range(len(plans))]
+    return of_all(runs)
 
 
 def _run_group(plans, variables, inputs, mode: Mode, execution: Execution):
     blocks = _blocks(plans, not isinstance(inputs, list), execution.lanes)
     x = blocks[0].source.join(inputs if isinstance(inputs, list) else [inputs])
     stats: list[Stats] = [{} for _ in plans]
-    features: dict[str, list[chex.Array]] = {}
+    packings: dict[str, Packing] = {}
+    joint: dict[str, chex.Array] = {}
     # Consecutive blocks of one shape are one run, whether it is a loop or not.
     members = zip(blocks, plans[0], strict=True)
     for block, run in itertools.groupby(members, key=operator.itemgetter(0)):
@@ -105,15 +95,13 @@ def _run_group(plans, variables, inputs, mode: Mode, execution: Execution):
         x, updates = _run_blocks(x, variables, names, block, mode, execution)
         for own, update in zip(stats, updates, strict=True):
             own.update(update)
-        features[block.stage] = block.target.split(x)
+        packings[block.stage], joint[block.stage] = block.target, x
     pooled = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
     classify = _classify_at_once if execution.pack == "all" else _classify
     logits = classify(variables, pooled, blocks[-1].target, mode.dtype)
-    maps = list(zip(*features.values(), strict=True))
-    return [
-        (Outputs(own_logits, own), stat)
-        for own_logits, own, stat in zip(logits, maps, stats, strict=True)
-    ]
+    maps = zip(*(packings[stage].split(x) for stage, x in joint.items()), strict=True)
+    outputs = [Outputs(own_logits, own) for own_logits, own in zip(logits, maps, strict=True)]
+    return Branches(outputs, stats, tuple(joint.values()))
 
 
 def _run_blocks(x, variables, names: Sequence[str], block: _Block, mode: Mode, execution):
@@ -194,49 +182,49 @@ def _unstacked(tree: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
 def _pack(trees: Sequence[Mapping[str, Any]], block: _Block) -> dict[str, _ConvNorm]:
     """The packed layers of a block from each student's variables of it."""
-    everyone = tuple(range(len(trees)))
     layers = {
-        "conv1": (everyone, block.source, block.inner),
-        "conv2": (everyone, block.inner, block.target),
+        "conv1": (block.source, block.inner),
+        "conv2": (block.inner, block.target),
     }
     if block.projecting:
-        source = block.source
-        if not block.shared and len(block.projecting) < len(trees):
-            source = Packing(
-                tuple(source.widths[place] for place in block.projecting),
-                sum(source.widths[place] for place in block.projecting),
-            )
-        layers["projection"] = (block.projecting, source, block.projection)
-    return {
-        name: _ConvNorm(
-            pack_kernels(
-                [trees[place]["params"][name]["conv"]["kernel"] for place in places], source, target
-            ),
-            pack_normalizations(
-                [
-                    Normalization(
-                        **trees[place]["params"][name]["norm"],
-                        **trees[place]["batch_stats"][name]["norm"],
-                    )
-                    for place in places
-                ],
-                target,
-            ),
+        layers["projection"] = (block.source, block.target)
+    packed = {}
+    for name, (source, target) in layers.items():
+        own = [
+            _conv_norm_of(tree, name)
+            if name != "projection" or place in block.projecting
+            else _nothing(source.widths[0 if block.shared else place], target.widths[place])
+            for place, tree in enumerate(trees)
+        ]
+        packed[name] = _ConvNorm(
+            pack_kernels([layer.kernel for layer in own], source, target),
+            pack_normalizations([layer.norm for layer in own], target),
         )
-        for name, (places, source, target) in layers.items()
-    }
+    return packed
+
+
+def _conv_norm_of(tree: Mapping[str, Any], name: str) -> _ConvNorm:
+    layer = tree["params"][name]
+    norm = Normalization(**layer["norm"], **tree["batch_stats"][name]["norm"])
+    return _ConvNorm(layer["conv"]["kernel"], norm)
+
+
+def _nothing(inputs: int, outputs: int) -> _ConvNorm:
+    """A projection that returns 0."""
+    zeros = jnp.zeros(outputs, jnp.float32)
+    kernel = jnp.zeros((1, 1, inputs, outputs), jnp.float32)
+    return _ConvNorm(kernel, Normalization(zeros, zeros, zeros, zeros))
 
 
 def _unpack(updates: Mapping[str, Any], block: _Block) -> list[Stats]:
     """Each student's running statistics from those of the packed layers of a block."""
-    everyone = tuple(range(len(block.target.widths)))
-    places = {"conv1": everyone, "conv2": everyone, "projection": block.projecting}
-    packings = {"conv1": block.inner, "conv2": block.target, "projection": block.projection}
-    stats: list[Stats] = [{} for _ in everyone]
+    packings = {"conv1": block.inner, "conv2": block.target, "projection": block.target}
+    stats: list[Stats] = [{} for _ in block.target.widths]
     for name, (mean, var) in updates.items():
         split = zip(packings[name].split(mean), packings[name].split(var), strict=True)
-        for place, (own_mean, own_var) in zip(places[name], split, strict=True):
-            stats[place][name] = {"norm": {"mean": own_mean, "var": own_var}}
+        for place, (own_mean, own_var) in enumerate(split):
+            if name != "projection" or place in block.projecting:
+                stats[place][name] = {"norm": {"mean": own_mean, "var": own_var}}
     return stats
 
 
@@ -245,32 +233,28 @@ def _block(x: chex.Array, layers: Mapping[str, _ConvNorm], block: _Block, mode: 
     stats = {}
     y, stats["conv1"] = _conv_norm(x, layers["conv1"], block.stride, mode)
     y, stats["conv2"] = _conv_norm(nn.relu(y), layers["conv2"], 1, mode)
+    shortcut = _identity(x, block)
     if block.projecting:
-        shortcut, stats["projection"] = _project(x, layers["projection"], block, mode)
-    elif block.source == block.target:
-        shortcut = x
-    else:
-        shortcut = block.target.join(_own_inputs(x, block))
-    return nn.relu(shortcut + y), stats
+        projected, stats["projection"] = _conv_norm(x, layers["projection"], block.stride, mode)
+        shortcut = projected if shortcut is None else projected + shortcut
+    return stored_relu(shortcut + y), stats
 
 
-def _project(x: chex.Array, layer: _ConvNorm, block: _Block, mode: Mode):
-    """The shortcuts of a block in which some students project."""
-    students = len(block.target.widths)
-    if len(block.projecting) == students:
-        return _conv_norm(x, layer, block.stride, mode)
-    own = _own_inputs(x, block)
-    if not block.shared:
-        x = jnp.concatenate([own[place] for place in block.projecting], axis=-1)
-    projected, stats = _conv_norm(x, layer, block.stride, mode)
-    for place, part in zip(block.projecting, block.projection.split(projected), strict=True):
-        own[place] = part
-    return block.target.join(own), stats
+def _identity(x: chex.Array, block: _Block) -> chex.Array | None:
+    """What students without a projection read, each at its place, and 0 for others; None: of none.
 
-
-def _own_inputs(x: chex.Array, block: _Block) -> list[chex.Array]:
-    """The map that each student reads."""
-    return [x] * len(block.target.widths) if block.shared else block.source.split(x)
+    The projections' map is as wide, with 0 in these places: two maps are added on the way, and none
+    is cut into parts, nor is its gradient.
+    """
+    if block.source == block.target and not block.projecting:
+        return x
+    own = [x] * len(block.target.widths) if block.shared else block.source.split(x)
+    placed = [
+        block.target.place(part, place)
+        for place, part in enumerate(own)
+        if place not in block.projecting
+    ]
+    return sum(placed[1:], placed[0]) if placed else None
 
 
 def _conv_norm(x: chex.Array, layer: _ConvNorm, stride: int, mode: Mode):

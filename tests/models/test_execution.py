@@ -11,7 +11,7 @@ import pytest
 from kdjax import models
 from kdjax.models import IndependentNetworks, StudentEnsemble
 from kdjax.models.ensemble import student_vectors
-from kdjax.models.execution import EXECUTIONS, Execution, named
+from kdjax.models.execution import EXECUTIONS, Execution, Mode, named
 from kdjax.models.packing import Packing, pack_kernels
 from kdjax.widths import WidthVector
 
@@ -62,6 +62,8 @@ def make(module, widths, architecture=ARCHITECTURE):
 
 CASES = [
     (StudentEnsemble, SCALED, named("packed")),
+    # Two of three read the stem's map as it is: their shortcuts lie beside a projection's zeros.
+    (StudentEnsemble, (SCALED[0], *SCALED[::2]), named("merged")),
     (StudentEnsemble, SCALED, named("scanned", lanes=8)),
     (StudentEnsemble, SCALED, named("merged_scanned", lanes=4, remat=True)),
     (IndependentNetworks, SEARCHED, named("merged_scanned")),
@@ -152,6 +154,35 @@ def test_other_families_merge_too(name, width, module, execution):
     ):
         bound = 3e-4 * (1.0 + np.abs(theirs).max())
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=bound, err_msg=str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "has_joint"),
+    [("resnet8", 0.3, [True] * 3), ("vgg8_bn", 0.1, [True] * 4), (OWN, 0.2, [False, True])],
+)
+def test_maps_that_lie_side_by_side_are_returned_whole(name, width, has_joint):
+    """What adapters read; a map that was joined in between holds its students' parts in turn."""
+    architecture = models.create(name, 4, width=width)
+    vectors = student_vectors(architecture, (1.0, 0.7, 0.4))
+    images = jnp.asarray(np.random.default_rng(2).normal(size=(2, 32, 32, 3)), jnp.float32)
+    net = StudentEnsemble(architecture, vectors)
+    variables = models.initialize(net, 0, (32, 32, 3))
+    stem = architecture.stem(vectors[0]).apply(
+        {key: tree["stem"] for key, tree in variables.items()}, images, False, None
+    )
+    students = [
+        {key: tree[f"student_{number}"] for key, tree in variables.items()} for number in (1, 2, 3)
+    ]
+    mode = Mode(False, None, jnp.float32, None)
+    run = functools.partial(architecture.run_branches, vectors, students, stem, mode)
+    merged = run(named("merged"), (32, 32, 3))
+    blocks = list(zip(*(own.features for own in merged.outputs), strict=True))
+    assert len(merged.joint) == len(blocks)
+    for joint, maps in zip(merged.joint, blocks, strict=True):
+        if joint is not None:
+            np.testing.assert_array_equal(joint, jnp.concatenate(maps, axis=-1))
+    assert [joint is not None for joint in merged.joint] == has_joint
+    assert run(named("packed"), (32, 32, 3)).joint == ()  # No map holds all of them.
 
 
 @pytest.mark.parametrize("name", ["resnext50_32x4d", "efficientnet_b0"])

@@ -102,6 +102,24 @@ def test_a_mean_far_above_the_deviation_leaves_the_variance_exact(ratio, devices
     np.testing.assert_allclose(mean, real.mean(axis=(0, 1, 2)), rtol=2e-7, atol=1e-6)
 
 
+@pytest.mark.parametrize("ratio", [0, 1, 30, 250])
+@pytest.mark.parametrize("masked", [False, True])
+def test_of_bfloat16_maps_rounding_costs_more_than_the_sums(ratio, masked):
+    """The statistics are those of the rounded map, to less than rounding has changed them by."""
+    generator = np.random.default_rng(17)
+    exact = generator.standard_normal((16, 32, 32, 2)) + np.array([1.0, -1.0]) * ratio
+    x = jnp.asarray(exact, jnp.bfloat16)
+    mask = np.arange(16) < 11 if masked else None
+    rows = slice(11 if masked else None)
+    rounded = np.asarray(x[rows], np.float64)
+    ones = jnp.ones(2)
+    _, mean, var = normalization.normalize_batch(x, ones, ones, mask, 1e-5, None)
+    expected = rounded.var(axis=(0, 1, 2))
+    rounding = ratio / 2**8 / np.sqrt(12)  # Deviation of the errors of numbers around the mean.
+    np.testing.assert_allclose(var, expected, rtol=1e-6 + 0.1 * rounding**2)
+    np.testing.assert_allclose(mean, rounded.mean(axis=(0, 1, 2)), rtol=1e-6, atol=1e-6)
+
+
 def test_statistics_and_gradients_across_devices_are_those_of_the_whole_batch():
     generator = np.random.default_rng(12)
     x = generator.standard_normal((6, 2, 2, 3)).astype(np.float32)
