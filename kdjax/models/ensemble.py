@@ -1,5 +1,6 @@
 """The student ensemble, and the same students as independent networks."""
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -143,11 +144,17 @@ class Adapters(nn.Module):
         kernel = pack_kernels([nothing, *(layer["kernel"] for layer in layers)], source, target)
         x = source.join(maps) if joint is None else joint
         y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), 1)
-        # Each student's bias by itself: its gradient is then summed where the map's is computed.
-        return tuple(
-            own + layer["bias"].astype(self.dtype)
-            for own, layer in zip(target.split(y)[1:], layers, strict=True)
-        )
+        biases = [layer["bias"].astype(self.dtype) for layer in layers]
+
+        def one_by_one(y: chex.Array, biases: list[chex.Array]) -> tuple[chex.Array, ...]:
+            return tuple(map(operator.add, target.split(y)[1:], biases))
+
+        def at_once(y: chex.Array, biases: list[chex.Array]) -> tuple[chex.Array, ...]:
+            return tuple(target.split(y + jnp.concatenate(biases))[1:])
+
+        # The derivative sums the maps' gradients: to a TPU as they are computed if each is summed
+        # by itself; to a GPU each sum is two kernels.
+        return jax.lax.platform_dependent(y, biases, tpu=one_by_one, default=at_once)
 
 
 class IndependentNetworks(nn.Module):
