@@ -48,13 +48,21 @@ def main() -> None:
     if chosen.side:
         print(json.dumps(_measure(chosen)))
         return
-    pythons = {"kdjax": sys.executable, "torch": chosen.torch_python}
+    import contestants  # Of kdjax, which the other side does without.
+
     host, rounds = records.host(), collections.defaultdict(list)
-    for _ in range(chosen.rounds):
-        for side, python in pythons.items():
-            command = [python, __file__, *sys.argv[1:], f"--side={side}"]
-            answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            rounds[side].append(json.loads(answer.splitlines()[-1]))
+    with contestants.caches("") as cache:
+        sides = (  # For what they change of the environment.
+            contestants.kdjax("kdjax", cache=cache),
+            contestants.torch("torch", cache=cache, python=chosen.torch_python),
+        )
+        for _ in range(chosen.rounds):
+            for side in sides:
+                command = [side.command[0], __file__, *sys.argv[1:], f"--side={side.name}"]
+                answer = subprocess.run(
+                    command, check=True, stdout=subprocess.PIPE, text=True, env=side.variables()
+                ).stdout
+                rounds[side.name].append(json.loads(answer.splitlines()[-1]))
     content = {"sides": {side: _median(runs) for side, runs in rounds.items()}}
     records.save(content | {"host": host, "command": records.command()}, chosen.out)
     print(records.table(_rows(content["sides"])))

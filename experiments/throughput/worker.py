@@ -73,6 +73,12 @@ class Contestant:
     command: tuple[str, ...]
     environment: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
 
+    def variables(self) -> dict[str, str]:
+        """The whole environment of its process."""
+        changes = self.environment
+        kept = {name: value for name, value in os.environ.items() if name not in changes}
+        return kept | {name: value for name, value in changes.items() if value is not None}
+
     @property
     def settings(self) -> dict[str, str | None]:
         """The environment without directories, which belong to one machine."""
@@ -98,9 +104,6 @@ class Worker(contextlib.AbstractContextManager["Worker"]):
     """The measuring program's side: a started process, ended on leaving the context."""
 
     def __init__(self, contestant: Contestant):
-        changes = contestant.environment
-        environment = {name: value for name, value in os.environ.items() if name not in changes}
-        environment |= {name: value for name, value in changes.items() if value is not None}
         # A file, not a pipe: nobody reads it before the end, and a full pipe would stop the worker.
         self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
         self._started = time.perf_counter()
@@ -111,7 +114,7 @@ class Worker(contextlib.AbstractContextManager["Worker"]):
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
                 text=True,
-                env=environment,
+                env=contestant.variables(),
                 start_new_session=True,
             )
         except OSError:
