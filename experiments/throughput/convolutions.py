@@ -24,7 +24,7 @@ KINDS = ("forward", "input gradient", "kernel gradient")
 
 
 class Convolution(NamedTuple):
-    """One shape: pixels of the input's side, channels, kernel, and how often a step has it."""
+    """One shape: pixels of the input's side, its channels and the result's, kernel, stride."""
 
     pixels: int
     inputs: int
@@ -45,6 +45,8 @@ def main() -> None:
     parser.add_argument("--side", default="", choices=("", "kdjax", "torch"), help="one alone")
     parser.add_argument("--out", default="", help="JSON")
     chosen = parser.parse_args()
+    if chosen.dtype != "float32":
+        parser.error(f"--dtype is {chosen.dtype}: the times are of float32")
     if chosen.side:
         print(json.dumps(_measure(chosen)))
         return
@@ -72,9 +74,9 @@ def _measure(chosen: argparse.Namespace) -> list[dict[str, Any]]:
     """Seconds of each convolution of one side, by kind."""
     layers, prepare = {"kdjax": _of_kdjax, "torch": _of_torch}[chosen.side](chosen)
     found = []
-    for layer, count in layers.items():
+    for place, (layer, count) in enumerate(layers.items()):
         runs = prepare(layer, chosen.batch)
-        if layer.inputs == 3:  # Nobody asks for the gradient of the images.
+        if place == 0:  # The stem's: nobody asks for the gradient of the images.
             del runs["input gradient"]
         seconds = {kind: _seconds(run, chosen.seconds) for kind, run in runs.items()}
         found.append({**layer._asdict(), "count": count, "seconds": seconds})
@@ -181,11 +183,7 @@ def _of_torch(chosen: argparse.Namespace) -> tuple[dict[Convolution, int], Calla
             "kernel gradient": lambda: backward(False, True),
         }
 
-    def without_gradients(layer: Convolution, batch: int) -> dict[str, Callable]:
-        with torch.no_grad():
-            return prepare(layer, batch)
-
-    return found, without_gradients
+    return found, prepare
 
 
 def _seconds(run: Callable, limit: float) -> float:
@@ -214,7 +212,7 @@ def _median(runs: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
 
 
 def _rows(sides: dict[str, list[dict[str, Any]]]) -> list[tuple[str, ...]]:
-    """Milliseconds of a step by kind and side, and what part of them is how large."""
+    """Milliseconds of a step by kind and side, and how many convolutions a forward pass has."""
     names = list(sides)
     rows = [("ms a step", *names)]
     for kind in (*KINDS, "all"):

@@ -10,8 +10,8 @@ def stored_relu(x: chex.Array) -> chex.Array:
     """``max(x, 0)``, whose derivative reads the result.
 
     Where the result is read more than once, XLA may store x as well, for the derivative and for
-    readers that it makes compute the maximum again. Here only the result is stored. After a
-    convolution or a normalisation that is no gain: their results are stored in any case.
+    readers that it makes compute the maximum again. Here only the result is stored. Right after a
+    normalisation that is no gain: what is stored there is the map that the normalisation reads.
 
     Args:
       x: floats of any shape.

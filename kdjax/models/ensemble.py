@@ -145,16 +145,39 @@ class Adapters(nn.Module):
         x = source.join(maps) if joint is None else joint
         y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), 1)
         biases = [layer["bias"].astype(self.dtype) for layer in layers]
+        return tuple(add_biases(y, biases, Packing(target.widths[1:], target.channels)))
 
-        def one_by_one(y: chex.Array, biases: list[chex.Array]) -> tuple[chex.Array, ...]:
-            return tuple(map(operator.add, target.split(y)[1:], biases))
 
-        def at_once(y: chex.Array, biases: list[chex.Array]) -> tuple[chex.Array, ...]:
-            return tuple(target.split(y + jnp.concatenate(biases))[1:])
+def add_biases(y: chex.Array, biases: Sequence[chex.Array], packing: Packing) -> list[chex.Array]:
+    """Each student's map with its bias, from all of them side by side.
 
-        # The derivative sums the maps' gradients: to a TPU as they are computed if each is summed
-        # by itself; to a GPU each sum is two kernels.
-        return jax.lax.platform_dependent(y, biases, tpu=one_by_one, default=at_once)
+    In the derivative a bias has the sum of its map's gradient. A TPU sums each gradient where it is
+    computed, if each is summed by itself. On a GPU every sum is two kernels: one sum is best.
+
+    Args:
+      y: ``[batch, height, width, channels]``.
+      biases: ``[channels_i]`` of each student.
+      packing: where in ``y`` the students' channels lie.
+    """
+    return jax.lax.platform_dependent(
+        y,
+        list(biases),
+        tpu=lambda y, biases: biases_one_by_one(y, biases, packing),
+        default=lambda y, biases: packing.split(y + packing.join(biases)),
+    )
+
+
+def biases_one_by_one(
+    y: chex.Array, biases: Sequence[chex.Array], packing: Packing
+) -> list[chex.Array]:
+    """:func:`add_biases` as TPUs take it.
+
+    Args:
+      y: ``[batch, height, width, channels]``.
+      biases: ``[channels_i]`` of each student.
+      packing: where in ``y`` the students' channels lie.
+    """
+    return list(map(operator.add, packing.split(y), biases))
 
 
 class IndependentNetworks(nn.Module):

@@ -200,8 +200,8 @@ def _moments(
       (shifted sums; joining those of several groups).
     """
     positions = x[0, ..., 0].size
-    # What rounding to bfloat16 has done to a small deviation is more than what these sums lose. And
-    # sums that need nothing of x first are taken where x is computed (on TPUs they cost nothing).
+    # Rounding to bfloat16 has changed a small variance by more than these sums do. And sums that
+    # need nothing of x first are taken where x is computed: on a TPU they then cost nothing.
     shifted = x.dtype != jnp.bfloat16
     pivot = _pivot(x, mask) if shifted else jnp.zeros(x.shape[-1], jnp.float32)
     x = x.astype(jnp.float32) - pivot

@@ -125,9 +125,9 @@ def totals(program: Program, steps: int) -> dict[str, Any]:
       steps: training steps of a dispatch.
 
     Returns:
-      ``launches``, ``bytes``, ``operations`` (of matrix products), ``launches_by_kind``,
-      ``collectives`` and ``losses``: copies and transposes, their number, bytes and, by source
-      line, the heaviest first.
+      ``launches``, ``bytes``, ``operations`` (of matrix products), ``cycles`` (that the compiler
+      expects; 0 where it says nothing), ``launches_by_kind``, ``collectives``, and ``losses``:
+      copies and transposes, their number, bytes and, by source line, the heaviest first.
     """
     kernels = program.kernels
     kinds: dict[str, float] = {}
@@ -145,6 +145,7 @@ def totals(program: Program, steps: int) -> dict[str, Any]:
         "launches": _sum(kernels, steps, lambda kernel: 1.0),
         "bytes": _sum(kernels, steps, lambda kernel: kernel.bytes),
         "operations": _sum(kernels, steps, lambda kernel: kernel.operations),
+        "cycles": _sum(kernels, steps, lambda kernel: kernel.cycles),
         "launches_by_kind": kinds,
         "collectives": {
             "launches": _sum(collectives, steps, lambda kernel: 1.0),

@@ -1,5 +1,6 @@
 """The comparison's arithmetic and protocol, and that contestants may fail; nothing about speed."""
 
+import argparse
 import importlib
 import subprocess
 import sys
@@ -9,9 +10,18 @@ import pytest
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "throughput"
 sys.path.insert(0, str(FOLDER))
-compare, contestants, interleave, records, separate, worker = (
+compare, contestants, convolutions, interleave, options, records, separate, worker = (
     importlib.import_module(name)
-    for name in ("compare", "contestants", "interleave", "records", "separate", "worker")
+    for name in (
+        "compare",
+        "contestants",
+        "convolutions",
+        "interleave",
+        "options",
+        "records",
+        "separate",
+        "worker",
+    )
 )
 
 # A worker without a training job: writes down whose turn it is.
@@ -93,6 +103,21 @@ def test_contestants_take_turns_and_may_fail(tmp_path):
     warm = 2 * ["a 2", "c 2", "d 2"]
     rounds = [turn for c in (2, 1, 0) for turn in ["a 2"] * 2 + ["c 2"] * c + ["d 2"] * 2]
     assert log.read_text().splitlines() == first + warm + rounds  # One of two is counted.
+
+
+@pytest.mark.parametrize("execution", ["packed", "packed_scanned"])
+def test_the_convolutions_of_a_step_are_all_found(execution):
+    """ResNet8: a stem, three groups of 2 x 3 convolutions, their projections and 12 adapters."""
+    parser = argparse.ArgumentParser()
+    options.add_job(parser)
+    chosen = parser.parse_args(["--network=resnet8"])
+    chosen.execution = execution
+    found, _ = convolutions._of_kdjax(chosen)
+    # The pivot, by itself, has no projection in the first stage.
+    assert sum(found.values()) == 1 + 3 * 6 + (3 * 3 - 1) + 12
+    assert next(iter(found)) == convolutions.Convolution(32, 3, 16, 3, 1)
+    adapters = {layer: count for layer, count in found.items() if layer.size == 1}
+    assert sum(count for layer, count in adapters.items() if layer.stride == 1) == 12 + 2
 
 
 def test_a_worker_that_cannot_be_started_is_reported():

@@ -60,6 +60,8 @@ def test_an_estimate_stands_in_for_its_own_network_alone():
     wanted = WANTED | {"platform": "gpu", "device_kind": "NVIDIA A100"}
     assert execution_choice.nearest(wanted, [planned]) == "merged"
     assert execution_choice.nearest(wanted | {"network": "wrn_16_2"}, [planned]) == "sequential"
+    other = wanted | {"dtype": "bfloat16"}  # What was planned is float32.
+    assert execution_choice.nearest(other, [planned]) == "sequential"
     # What was measured on the device itself goes first, and so does a measurement of the same.
     measured = entry("packed", platform="gpu", device_kind="NVIDIA A100", batch_size=512)
     assert execution_choice.nearest(wanted, [planned, measured]) == "packed"

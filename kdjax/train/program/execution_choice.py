@@ -77,9 +77,9 @@ def execution_of(
 def nearest(wanted: Mapping[str, Any], entries: Iterable[Entry], *, of_others: bool = True) -> str:
     """The execution of the measurement closest to what is wanted.
 
-    Only measurements on the same platform count, and estimates for the same network. Among them
-    the same device comes first, then the same network, the same dtype, and the closest batch; of
-    equals, a measurement, and then the first.
+    Only measurements on the same platform count, and estimates for the same network and dtype.
+    Among them the same device comes first, then the same network, the same dtype, and the closest
+    batch; of equals, a measurement, and then the first.
 
     Args:
       wanted: ``platform``, ``device_kind``, ``network``, ``batch_size`` (a device's) and ``dtype``.
@@ -100,6 +100,7 @@ def nearest(wanted: Mapping[str, Any], entries: Iterable[Entry], *, of_others: b
         for entry in entries
         if entry["platform"] == wanted["platform"]
         and (entry["network"] == wanted["network"] or (of_others and not _is_estimate(entry)))
+        and (entry["dtype"] == wanted["dtype"] or not _is_estimate(entry))
     ]
     return min(known, key=distance)["execution"] if known else "sequential"
 

@@ -88,7 +88,7 @@ def stem_changes(experiment: Experiment) -> list[str]:
             )
             before, after = (costs.count(architecture, vector, shape) for vector in (found, taken))
             lines.append(
-                f"{file}: all students share the first one's stem, which brings {groups}: "
+                f"{file}: all students share the first one's stem: here {groups}, which makes "
                 f"{after.params:,} parameters and {after.macs:,} MACs, not {before.params:,} and "
                 f"{before.macs:,}"
             )
