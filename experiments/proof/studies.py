@@ -231,8 +231,16 @@ STUDIES: Mapping[str, Study] = {
         _ONLINE,
         1,
     ),
+    "tin100a_10000": Study(
+        "And with 100 classes and few labels?",
+        {"train": "tin100a_resnet20.py"},
+        # As many steps as in cifar10_5000.
+        {"train": {**_RESNET8, "data.labels_per_class": 100, "epochs": 30}},
+        {name: _ONLINE[name] for name in ("alone", "strong", "stem", "soft")},
+        3,
+    ),
     "tin100a": Study(
-        "And with 100 classes?",
+        "And with 100 classes and all labels?",
         {"train": "tin100a_resnet20.py"},
         {"train": {**_RESNET8, "epochs": 30}},
         {name: _ONLINE[name] for name in ("alone", "strong", "soft", "stem")},

@@ -202,8 +202,7 @@ def _moments(
     positions = x[0, ..., 0].size
     # Rounding to bfloat16 has changed a small variance by more than these sums do. And sums that
     # need nothing of x first are taken where x is computed: on a TPU they then cost nothing.
-    shifted = x.dtype != jnp.bfloat16
-    pivot = _pivot(x, mask) if shifted else jnp.zeros(x.shape[-1], jnp.float32)
+    pivot = jnp.float32(0.0) if x.dtype == jnp.bfloat16 else _pivot(x, mask)
     x = x.astype(jnp.float32) - pivot
     if mask is None:
         count = jnp.float32(x.shape[0] * positions)

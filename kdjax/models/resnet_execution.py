@@ -241,11 +241,10 @@ def _block(x: chex.Array, layers: Mapping[str, _ConvNorm], block: _Block, mode: 
 
 
 def _identity(x: chex.Array, block: _Block) -> chex.Array | None:
-    """What students without a projection read, each at its place, and 0 for others; None if all
-    project.
+    """What students without a projection read, each at its place; None if all project.
 
-    The projections' map is as wide, with 0 in these places: two maps are added on the way, and none
-    is cut into parts, nor is its gradient.
+    The places of the others hold 0, as the projections' map does here: the two maps are added, and
+    neither they nor their gradients are cut into parts.
     """
     if block.source == block.target and not block.projecting:
         return x

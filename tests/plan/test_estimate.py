@@ -77,8 +77,8 @@ def test_the_compiler_s_cycles_are_the_least_where_it_gives_some(monkeypatch):
 def test_totals_of_a_step():
     program = Program(
         (
-            kernel("copy", times=4, moved=100.0, source="a.py:1"),
-            kernel("transpose", times=2, moved=900.0, source="b.py:2"),
+            kernel("copy", times=4, moved=100.0, cycles=7.0, source="a.py:1"),
+            kernel("transpose", times=2, moved=900.0, cycles=3.0, source="b.py:2"),
             kernel("copy", times=2, moved=50.0, source="a.py:1"),
             kernel("collective", times=2, moved=10.0),
             kernel("convolution", times=2, moved=30.0, products=((5.0, 1, 1), (6.0, 1, 1))),
@@ -86,6 +86,7 @@ def test_totals_of_a_step():
     )
     found = totals(program, steps=2)
     assert (found["launches"], found["bytes"], found["operations"]) == (6, 1190, 11)
+    assert found["cycles"] == 4 / 2 * 7 + 3
     assert found["launches_by_kind"] == {
         "copy": 3, "transpose": 1, "collective": 1, "convolution": 1,
     }  # fmt: skip
