@@ -69,6 +69,7 @@ _ONLINE = {
     "paper": Row("the paper's weights .7 .15 .15", {"method": "ensemble"}),
     "feature": Row("as soft, with the feature term at .15", {**_WHOLE, "weights.feature": 0.15}),
 }
+_STRONG_DIGITS = {**_WHOLE, "teacher_weights": "(.4, .25, .2, .1, .05)"}
 _RULES = {
     rule: Row(f"the rule {rule}", {**_AVERAGE, "ensemble.rule": rule})
     for rule in (
@@ -76,30 +77,44 @@ _RULES = {
         *("best", "min_logit", "gate", "ema"),
     )
 }
-_ABLATION = {
-    "temperature_1": Row("as strong, temperature 1", {**_STRONG, "temperature": 1.0}),
-    "temperature_4": Row("as strong, temperature 4", {**_STRONG, "temperature": 4.0}),
-    "soft_2": Row("as strong, soft targets at weight 2", {**_STRONG, "weights.soft": 2.0}),
-    "ramped": Row("as strong, soft targets ramped up", {**_STRONG, "weight_ramp.soft": "cosine"}),
-    "students_4": Row(
-        "without the thinnest student",
-        {
-            **_STRONG,
-            "student_scales": "(1., .8, .6, .4)",
-            "teacher_weights": "(.5, .27, .16, .07)",
+
+
+def _ablation(strong: Overrides, shares: Mapping[int, str]) -> dict[str, Row]:
+    """One change at a time to the row ``strong``.
+
+    Args:
+      strong: the overrides of that row.
+      shares: in the teacher of the first two, three and four students, as in ``strong``.
+    """
+    changes = {
+        "temperature_1": ("temperature 1", {"temperature": 1.0}),
+        "temperature_4": ("temperature 4", {"temperature": 4.0}),
+        "soft_half": ("soft targets at weight .5", {"weights.soft": 0.5}),
+        "soft_2": ("soft targets at weight 2", {"weights.soft": 2.0}),
+        "ramped": ("soft targets ramped up", {"weight_ramp.soft": "cosine"}),
+        "feature": ("the feature term at .15", {"weights.feature": 0.15}),
+        "dist": ("DIST beside the soft targets", {"weights.dist": 1.0}),
+        "nkd": ("NKD in place of soft targets", {"weights.soft": 0.0, "weights.nkd": 1.0}),
+    }
+    return {
+        **{
+            name: Row(f"as strong, {what}", {**strong, **own})
+            for name, (what, own) in changes.items()
         },
-    ),
-    "students_2": Row(
-        "the two widest students",
-        {**_STRONG, "student_scales": "(1., .8)", "teacher_weights": "(.67, .33)"},
-    ),
-    "dist": Row("as strong, DIST beside the soft targets", {**_STRONG, "weights.dist": 1.0}),
-    "nkd": Row(
-        "as strong, NKD in place of soft targets",
-        {**_STRONG, "weights.soft": 0.0, "weights.nkd": 1.0},
-    ),
-    **{name: row for name, row in _RULES.items() if name != "average"},
-}
+        **{
+            f"students_{number}": Row(
+                f"as strong, the {number} widest students",
+                {
+                    **strong,
+                    "student_scales": str((1.0, 0.8, 0.6, 0.4)[:number]),
+                    "teacher_weights": shares[number],
+                },
+            )
+            for number in (4, 3, 2)
+        },
+    }
+
+
 _RESNET8: Overrides = {
     "network": "resnet8",
     "batch_size": 64,
@@ -192,14 +207,25 @@ STUDIES: Mapping[str, Study] = {
         {
             "alone": _ALONE,
             "stem": _STEM,
-            "strong": Row(
-                "average with weights .4 .25 .2 .1 .05",
-                {**_WHOLE, "teacher_weights": "(.4, .25, .2, .1, .05)"},
-            ),
+            "strong": Row("average with weights .4 .25 .2 .1 .05", _STRONG_DIGITS),
             **_RULES,
         },
         6,
         one_run=True,
+    ),
+    "digits_ablation": Study(
+        "Which part of it, on the embedded digits?",
+        {"train": "digits.py"},
+        {"train": _QUIET},
+        {
+            "paper": _ONLINE["paper"],
+            **_ablation(
+                _STRONG_DIGITS, {2: "(.62, .38)", 3: "(.47, .29, .24)", 4: "(.42, .26, .21, .11)"}
+            ),
+        },
+        6,
+        one_run=True,
+        baselines="digits_rules",
     ),
     "digits_searched": Study(
         "Does the searched structure help, and both methods together, on the embedded digits?",
@@ -250,7 +276,10 @@ STUDIES: Mapping[str, Study] = {
         "Which part of it?",
         {"train": "cifar10_resnet20.py"},
         {"train": {**_RESNET8, "data.labels_per_class": 500, "epochs": 60}},
-        _ABLATION,
+        {
+            **_ablation(_STRONG, {2: "(.67, .33)", 3: "(.56, .28, .16)", 4: "(.5, .27, .16, .07)"}),
+            **{name: row for name, row in _RULES.items() if name != "average"},
+        },
         1,
         baselines="cifar10_5000",
     ),
