@@ -26,11 +26,15 @@ class Outputs(NamedTuple):
       adapted: only of students that are taught feature by feature: for each block a tuple with the
         maps of students 2..S brought to the pivot's channels, or of all students (None for those
         that are not taught) brought to a fixed teacher's.
+      distances: where the strategy computes them with the adapters, for each block the mean squared
+        distances ``[students - 1, batch]`` of the maps of students 2..S, adapted, from the pivot's,
+        into which nothing flows back; else empty.
     """
 
     logits: chex.Array
     features: tuple[Any, ...]
     adapted: tuple[tuple[chex.Array | None, ...], ...] = ()
+    distances: tuple[chex.Array, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

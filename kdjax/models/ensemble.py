@@ -1,6 +1,5 @@
 """The student ensemble, and the same students as independent networks."""
 
-import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,11 +8,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from kdjax.models.adapters import Adapters, TeacherAdapters
 from kdjax.models.architecture import Architecture, Network, Outputs, check_images
-from kdjax.models.convolution import convolve
 from kdjax.models.execution import PLAIN, Execution, Mode
 from kdjax.models.normalization import BATCH_STATS
-from kdjax.models.packing import Packing, pack_kernels
 from kdjax.widths import WidthVector, check_students
 
 
@@ -79,105 +77,9 @@ class StudentEnsemble(nn.Module):
             outputs, joint = _run(self, (), x, vectors, mode, images.shape[1:])
         stacked = _stack(outputs)
         at_once = self.execution.pack == "all"
-        adapted = Adapters(self.dtype, at_once, name="adapters")(stacked.features, joint)
-        return stacked._replace(adapted=adapted)
-
-
-class Adapters(nn.Module):
-    """1x1 convolutions with bias that bring students' maps to the pivot's channels.
-
-    Attributes:
-      dtype: of the computation.
-      at_once: run those of a block as one convolution, whose kernel is block-diagonal.
-
-    References:
-      Walawalkar, Shen, Savvides, ECCV 2020, section 3 (adaptation layers).
-    """
-
-    dtype: chex.ArrayDType = jnp.float32
-    at_once: bool = False
-
-    @nn.compact
-    def __call__(
-        self,
-        features: tuple[tuple[chex.Array, ...], ...],
-        joint: tuple[chex.Array | None, ...] = (),
-    ) -> tuple[tuple[chex.Array, ...], ...]:
-        """The maps of students 2..S at the pivot's channels, for each block.
-
-        Args:
-          features: for each block each student's map.
-          joint: of :class:`kdjax.models.execution.Branches`.
-        """
-        if self.at_once and not self.is_initializing():
-            joint = joint or (None,) * len(features)
-            return tuple(
-                self._block_at_once(block, maps, whole) if len(maps) > 1 else ()
-                for block, (maps, whole) in enumerate(zip(features, joint, strict=True), start=1)
-            )
-        return tuple(
-            tuple(
-                nn.Conv(
-                    pivot.shape[-1],
-                    (1, 1),
-                    dtype=self.dtype,
-                    name=f"student_{number}_block{block}",
-                )(student)
-                for number, student in enumerate(students, start=2)
-            )
-            for block, (pivot, *students) in enumerate(features, start=1)
-        )
-
-    def _block_at_once(
-        self, block: int, maps: tuple[chex.Array, ...], joint: chex.Array | None
-    ) -> tuple[chex.Array, ...]:
-        widths, pivot = tuple(own.shape[-1] for own in maps), maps[0].shape[-1]
-        layers = [
-            self.variables["params"][f"student_{number}_block{block}"]
-            for number in range(2, len(maps) + 1)
-        ]
-        # The pivot's channels stay in the input, with a kernel of no outputs: all maps come as one
-        # array, and cutting it would be a copy, also of its gradient.
-        source = Packing(widths, sum(widths) if joint is None else joint.shape[-1])
-        target = Packing.of([0, *[pivot] * len(layers)], lanes=1)
-        nothing = jnp.zeros((1, 1, pivot, 0), layers[0]["kernel"].dtype)
-        kernel = pack_kernels([nothing, *(layer["kernel"] for layer in layers)], source, target)
-        x = source.join(maps) if joint is None else joint
-        y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), 1)
-        biases = [layer["bias"].astype(self.dtype) for layer in layers]
-        return tuple(add_biases(y, biases, Packing(target.widths[1:], target.channels)))
-
-
-def add_biases(y: chex.Array, biases: Sequence[chex.Array], packing: Packing) -> list[chex.Array]:
-    """Each student's map with its bias, from all of them side by side.
-
-    In the derivative a bias has the sum of its map's gradient. A TPU sums each gradient where it is
-    computed, if each is summed by itself. On a GPU every sum is two kernels: one sum is best.
-
-    Args:
-      y: ``[batch, height, width, channels]``.
-      biases: ``[channels_i]`` of each student.
-      packing: where in ``y`` the students' channels lie.
-    """
-    return jax.lax.platform_dependent(
-        y,
-        list(biases),
-        tpu=lambda y, biases: biases_one_by_one(y, biases, packing),
-        default=lambda y, biases: packing.split(y + packing.join(biases)),
-    )
-
-
-def biases_one_by_one(
-    y: chex.Array, biases: Sequence[chex.Array], packing: Packing
-) -> list[chex.Array]:
-    """:func:`add_biases` as TPUs take it.
-
-    Args:
-      y: ``[batch, height, width, channels]``.
-      biases: ``[channels_i]`` of each student.
-      packing: where in ``y`` the students' channels lie.
-    """
-    return list(map(operator.add, packing.split(y), biases))
+        adapters = Adapters(self.dtype, at_once, name="adapters")
+        adapted, distances = adapters(stacked.features, joint)
+        return stacked._replace(adapted=adapted, distances=distances)
 
 
 class IndependentNetworks(nn.Module):
@@ -242,36 +144,6 @@ class IndependentNetworks(nn.Module):
         )
         adapted = TeacherAdapters(channels, self.adapters, self.dtype, name="adapters")
         return stacked._replace(adapted=adapted(stacked.features))
-
-
-class TeacherAdapters(nn.Module):
-    """Brings students' maps to a fixed teacher's channels; None for students and blocks without.
-
-    References:
-      Romero et al., *FitNets*, ICLR 2015, section 2.2 (regressors, here 1x1 convolutions).
-    """
-
-    channels: tuple[int | None, ...]
-    students: tuple[bool, ...]
-    dtype: chex.ArrayDType = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self, features: tuple[tuple[chex.Array, ...], ...]
-    ) -> tuple[tuple[chex.Array | None, ...], ...]:
-        def adapt(x: chex.Array, number: int, block: int) -> chex.Array | None:
-            channels = self.channels[block - 1]
-            if channels is None or not self.students[number - 1]:
-                return None
-            if x.shape[-1] == channels:
-                return x
-            name = f"student_{number}_block{block}"
-            return nn.Conv(channels, (1, 1), dtype=self.dtype, name=name)(x)
-
-        return tuple(
-            tuple(adapt(x, number, block) for number, x in enumerate(maps, start=1))
-            for block, maps in enumerate(features, start=1)
-        )
 
 
 def feature_shapes(network: Network, images: Any) -> list[tuple[int, ...]]:

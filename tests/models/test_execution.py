@@ -10,7 +10,7 @@ import pytest
 
 from kdjax import models
 from kdjax.models import IndependentNetworks, StudentEnsemble
-from kdjax.models.ensemble import add_biases, biases_one_by_one, student_vectors
+from kdjax.models.ensemble import student_vectors
 from kdjax.models.execution import EXECUTIONS, Execution, Mode, named
 from kdjax.models.packing import Packing, pack_kernels
 from kdjax.widths import WidthVector
@@ -192,30 +192,6 @@ def test_maps_that_lie_side_by_side_are_returned_whole(name, width, has_joint):
             assert wide.shape[-1] == -(-size // 8) * 8
             np.testing.assert_allclose(wide[..., :size], joint, atol=1e-4)
             np.testing.assert_array_equal(wide[..., size:], 0.0)
-
-
-def test_biases_are_added_alike_in_both_forms():
-    generator = np.random.default_rng(0)
-    packing = Packing.of([2, 1, 2], lanes=8)
-    y = generator.normal(size=(3, 2, 2, 8)).astype(np.float32)
-    biases = [generator.normal(size=width).astype(np.float32) for width in packing.widths]
-    direction = [generator.normal(size=(3, 2, 2, width)) for width in packing.widths]
-
-    def total(form, y, biases):
-        return sum(map(jnp.vdot, form(y, biases, packing), direction))
-
-    for ours, bias, theirs in zip(
-        add_biases(y, biases, packing), biases, biases_one_by_one(y, biases, packing), strict=True
-    ):
-        np.testing.assert_array_equal(ours, theirs)
-        assert ours.shape[-1] == bias.size
-    np.testing.assert_array_equal(add_biases(y, biases, packing)[1], y[..., 2:3] + biases[1])
-    gradients = [
-        jax.grad(functools.partial(total, form), argnums=(0, 1))(y, biases)
-        for form in (add_biases, biases_one_by_one)
-    ]
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), *gradients)
-    np.testing.assert_allclose(gradients[0][1][0], direction[0].sum((0, 1, 2)), rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["resnext50_32x4d", "efficientnet_b0"])

@@ -59,6 +59,19 @@ def test_vectors_come_apart_by_network(tree, options):
     chex.assert_trees_all_equal(layout.whole_state(apart[0]), state)
 
 
+@pytest.mark.parametrize("options", OPTIONS)
+def test_each_network_s_numbers_are_summed_where_they_lie(tree, options):
+    tree["student_3"] = {"scale": np.float32([np.nan, 1.0])}  # Others' sums must not see it.
+    layout = Layout(tree, **options)
+    sums = jax.jit(layout.sums)(layout.join(tree))
+    expected = [
+        sum(leaf.sum(dtype=np.float64) for leaf in jax.tree.leaves(tree[name]))
+        for name in sorted(tree)
+    ]
+    np.testing.assert_allclose(sums, expected, rtol=1e-5, atol=1e-5)
+    assert Layout({}).sums({}).shape == (0,)
+
+
 def test_kernels_of_convolutions_may_have_their_outputs_first(tree):
     kernel = tree["stem"]["conv"]["kernel"]
     stem = {"stem": {**tree["stem"], "classifier": {"kernel": np.ones((4, 2), np.float32)}}}

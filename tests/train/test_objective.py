@@ -68,6 +68,22 @@ EXPECTED = {
 }
 
 
+def test_distances_that_a_module_computed_stand_for_its_maps():
+    distances = [
+        np.stack([losses.feature_mse(*ADAPTED[i][block]) for i in (1, 2)])
+        for block in range(len(SHAPES))
+    ]
+    found = [
+        objective(only("feature"))(taps, EXAMPLES, {"feature": 2.0})
+        for taps in (TAPS, TAPS._replace(adapted=[None] * STUDENTS, distances=distances))
+    ]
+    for ours, theirs in zip(jax.tree.leaves(found[1]), jax.tree.leaves(found[0]), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    # Terms that read maps do not take them.
+    fsp = objective(only("fsp"))(TAPS._replace(distances=distances), EXAMPLES, {"fsp": 1.0})
+    np.testing.assert_allclose(fsp.terms["fsp"][1], EXPECTED["fsp"](1), rtol=1e-5)
+
+
 def test_every_term_is_compared_with_its_loss():
     # Those with modules or a memory are in test_learned_terms.py.
     learned = {name for name, term in configuration.TERMS.items() if term.parts}

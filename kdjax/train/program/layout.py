@@ -107,6 +107,17 @@ class Layout:
                 found.setdefault(network, {})[name] = _take(vectors[name], places)
         return found
 
+    def sums(self, vectors: Vectors) -> chex.Array:
+        """The sum of each network's numbers ``[networks]``, in the sorted order of their names.
+
+        The same as sums over :meth:`networks`, without cutting the vectors up.
+        """
+        names = sorted(self.names)
+        found = jnp.zeros(len(names), jnp.float32)
+        for name, owners in self._owners.items():
+            found += _sums(vectors[name], [owners.get(network, []) for network in names])
+        return found
+
     def whole(self, networks: Mapping[str, Vectors]) -> Vectors:
         """The vectors of :meth:`networks`, traced."""
         vectors = {}
@@ -295,6 +306,24 @@ def _take(vector: chex.Array, places: Sequence[range]) -> chex.Array:
     if len(places) == 1:
         return jax.lax.slice(vector, (places[0].start,), (places[0].stop,))
     return jnp.take(vector, _index(places), unique_indices=True, mode="clip")
+
+
+def _sums(vector: chex.Array, pieces: Sequence[Sequence[range]]) -> chex.Array:
+    """The sum of a vector's numbers in the places of each piece, in one reduction."""
+    index = jnp.arange(vector.size)
+
+    def inside(places: Sequence[range]) -> Any:
+        if len(places) == 1:
+            return (index >= places[0].start) & (index < places[0].stop)
+        mask = np.zeros(vector.size, bool)
+        for place in places:
+            mask[place.start : place.stop] = True
+        return mask
+
+    parts = [jnp.where(inside(places), vector, 0.0) for places in pieces]
+    zeros = [jnp.zeros((), vector.dtype)] * len(parts)
+    add = functools.partial(jax.tree.map, operator.add)
+    return jnp.stack(jax.lax.reduce(parts, zeros, add, (0,)))
 
 
 def _index(places: Sequence[range]) -> np.ndarray:

@@ -4,13 +4,15 @@ A step counts as faulty if a loss term, the norm of a network's gradient or one 
 statistics is NaN or infinite. What happens then is ``config.faults.non_finite``.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from kdjax.train.program.layout import Layout, Layouts
 
 Metrics = Mapping[str, tuple[Any, Any]]
 
@@ -28,19 +30,22 @@ def networks(params: Iterable[str], batch_stats: Iterable[str]) -> dict[str, lis
     return {GRADIENT: sorted(params), STATISTICS: sorted(batch_stats)}
 
 
-def flags(gradients: Mapping[str, Any], batch_stats: Mapping[str, Any]) -> dict[str, Any]:
+def flags(
+    gradients: Mapping[str, Any], batch_stats: Mapping[str, Any], layouts: Layouts | None = None
+) -> dict[str, Any]:
     """Metrics that flag networks, in the sorted order of their names.
 
     Args:
       gradients: by network, the stem being one.
       batch_stats: new running statistics, by network.
+      layouts: if both are vectors instead: how they lie in them.
 
     Returns:
       ``gradient_norm``, over all networks, and the flags.
     """
-    squares = jnp.sum(jnp.square(_rows(gradients)), axis=1)
+    squares = _sums(jnp.square, gradients, layouts and layouts.params)
     # Finite if all of a network's statistics are, unless they add up to 1e38.
-    sums = jnp.sum(jnp.abs(_rows(batch_stats)), axis=1)
+    sums = _sums(jnp.abs, batch_stats, layouts and layouts.batch_stats)
     one = jnp.float32(1.0)
     return {
         "gradient_norm": (jnp.sqrt(jnp.sum(squares)), one),
@@ -49,8 +54,22 @@ def flags(gradients: Mapping[str, Any], batch_stats: Mapping[str, Any]) -> dict[
     }
 
 
-def _rows(networks: Mapping[str, Any]) -> chex.Array:
-    """One row for each network: all its numbers, then zeros.
+def _sums(change: Callable[[chex.Array], chex.Array], tree: Any, layout: Layout | None) -> Any:
+    """The sum of each network's changed numbers, ``[networks]``."""
+    if layout is None:
+        return _sums_of_rows(change, tree)
+    # On a TPU rows take fifteen times the cycles of the sums (experiments/throughput/plan.md).
+    return jax.lax.platform_dependent(
+        tree,
+        tpu=lambda vectors: layout.sums(jax.tree.map(change, vectors)),
+        default=lambda vectors: _sums_of_rows(change, layout.networks(vectors)),
+    )
+
+
+def _sums_of_rows(
+    change: Callable[[chex.Array], chex.Array], networks: Mapping[str, Any]
+) -> chex.Array:
+    """The sums of rows, one for each network: all its numbers, then zeros.
 
     One sum of rows takes fewer kernels than a sum for each network, or for each of its leaves.
     """
@@ -59,9 +78,10 @@ def _rows(networks: Mapping[str, Any]) -> chex.Array:
         for name in sorted(networks)
     ]
     if not vectors:  # No network normalises.
-        return jnp.zeros((0, 0))
+        return jnp.zeros(0)
     longest = max(vector.size for vector in vectors)
-    return jnp.stack([jnp.pad(vector, (0, longest - vector.size)) for vector in vectors])
+    rows = [jnp.pad(vector, (0, longest - vector.size)) for vector in vectors]
+    return jnp.sum(change(jnp.stack(rows)), axis=1)
 
 
 def finite(metrics: Metrics, networks: Mapping[str, Sequence[str]], separate: bool) -> Any:

@@ -116,6 +116,11 @@ class Objective:
             if term.reads in _OF_LOGITS:
                 found[name] = _OF_LOGITS[term.reads](term.loss, term.coupled, taps, examples)
                 continue
+            adapted = term.reads == "adapted maps"
+            if adapted and term.loss is losses.feature_mse and taps.distances:
+                # The pivot, which teaches the others, has none.
+                found[name] = jnp.pad(sum(taps.distances), ((1, 0), (0, 0)))
+                continue
             given = (projected or {}).get(name) or reading.calls(term.reads, taps)
             before = None if term.parts is None or term.parts.memory is None else memory or {}
             values, new = _of_calls(name, term, given, examples, before)

@@ -27,12 +27,15 @@ class Taps(NamedTuple):
         several teachers the mean of the losses counts.
       maps: pairs of maps as they are.
       adapted: pairs whose student's map has been brought to the teacher's channels.
+      distances: the mean squared distances of these pairs, for each block those of students 2..S
+        ``[students - 1, batch]``, where the module has computed them; else empty.
     """
 
     logits: chex.Array
     teacher_logits: chex.Array
     maps: MapPairs = ()
     adapted: MapPairs = ()
+    distances: Sequence[chex.Array] = ()
 
 
 class TaughtOutputs(NamedTuple):
@@ -68,7 +71,7 @@ def ensemble_taps(outputs: Outputs, taught: chex.Array) -> Taps:
         [(block[index - 1], target) for block, target in zip(outputs.adapted, pivot, strict=True)]
         for index in students
     ]
-    return Taps(outputs.logits, taught, [None, *maps], [None, *adapted])
+    return Taps(outputs.logits, taught, [None, *maps], [None, *adapted], outputs.distances)
 
 
 def teacher_taps(outputs: TaughtOutputs, distilled: Sequence[bool]) -> Taps:

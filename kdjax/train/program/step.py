@@ -92,19 +92,23 @@ def train_step(
         **_correct(logits, batch, method),
     }
     metrics = {name: (value, count) for name, value in _sum_over(sums, axis_name).items()}
-    by_network = (gradients, after.batch_stats)
-    if layouts is not None:
-        by_network = layouts.params.networks(gradients), layouts.batch_stats.networks(by_network[1])
-    metrics |= non_finite.flags(*by_network)
+    metrics |= non_finite.flags(gradients, after.batch_stats, layouts)
     memories = judged.memory
     if guarded:
-        good = non_finite.finite(metrics, non_finite.networks(*by_network), method.separate)
+        good = non_finite.finite(metrics, _flagged(after, layouts), method.separate)
         after = _keep_finite(after, state, good, layouts if method.separate else None)
         memories = non_finite.keep_finite(memories, state.memory.get(learned.TERMS, {}), good)
     after = after.replace(
         step=state.step + 1, memory=_memory(state, after.params, memories, metrics, method)
     )
     return after, metrics | method.observe(after, metrics)
+
+
+def _flagged(state: TrainState, layouts: Layouts | None) -> dict[str, list[str]]:
+    """The networks that a step's flags stand for."""
+    if layouts is None:
+        return non_finite.networks(state.params, state.batch_stats)
+    return non_finite.networks(layouts.params.names, layouts.batch_stats.names)
 
 
 def _keep_finite(

@@ -1,0 +1,203 @@
+"""1x1 convolutions that bring students' feature maps to their teacher's channels, in training."""
+
+import functools
+import operator
+from collections.abc import Sequence
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from kdjax.models.convolution import convolve
+from kdjax.models.packing import Packing, pack_kernels
+
+Maps = tuple[tuple[chex.Array, ...], ...]
+Distances = tuple[chex.Array, ...]
+
+
+class Adapters(nn.Module):
+    """1x1 convolutions with bias that bring students' maps to the pivot's channels.
+
+    Attributes:
+      dtype: of the computation.
+      at_once: run those of a block as one convolution, whose kernel is block-diagonal.
+
+    References:
+      Walawalkar, Shen, Savvides, ECCV 2020, section 3 (adaptation layers).
+    """
+
+    dtype: chex.ArrayDType = jnp.float32
+    at_once: bool = False
+
+    @nn.compact
+    def __call__(
+        self, features: Maps, joint: tuple[chex.Array | None, ...] = ()
+    ) -> tuple[Maps, Distances]:
+        """The maps of students 2..S at the pivot's channels, for each block, and their distances.
+
+        Args:
+          features: for each block each student's map.
+          joint: of :class:`kdjax.models.execution.Branches`.
+
+        Returns:
+          ``(adapted, distances)``, as :class:`kdjax.models.Outputs` has them.
+        """
+        if self.at_once and not self.is_initializing():
+            joint = joint or (None,) * len(features)
+            blocks = [
+                self._block_at_once(block, maps, whole) if len(maps) > 1 else ((), None)
+                for block, (maps, whole) in enumerate(zip(features, joint, strict=True), start=1)
+            ]
+            distances = tuple(apart for _, apart in blocks if apart is not None)
+            complete = len(distances) == len(blocks)
+            return tuple(adapted for adapted, _ in blocks), distances if complete else ()
+        adapted = tuple(
+            tuple(
+                nn.Conv(
+                    pivot.shape[-1],
+                    (1, 1),
+                    dtype=self.dtype,
+                    name=f"student_{number}_block{block}",
+                )(student)
+                for number, student in enumerate(students, start=2)
+            )
+            for block, (pivot, *students) in enumerate(features, start=1)
+        )
+        return adapted, ()
+
+    def _block_at_once(
+        self, block: int, maps: tuple[chex.Array, ...], joint: chex.Array | None
+    ) -> tuple[tuple[chex.Array, ...], chex.Array | None]:
+        widths, pivot = tuple(own.shape[-1] for own in maps), maps[0].shape[-1]
+        layers = [
+            self.variables["params"][f"student_{number}_block{block}"]
+            for number in range(2, len(maps) + 1)
+        ]
+        # The pivot's channels stay in the input, with a kernel of no outputs: all maps come as one
+        # array, and cutting it would be a copy, also of its gradient.
+        source = Packing(widths, sum(widths) if joint is None else joint.shape[-1])
+        target = Packing.of([0, *[pivot] * len(layers)], lanes=1)
+        nothing = jnp.zeros((1, 1, pivot, 0), layers[0]["kernel"].dtype)
+        kernel = pack_kernels([nothing, *(layer["kernel"] for layer in layers)], source, target)
+        x = (source.join(maps) if joint is None else joint).astype(self.dtype)
+        y = convolve(x, kernel.astype(self.dtype), 1)
+        biases = [layer["bias"].astype(self.dtype) for layer in layers]
+        adapted = tuple(add_biases(y, biases, Packing(target.widths[1:], target.channels)))
+        if joint is None or self.dtype != jnp.bfloat16:
+            # In float32 a GPU may round the factors of a product, and so the pivot's map.
+            return adapted, None
+        bias = target.join([layer["bias"] for layer in layers])
+        return adapted, distances_from_pivot(x, kernel, bias, pivot)
+
+
+def distances_from_pivot(
+    x: chex.Array, kernel: chex.Array, bias: chex.Array, pivot: int
+) -> chex.Array:
+    """The mean squared distance of each student's adapted map from the pivot's map.
+
+    The convolution that adapts also subtracts: the pivot's channels are among its inputs, and their
+    kernel is -1 where an output stands for them. So no map is read for the distance alone. Nothing
+    flows back into the pivot.
+
+    Args:
+      x: ``[batch, height, width, channels]``: the students' maps side by side, the pivot's first.
+      kernel: ``[1, 1, channels, (students - 1) * pivot]`` of the adapters, 0 for the pivot.
+      bias: ``[(students - 1) * pivot]`` float32.
+      pivot: its number of channels.
+
+    Returns:
+      ``[students - 1, batch]`` float32.
+    """
+    batch, height, width, _ = x.shape
+    squares = _squares(pivot, x, kernel, bias).reshape(batch, -1, pivot)
+    return jnp.sum(squares, axis=-1).T / (height * width * pivot)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _squares(pivot: int, x: chex.Array, kernel: chex.Array, bias: chex.Array) -> chex.Array:
+    """Sums over the map of squared differences from the pivot, ``[batch, outputs]`` float32."""
+    return _squares_forward(pivot, x, kernel, bias)[0]
+
+
+def _squares_forward(pivot, x, kernel, bias):
+    minus = -jnp.tile(jnp.eye(pivot, dtype=kernel.dtype), (1, kernel.shape[-1] // pivot))
+    subtracting = kernel.at[0, 0, :pivot].set(minus)
+    apart = convolve(x, subtracting.astype(x.dtype), 1) + bias.astype(x.dtype)
+    difference = apart.astype(jnp.float32)
+    squares = jnp.sum(jnp.square(difference), axis=(1, 2))
+    # The gradient of the bias needs no second look at the map.
+    return squares, (x, kernel, bias, apart, jnp.sum(difference, axis=(1, 2)))
+
+
+def _squares_backward(pivot, residuals, weights):
+    del pivot
+    x, kernel, bias, apart, sums = residuals
+    gradient = (2 * weights[:, None, None, :] * apart.astype(jnp.float32)).astype(x.dtype)
+    _, back = jax.vjp(lambda x, kernel: convolve(x, kernel.astype(x.dtype), 1), x, kernel)
+    return *back(gradient), jnp.sum(2 * weights * sums, axis=0).astype(bias.dtype)
+
+
+_squares.defvjp(_squares_forward, _squares_backward)
+
+
+def add_biases(y: chex.Array, biases: Sequence[chex.Array], packing: Packing) -> list[chex.Array]:
+    """Each student's map with its bias, from all of them side by side.
+
+    In the derivative a bias has the sum of its map's gradient. A TPU sums each gradient where it is
+    computed, if each is summed by itself. On a GPU every sum is two kernels: one sum is best.
+
+    Args:
+      y: ``[batch, height, width, channels]``.
+      biases: ``[channels_i]`` of each student.
+      packing: where in ``y`` the students' channels lie.
+    """
+    return jax.lax.platform_dependent(
+        y,
+        list(biases),
+        tpu=lambda y, biases: biases_one_by_one(y, biases, packing),
+        default=lambda y, biases: packing.split(y + packing.join(biases)),
+    )
+
+
+def biases_one_by_one(
+    y: chex.Array, biases: Sequence[chex.Array], packing: Packing
+) -> list[chex.Array]:
+    """:func:`add_biases` as TPUs take it.
+
+    Args:
+      y: ``[batch, height, width, channels]``.
+      biases: ``[channels_i]`` of each student.
+      packing: where in ``y`` the students' channels lie.
+    """
+    return list(map(operator.add, packing.split(y), biases))
+
+
+class TeacherAdapters(nn.Module):
+    """Brings students' maps to a fixed teacher's channels; None for students and blocks without.
+
+    References:
+      Romero et al., *FitNets*, ICLR 2015, section 2.2 (regressors, here 1x1 convolutions).
+    """
+
+    channels: tuple[int | None, ...]
+    students: tuple[bool, ...]
+    dtype: chex.ArrayDType = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, features: tuple[tuple[chex.Array, ...], ...]
+    ) -> tuple[tuple[chex.Array | None, ...], ...]:
+        def adapt(x: chex.Array, number: int, block: int) -> chex.Array | None:
+            channels = self.channels[block - 1]
+            if channels is None or not self.students[number - 1]:
+                return None
+            if x.shape[-1] == channels:
+                return x
+            name = f"student_{number}_block{block}"
+            return nn.Conv(channels, (1, 1), dtype=self.dtype, name=name)(x)
+
+        return tuple(
+            tuple(adapt(x, number, block) for number, x in enumerate(maps, start=1))
+            for block, maps in enumerate(features, start=1)
+        )
