@@ -1,34 +1,20 @@
-"""What is measured: studies, and the rows of each, fixed before anything was trained.
-
-A row is a set of overrides of one recipe, and is compared with another row of the same seeds. In a
-study of the online ensemble that is ``alone``: the same students, each by itself.
-"""
+"""What is measured: studies, and the rows of each, fixed before anything was trained."""
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
 
-Overrides = Mapping[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One kind of run.
-
-    Attributes:
-      what: in words.
-      overrides: of the study's recipe. In a text, ``{ROW}`` is the workdir of another row of the
-        same study and seed.
-      task: the command that runs it.
-      against: the row whose students are the baselines; empty for a row that is one. A search
-        brings its own baseline, the network that is thinned uniformly to the same cost; and so does
-        a distillation, its students alone.
-    """
-
-    what: str
-    overrides: Overrides
-    task: Literal["train", "search", "distill"] = "train"
-    against: str = "alone"
+from rows import (
+    ALONE,
+    ONLINE,
+    RULES,
+    STEM,
+    STRONG,
+    STRONG_DIGITS,
+    Overrides,
+    Row,
+    ablation,
+    searched,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,67 +40,6 @@ class Study:
     baselines: str = ""
 
 
-_ALONE = Row("each student by itself", {"method": "independent"}, against="")
-_WHOLE = {"method": "ensemble", "weights.hard": 1.0, "weights.soft": 1.0, "weights.feature": 0.0}
-_AVERAGE = {**_WHOLE, "teacher_weights": "()"}
-_STRONG = {**_WHOLE, "teacher_weights": "(.5, .25, .15, .07, .03)"}
-_STEM = Row("control: a shared stem, labels alone", {**_AVERAGE, "weights.soft": 0.0})
-_ONLINE = {
-    "alone": _ALONE,
-    "strong": Row(
-        "labels and soft targets at full weight, teacher weights .5 .25 .15 .07 .03", _STRONG
-    ),
-    "soft": Row("labels and soft targets at full weight, plain average", _WHOLE),
-    "stem": _STEM,
-    "paper": Row("the paper's weights .7 .15 .15", {"method": "ensemble"}),
-    "feature": Row("as soft, with the feature term at .15", {**_WHOLE, "weights.feature": 0.15}),
-}
-_STRONG_DIGITS = {**_WHOLE, "teacher_weights": "(.4, .25, .2, .1, .05)"}
-_RULES = {
-    rule: Row(f"the rule {rule}", {**_AVERAGE, "ensemble.rule": rule})
-    for rule in (
-        *("average", "by_accuracy", "leave_one_out", "wider_only", "pairwise"),
-        *("best", "min_logit", "gate", "ema"),
-    )
-}
-
-
-def _ablation(strong: Overrides, shares: Mapping[int, str]) -> dict[str, Row]:
-    """One change at a time to the row ``strong``.
-
-    Args:
-      strong: the overrides of that row.
-      shares: in the teacher of the first two, three and four students, as in ``strong``.
-    """
-    changes = {
-        "temperature_1": ("temperature 1", {"temperature": 1.0}),
-        "temperature_4": ("temperature 4", {"temperature": 4.0}),
-        "soft_half": ("soft targets at weight .5", {"weights.soft": 0.5}),
-        "soft_2": ("soft targets at weight 2", {"weights.soft": 2.0}),
-        "ramped": ("soft targets ramped up", {"weight_ramp.soft": "cosine"}),
-        "feature": ("the feature term at .15", {"weights.feature": 0.15}),
-        "dist": ("DIST beside the soft targets", {"weights.dist": 1.0}),
-        "nkd": ("NKD in place of soft targets", {"weights.soft": 0.0, "weights.nkd": 1.0}),
-    }
-    return {
-        **{
-            name: Row(f"as strong, {what}", {**strong, **own})
-            for name, (what, own) in changes.items()
-        },
-        **{
-            f"students_{number}": Row(
-                f"as strong, the {number} widest students",
-                {
-                    **strong,
-                    "student_scales": str((1.0, 0.8, 0.6, 0.4)[:number]),
-                    "teacher_weights": shares[number],
-                },
-            )
-            for number in (4, 3, 2)
-        },
-    }
-
-
 _RESNET8: Overrides = {
     "network": "resnet8",
     "batch_size": 64,
@@ -138,53 +63,7 @@ _FEW_DIGITS: Overrides = {
     "data.labels_per_class": 20,
     "batch_size": 32,
 }
-
-
-def _searched(budgets: Mapping[str, tuple[str, Overrides]]) -> dict[str, Row]:
-    """A search for each budget, and what it found as students of the online ensemble.
-
-    Args:
-      budgets: the wider first: name -> (in words, overrides of the search).
-    """
-
-    def students(found: str) -> str:
-        files = [f"'{{{next(iter(budgets))}}}/full.json'"]
-        files += [f"'{{{name}}}/{found}.json'" for name in budgets]
-        return f"({', '.join(files)})"
-
-    searched, uniform = students("widths"), students("uniform")
-    alone = {"method": "independent", "teacher_weights": "()"}
-    online = {**_WHOLE, "teacher_weights": "()"}
-    return {
-        **{
-            name: Row(what, overrides, "search", against="uniform network of equal cost")
-            for name, (what, overrides) in budgets.items()
-        },
-        "uniform_alone": Row(
-            "full and uniform widths, each alone", {**alone, "student_widths": uniform}, against=""
-        ),
-        "searched_alone": Row(
-            "found widths, each alone",
-            {**alone, "student_widths": searched},
-            "train",
-            "uniform_alone",
-        ),
-        "uniform_online": Row(
-            "uniform widths taught online",
-            {**online, "student_widths": uniform},
-            "train",
-            "uniform_alone",
-        ),
-        "searched_online": Row(
-            "found widths taught online",
-            {**online, "student_widths": searched},
-            "train",
-            "uniform_online",
-        ),
-    }
-
-
-_HALF_AND_QUARTER = _searched(
+_HALF_AND_QUARTER = searched(
     {
         "half": ("searched at half the FLOPs", {"search.target.flops": 0.5}),
         "quarter": ("searched at a quarter of the FLOPs", {"search.target.flops": 0.25}),
@@ -197,7 +76,7 @@ STUDIES: Mapping[str, Study] = {
         "Does the online ensemble help where labels are few, and whom?",
         {"train": "cifar10_resnet20.py"},
         {"train": {**_RESNET8, "data.labels_per_class": 500, "epochs": 60}},
-        _ONLINE,
+        ONLINE,
         3,
     ),
     "digits_rules": Study(
@@ -205,10 +84,10 @@ STUDIES: Mapping[str, Study] = {
         {"train": "digits.py"},
         {"train": _QUIET},
         {
-            "alone": _ALONE,
-            "stem": _STEM,
-            "strong": Row("average with weights .4 .25 .2 .1 .05", _STRONG_DIGITS),
-            **_RULES,
+            "alone": ALONE,
+            "stem": STEM,
+            "strong": Row("average with weights .4 .25 .2 .1 .05", STRONG_DIGITS),
+            **RULES,
         },
         6,
         one_run=True,
@@ -218,9 +97,9 @@ STUDIES: Mapping[str, Study] = {
         {"train": "digits.py"},
         {"train": _QUIET},
         {
-            "paper": _ONLINE["paper"],
-            **_ablation(
-                _STRONG_DIGITS, {2: "(.62, .38)", 3: "(.47, .29, .24)", 4: "(.42, .26, .21, .11)"}
+            "paper": ONLINE["paper"],
+            **ablation(
+                STRONG_DIGITS, {2: "(.62, .38)", 3: "(.47, .29, .24)", 4: "(.42, .26, .21, .11)"}
             ),
         },
         6,
@@ -241,7 +120,7 @@ STUDIES: Mapping[str, Study] = {
             },
             "train": _QUIET,
         },
-        _searched(
+        searched(
             {
                 "half": ("searched at half the parameters", {"search.target.params": 0.5}),
                 "quarter": ("searched at a quarter", {"search.target.params": 0.25}),
@@ -254,7 +133,7 @@ STUDIES: Mapping[str, Study] = {
         "And with all labels?",
         {"train": "cifar10_resnet20.py"},
         {"train": {**_RESNET8, "epochs": 30}},
-        _ONLINE,
+        ONLINE,
         1,
     ),
     "tin100a_10000": Study(
@@ -262,14 +141,14 @@ STUDIES: Mapping[str, Study] = {
         {"train": "tin100a_resnet20.py"},
         # As many steps as in cifar10_5000.
         {"train": {**_RESNET8, "data.labels_per_class": 100, "epochs": 30}},
-        {name: _ONLINE[name] for name in ("alone", "strong", "stem", "soft")},
+        {name: ONLINE[name] for name in ("alone", "strong", "stem", "soft")},
         3,
     ),
     "tin100a": Study(
         "And with 100 classes and all labels?",
         {"train": "tin100a_resnet20.py"},
         {"train": {**_RESNET8, "epochs": 30}},
-        {name: _ONLINE[name] for name in ("alone", "strong", "soft", "stem")},
+        {name: ONLINE[name] for name in ("alone", "strong", "soft", "stem")},
         1,
     ),
     "cifar10_ablation": Study(
@@ -277,8 +156,8 @@ STUDIES: Mapping[str, Study] = {
         {"train": "cifar10_resnet20.py"},
         {"train": {**_RESNET8, "data.labels_per_class": 500, "epochs": 60}},
         {
-            **_ablation(_STRONG, {2: "(.67, .33)", 3: "(.56, .28, .16)", 4: "(.5, .27, .16, .07)"}),
-            **{name: row for name, row in _RULES.items() if name != "average"},
+            **ablation(STRONG, {2: "(.67, .33)", 3: "(.56, .28, .16)", 4: "(.5, .27, .16, .07)"}),
+            **{name: row for name, row in RULES.items() if name != "average"},
         },
         1,
         baselines="cifar10_5000",
@@ -294,7 +173,7 @@ STUDIES: Mapping[str, Study] = {
                 "epochs": 30,
             }
         },
-        {"alone": _ALONE, "stem": _STEM, "strong": _ONLINE["strong"], **_RULES},
+        {"alone": ALONE, "stem": STEM, "strong": ONLINE["strong"], **RULES},
         3,
     ),
     "cifar10_distill": Study(
@@ -384,14 +263,14 @@ STUDIES: Mapping[str, Study] = {
         "Does it help at the paper's size, for 100 epochs? Meant for an accelerator",
         {"train": "cifar10_resnet20.py"},
         {"train": {**_LONG, "epochs": 100}},
-        _ONLINE,
+        ONLINE,
         3,
     ),
     "tin100a_resnet110": Study(
         "And the paper's headline, a deep network and 100 classes? Meant for an accelerator",
         {"train": "tin100a_resnet110.py"},
         {"train": {**_LONG, "epochs": 100}},
-        {name: _ONLINE[name] for name in ("alone", "strong", "paper")},
+        {name: ONLINE[name] for name in ("alone", "strong", "paper")},
         1,
     ),
 }

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from studies import STUDIES, Row
+from rows import Row
+from studies import STUDIES
 
 from kdjax.report.drawing import new_figure, save_figure
 from kdjax.statistics import half_width

@@ -1,0 +1,144 @@
+"""The rows of studies: what is trained, and what it is compared with.
+
+A row is a set of overrides of one recipe, and is compared with another row of the same seeds. For
+the online ensemble that is ``alone``: the same students, each by itself.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+Overrides = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One kind of run.
+
+    Attributes:
+      what: in words.
+      overrides: of the study's recipe. In a text, ``{ROW}`` is the workdir of another row of the
+        same study and seed.
+      task: the command that runs it.
+      against: the row whose students are the baselines; empty for a row that is one. A search
+        brings its own baseline, the network that is thinned uniformly to the same cost; and so does
+        a distillation, its students alone.
+    """
+
+    what: str
+    overrides: Overrides
+    task: Literal["train", "search", "distill"] = "train"
+    against: str = "alone"
+
+
+ALONE = Row("each student by itself", {"method": "independent"}, against="")
+_WHOLE = {"method": "ensemble", "weights.hard": 1.0, "weights.soft": 1.0, "weights.feature": 0.0}
+_PAPER = {
+    "method": "ensemble",
+    "weights.hard": 0.7,
+    "weights.feature": 0.15,
+    "weights.soft": 0.15,
+    "weight_ramp.feature": "constant",
+    "teacher_weights": "()",
+}
+_AVERAGE = {**_WHOLE, "teacher_weights": "()"}
+STRONG = {**_WHOLE, "teacher_weights": "(.5, .25, .15, .07, .03)"}
+STEM = Row("control: a shared stem, labels alone", {**_AVERAGE, "weights.soft": 0.0})
+ONLINE = {
+    "alone": ALONE,
+    "strong": Row(
+        "labels and soft targets at full weight, teacher weights .5 .25 .15 .07 .03", STRONG
+    ),
+    "soft": Row("labels and soft targets at full weight, plain average", _WHOLE),
+    "stem": STEM,
+    "paper": Row("the paper's weights .7 .15 .15", _PAPER),
+    "feature": Row("as soft, with the feature term at .15", {**_WHOLE, "weights.feature": 0.15}),
+}
+STRONG_DIGITS = {**_WHOLE, "teacher_weights": "(.4, .25, .2, .1, .05)"}
+RULES = {
+    rule: Row(f"the rule {rule}", {**_AVERAGE, "ensemble.rule": rule})
+    for rule in (
+        *("average", "by_accuracy", "leave_one_out", "wider_only", "pairwise"),
+        *("best", "min_logit", "gate", "ema"),
+    )
+}
+
+
+def ablation(strong: Overrides, shares: Mapping[int, str]) -> dict[str, Row]:
+    """One change at a time to the row ``strong``.
+
+    Args:
+      strong: the overrides of that row.
+      shares: in the teacher of the first two, three and four students, as in ``strong``.
+    """
+    changes = {
+        "temperature_1": ("temperature 1", {"temperature": 1.0}),
+        "temperature_4": ("temperature 4", {"temperature": 4.0}),
+        "soft_half": ("soft targets at weight .5", {"weights.soft": 0.5}),
+        "soft_2": ("soft targets at weight 2", {"weights.soft": 2.0}),
+        "ramped": ("soft targets ramped up", {"weight_ramp.soft": "cosine"}),
+        "feature": ("the feature term at .15", {"weights.feature": 0.15}),
+        "dist": ("DIST beside the soft targets", {"weights.dist": 1.0}),
+        "nkd": ("NKD in place of soft targets", {"weights.soft": 0.0, "weights.nkd": 1.0}),
+    }
+    return {
+        **{
+            name: Row(f"as strong, {what}", {**strong, **own})
+            for name, (what, own) in changes.items()
+        },
+        **{
+            f"students_{number}": Row(
+                f"as strong, the {number} widest students",
+                {
+                    **strong,
+                    "student_scales": str((1.0, 0.8, 0.6, 0.4)[:number]),
+                    "teacher_weights": shares[number],
+                },
+            )
+            for number in (4, 3, 2)
+        },
+    }
+
+
+def searched(budgets: Mapping[str, tuple[str, Overrides]]) -> dict[str, Row]:
+    """A search for each budget, and what it found as students of the online ensemble.
+
+    Args:
+      budgets: the wider first: name -> (in words, overrides of the search).
+    """
+
+    def students(found: str) -> str:
+        files = [f"'{{{next(iter(budgets))}}}/full.json'"]
+        files += [f"'{{{name}}}/{found}.json'" for name in budgets]
+        return f"({', '.join(files)})"
+
+    searched, uniform = students("widths"), students("uniform")
+    alone = {"method": "independent", "teacher_weights": "()"}
+    online = {**_WHOLE, "teacher_weights": "()"}
+    return {
+        **{
+            name: Row(what, overrides, "search", against="uniform network of equal cost")
+            for name, (what, overrides) in budgets.items()
+        },
+        "uniform_alone": Row(
+            "full and uniform widths, each alone", {**alone, "student_widths": uniform}, against=""
+        ),
+        "searched_alone": Row(
+            "found widths, each alone",
+            {**alone, "student_widths": searched},
+            "train",
+            "uniform_alone",
+        ),
+        "uniform_online": Row(
+            "uniform widths taught online",
+            {**online, "student_widths": uniform},
+            "train",
+            "uniform_alone",
+        ),
+        "searched_online": Row(
+            "found widths taught online",
+            {**online, "student_widths": searched},
+            "train",
+            "uniform_online",
+        ),
+    }
