@@ -1,0 +1,226 @@
+"""What habits of the ensemble paper's public code are worth, one by one, on the embedded digits.
+
+Each row trains the same students with the paper's weights and one habit switched on. Accuracy is
+that of a large held-out split after every epoch, so that the best epoch can be compared with the
+last one; nothing is chosen by it.
+
+Command:  python experiments/authors_code/run.py --out=experiments/authors_code
+"""
+
+import argparse
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from kdjax import config as configuration
+from kdjax import losses
+from kdjax.statistics import half_width
+from kdjax.train import train
+from kdjax.train.program import compiled
+
+HERE = Path(__file__).parent
+# 200 digits to train on, about 1,374 held out.
+DATA = {"data.test": 0.1, "data.validation": 0.85, "data.labels_per_class": 20}
+PAPER = {
+    "weights.hard": 0.7,
+    "weights.feature": 0.15,
+    "weights.soft": 0.15,
+    "weight_ramp.feature": "constant",
+    "teacher_weights": (),
+}
+
+
+@contextlib.contextmanager
+def late_adapters() -> Iterator[None]:
+    """The optimiser takes no notice of adapters before the second epoch."""
+    build = compiled.Runner.__init__
+
+    def init(self, method, config, feed, *rest, **more):
+        epoch = compiled.steps_per_epoch(feed)
+        more["wrap"] = lambda optimizer, schedule: optax.chain(
+            silent(epoch), optimizer, silent(epoch)
+        )
+        build(self, method, config, feed, *rest, **more)
+
+    with mock.patch.object(compiled.Runner, "__init__", init):
+        yield
+
+
+def silent(steps: int) -> optax.GradientTransformation:
+    """Makes the updates of adapters 0 in the first steps."""
+
+    def update(updates, count, params=None):
+        del params
+        heard = jnp.where(count < steps, 0.0, 1.0)
+        adapters = jax.tree.map(lambda leaf: leaf * heard, updates["adapters"])
+        return {**updates, "adapters": adapters}, count + 1
+
+    return optax.GradientTransformation(lambda params: jnp.int32(0), update)
+
+
+@contextlib.contextmanager
+def batch_statistics() -> Iterator[None]:
+    """Networks are evaluated with the statistics of each batch, not with running ones."""
+
+    def evaluate(variables, batch, *, method, axis_name=None):
+        del axis_name
+        outputs, _ = method.model.apply(
+            variables, batch.images, train=True, mask=batch.mask, mutable="batch_stats"
+        )
+        count = jnp.sum(batch.mask, dtype=jnp.float32)
+
+        def total(values):
+            return jnp.sum(jnp.where(batch.mask, values, 0.0), axis=-1), count
+
+        together = losses.ensemble_logits(outputs.logits, method.teacher_weights)
+        return {
+            "hard": total(losses.hard_label_cross_entropy(outputs.logits, batch.labels)),
+            "accuracy": total(jnp.argmax(outputs.logits, -1) == batch.labels),
+            "ensemble_accuracy": total(jnp.argmax(together, -1) == batch.labels),
+        }
+
+    with mock.patch.object(compiled, "evaluation_step", evaluate):
+        yield
+
+
+# Name -> in words, overrides, habits of the code.
+ROWS: Mapping[str, tuple[str, Mapping[str, Any], Any]] = {
+    "alone": ("each student by itself", {"method": "independent"}, contextlib.nullcontext),
+    "paper": ("the paper's weights, none of the habits", PAPER, contextlib.nullcontext),
+    "stem": (
+        "the stem is trained by the widest student alone",
+        {**PAPER, "network": f"{HERE / 'stem_from_pivot.py'}:create"},
+        contextlib.nullcontext,
+    ),
+    "adapters": ("adapters join the optimiser after an epoch", PAPER, late_adapters),
+    "alone_batch": (
+        "each by itself, evaluated with the statistics of each batch",
+        {"method": "independent"},
+        batch_statistics,
+    ),
+    "paper_batch": (
+        "the paper's weights, evaluated with the statistics of each batch",
+        PAPER,
+        batch_statistics,
+    ),
+}
+
+
+def accuracies(folder: Path, seeds: int) -> np.ndarray:
+    """``[seeds, epochs, students]``, in %, held out."""
+    found: dict[int, list[list[float]]] = {seed: [] for seed in range(seeds)}
+    for line in (folder / "metrics.jsonl").read_text().splitlines():
+        entry = json.loads(line)
+        if entry["kind"] == "validation":
+            found[int(entry["run"].rpartition("seed")[2])].append(entry["accuracy"])
+    return 100 * np.array(list(found.values()))
+
+
+def difference(ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
+    """Means over seeds ``[seeds, students]`` and 95 % half-widths, paired by seed."""
+    points = ours - theirs
+    return {
+        "students": [
+            {"points": float(own.mean()), "half_width": half_width(own)} for own in points.T
+        ],
+        "mean": {"points": float(points.mean()), "half_width": half_width(points.mean(axis=1))},
+    }
+
+
+def summarize(curves: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Gains over the students alone, as each row's own way of measuring has them."""
+    last = {name: curve[:, -1] for name, curve in curves.items()}
+    best = {name: curve.max(axis=1) for name, curve in curves.items()}
+    return {
+        "alone": last["alone"].mean(axis=0).tolist(),
+        "gains": {
+            **{
+                name: {"what": ROWS[name][0], **difference(last[name], last["alone"])}
+                for name in ("paper", "stem", "adapters")
+            },
+            "best": {
+                "what": "the best epoch of each student, also alone",
+                **difference(best["paper"], best["alone"]),
+            },
+            "batch": {
+                "what": "evaluated with the statistics of each batch, also alone",
+                **difference(last["paper_batch"], last["alone_batch"]),
+            },
+        },
+        "accuracy": {
+            "best_alone": {
+                "what": "alone, best epoch against last",
+                **difference(best["alone"], last["alone"]),
+            },
+            "best_paper": {
+                "what": "ensemble, best epoch against last",
+                **difference(best["paper"], last["paper"]),
+            },
+            "batch_alone": {
+                "what": "alone, statistics of the batch against running ones",
+                **difference(last["alone_batch"], last["alone"]),
+            },
+            "batch_paper": {
+                "what": "ensemble, statistics of the batch against running ones",
+                **difference(last["paper_batch"], last["paper"]),
+            },
+        },
+    }
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """The results as a Markdown table."""
+
+    def cell(entry: Mapping[str, float]) -> str:
+        width = entry["half_width"]
+        return f"{entry['points']:+.2f}" + ("" if width is None else f" ± {width:.2f}")
+
+    lines = [
+        "| | s1 | s2 | s3 | s4 | s5 | mean |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| alone, last epoch, % | "
+        + " | ".join(f"{value:.2f}" for value in summary["alone"])
+        + f" | {np.mean(summary['alone']):.2f} |",
+    ]
+    for kind, words in (("gains", "gain: "), ("accuracy", "accuracy: ")):
+        for row in summary[kind].values():
+            cells = [cell(entry) for entry in (*row["students"], row["mean"])]
+            lines.append(f"| {words}{row['what']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", default=str(HERE), help="where the table is written")
+    parser.add_argument("--runs", default="kdjax-runs/authors_code", help="where workdirs are")
+    parser.add_argument("--seeds", type=int, default=6)
+    options = parser.parse_args()
+    curves = {}
+    for name, (_, overrides, habit) in ROWS.items():
+        config = configuration.first_run("train")
+        config.update_from_flattened_dict(
+            {**DATA, "method": "ensemble", "seeds": tuple(range(options.seeds)), **overrides}
+        )
+        config.evaluation.every_epochs = 1
+        config.log.update(tensorboard=False, progress=False)
+        folder = Path(options.runs) / name
+        with habit():
+            made_with = train(config, folder)["made_with"]
+        curves[name] = accuracies(folder, options.seeds)
+    summary = {**summarize(curves), "seeds": options.seeds, "made_with": made_with}
+    out = Path(options.out)
+    (out / "results.json").write_text(json.dumps(summary, indent=2) + "\n")
+    (out / "table.md").write_text(table(summary))
+    print(table(summary))
+
+
+if __name__ == "__main__":
+    main()
