@@ -33,7 +33,7 @@ class Row:
 
 ALONE = Row("each student by itself", {"method": "independent"}, against="")
 _WHOLE = {"method": "ensemble", "weights.hard": 1.0, "weights.soft": 1.0, "weights.feature": 0.0}
-_PAPER = {
+PAPER = {
     "method": "ensemble",
     "weights.hard": 0.7,
     "weights.feature": 0.15,
@@ -51,7 +51,7 @@ ONLINE = {
     ),
     "soft": Row("labels and soft targets at full weight, plain average", _WHOLE),
     "stem": STEM,
-    "paper": Row("the paper's weights .7 .15 .15", _PAPER),
+    "paper": Row("the paper's weights .7 .15 .15", PAPER),
     "feature": Row("as soft, with the feature term at .15", {**_WHOLE, "weights.feature": 0.15}),
 }
 STRONG_DIGITS = {**_WHOLE, "teacher_weights": "(.4, .25, .2, .1, .05)"}

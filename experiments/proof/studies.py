@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from rows import (
     ALONE,
     ONLINE,
+    PAPER,
     RULES,
     STEM,
     STRONG,
@@ -29,6 +30,7 @@ class Study:
       seeds: how many seeds are meant, from 0.
       one_run: whether one run of a row has all seeds, where they are quick.
       baselines: the study whose rows are compared with; empty: this one.
+      reference: a row of it, a control or what the others change, that they are set against too.
     """
 
     question: str
@@ -38,6 +40,7 @@ class Study:
     seeds: int
     one_run: bool = False
     baselines: str = ""
+    reference: str = ""
 
 
 _RESNET8: Overrides = {
@@ -78,6 +81,7 @@ STUDIES: Mapping[str, Study] = {
         {"train": {**_RESNET8, "data.labels_per_class": 500, "epochs": 60}},
         ONLINE,
         3,
+        reference="stem",
     ),
     "digits_rules": Study(
         "Who should teach whom, on the embedded digits?",
@@ -98,6 +102,13 @@ STUDIES: Mapping[str, Study] = {
         {"train": _QUIET},
         {
             "paper": ONLINE["paper"],
+            "paper_ramped": Row(
+                "the paper's weights, the feature term ramped up",
+                {**PAPER, "weight_ramp.feature": "cosine"},
+            ),
+            "paper_logits": Row(
+                "the paper's weights, no feature term", {**PAPER, "weights.feature": 0.0}
+            ),
             **ablation(
                 STRONG_DIGITS, {2: "(.62, .38)", 3: "(.47, .29, .24)", 4: "(.42, .26, .21, .11)"}
             ),
@@ -105,6 +116,19 @@ STUDIES: Mapping[str, Study] = {
         6,
         one_run=True,
         baselines="digits_rules",
+        reference="strong",
+    ),
+    "digits_long": Study(
+        "And in four times as many epochs?",
+        {"train": "digits.py"},
+        {"train": {**_QUIET, "epochs": 400}},
+        {
+            "alone": ALONE,
+            "strong": Row("average with weights .4 .25 .2 .1 .05", STRONG_DIGITS),
+            "paper": ONLINE["paper"],
+        },
+        6,
+        one_run=True,
     ),
     "digits_searched": Study(
         "Does the searched structure help, and both methods together, on the embedded digits?",
@@ -135,6 +159,7 @@ STUDIES: Mapping[str, Study] = {
         {"train": {**_RESNET8, "epochs": 30}},
         ONLINE,
         1,
+        reference="stem",
     ),
     "tin100a_10000": Study(
         "And with 100 classes and few labels?",
@@ -143,6 +168,7 @@ STUDIES: Mapping[str, Study] = {
         {"train": {**_RESNET8, "data.labels_per_class": 100, "epochs": 30}},
         {name: ONLINE[name] for name in ("alone", "strong", "stem", "soft")},
         3,
+        reference="stem",
     ),
     "tin100a": Study(
         "And with 100 classes and all labels?",
@@ -150,6 +176,7 @@ STUDIES: Mapping[str, Study] = {
         {"train": {**_RESNET8, "epochs": 30}},
         {name: ONLINE[name] for name in ("alone", "strong", "soft", "stem")},
         1,
+        reference="stem",
     ),
     "cifar10_ablation": Study(
         "Which part of it?",
@@ -161,6 +188,7 @@ STUDIES: Mapping[str, Study] = {
         },
         1,
         baselines="cifar10_5000",
+        reference="strong",
     ),
     "cifar10_rules": Study(
         "Who should teach whom, on CIFAR-10 with few labels?",
@@ -265,6 +293,7 @@ STUDIES: Mapping[str, Study] = {
         {"train": {**_LONG, "epochs": 100}},
         ONLINE,
         3,
+        reference="stem",
     ),
     "tin100a_resnet110": Study(
         "And the paper's headline, a deep network and 100 classes? Meant for an accelerator",

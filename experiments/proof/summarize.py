@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from rows import Row
-from studies import STUDIES
+from studies import STUDIES, Study
 
 from kdjax.report.drawing import new_figure, save_figure
 from kdjax.statistics import half_width
@@ -97,7 +97,26 @@ def compare(name: str, row: str, workdir: Path) -> dict[str, Any] | None:
             "half_width": half_width(gains.mean(axis=1)),
         },
         **beside(wanted, found, seeds),
+        **further(study, row, trained, workdir / (study.baselines or name)),
     }
+
+
+def further(
+    study: Study, row: str, trained: Accuracies, baselines: Path
+) -> dict[str, dict[str, Any]]:
+    """What a row gains beyond the study's reference, on average over the students that it has."""
+    if not study.reference or row == study.reference:
+        return {}
+    reference = students(results_of(baselines / study.reference))
+    pairs = [
+        (trained[seed], reference[seed][: len(trained[seed])])
+        for seed in sorted(trained.keys() & reference.keys())
+    ]
+    if not pairs:
+        return {}
+    points = np.array([np.mean(np.subtract(*pair)) for pair in pairs])
+    gain = {"points": float(points.mean()), "half_width": half_width(points)}
+    return {"beyond": {"row": study.reference, "seeds": len(pairs), **gain}}
 
 
 def compared(
@@ -146,18 +165,21 @@ def table(entries: list[dict[str, Any]]) -> str:
     """Markdown: a row for each ensemble, gains in points with 95 % intervals."""
     widest = max(entries, key=lambda entry: len(entry["students"]))
     count = len(widest["students"])
-    head = [*(f"s{i}" for i in range(1, count + 1)), "mean gain", "average of all"]
+    references = {entry["beyond"]["row"] for entry in entries if "beyond" in entry}
+    beyond = [f"mean against `{row}`" for row in references]
+    head = [*(f"s{i}" for i in range(1, count + 1)), "mean gain", *beyond, "average of all"]
     baselines = " | ".join(f"{s['baseline']:.2f}" for s in widest["students"])
     lines = [
         f"| | {' | '.join(head)} |",
         "| --- |" + " ---: |" * len(head),
-        f"| {widest['against'].replace('_', ' ')}, % | {baselines} | | |",
+        f"| {widest['against'].replace('_', ' ')}, % | {baselines} | |" + " |" * (1 + len(beyond)),
     ]
     for entry in entries:
         gains = [_gain(student) for student in entry["students"]]
         gains += [""] * (count - len(gains))
         last = f"{entry['ensemble']:.2f}" if "ensemble" in entry else ""
-        cells = [*gains, _gain(entry["mean_gain"]), last]
+        set_against = [_gain(entry["beyond"]) if "beyond" in entry else "" for _ in beyond]
+        cells = [*gains, _gain(entry["mean_gain"]), *set_against, last]
         lines.append(f"| {_named(entry)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

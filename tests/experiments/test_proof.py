@@ -86,6 +86,34 @@ def test_gains_are_paired_by_seed(tmp_path, monkeypatch):
     assert found["ensemble"] == pytest.approx(65.0)
 
 
+def test_a_row_is_set_against_the_control_too(tmp_path):
+    config = {"data": {"labels_per_class": 500}, "epochs": 60}
+    rows = {
+        "alone": ((0.6, 0.5), (0.6, 0.5)),
+        "stem": ((0.61, 0.5), (0.6, 0.51)),
+        "strong": ((0.62, 0.53), (0.61, 0.51)),
+    }
+    for row, seeds in rows.items():
+        kind = "baseline" if row == "alone" else "distilled"
+        for seed, accuracies in enumerate(seeds):
+            results = {"seeds": [seed], "students": [{kind: entry(one)} for one in accuracies]}
+            average = "baseline_ensemble" if row == "alone" else "ensemble"
+            folder = tmp_path / "cifar10_5000" / row / f"seed{seed}"
+            write(folder, {**results, average: entry(0.6)}, config)
+    control, found = (
+        summarize.compare("cifar10_5000", row, tmp_path) for row in ("stem", "strong")
+    )
+    assert "beyond" not in control
+    beyond = found["beyond"]
+    assert (beyond["row"], beyond["seeds"]) == ("stem", 2)
+    # 2 points of one seed (1 and 3 of its students), .5 of the other: t(.975, 1) * .75.
+    assert beyond["points"] == pytest.approx(1.25)
+    assert beyond["half_width"] == pytest.approx(12.7062 * 0.75, abs=1e-3)
+    table = summarize.table([found, control])
+    assert "| mean against `stem` |" in table and "| +1.25 ± 9.53 |" in table
+    assert len({line.count("|") for line in table.splitlines()}) == 1
+
+
 def test_a_search_is_compared_with_the_uniform_network(tmp_path):
     write(
         tmp_path / "cifar10_searched" / "half" / "seed0",
