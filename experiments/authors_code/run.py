@@ -91,26 +91,17 @@ def batch_statistics() -> Iterator[None]:
         yield
 
 
-# Name -> in words, overrides, habits of the code.
-ROWS: Mapping[str, tuple[str, Mapping[str, Any], Any]] = {
-    "alone": ("each student by itself", {"method": "independent"}, contextlib.nullcontext),
-    "paper": ("the paper's weights, none of the habits", PAPER, contextlib.nullcontext),
+# Name -> overrides, habit of the code.
+ROWS: Mapping[str, tuple[Mapping[str, Any], Any]] = {
+    "alone": ({"method": "independent"}, contextlib.nullcontext),
+    "paper": (PAPER, contextlib.nullcontext),
     "stem": (
-        "the stem is trained by the widest student alone",
         {**PAPER, "network": f"{HERE / 'stem_from_pivot.py'}:create"},
         contextlib.nullcontext,
     ),
-    "adapters": ("adapters join the optimiser after an epoch", PAPER, late_adapters),
-    "alone_batch": (
-        "each by itself, evaluated with the statistics of each batch",
-        {"method": "independent"},
-        batch_statistics,
-    ),
-    "paper_batch": (
-        "the paper's weights, evaluated with the statistics of each batch",
-        PAPER,
-        batch_statistics,
-    ),
+    "adapters": (PAPER, late_adapters),
+    "alone_batch": ({"method": "independent"}, batch_statistics),
+    "paper_batch": (PAPER, batch_statistics),
 }
 
 
@@ -124,9 +115,33 @@ def accuracies(folder: Path, seeds: int) -> np.ndarray:
     return 100 * np.array(list(found.values()))
 
 
-def difference(ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
-    """Means over seeds ``[seeds, students]`` and 95 % half-widths, paired by seed."""
-    points = ours - theirs
+def summarize(curves: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Gains over the students alone, what each habit changes of them, and of accuracies."""
+    last = {name: curve[:, -1] for name, curve in curves.items()}
+    best = {name: curve.max(axis=1) for name, curve in curves.items()}
+    plain = last["paper"] - last["alone"]
+    gains = {
+        "the widest student alone trains the stem": last["stem"] - last["alone"],
+        "adapters join the optimiser after an epoch": last["adapters"] - last["alone"],
+        "the best epoch of each student, also alone": best["paper"] - best["alone"],
+        "statistics of each batch, also alone": last["paper_batch"] - last["alone_batch"],
+    }
+    accuracies = {
+        "alone, best epoch instead of the last": best["alone"] - last["alone"],
+        "ensemble, best epoch instead of the last": best["paper"] - last["paper"],
+        "alone, statistics of each batch": last["alone_batch"] - last["alone"],
+        "ensemble, statistics of each batch": last["paper_batch"] - last["paper"],
+    }
+    return {
+        "alone": last["alone"].mean(axis=0).tolist(),
+        "gain": interval(plain),
+        "change_of_gain": {name: interval(gain - plain) for name, gain in gains.items()},
+        "change_of_accuracy": {name: interval(change) for name, change in accuracies.items()},
+    }
+
+
+def interval(points: np.ndarray) -> dict[str, Any]:
+    """Means over seeds of ``[seeds, students]`` and 95 % half-widths."""
     return {
         "students": [
             {"points": float(own.mean()), "half_width": half_width(own)} for own in points.T
@@ -135,65 +150,33 @@ def difference(ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
     }
 
 
-def summarize(curves: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Gains over the students alone, as each row's own way of measuring has them."""
-    last = {name: curve[:, -1] for name, curve in curves.items()}
-    best = {name: curve.max(axis=1) for name, curve in curves.items()}
-    return {
-        "alone": last["alone"].mean(axis=0).tolist(),
-        "gains": {
-            **{
-                name: {"what": ROWS[name][0], **difference(last[name], last["alone"])}
-                for name in ("paper", "stem", "adapters")
-            },
-            "best": {
-                "what": "the best epoch of each student, also alone",
-                **difference(best["paper"], best["alone"]),
-            },
-            "batch": {
-                "what": "evaluated with the statistics of each batch, also alone",
-                **difference(last["paper_batch"], last["alone_batch"]),
-            },
-        },
-        "accuracy": {
-            "best_alone": {
-                "what": "alone, best epoch against last",
-                **difference(best["alone"], last["alone"]),
-            },
-            "best_paper": {
-                "what": "ensemble, best epoch against last",
-                **difference(best["paper"], last["paper"]),
-            },
-            "batch_alone": {
-                "what": "alone, statistics of the batch against running ones",
-                **difference(last["alone_batch"], last["alone"]),
-            },
-            "batch_paper": {
-                "what": "ensemble, statistics of the batch against running ones",
-                **difference(last["paper_batch"], last["paper"]),
-            },
-        },
-    }
-
-
 def table(summary: Mapping[str, Any]) -> str:
-    """The results as a Markdown table."""
+    """The results as Markdown tables."""
 
     def cell(entry: Mapping[str, float]) -> str:
         width = entry["half_width"]
         return f"{entry['points']:+.2f}" + ("" if width is None else f" ± {width:.2f}")
 
+    def line(what: str, row: Mapping[str, Any]) -> str:
+        return f"| {what} | " + " | ".join(map(cell, (*row["students"], row["mean"]))) + " |"
+
+    def rows(title: str) -> list[str]:
+        students = range(1, len(summary["alone"]) + 1)
+        head = [title, *(f"s{number}" for number in students), "mean"]
+        return ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
+
+    alone = [*summary["alone"], np.mean(summary["alone"])]
     lines = [
-        "| | s1 | s2 | s3 | s4 | s5 | mean |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-        "| alone, last epoch, % | "
-        + " | ".join(f"{value:.2f}" for value in summary["alone"])
-        + f" | {np.mean(summary['alone']):.2f} |",
+        *rows(""),
+        "| alone, % | " + " | ".join(f"{value:.2f}" for value in alone) + " |",
+        line("gain with the paper's weights", summary["gain"]),
+        "",
+        *rows("what a habit adds to the gain"),
+        *(line(*row) for row in summary["change_of_gain"].items()),
+        "",
+        *rows("and to accuracies"),
+        *(line(*row) for row in summary["change_of_accuracy"].items()),
     ]
-    for kind, words in (("gains", "gain: "), ("accuracy", "accuracy: ")):
-        for row in summary[kind].values():
-            cells = [cell(entry) for entry in (*row["students"], row["mean"])]
-            lines.append(f"| {words}{row['what']} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -204,7 +187,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=6)
     options = parser.parse_args()
     curves = {}
-    for name, (_, overrides, habit) in ROWS.items():
+    for name, (overrides, habit) in ROWS.items():
         config = configuration.first_run("train")
         config.update_from_flattened_dict(
             {**DATA, "method": "ensemble", "seeds": tuple(range(options.seeds)), **overrides}
