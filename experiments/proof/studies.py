@@ -1,4 +1,4 @@
-"""What is measured: studies, and the rows of each, fixed before anything was trained."""
+"""What is measured: studies, and the rows of each, fixed before they are trained."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -208,7 +208,7 @@ def draw(name: str, entries: list[dict[str, Any]], path: Path) -> Path:
         )
     axis.axvline(0.0, color="black", ls=":")
     axis.set_yticks([-place for place in range(len(entries))], [_named(one) for one in entries])
-    axis.set_xlabel("mean gain over students, points; bars: 95 % intervals over seeds")
+    axis.set_xlabel("mean gain in points, 95 % intervals")
     axis.set_title(name.replace("_", " "), fontsize=11)
     return save_figure(figure, path)
 
