@@ -42,19 +42,22 @@ PAPER = {
     "teacher_weights": "()",
 }
 _AVERAGE = {**_WHOLE, "teacher_weights": "()"}
-STRONG = {**_WHOLE, "teacher_weights": "(.5, .25, .15, .07, .03)"}
 STEM = Row("control: a shared stem, labels alone", {**_AVERAGE, "weights.soft": 0.0})
 ONLINE = {
     "alone": ALONE,
     "strong": Row(
-        "labels and soft targets at full weight, teacher weights .5 .25 .15 .07 .03", STRONG
+        "labels and soft targets at full weight, teacher weights .5 .25 .15 .07 .03",
+        {**_WHOLE, "teacher_weights": "(.5, .25, .15, .07, .03)"},
     ),
     "soft": Row("labels and soft targets at full weight, plain average", _WHOLE),
     "stem": STEM,
     "paper": Row("the paper's weights .7 .15 .15", PAPER),
     "feature": Row("as soft, with the feature term at .15", {**_WHOLE, "weights.feature": 0.15}),
 }
-STRONG_DIGITS = {**_WHOLE, "teacher_weights": "(.4, .25, .2, .1, .05)"}
+STRONG_DIGITS = Row(
+    "average with weights .4 .25 .2 .1 .05",
+    {**_WHOLE, "teacher_weights": "(.4, .25, .2, .1, .05)"},
+)
 RULES = {
     rule: Row(f"the rule {rule}", {**_AVERAGE, "ensemble.rule": rule})
     for rule in (
@@ -64,11 +67,11 @@ RULES = {
 }
 
 
-def ablation(strong: Overrides, shares: Mapping[int, str]) -> dict[str, Row]:
+def ablation(strong: Row, shares: Mapping[int, str]) -> dict[str, Row]:
     """One change at a time to the row ``strong``.
 
     Args:
-      strong: the overrides of that row.
+      strong: that row.
       shares: in the teacher of the first two, three and four students, as in ``strong``.
     """
     changes = {
@@ -83,14 +86,14 @@ def ablation(strong: Overrides, shares: Mapping[int, str]) -> dict[str, Row]:
     }
     return {
         **{
-            name: Row(f"as strong, {what}", {**strong, **own})
+            name: Row(f"as strong, {what}", {**strong.overrides, **own})
             for name, (what, own) in changes.items()
         },
         **{
             f"students_{number}": Row(
                 f"as strong, the {number} widest students",
                 {
-                    **strong,
+                    **strong.overrides,
                     "student_scales": str((1.0, 0.8, 0.6, 0.4)[:number]),
                     "teacher_weights": shares[number],
                 },

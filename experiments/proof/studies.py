@@ -9,7 +9,6 @@ from rows import (
     PAPER,
     RULES,
     STEM,
-    STRONG,
     STRONG_DIGITS,
     Overrides,
     Row,
@@ -90,7 +89,7 @@ STUDIES: Mapping[str, Study] = {
         {
             "alone": ALONE,
             "stem": STEM,
-            "strong": Row("average with weights .4 .25 .2 .1 .05", STRONG_DIGITS),
+            "strong": STRONG_DIGITS,
             **RULES,
         },
         6,
@@ -124,7 +123,7 @@ STUDIES: Mapping[str, Study] = {
         {"train": {**_QUIET, "epochs": 400}},
         {
             "alone": ALONE,
-            "strong": Row("average with weights .4 .25 .2 .1 .05", STRONG_DIGITS),
+            "strong": STRONG_DIGITS,
             "paper": ONLINE["paper"],
         },
         6,
@@ -183,7 +182,9 @@ STUDIES: Mapping[str, Study] = {
         {"train": "cifar10_resnet20.py"},
         {"train": {**_RESNET8, "data.labels_per_class": 500, "epochs": 60}},
         {
-            **ablation(STRONG, {2: "(.67, .33)", 3: "(.56, .28, .16)", 4: "(.5, .27, .16, .07)"}),
+            **ablation(
+                ONLINE["strong"], {2: "(.67, .33)", 3: "(.56, .28, .16)", 4: "(.5, .27, .16, .07)"}
+            ),
             **{name: row for name, row in RULES.items() if name != "average"},
         },
         1,
