@@ -69,6 +69,7 @@ def test_training_configs_train_two_steps(path, small_npz):
         "compute.devices": 1,
         "data.memory": "device",
         "data.crop_padding": 1,
+        "data.image_size": (0, 0),
         "data.labels_per_class": 0,
         "teacher_weights": (),
     }

@@ -267,7 +267,7 @@ def test_bad_fields_are_refused_before_anything_starts(small_npz, tmp_path, chan
             r"config.teacher.seed\[0\]: seed is 5, but student 1, distilled, of .*",
         ),
         ({"data__split_seed": 4}, "its config.data.split_seed is 0, expected 4: it may have been"),
-        ({"data__image_size": (16, 16)}, "its config.data.image_size is"),
+        ({"data__image_size": (8, 8)}, "its config.data.image_size is"),
     ],
 )
 def test_a_teacher_that_does_not_fit_is_refused(finished, small_npz, tmp_path, changes, message):

@@ -116,7 +116,6 @@ def test_a_family_that_was_not_measured_runs_sequentially(small_config):
 )
 def test_what_a_family_cannot_do_is_said_first(small_config, field, value, message):
     small_config.network, small_config.network_width = "vgg16_bn", 0.1
-    small_config.data.image_size = (32, 32)
     small_config.compute[field] = value
     with pytest.raises(ConfigError, match=message):
         resolve(small_config)

@@ -377,6 +377,10 @@ def test_a_checkpoint_of_another_network_is_refused(both):
         ({"data.name": "cifra10"}, "Known names: digits, cifar10.*did you mean cifar10"),
         ({"data.name": "npz:nothing.npz"}, "'npz:nothing.npz': there is no such file"),
         ({"data.crop_padding": 8}, "config.data.crop_padding is 8: it must be below"),
+        (
+            {"data.image_size": (16, 16)},
+            r"config.data.image_size is \(16, 16\): the images of npz:",
+        ),
         ({"student_widths": ("nothing.json",)}, "1 entries"),
         ({"student_widths": ("a.json", "b.json")}, "a.json"),
         ({"weights.soft": -1.0}, r"config.weights.soft is -1.0: allowed is at least 0"),

@@ -171,7 +171,33 @@ def resolve(
             f"config.batch_size is {config.batch_size}: it must be divisible by the {devices} "
             "devices (or choose config.compute.devices)"
         )
-    dataset = dataset or read_dataset(config)
+    if dataset is None:
+        dataset = read_dataset(config)
+        _check_image_size(config, dataset.image_shape)
+    _check_data(config, dataset)
+    architecture = _architecture(config, dataset.num_classes)
+    try:
+        execution_of(config, architecture, parallel)
+        for network in _own_networks(config, architecture):
+            _check_own(network, dataset.image_shape)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    students = _students(config, architecture, student_widths)
+    return Experiment(config, dataset, architecture, students, parallel)
+
+
+def _check_image_size(config: ml_collections.ConfigDict, image_shape: tuple[int, ...]) -> None:
+    size = tuple(config.data.image_size)
+    if size not in ((0, 0), image_shape[:2]):
+        raise ConfigError(
+            f"config.data.image_size is {size}: the images of {config.data.name} are "
+            f"{image_shape[0]} x {image_shape[1]} and stay so, only those of folders and TFDS sets "
+            "are resized; expected (0, 0)"
+        )
+
+
+def _check_data(config: ml_collections.ConfigDict, dataset: data.Dataset | data.Streamed) -> None:
+    """Checks the fields that depend on how many images there are, and on their size."""
     train_size = dataset.sizes["train"]
     if config.batch_size > train_size:
         raise ConfigError(
@@ -196,15 +222,6 @@ def resolve(
             f"config.data.crop_padding is {config.data.crop_padding}: it must be below the image "
             f"size, {dataset.image_shape[0]} x {dataset.image_shape[1]}"
         )
-    architecture = _architecture(config, dataset.num_classes)
-    try:
-        execution_of(config, architecture, parallel)
-        for network in _own_networks(config, architecture):
-            _check_own(network, dataset.image_shape)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    students = _students(config, architecture, student_widths)
-    return Experiment(config, dataset, architecture, students, parallel)
 
 
 def resolve_in_all(config: ml_collections.ConfigDict, path: Path) -> Experiment:
