@@ -45,6 +45,15 @@ class WidthVector(Mapping[str, int]):
         return f"WidthVector({self._widths})"
 
 
+def scaled(network: str, multiplier: float) -> str:
+    """The name of a network with what all its widths are multiplied by, where that is not 1.
+
+    >>> scaled("resnet8", 0.625)
+    'resnet8 x 0.625'
+    """
+    return network if multiplier == 1 else f"{network} x {multiplier:g}"
+
+
 def scale(widths: Mapping[str, int], factor: float, keep: Iterable[str] = ()) -> WidthVector:
     """Every group times ``factor``, floored, at least 1; groups named in ``keep`` as they are.
 

@@ -31,7 +31,7 @@ def test_train_then_evaluate(small_config, tmp_path, capsys):
     workdir = f"--workdir={tmp_path / 'run'}"
     assert cli.main(["train", workdir, *overrides_of(small_config)]) == 0
     shown = capsys.readouterr().out
-    assert "resnet8 x 2 students" in shown
+    assert "resnet8 x 0.25, 2 students" in shown
     assert "distilled" in shown
     assert "results.json" in shown
     contents = {entry.name for entry in (tmp_path / "run").iterdir()}

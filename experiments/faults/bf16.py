@@ -42,6 +42,7 @@ def run(dtype: str) -> dict[str, Any]:
     config = configuration.default()
     config.update_from_flattened_dict(
         {
+            "network_width": 0.625,
             "method": "ensemble",
             "seeds": SEEDS,
             "epochs": 10,

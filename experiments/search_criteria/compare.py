@@ -68,6 +68,7 @@ def make_config(criterion: str, options: argparse.Namespace) -> Any:
     config = configuration.search_default()
     config.update_from_flattened_dict(
         {
+            "network_width": 0.625,
             "search.criterion": criterion,
             "search.target.flops": 0.0,
             "search.target.params": options.params,

@@ -30,6 +30,7 @@ from kdjax.train.tasks.experiment import read_dataset
 RIVAL = Path(__file__).with_name("rival.py")
 # As the study digits_searched of experiments/proof, at its tightest budget.
 SETTINGS = {
+    "network_width": 0.625,
     "data.test": 0.8,
     "data.validation": 0.3,
     "data.labels_per_class": 20,

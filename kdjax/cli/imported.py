@@ -34,7 +34,7 @@ def add_import_options(command: argparse.ArgumentParser) -> None:
 
 def import_torch(known: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Writes a workdir from a file of tensors, and says what is in it."""
-    # The default width is that of the recipe for the embedded digits.
+    # The recipe for the embedded digits has a narrow network.
     full = [] if known.config else ["--config.network_width=1.0"]
     config = read_config(known.config, [*full, *overrides])
     configuration.validate(config)

@@ -59,7 +59,7 @@ FIELDS: dict[str, Field] = {
         f"one of {', '.join(NETWORKS)}, or your own, file.py:function",
     ),
     "teacher.network_width": number(
-        0.625, "multiplies every full width of a teacher trained here", 0, 16, above=True
+        1.0, "multiplies every full width of a teacher trained here", 0, 16, above=True
     ),
     "teacher.epochs": number(20, "passes of a teacher trained here", 1),
     "teacher.cache_logits": Field(

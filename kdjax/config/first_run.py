@@ -16,6 +16,7 @@ from kdjax.config.tasks import Task, default_of
 # 20 labels of each class to train on; four fifths of the set are left to test on.
 _FEW_LABELS: Mapping[str, Any] = {
     "seeds": (0, 1, 2, 3, 4, 5),
+    "network_width": 0.625,
     "data.test": 0.8,
     "data.validation": 0.3,
     "data.labels_per_class": 20,
@@ -31,6 +32,7 @@ _FEW_LABELS: Mapping[str, Any] = {
 # With a tenth of the parameters it matters which channels are kept.
 _FEW_PARAMETERS: Mapping[str, Any] = {
     "seeds": (0, 1, 2, 3, 4, 5, 6),
+    "network_width": 0.625,
     "search.target.flops": 0.0,
     "search.target.params": 0.1,
     "evaluation.every_epochs": 10,

@@ -49,7 +49,7 @@ NETWORK: dict[str, Field] = {
         f"one of {', '.join(NETWORKS)}, or your own, file.py:function",
     ),
     "network_width": number(
-        0.625, "multiplies every full width, the stem's included", 0, 16, above=True
+        1.0, "multiplies every full width, the stem's included", 0, 16, above=True
     ),
 }
 

@@ -5,7 +5,7 @@ from typing import Any
 from rich.console import Console
 
 from kdjax.report.terminal import Grid, markdown, print_grids, print_text
-from kdjax.report.words import over, percent, sentence, signed
+from kdjax.report.words import heading, percent, sentence, signed
 
 
 def distill_grid(summary: dict[str, Any]) -> Grid:
@@ -14,10 +14,7 @@ def distill_grid(summary: dict[str, Any]) -> Grid:
     Accuracies are in %, gains in percentage points, both with half their intervals over seeds.
     """
     made, teachers, students = summary["made_with"], summary["teachers"], summary["students"]
-    title = (
-        f"{made['network']} on {made['dataset']}: test accuracy of the {summary['last_or_best']} "
-        f"checkpoint, %; {over(summary['seeds'])} (teacher: one run)"
-    )
+    title = heading(summary) + " (teacher: one run)"
     both = "baseline" in students[0]
     columns = ["network", "parameters", "MACs", *(["alone"] if both else []), "distilled"]
     columns += ["gain,\npoints"] if both else []

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from kdjax.report import words
+
 COLOURS = {"baseline": "#888888", "distilled": "#1f6fb4"}
 
 
@@ -51,8 +53,7 @@ def legend_below(figure: Any, axis: Any, columns: int) -> None:
 
 def named(summary: dict[str, Any]) -> str:
     """Network and data of a result, for a title; ``$`` is escaped, or it would start a formula."""
-    made = summary["made_with"]
-    return f"{made['network']} on {made['dataset']}".replace("$", r"\$")
+    return words.named(summary).replace("$", r"\$")
 
 
 def seeds_text(seeds: Sequence[int], shown: str) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 from rich.console import Console
 
 from kdjax.report.terminal import Grid, markdown, print_grids, print_text
-from kdjax.report.words import over, percent, sentence
+from kdjax.report.words import heading, percent, sentence
 
 # Structure of an entry -> what its cost is called.
 _COSTS = {"full": "before", "compact": "after", "uniform": "uniform"}
@@ -31,11 +31,8 @@ _DIFFERENCES = {
 
 def comparison_grid(summary: dict[str, Any]) -> Grid:
     """Teacher, compact network and its rivals: cost and test accuracy."""
-    made, teacher = summary["made_with"], summary["teacher"]
-    title = (
-        f"{made['network']} on {made['dataset']}: test accuracy of the {summary['last_or_best']} "
-        f"checkpoint, %; {over(summary['seeds'])} (teacher: one run)"
-    )
+    teacher = summary["teacher"]
+    title = heading(summary) + " (teacher: one run)"
     columns = ["network", "parameters", "share of\nparameters", "MACs", "share of\nMACs"]
     timed = summary["structure"].get("cost", {})
     times = "latency_ms" in timed.get("before", {})

@@ -5,7 +5,7 @@ from typing import Any
 from rich.console import Console
 
 from kdjax.report.terminal import Grid, markdown, print_grids, print_text
-from kdjax.report.words import direction, over, percent, sentence, signed, unsigned
+from kdjax.report.words import direction, heading, percent, sentence, signed, unsigned
 
 
 def results_grid(summary: dict[str, Any]) -> Grid:
@@ -13,11 +13,7 @@ def results_grid(summary: dict[str, Any]) -> Grid:
 
     Accuracies are in %, gains in percentage points, both with half their intervals over seeds.
     """
-    made = summary["made_with"]
-    title = (
-        f"{made['network']} on {made['dataset']}: test accuracy of the "
-        f"{summary['last_or_best']} checkpoint, %; {over(summary['seeds'])}"
-    )
+    title = heading(summary)
     pivot = summary["students"][0]
     roles = [role for role in ("baseline", "distilled") if role in pivot]
     both = len(roles) == 2

@@ -1,6 +1,24 @@
 """Numbers as text, and what a difference means, in words."""
 
 from collections.abc import Sequence
+from typing import Any
+
+from kdjax import widths
+
+
+def named(summary: dict[str, Any]) -> str:
+    """Network and data of a result."""
+    made = summary["made_with"]
+    name = widths.scaled(made["network"], made.get("network_width", 1.0))
+    return f"{name} on {made['dataset']}"
+
+
+def heading(summary: dict[str, Any]) -> str:
+    """What the accuracies of a table are: of which network, data, checkpoint and seeds."""
+    return (
+        f"{named(summary)}: test accuracy of the {summary['last_or_best']} checkpoint, %; "
+        f"{over(summary['seeds'])}"
+    )
 
 
 def percent(mean: float | None, half_width: float | None = None) -> str:

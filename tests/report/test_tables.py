@@ -85,9 +85,11 @@ def test_a_single_method_is_a_table_without_gains(make_training):
 
 def test_names_are_printed_as_they_are(make_training, make_search):
     summary = make_training(BASELINES, GAINS)
-    summary["made_with"] = {"network": "resnet8", "dataset": "folder:dog:[red]x"}
-    assert "resnet8 on folder:dog:[red]x:" in printed(report.print_table, summary, width=120)
+    named = {"network_width": 0.5, "dataset": "folder:dog:[red]x"}
+    summary["made_with"] = summary["made_with"] | named
+    assert "resnet8 x 0.5 on folder:dog:[red]x:" in printed(report.print_table, summary, width=120)
     found = make_search([91.0, 92.0], [91.0, 92.0], [91.0, 92.0])
+    found["made_with"] = found["made_with"] | {"dataset": "folder:dog:[red]x"}
     assert "resnet8 on folder:dog:" in printed(report.print_search, found, width=120)
     text = printed(report.print_evaluation, evaluation(["a:dog:b"]), width=80)
     assert "a:dog:b" in text

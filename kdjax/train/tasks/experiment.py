@@ -107,6 +107,11 @@ class Experiment:
         return Resident(host_data, bounds, batches, evaluation, self.parallel)
 
     @property
+    def named(self) -> str:
+        """The network in words."""
+        return widths.scaled(self.architecture.name, self.config.network_width)
+
+    @property
     def _evaluated(self) -> int:
         """Images in a batch of an evaluation: whole rows for every device."""
         devices, largest = len(self.parallel.devices), max(self.dataset.sizes.values())

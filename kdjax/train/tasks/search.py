@@ -224,7 +224,7 @@ def _describe(experiment: Experiment, budget: Budget) -> str:
         else f"{config.teacher.epochs} epochs"
     )
     return (
-        f"{experiment.architecture.name} on {dataset.name}: {sizes} images of "
+        f"{experiment.named} on {dataset.name}: {sizes} images of "
         f"{height} x {width} x {channels}, {dataset.num_classes} classes\n"
         f"Budget: {targets}; {config.search.schedule} over "
         f"{', '.join(budget.slot_blocks)}\n"

@@ -107,7 +107,8 @@ def describe(experiment: Experiment) -> str:
     )
     shared = f"; the ensemble shares {stem}" if config.method != "independent" else ""
     return (
-        f"{experiment.architecture.name} x {len(experiment.student_widths)} students on "
+        f"{experiment.named}, "
+        f"{len(experiment.student_widths)} students on "
         f"{dataset.name}: {sizes} images of {height} x {width} x {channels}, "
         f"{dataset.num_classes} classes{shared}\n"
         f"{' and '.join(experiment.methods)}, seeds {', '.join(map(str, config.seeds))}, "
