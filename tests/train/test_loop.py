@@ -50,6 +50,7 @@ def both(tmp_path_factory, small_npz):
             "seeds": (0, 1),
             "network_width": 0.25,
             "student_scales": (1.0, 0.5),
+            "teacher_weights": (0.7, 0.3),
             "data.name": f"npz:{small_npz}",
             "epochs": 8,
             "evaluation.every_epochs": 1,

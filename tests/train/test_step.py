@@ -19,7 +19,7 @@ from kdjax.train.program import methods
 from kdjax.train.program.objective import Examples
 from kdjax.train.program.optimizer import make_optimizer
 from kdjax.train.program.state import TrainState
-from kdjax.train.program.step import dropout_key, term_key, train_step
+from kdjax.train.program.step import dropout_key, evaluation_step, term_key, train_step
 from kdjax.widths import WidthVector
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "train_step.npz"
@@ -140,6 +140,26 @@ def test_two_steps_equal_pytorch(golden, golden_setup):
         np.testing.assert_allclose(
             value, golden[f"final/{path}"], rtol=2e-4, atol=2e-5, err_msg=path
         )
+
+
+@pytest.mark.parametrize("name", ["ensemble", "independent"])
+def test_the_average_of_all_has_the_shares_of_the_teacher(name):
+    """Of students taught together and alone, so that the two can be compared."""
+    shares = (0.0, 0.1, 0.9)
+    method, _ = small_method(name, teacher_weights=shares)
+    state, batch = small_state(method, optax.sgd(0.0)), small_batch(64)
+    # Images of one colour each: of noise all are about the same to a fresh network.
+    colours = 3 * np.random.default_rng(0).normal(size=(64, 1, 1, 3))
+    batch = batch._replace(images=np.broadcast_to(colours, batch.images.shape).astype(np.float32))
+    outputs = method.model.apply(state.variables, batch.images, train=False)
+    logits = np.asarray(outputs.logits, np.float64)
+
+    def right(weights):
+        return np.sum(np.argmax(np.tensordot(weights, logits, 1), -1) == batch.labels)
+
+    assert right(shares) != right((1 / 3,) * 3)
+    found, count = evaluation_step(state.variables, batch, method=method)["ensemble_accuracy"]
+    assert (found, count) == (right(shares), 64)
 
 
 def test_padding_changes_nothing():

@@ -54,7 +54,7 @@ class Method:
       separate: whether the students must not influence each other.
       average: share of their averaged copies that a step keeps at most, of students that such
         copies teach; ``teacher`` of :attr:`forward` are the copies' parameters. 0: there are none.
-      teacher_weights: share of each student in the ensemble's logits; None is equal shares.
+      teacher_weights: share of each student in the average of all; None is equal shares.
       recall: ``(teacher, batch) -> teacher``: what forward is given of a fixed teacher.
       memory: what the teacher rule remembers before the first step
         (:mod:`kdjax.train.program.teaching`).
@@ -148,7 +148,7 @@ def _ensemble(config, architecture, student_widths, steps_per_epoch, fields) -> 
         separate=False,
         beginning=learning.beginning_of(model, model.init_with_output),
         average=config.ensemble.ema_decay if rule == "ema" else 0.0,
-        teacher_weights=tuple(config.teacher_weights) or None,
+        teacher_weights=_shares(config),
         memory=initial_memory(config.ensemble.rule, len(student_widths)),
     )
 
@@ -211,7 +211,20 @@ def _independent(config, architecture, student_widths, steps_per_epoch, fields) 
     def beginning(image_shape: tuple[int, int, int], examples: int) -> Beginning:
         return learned.beside(start_of(model, image_shape), {}, {}, examples)
 
-    return Method(model, forward, loss, lambda step: {}, True, beginning)
+    return Method(
+        model,
+        forward,
+        loss,
+        weights=lambda step: {},
+        separate=True,
+        beginning=beginning,
+        teacher_weights=_shares(config),
+    )
+
+
+def _shares(config: ml_collections.ConfigDict) -> tuple[float, ...] | None:
+    """Those of the students in the average of all; only the task ``train`` has the field."""
+    return tuple(config.get("teacher_weights", ())) or None
 
 
 def taught(

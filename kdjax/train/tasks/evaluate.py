@@ -125,7 +125,7 @@ def _evaluate_stage(
     # Students that teach each other, and the same ones alone, are compared as a whole too.
     stage = members[0].stage
     averaged = len(members) > 1 and stage in ("ensemble", "independent")
-    shares = tuple(experiment.config.teacher_weights) or None if stage == "ensemble" else None
+    shares = tuple(experiment.config.teacher_weights) or None if averaged else None
     if averaged:
         titles.append("average of all," + members[0].name.partition(",")[2])
     run = None
