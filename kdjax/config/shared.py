@@ -222,7 +222,11 @@ RUNNING: dict[str, Field] = {
     "evaluation.every_epochs": number(3, "epochs between evaluations on validation", 1),
     "evaluation.batch_size": number(180, "images a step in evaluation", 1, resumable=True),
     "evaluation.select": one_of(
-        "last", "which checkpoint the results quote: last, or best on validation", "last", "best"
+        "last",
+        "which checkpoint the results quote: the last, or that with the best mean validation "
+        "accuracy of all networks that train together",
+        "last",
+        "best",
     ),
     "checkpoint.every_epochs": number(5, "epochs between checkpoints", 1, resumable=True),
     "checkpoint.keep": number(2, "how many of the latest checkpoints to keep", 1, resumable=True),

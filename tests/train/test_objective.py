@@ -260,6 +260,16 @@ def test_every_term_has_a_ramp_and_a_weight_for_each_student(name):
     np.testing.assert_allclose(found[name], 0.25 * shares, rtol=1e-6)
 
 
+def test_wider_only_needs_students_in_order(small_config):
+    small_config.student_scales = (1.0, 0.25, 0.5)
+    resolve(small_config)
+    small_config.ensemble.rule, small_config.teacher_weights = "wider_only", ()
+    with pytest.raises(ValueError, match=r"student 3 has .* channels, at most the .* of student 2"):
+        resolve(small_config)
+    small_config.student_scales = (1.0, 0.5, 0.5)
+    resolve(small_config)
+
+
 def test_the_widest_learns_from_no_logits_by_the_rule_wider_only(small_config):
     small_config.ensemble.rule, small_config.teacher_weights = "wider_only", ()
     small_config.weights.update(hard=1.0, soft=0.5, nkd=2.0, feature=0.0)

@@ -1,6 +1,7 @@
 """What an experiment trains on: data, architecture, students, devices; checked before it starts."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -394,4 +395,18 @@ def _students(
         vectors = student_vectors(architecture, tuple(config.student_scales))
     if apart:
         return vectors
-    return widths.check_students(vectors, architecture.widths, shared=architecture.shared)
+    checked = widths.check_students(vectors, architecture.widths, shared=architecture.shared)
+    if config.ensemble.rule == "wider_only":
+        _check_order(checked)
+    return checked
+
+
+def _check_order(vectors: Sequence[WidthVector]) -> None:
+    channels = [sum(vector.values()) for vector in vectors]
+    for number, (before, own) in enumerate(itertools.pairwise(channels), start=2):
+        if own > before:
+            raise ValueError(
+                f"config.ensemble.rule is 'wider_only', by which students teach those that stand "
+                f"behind them: student {number} has {own} channels, at most the {before} of "
+                f"student {number - 1} are allowed"
+            )
