@@ -4,7 +4,8 @@
 #     TFDS_DATA_DIR=DIR experiments/proof/gpu.sh KEPT [SECONDS] [STUDY...]
 #
 # KEPT is a directory that outlives the machine: results and the last checkpoints are copied there
-# after every study, and taken from there at the start. SECONDS: stop in time (default 3000).
+# after every study, and taken from there at the start. SECONDS: all studies together are stopped
+# after so many (default 3000).
 # OVERRIDES: further --config.a.b=c, but no tuples, to try it at a small size.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -28,7 +29,9 @@ trap keep EXIT
 
 status=0
 for study in "${studies[@]}"; do
-  timeout --signal=TERM --kill-after=120 "$seconds" \
+  left=$((seconds - SECONDS)) # Bash counts SECONDS from the start of this script.
+  [ "$left" -gt 0 ] || break
+  timeout --signal=TERM --kill-after=120 "$left" \
     python experiments/proof/run.py --study="$study" --workdir="$work" ${OVERRIDES:-} ||
     status=$?
   keep

@@ -11,6 +11,7 @@ cut anywhere.
 import argparse
 import json
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -61,6 +62,27 @@ def finished(path: Path) -> set[int]:
     return set(json.loads(results.read_text())["seeds"]) if results.exists() else set()
 
 
+def finish(arguments: Sequence[str]) -> int:
+    """Runs a command to its end; SIGTERM is passed on, and waited for while the command saves.
+
+    Returns:
+      Its exit status; as a shell would say it, 143, if it was asked to stop.
+    """
+    child = subprocess.Popen(arguments)
+    asked = []
+
+    def stop(number: int, frame: object) -> None:
+        asked.append(number)
+        child.send_signal(number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        status = child.wait()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return 128 + asked[0] if asked else status
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--study", required=True, choices=STUDIES)
@@ -80,8 +102,7 @@ def main() -> int:
                 continue
             print(f"{options.study}, {row}, {'seeds' if len(part) > 1 else 'seed'} ", end="")
             print(*part, sep=", ", flush=True)
-            status = subprocess.run(command(study, row, part, folder, overrides)).returncode
-            if status:
+            if status := finish(command(study, row, part, folder, overrides)):
                 return status
     return 0
 

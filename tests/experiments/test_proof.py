@@ -2,7 +2,9 @@
 
 import importlib
 import json
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,33 @@ run, studies, summarize = (
     importlib.import_module(name) for name in ("run", "studies", "summarize")
 )
 ROWS = [(name, row) for name, study in studies.STUDIES.items() for row in study.rows]
+
+
+SAVES = """
+import pathlib, signal, sys, time
+def save(*_):
+    time.sleep(0.5)
+    pathlib.Path("saved").touch()
+    sys.exit(0)
+signal.signal(signal.SIGTERM, save)
+pathlib.Path("ready").touch()
+time.sleep(60)
+"""
+
+
+def test_a_stopped_study_waits_until_its_run_has_saved(tmp_path):
+    code = f"import run, sys; sys.exit(run.finish([sys.executable, '-c', {SAVES!r}]))"
+    study = subprocess.Popen(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(FOLDER)!r}); {code}"],
+        cwd=tmp_path,
+    )
+    while not (tmp_path / "ready").exists():
+        assert study.poll() is None
+        time.sleep(0.05)
+    study.terminate()
+    assert study.wait(30) == 143  # Not 0, by which the next row would begin.
+    assert (tmp_path / "saved").exists()
+    assert run.finish([sys.executable, "-c", "import sys; sys.exit(3)"]) == 3
 
 
 @pytest.mark.parametrize(("name", "row"), ROWS, ids=map("/".join, ROWS))
