@@ -117,8 +117,12 @@ def _without_file(overrides: Sequence[str], task: configuration.Task) -> ml_coll
     """The configuration that overrides start from if no file is named."""
     text = "=".join(overrides)  # A value may be an argument of its own.
     if re.search(r"--config\.data\.name=(?!['\"]?digits\b)", text):
-        return configuration.default_of(task)
-    config = configuration.first_run(task)
+        config = configuration.default_of(task)
+    else:
+        config = configuration.first_run(task)
+    if task == "search" and re.search(r"--config\.search\.target\.", text):
+        # Who names a target means that one, and not another one that is there by default.
+        config.search.target.update(dict.fromkeys(config.search.target, 0.0))
     if task == "train" and re.search(r"--config\.(student_(scales|widths)|ensemble\.rule)=", text):
         # Those of the recipe belong to its five students and the plain rule.
         config.teacher_weights = ()

@@ -48,10 +48,10 @@ def _overview(summary: dict[str, Any]) -> Grid:
             if share is not None
         ]
         lowest, index = min(shares)
-        values = [percent(network[name], network[f"{name}_std"]) for name in known]
+        values = [percent(network[name], network[f"{name}_half_width"]) for name in known]
         rows.append([network["name"], *values, f"{names[index]}: {percent(lowest)}"])
     heads = ["network", *(columns[name] for name in known), "lowest class"]
-    title = "accuracy, %, with deviations over seeds where there are several"
+    title = "accuracy, %, with 95 % intervals over seeds where there are several"
     return Grid(title, heads, rows, [len(heads) - 1])
 
 

@@ -55,6 +55,16 @@ def test_an_override_leaves_the_next_configuration_alone():
     assert read_config("", ()).to_dict() == configuration.first_run("train").to_dict()
 
 
+@pytest.mark.parametrize("data", [[], ["--config.data.name=cifar10"]])
+def test_a_named_target_takes_the_place_of_the_default_one(data):
+    targets = read_config("", [*data, "--config.search.target.latency=0.5"], "search").search.target
+    assert targets.to_dict() == {"flops": 0.0, "params": 0.0, "latency": 0.5}
+    both = [f"--config.search.target.{name}=0.3" for name in ("flops", "params")]
+    targets = read_config("", [*data, *both], "search").search.target
+    assert targets.to_dict() == {"flops": 0.3, "params": 0.3, "latency": 0.0}
+    assert read_config("", data, "search").search.target != targets
+
+
 @pytest.mark.parametrize("text", ["npz:a.npz", "cifar10", "digits2"])
 @pytest.mark.parametrize("apart", [False, True])
 def test_other_data_starts_from_the_defaults_of_the_fields(text, apart):

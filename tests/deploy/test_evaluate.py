@@ -97,7 +97,7 @@ def test_a_network_that_knows_one_class_is_named(evaluated):
     assert remark in text
     assert "30 images. Accuracy of the last checkpoint, %; seeds 0, 1; step 12" in text
     first = evaluated["networks"][0]
-    assert f"{100 * first['accuracy']:.2f} ± {100 * first['accuracy_std']:.2f}" in text
+    assert f"{100 * first['accuracy']:.2f} ± {100 * first['accuracy_half_width']:.2f}" in text
 
 
 def test_one_seed_has_no_deviation_and_json_no_nan(searched, tmp_path, capsys):
@@ -271,6 +271,7 @@ def test_measures_by_hand():
     both = measures.over_seeds(runs)
     assert both["accuracy"] == pytest.approx(0.7)
     assert both["accuracy_std"] == pytest.approx(0.4 / 2**0.5)
+    assert both["accuracy_half_width"] == pytest.approx(12.7062 * 0.2, rel=1e-5)
     assert both["confusion"][1][:2] == [2, 4]
     alone = measures.over_seeds(runs[:1])
     assert (alone["accuracy_std"], alone["top5_std"]) == (None, None)

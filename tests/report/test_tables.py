@@ -99,7 +99,7 @@ def evaluation(names):
     """What `kdjax evaluate` found of networks with these names, all alike."""
     network = {
         "accuracy": 0.5,
-        "accuracy_std": None,
+        "accuracy_half_width": None,
         "top5": None,
         "class_accuracy": [0.5, 0.5],
         "runs": [{"seed": 0, "step": 3}],

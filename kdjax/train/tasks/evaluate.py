@@ -50,9 +50,10 @@ def evaluate(
     Returns:
       ``workdir``, ``data`` (``name``, ``other``), ``split``, ``checkpoint``, ``examples``,
       ``classes`` (``name`` and ``examples`` of each), ``networks`` and ``remarks``, lines for
-      people. Each of ``networks`` has ``name``, ``accuracy`` and ``top5`` (fractions, means over
-      seeds; ``top5`` with more than 10 classes), ``accuracy_std`` and ``top5_std`` (sample
-      deviations), ``class_accuracy``, ``confusion`` (``[true][predicted]``, the sum over seeds) and
+      people. Each of ``networks`` has ``name``, ``accuracy`` and ``top5`` (fractions, means
+      over seeds; ``top5`` with more than 10 classes), ``accuracy_std`` and ``top5_std``
+      (sample deviations), the same with ``_half_width`` (of 95 % intervals),
+      ``class_accuracy``, ``confusion`` (``[true][predicted]``, the sum over seeds) and
       ``runs`` with the values of each. What there is no number for is None.
 
     Raises:

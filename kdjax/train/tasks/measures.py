@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from kdjax.train.tasks.results import deviation
+from kdjax.statistics import deviation, half_width
 
 # With so few classes the top five say little.
 _FEW = 10
@@ -40,7 +40,9 @@ def of_run(labels: np.ndarray, ranks: np.ndarray, classes: int) -> dict[str, Any
 
 
 def over_seeds(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Means and sample deviations (None of one run) of what :func:`of_run` returned for each.
+    """Means of what :func:`of_run` returned for each, with deviations and half intervals.
+
+    Deviations are sample deviations, intervals 95 % ones over the runs; None of one run.
 
     Counts of ``confusion`` are added up.
     """
@@ -49,7 +51,8 @@ def over_seeds(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         values = [run[name] for run in runs]
         known = values[0] is not None
         found[name] = float(np.mean(values)) if known else None
-        found[f"{name}_std"] = deviation(values) if known and len(runs) > 1 else None
+        found[f"{name}_std"] = deviation(values) if known else None
+        found[f"{name}_half_width"] = half_width(values) if known else None
     by_class = zip(*(run["class_accuracy"] for run in runs), strict=True)
     found["class_accuracy"] = [
         None if values[0] is None else float(np.mean(values)) for values in by_class
