@@ -142,7 +142,9 @@ OPTIMIZATION: dict[str, Field] = {
     "optimizer.b2": number(
         0.999, "decay of the second moment, in adam, adamw and rmsprop", 0, 1, below=True
     ),
-    "optimizer.eps": number(1e-8, "added to the second moment's root", 0, above=True),
+    "optimizer.eps": number(
+        1e-8, "added to the second moment's root; in rmsprop, under it", 0, above=True
+    ),
     "optimizer.weight_decay": number(
         1e-4, "on kernels only, never on scales and biases; decoupled in adamw alone", 0
     ),
@@ -152,7 +154,7 @@ OPTIMIZATION: dict[str, Field] = {
     "schedule.name": one_of("cosine", "learning rate schedule", *SCHEDULES),
     "schedule.learning_rate": number(0.1, "peak learning rate", 0, above=True),
     "schedule.warmup_epochs": number(
-        1.0, "linear rise from 0; half the run where that is no longer", 0
+        1.0, "linear rise to the peak; half the run where that is no longer", 0
     ),
     "schedule.boundaries": tuple_of(
         (0.5, 0.75),

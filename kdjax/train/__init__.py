@@ -1,4 +1,4 @@
-"""Training, in four rooms: ``devices``, ``program``, ``run`` and ``tasks``."""
+"""Training, in four parts: ``devices``, ``program``, ``run`` and ``tasks``."""
 
 from kdjax.train.tasks.distill import distill
 from kdjax.train.tasks.search import search
