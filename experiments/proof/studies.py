@@ -94,6 +94,7 @@ STUDIES: Mapping[str, Study] = {
         },
         6,
         one_run=True,
+        reference="stem",
     ),
     "digits_ablation": Study(
         "Which part of it, on the embedded digits?",
@@ -204,6 +205,7 @@ STUDIES: Mapping[str, Study] = {
         },
         {"alone": ALONE, "stem": STEM, "strong": ONLINE["strong"], **RULES},
         3,
+        reference="stem",
     ),
     "cifar10_distill": Study(
         "What is a fixed teacher worth?",

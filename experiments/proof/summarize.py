@@ -18,6 +18,7 @@ from kdjax.report.drawing import new_figure, save_figure
 from kdjax.statistics import half_width
 
 HERE = Path(__file__).parent
+UNIFORM = "uniform, distilled"  # The rival of a search.
 Accuracies = dict[int, list[float]]  # Of each student by seed, in %.
 
 
@@ -58,6 +59,13 @@ def candidate(found: list[dict[str, Any]], name: str) -> Accuracies:
     return accuracies
 
 
+def costs(found: list[dict[str, Any]], name: str, cost: str) -> list[int]:
+    """Parameters or multiply-accumulates of one network of each search."""
+    return [
+        entry[cost] for results in found for entry in results["candidates"] if entry["name"] == name
+    ]
+
+
 def compare(name: str, row: str, workdir: Path) -> dict[str, Any] | None:
     """One entry of ``summary.json``; None if no seed is finished in both rows."""
     study = STUDIES[name]
@@ -89,6 +97,8 @@ def compare(name: str, row: str, workdir: Path) -> dict[str, Any] | None:
                 "distilled": float(distilled[:, i].mean()),
                 "gain": float(gains[:, i].mean()),
                 "half_width": half_width(gains[:, i]),
+                "baseline_per_seed": baseline[:, i].tolist(),
+                "distilled_per_seed": distilled[:, i].tolist(),
             }
             for i in range(gains.shape[1])
         ],
@@ -124,19 +134,28 @@ def compared(
 ) -> tuple[Accuracies, Accuracies]:
     """Test accuracies of a row's baselines, and of what the row trained."""
     if row.task == "search":
-        return candidate(found, "uniform, distilled"), candidate(found, "compact, distilled")
+        return candidate(found, UNIFORM), candidate(found, "compact, distilled")
     if row.task == "distill":
         return pairs(found)
     return students(results_of(baselines / row.against)), students(found)
 
 
-def beside(row: Row, found: list[dict[str, Any]], seeds: list[int]) -> dict[str, float]:
-    """What else a row says, in %: of the teacher, of the structure alone, or of all students."""
+def beside(row: Row, found: list[dict[str, Any]], seeds: list[int]) -> dict[str, Any]:
+    """What else a row says, in %: of the teacher, of the structure alone, or of all students.
+
+    Of searches also what the networks cost, one for each seed.
+    """
     if row.task == "search":
         alone = candidate(found, "compact, alone")
         return {
             "found_alone": float(np.mean([alone[seed][0] for seed in seeds])),
             "full": float(np.mean([100 * results["teacher"]["test"] for results in found])),
+            "full_per_seed": [100 * results["teacher"]["test"] for results in found],
+            "found_alone_per_seed": [alone[seed][0] for seed in seeds],
+            "costs": {
+                kind: {cost: costs(found, name, cost) for cost in ("params", "macs")}
+                for kind, name in (("found", "compact, distilled"), ("uniform", UNIFORM))
+            },
         }
     if row.task == "distill":
         return {"teacher": 100 * found[0]["teachers"][0]["test"]}
@@ -185,15 +204,20 @@ def table(entries: list[dict[str, Any]]) -> str:
 
 
 def search_table(entries: list[dict[str, Any]]) -> str:
-    """Markdown: a row for each search, accuracies in %, and the gain over uniform thinning."""
-    lines = [
-        "| | full | found, distilled | found, alone | uniform, distilled | found over uniform |",
-        "| --- |" + " ---: |" * 5,
-    ]
+    """Markdown: a row for each search, accuracies in %, costs, the gain over uniform thinning."""
+    head = ["full", "found, distilled", "found, alone", UNIFORM, "found over uniform"]
+    head += [f"{cost}, found and uniform" for cost in ("parameters", "million MACs")]
+    lines = [f"| | {' | '.join(head)} |", "| --- |" + " ---: |" * len(head)]
     for entry in entries:
         (found,) = entry["students"]
         numbers = (entry["full"], found["distilled"], entry["found_alone"], found["baseline"])
+        own, uniform = (
+            [np.mean(entry["costs"][kind][cost]) for cost in ("params", "macs")]
+            for kind in ("found", "uniform")
+        )
         cells = [*(f"{number:.2f}" for number in numbers), _gain(found)]
+        cells.append(f"{own[0]:,.0f}, {uniform[0]:,.0f}")
+        cells.append(f"{own[1] / 1e6:.2f}, {uniform[1] / 1e6:.2f}")
         lines.append(f"| {_named(entry)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

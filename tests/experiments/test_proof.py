@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kdjax import config as configuration
@@ -111,6 +112,9 @@ def test_gains_are_paired_by_seed(tmp_path, monkeypatch):
     assert [one["gain"] for one in found["students"]] == pytest.approx([2.0, 3.0])
     # The first gains 1 and 3 points: t(.975, 1) * sqrt(2) / sqrt(2).
     assert found["students"][0]["half_width"] == pytest.approx(12.7062, abs=1e-3)
+    first = found["students"][0]
+    gains = np.subtract(first["distilled_per_seed"], first["baseline_per_seed"])
+    assert gains.tolist() == pytest.approx([1.0, 3.0])
     assert found["mean_gain"]["points"] == pytest.approx(2.5)
     assert found["ensemble"] == pytest.approx(65.0)
 
@@ -144,15 +148,16 @@ def test_a_row_is_set_against_the_control_too(tmp_path):
 
 
 def test_a_search_is_compared_with_the_uniform_network(tmp_path):
+    thin, uniform = ({"params": 9_000, "macs": m} for m in (3_200_000, 1_500_000))
     write(
         tmp_path / "cifar10_searched" / "half" / "seed0",
         {
             "seeds": [0],
             "teacher": {"test": 0.7},
             "candidates": [
-                {"name": "compact, distilled", **entry(0.68)},
-                {"name": "compact, alone", **entry(0.64)},
-                {"name": "uniform, distilled", **entry(0.67)},
+                {"name": "compact, distilled", **thin, **entry(0.68)},
+                {"name": "compact, alone", **thin, **entry(0.64)},
+                {"name": "uniform, distilled", **uniform, **entry(0.67)},
             ],
         },
         {"data": {"labels_per_class": 0}, "distil": {"epochs": 60}},
@@ -161,7 +166,7 @@ def test_a_search_is_compared_with_the_uniform_network(tmp_path):
     assert found["students"][0]["gain"] == pytest.approx(1.0)
     assert (found["full"], found["found_alone"]) == pytest.approx((70.0, 64.0))
     assert found["labels"] == "all" and found["mean_gain"]["half_width"] is None
-    assert "| 70.00 | 68.00 | 64.00 | 67.00 | +1.00 |" in summarize.search_table([found])
+    assert "67.00 | +1.00 | 9,000, 9,000 | 3.20, 1.50 |" in summarize.search_table([found])
 
 
 def test_a_distillation_brings_its_baselines(tmp_path):
