@@ -10,7 +10,7 @@ import ml_collections
 
 from kdjax import config as configuration
 from kdjax.cli import STOPPED
-from kdjax.cli.configs import default_workdir, is_stored, no_more, read_config
+from kdjax.cli.configs import default_workdir, is_stored, no_more, overridden, read_config
 
 if TYPE_CHECKING:
     from kdjax.plan import DataShape
@@ -35,6 +35,9 @@ def _task(task: configuration.Task, known: argparse.Namespace, overrides: Sequen
     """Runs a task, writes its report and prints it."""
     config = read_config(known.config, overrides, task)
     configuration.validate(config)
+    if not known.process_id:
+        for line in configuration.unread(config, overridden(overrides)):
+            print(line, file=sys.stderr)
     path = Path(known.workdir or default_workdir(config))
     from kdjax import report
     from kdjax import train as tasks

@@ -180,6 +180,12 @@ def check_overrides(arguments: Sequence[str], fields: Mapping[str, configuration
             no_more([text], fields)
 
 
+def overridden(arguments: Sequence[str]) -> list[str]:
+    """The fields that overrides set, in their order, each once."""
+    found = (re.match(r"--(?:no)?config\.([\w.]+)", text) for text in arguments)
+    return list(dict.fromkeys(match[1] for match in found if match))
+
+
 def _wrong_value(name: str, value: str, field: configuration.Field) -> configuration.ConfigError:
     return configuration.ConfigError(
         f"config.{name} is {value!r}: expected {field.expected} ({field.meaning})"

@@ -31,6 +31,7 @@ from kdjax.config.tasks import (
 )
 from kdjax.config.terms import RAMPS, TERMS, Parts, Term
 from kdjax.config.training import RULES
+from kdjax.config.unread import unread
 
 __all__ = [
     "DISTILL_FIELDS",
@@ -65,6 +66,7 @@ __all__ = [
     "terms_of_maps",
     "to_json",
     "unknown_field",
+    "unread",
     "validate",
     "warmup_epochs",
 ]

@@ -24,9 +24,8 @@ from kdjax.train.program.compiled import Runner
 from kdjax.train.program.execution_choice import execution_of
 from kdjax.train.program.feed import Feed, Resident, Streaming, steps_per_epoch
 from kdjax.train.run import network_files, workdir
+from kdjax.train.tasks.data_checks import check_data, check_image_size
 from kdjax.widths import WidthVector
-
-_LARGEST_STEP = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,8 +178,8 @@ def resolve(
         )
     if dataset is None:
         dataset = read_dataset(config)
-        _check_image_size(config, dataset.image_shape)
-    _check_data(config, dataset)
+        check_image_size(config, dataset.image_shape)
+    check_data(config, dataset)
     architecture = _architecture(config, dataset.num_classes)
     try:
         execution_of(config, architecture, parallel)
@@ -190,44 +189,6 @@ def resolve(
         raise ConfigError(str(error)) from None
     students = _students(config, architecture, student_widths)
     return Experiment(config, dataset, architecture, students, parallel)
-
-
-def _check_image_size(config: ml_collections.ConfigDict, image_shape: tuple[int, ...]) -> None:
-    size = tuple(config.data.image_size)
-    if size not in ((0, 0), image_shape[:2]):
-        raise ConfigError(
-            f"config.data.image_size is {size}: the images of {config.data.name} are "
-            f"{image_shape[0]} x {image_shape[1]} and stay so, only those of folders and TFDS sets "
-            "are resized; expected (0, 0)"
-        )
-
-
-def _check_data(config: ml_collections.ConfigDict, dataset: data.Dataset | data.Streamed) -> None:
-    """Checks the fields that depend on how many images there are, and on their size."""
-    train_size = dataset.sizes["train"]
-    if config.batch_size > train_size:
-        raise ConfigError(
-            f"config.batch_size is {config.batch_size}: at most the {train_size} training images "
-            f"of {config.data.name}"
-        )
-    steps = -(-train_size // config.batch_size)
-    longest = _LARGEST_STEP // steps
-    for name, epochs in _epochs(config).items():
-        if epochs > longest:
-            raise ConfigError(
-                f"config.{name} is {epochs}: at most {longest} of {steps} steps each, which are "
-                "counted in 32 bits"
-            )
-    if config.evaluation.select == "best" and not dataset.sizes["validation"]:
-        raise ConfigError(
-            f"config.data.validation is {config.data.validation}: that holds out no image of "
-            f"{config.data.name}, and config.evaluation.select is 'best'"
-        )
-    if config.data.crop_padding >= min(dataset.image_shape[:2]):
-        raise ConfigError(
-            f"config.data.crop_padding is {config.data.crop_padding}: it must be below the image "
-            f"size, {dataset.image_shape[0]} x {dataset.image_shape[1]}"
-        )
 
 
 def resolve_in_all(config: ml_collections.ConfigDict, path: Path) -> Experiment:
@@ -255,17 +216,6 @@ def resolve_in_all(config: ml_collections.ConfigDict, path: Path) -> Experiment:
             }
         )
     return experiment
-
-
-def _epochs(config: ml_collections.ConfigDict) -> dict[str, int]:
-    """The lengths of all runs that a configuration asks for, by field."""
-    task = configuration.task_of(config)
-    if task == "train":
-        return {"epochs": config.epochs}
-    if task == "distill":
-        return {"epochs": config.epochs, "teacher.epochs": config.teacher.epochs}
-    stages = ("teacher", "search", "distil")
-    return {f"{stage}.epochs": config[stage].epochs for stage in stages}
 
 
 def stage_config(

@@ -1,0 +1,114 @@
+"""Fields that were set and that nothing reads, as the other fields stand."""
+
+from collections.abc import Callable, Iterable, Mapping
+
+import ml_collections
+
+from kdjax.config.terms import TERMS
+
+_SCHEDULES: Mapping[str, tuple[str, ...]] = {
+    "boundaries": ("step",),
+    "factor": ("step", "exponential"),
+    "every_epochs": ("exponential",),
+    "final": ("cosine",),
+}
+_OPTIMIZERS: Mapping[str, tuple[str, ...]] = {
+    "momentum": ("sgd", "rmsprop"),
+    "nesterov": ("sgd",),
+    "b1": ("adam", "adamw"),
+    "b2": ("adam", "adamw", "rmsprop"),
+    "eps": ("adam", "adamw", "rmsprop"),
+}
+_TRAINED_TEACHER = ("teacher.epochs", "teacher.network", "teacher.network_width")
+_FOUND_TEACHER = ("teacher.checkpoint", "teacher.run", "teacher.seed", "teacher.student")
+
+
+def unread(config: ml_collections.ConfigDict, names: Iterable[str]) -> list[str]:
+    """One line for each field that has no effect, with the field that decides it.
+
+    Args:
+      config: of any task, checked.
+      names: the fields that were set, such as those of the command line.
+    """
+    lines = []
+    for name in names:
+        if decided := _decided(config, name):
+            lines.append(f"config.{name} has no effect: {decided}")
+    return lines
+
+
+def _decided(config: ml_collections.ConfigDict, name: str) -> str:
+    """What keeps a field from being read; empty if it is."""
+    group, _, field = name.rpartition(".")
+    if config.get("method") == "independent" and _teaches(name):
+        return "config.method is 'independent'"
+    rules: Mapping[str, Callable[[], str]] = {
+        "weight_ramp": lambda: _ramp(config, field),
+        "schedule": lambda: _chosen(config, "schedule.name", _SCHEDULES.get(field)),
+        "optimizer": lambda: _chosen(config, "optimizer.name", _OPTIMIZERS.get(field)),
+        "data": lambda: _data(config, field),
+        "ensemble": lambda: _ensemble(config, field),
+        "faults": lambda: _stops(config) if field == "limit" else "",
+        "teacher": lambda: _teacher(config, name),
+        "": lambda: _shared(config, field),
+    }
+    if group in TERMS:
+        return _off(config, group)
+    return rules.get(group, lambda: "")()
+
+
+def _teaches(name: str) -> bool:
+    group = name.partition(".")[0]
+    return group in ("weights", "weight_ramp", "ensemble", *TERMS)
+
+
+def _off(config: ml_collections.ConfigDict, term: str) -> str:
+    return "" if config.weights[term] else f"config.weights.{term} is 0"
+
+
+def _ramp(config: ml_collections.ConfigDict, field: str) -> str:
+    if field != "epochs":
+        return _off(config, field)
+    on = [term for term, weight in config.weights.items() if weight]
+    grow = any(config.weight_ramp[term] != "constant" for term in on)
+    return "" if grow else "no weight that is on grows, config.weight_ramp is 'constant' for all"
+
+
+def _chosen(config: ml_collections.ConfigDict, name: str, readers: tuple[str, ...] | None) -> str:
+    group, _, field = name.partition(".")
+    value = config[group][field]
+    return f"config.{name} is {value!r}" if readers and value not in readers else ""
+
+
+def _data(config: ml_collections.ConfigDict, field: str) -> str:
+    stream = config.data.memory == "stream"
+    if field in ("workers", "resized_crop") and not stream:
+        return f"config.data.memory is {config.data.memory!r}"
+    if field == "crop_padding" and stream and config.data.resized_crop:
+        return "config.data.resized_crop is True"
+    return ""
+
+
+def _ensemble(config: ml_collections.ConfigDict, field: str) -> str:
+    return _chosen(config, "ensemble.rule", ("ema",) if field == "ema_decay" else None)
+
+
+def _stops(config: ml_collections.ConfigDict) -> str:
+    return "config.faults.non_finite is 'stop'" if config.faults.non_finite == "stop" else ""
+
+
+def _teacher(config: ml_collections.ConfigDict, name: str) -> str:
+    given = bool(config.teacher.workdir)
+    if given and name in _TRAINED_TEACHER:
+        return "config.teacher.workdir has a trained one"
+    if not given and name in _FOUND_TEACHER:
+        return "config.teacher.workdir is empty, a teacher is trained"
+    return ""
+
+
+def _shared(config: ml_collections.ConfigDict, field: str) -> str:
+    """Of a field that several terms may read; all tasks train something on labels alone too."""
+    readers = [name for name, term in TERMS.items() if field in term.shared_fields]
+    if not readers or "hard" in readers or any(config.weights[name] for name in readers):
+        return ""
+    return " and ".join(f"config.weights.{name} is 0" for name in readers)

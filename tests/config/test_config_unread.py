@@ -1,0 +1,60 @@
+"""Fields that have no effect are named, with the field that decides it."""
+
+import pytest
+
+from kdjax import config as configuration
+from kdjax.cli.configs import overridden, read_config
+
+
+@pytest.mark.parametrize(
+    ("task", "overrides", "field", "decided"),
+    [
+        ("train", ["weights.soft=0", "weights.dkd=1", "temperature=3"], "temperature", "soft is 0"),
+        ("train", ["dkd.temperature=3"], "dkd.temperature", "config.weights.dkd is 0"),
+        ("train", ["weight_ramp.soft=linear", "weights.soft=0"], "weight_ramp.soft", "soft is 0"),
+        ("train", ["weight_ramp.epochs=3"], "weight_ramp.epochs", "no weight that is on grows"),
+        ("train", ["ensemble.ema_decay=0.9"], "ensemble.ema_decay", "ensemble.rule is 'average'"),
+        ("train", ["schedule.boundaries=(0.5,)"], "schedule.boundaries", "name is 'cosine'"),
+        ("train", ["optimizer.b1=0.8"], "optimizer.b1", "config.optimizer.name is 'sgd'"),
+        ("train", ["data.workers=2"], "data.workers", "config.data.memory is 'device'"),
+        ("train", ["data.crop_padding=2", "data.memory=stream"], "data.crop_padding", "resized"),
+        ("train", ["faults.limit=2"], "faults.limit", "non_finite is 'stop'"),
+        ("train", ["method=independent", "weights.soft=2"], "weights.soft", "'independent'"),
+        ("search", ["nkd.temperature=2"], "nkd.temperature", "config.weights.nkd is 0"),
+        ("search", ["teacher.run=teacher"], "teacher.run", "config.teacher.workdir is empty"),
+        (
+            "distill",
+            ["teacher.workdir=('runs/a',)", "teacher.network=resnet20"],
+            "teacher.network",
+            "config.teacher.workdir has a trained one",
+        ),
+    ],
+)
+def test_what_has_no_effect_is_named(task, overrides, field, decided):
+    arguments = [f"--config.{text}" for text in overrides]
+    config = read_config("", arguments, task)
+    (line,) = configuration.unread(config, overridden(arguments))
+    assert line.startswith(f"config.{field} has no effect: ") and decided in line
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["temperature=3", "weights.soft=0.3", "label_smoothing=0.1"],
+        ["weights.dkd=1", "dkd.temperature=3", "weight_ramp.dkd=linear", "weight_ramp.epochs=3"],
+        ["ensemble.rule=ema", "ensemble.ema_decay=0.9"],
+        ["schedule.name=step", "schedule.boundaries=(0.5,)", "schedule.factor=0.2"],
+        ["optimizer.name=adam", "optimizer.b1=0.8", "schedule.final=0.1", "epochs=2"],
+        ["data.memory=stream", "data.workers=2"],
+        ["faults.non_finite=skip", "faults.limit=2", "method=independent", "label_smoothing=0.1"],
+    ],
+)
+def test_what_is_read_is_not_named(overrides):
+    arguments = [f"--config.{text}" for text in overrides]
+    config = read_config("", arguments)
+    assert configuration.unread(config, overridden(arguments)) == []
+
+
+def test_overrides_are_told_from_their_values():
+    arguments = ["--config.data.flip", "--noconfig.baseline", "--config.epochs", "3"]
+    assert overridden([*arguments, "--config.epochs=4"]) == ["data.flip", "baseline", "epochs"]
