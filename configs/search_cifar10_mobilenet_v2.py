@@ -1,7 +1,8 @@
 """CIFAR-10, MobileNetV2 at half the FLOPs and 5.2 times fewer parameters, both at once.
 
 Command:  kdjax search --config=configs/search_cifar10_mobilenet_v2.py --workdir=<dir>
-Data:     kdjax prepare cifar10, once
+Data:     kdjax prepare cifar10, once; a tenth of train is held out for validation, with
+          --config.data.validation=0 all 50,000 images are trained on
 Cost:     200 + 100 epochs, then three compact networks for 200 epochs, three times; meant for a GPU
           or TPU
 Expected: not run at full length yet. CCSL reports 1.05 points above the uncompressed network at

@@ -154,7 +154,7 @@ STUDIES: Mapping[str, Study] = {
         5,
     ),
     "cifar10_50000": Study(
-        "And with all labels?",
+        "And with all 45,000 labels outside validation?",
         {"train": "cifar10_resnet20.py"},
         {"train": {**_RESNET8, "epochs": 30}},
         ONLINE,
@@ -171,7 +171,7 @@ STUDIES: Mapping[str, Study] = {
         reference="stem",
     ),
     "tin100a": Study(
-        "And with 100 classes and all labels?",
+        "And with 100 classes and all 45,000 labels outside validation?",
         {"train": "tin100a_resnet20.py"},
         {"train": {**_RESNET8, "epochs": 30}},
         {name: ONLINE[name] for name in ("alone", "strong", "soft", "stem")},
