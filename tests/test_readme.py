@@ -26,8 +26,9 @@ def commands():
 
 
 def examples():
-    """The Python examples but for that of a trained workdir, which tests/deploy has."""
-    return [block for block in blocks("python") if "load_student" not in block]
+    """The Python examples but for those of a trained student, which tests/deploy has."""
+    trained = ("load_student", "jaxexport")
+    return [block for block in blocks("python") if not any(word in block for word in trained)]
 
 
 @pytest.mark.parametrize("number", range(len(examples())))
@@ -48,7 +49,7 @@ def test_commands_exist_and_their_overrides_are_valid(monkeypatch):
         for arguments in found:
             known, overrides = cli.make_parser().parse_known_args(arguments)
             configuration.validate(cli.read_config(known.config, overrides, task))
-    for name in ("evaluate", "predict"):
+    for name in ("evaluate", "predict", "export"):
         found = [line[1:] for line in commands() if line[:2] == ["kdjax", name]]
         assert [cli.make_parser().parse_known_args(line)[1] for line in found] == [[]]
 

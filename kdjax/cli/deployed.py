@@ -1,4 +1,4 @@
-"""The commands that use trained networks: `evaluate` and `predict`."""
+"""The commands that use trained networks: `evaluate`, `predict` and `export`."""
 
 import argparse
 import csv
@@ -49,9 +49,7 @@ def add_predict_options(command: argparse.ArgumentParser) -> None:
     _add_network_options(
         command, "1", "its number or name, such as 3, compact or teacher; default: 1"
     )
-    command.add_argument(
-        "--seed", type=int, metavar="N", help="of the run; default: the first of its seeds"
-    )
+    _add_seed_option(command)
     command.add_argument(
         "--top", type=int, metavar="K", help="classes for each image; default: up to 5"
     )
@@ -69,6 +67,32 @@ def add_predict_options(command: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="IMAGE",
         help="files, folders (with all below, but nothing hidden) or patterns in quotes",
+    )
+
+
+def add_export_options(command: argparse.ArgumentParser) -> None:
+    """The options of `kdjax export`."""
+    _add_network_options(
+        command, "1", "its number or name, such as 3, compact or teacher; default: 1"
+    )
+    _add_seed_option(command)
+    command.add_argument(
+        "--platforms",
+        default="cpu,cuda,tpu",
+        metavar="NAMES",
+        help="that a .jaxexport file is for; default: cpu,cuda,tpu",
+    )
+    command.add_argument(
+        "--out",
+        required=True,
+        metavar="FILE",
+        help="a file.jaxexport, file.npz or file.safetensors to write",
+    )
+
+
+def _add_seed_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--seed", type=int, metavar="N", help="of the run; default: the first of its seeds"
     )
 
 
@@ -143,6 +167,25 @@ def predict(known: argparse.Namespace, overrides: Sequence[str]) -> int:
     return 0
 
 
+def export(known: argparse.Namespace, overrides: Sequence[str]) -> int:
+    """Writes a trained student to a file that needs no kdjax."""
+    no_more(overrides)
+    out, platforms = Path(known.out), tuple(known.platforms.split(","))
+    _has_place(out)
+    from kdjax import deploy
+
+    deploy.check_export(out, platforms)
+    student = deploy.load_student(
+        known.workdir, known.student, seed=known.seed, checkpoint=known.checkpoint
+    )
+    deploy.export(student, out, platforms=platforms)
+    print(
+        f"{student.name}, {student.run}: {out} ({out.stat().st_size:,} bytes); what goes in and "
+        f"comes out: {out}.json"
+    )
+    return 0
+
+
 def _csv(found: dict[str, Any]) -> str:
     """One line for each image and class, the likeliest first."""
     text = io.StringIO()
@@ -165,6 +208,10 @@ def _out(name: str, *endings: str) -> Path | None:
     path = Path(name)
     if path.suffix not in endings:
         raise configuration.ConfigError(f"--out is {name!r}: it must end in {' or '.join(endings)}")
-    if not path.resolve().parent.is_dir():
-        raise configuration.ConfigError(f"--out is {name!r}: there is no {path.parent}")
+    _has_place(path)
     return path
+
+
+def _has_place(out: Path) -> None:
+    if not out.resolve().parent.is_dir():
+        raise configuration.ConfigError(f"--out is {str(out)!r}: there is no {out.parent}")

@@ -93,6 +93,17 @@ The data it was trained on is not needed.
   kdjax predict --workdir=kdjax-runs/digits-resnet8 --student=3 seven.png scans/
   kdjax predict --workdir=runs/found --student=compact --out=classes.csv 'in/*.jpg'""",
     ),
+    "export": Description(
+        "write a trained student to a file for programs without kdjax",
+        """\
+Writes one network of a workdir to a file, and what its input and output mean to the
+same name with .json. FILE.jaxexport is a program, parameters inside, that JAX alone
+runs on any batch of uint8 images, on CPUs, NVIDIA GPUs and TPUs; JAX promises that for
+six months of its releases. FILE.npz and FILE.safetensors are the arrays, to keep.
+
+  kdjax export --workdir=kdjax-runs/digits-resnet8 --student=3 --out=three.jaxexport
+  kdjax export --workdir=runs/found --student=compact --out=found.npz""",
+    ),
     "import-torch": Description(
         "take parameters that torchvision's network of the same name was trained to",
         """\

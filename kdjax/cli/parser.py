@@ -33,6 +33,7 @@ installing, in a checkout:
   pip install ".[cuda]"      on NVIDIA GPUs
   pip install ".[tpu]"       on TPUs
   pip install ".[prepare]"   for `kdjax prepare`
+  pip install ".[export]"    for .jaxexport and .safetensors files of `kdjax export`
   pip install ".[torch-import]"   for .safetensors files in `kdjax import-torch`"""
 
 
@@ -53,6 +54,7 @@ COMMANDS = {
     "distill": Command(commands.distill, _task("distill-<dataset>-<network>")),
     "evaluate": Command(deployed.evaluate, deployed.add_evaluate_options),
     "predict": Command(deployed.predict, deployed.add_predict_options),
+    "export": Command(deployed.export, deployed.add_export_options),
     "import-torch": Command(imported.import_torch, imported.add_import_options),
     "bench": Command(commands.bench, options.add_bench_options),
     "plan": Command(commands.plan, options.add_plan_options),

@@ -1,8 +1,18 @@
-"""Using a trained student: loading it from its workdir, and classifying images with it."""
+"""Using a trained student: loading it from its workdir, classifying images, exporting it."""
 
+from kdjax.deploy.export import check_export, export
 from kdjax.deploy.images import find_images
 from kdjax.deploy.predict import Predictions, predict
 from kdjax.deploy.preprocess import Preprocess
 from kdjax.deploy.student import Student, load_student
 
-__all__ = ["Predictions", "Preprocess", "Student", "find_images", "load_student", "predict"]
+__all__ = [
+    "Predictions",
+    "Preprocess",
+    "Student",
+    "check_export",
+    "export",
+    "find_images",
+    "load_student",
+    "predict",
+]

@@ -178,15 +178,15 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all.
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a file whole or not at all.
 
     Raises:
       OSError: naming ``path``, if it cannot be written, on a full disk say.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text)
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(temporary, path)
     except OSError as error:  # What the system says of a failed write names no file.
         raise OSError(f"{path} cannot be written: {error.strerror}") from None

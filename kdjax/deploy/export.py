@@ -1,0 +1,121 @@
+"""A trained student in files that other programs read: a program for any device, or its arrays."""
+
+import importlib.util
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+
+import kdjax
+from kdjax.deploy.student import Student
+from kdjax.train.run.workdir import write_atomically, write_json
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+# Python packages that a format needs beyond kdjax's own; `pip install ".[export]"` has them all.
+_NEEDS: Mapping[str, str] = {".jaxexport": "flatbuffers", ".safetensors": "safetensors"}
+
+
+def export(student: Student, path: str | Path, *, platforms: Sequence[str] = PLATFORMS) -> None:
+    """Writes a student to a file, and what its input and output mean to ``<path>.json``.
+
+    ``.jaxexport`` is a program of :mod:`jax.export`, parameters inside: uint8 images
+    ``[batch, height, width, channels]``, of any batch, -> float32 logits ``[batch, classes]``,
+    normalisation included. JAX promises that it runs for six months of its own releases: keep the
+    arrays too. ``.npz`` and ``.safetensors`` are the arrays, by names such as
+    ``params/stem/conv/kernel``.
+
+    Args:
+      student: of :func:`kdjax.load_student`.
+      path: a file whose directory is there; its ending decides the format.
+      platforms: that a program is for.
+
+    Raises:
+      ValueError: if the ending or a platform is another one, or a package is missing that the
+        format needs.
+    """
+    check_export(path, platforms)
+    path = Path(path)
+    write_atomically(path, _WRITERS[path.suffix](student, platforms))
+    write_json(path.with_name(path.name + ".json"), description(student))
+
+
+def check_export(path: str | Path, platforms: Sequence[str] = PLATFORMS) -> None:
+    """Checks what :func:`export` is given, before a student is loaded; see there for the errors."""
+    ending = Path(path).suffix
+    if ending not in _WRITERS:
+        raise ValueError(f"{str(path)!r} must end in one of {', '.join(_WRITERS)}")
+    needed = _NEEDS.get(ending)
+    if needed and importlib.util.find_spec(needed) is None:
+        raise ValueError(
+            f"{ending} needs the package {needed}: pip install '.[export]', or choose .npz"
+        )
+    if unknown := [name for name in platforms if name not in PLATFORMS]:
+        raise ValueError(f"platform is {unknown[0]!r}: allowed are {', '.join(PLATFORMS)}")
+
+
+def _program(student: Student, platforms: Sequence[str]) -> bytes:
+
+    def logits(images: jax.Array) -> jax.Array:
+        normal = student.preprocess.normalize(images)
+        found: Any = student.network.apply(student.variables, normal, train=False)
+        return found.logits.astype(jnp.float32)
+
+    shape = jax.export.symbolic_shape(
+        "batch, _, _, _", like=(None, *student.preprocess.image_shape)
+    )
+    images = jax.ShapeDtypeStruct(shape, jnp.uint8)
+    return bytes(jax.export.export(jax.jit(logits), platforms=platforms)(images).serialize())
+
+
+def arrays(student: Student) -> dict[str, np.ndarray]:
+    """Parameters and running statistics by their place in the network."""
+    flat = flax.traverse_util.flatten_dict(dict(student.variables), sep="/")
+    return {name: np.asarray(value) for name, value in flat.items()}
+
+
+def _npz(student: Student, platforms: Sequence[str]) -> bytes:
+    del platforms  # Arrays are the same everywhere.
+    file = io.BytesIO()
+    contents: dict[str, Any] = {**arrays(student)}
+    np.savez(file, **contents)
+    return file.getvalue()
+
+
+def _safetensors(student: Student, platforms: Sequence[str]) -> bytes:
+    del platforms
+    from safetensors.numpy import save
+
+    return bytes(save(arrays(student)))
+
+
+_WRITERS: Mapping[str, Callable[[Student, Sequence[str]], bytes]] = {
+    ".jaxexport": _program,
+    ".npz": _npz,
+    ".safetensors": _safetensors,
+}
+
+
+def description(student: Student) -> dict[str, Any]:
+    """What a user of the file has to know, as JSON."""
+    fit = student.preprocess
+    return {
+        "input": "uint8 [batch, height, width, channels], 0 to 255",
+        "image_shape": list(fit.image_shape),
+        "resize": "cover 256/224 of it, cut out the middle" if fit.memory == "stream" else "to it",
+        "mean": list(fit.mean),
+        "std": list(fit.std),
+        "class_names": list(student.class_names),
+        "network": student.network.architecture.name,
+        "widths": dict(student.widths),
+        "student": student.name,
+        "run": student.run,
+        "step": student.step,
+        "kdjax": kdjax.__version__,
+        "jax": jax.__version__,
+    }
