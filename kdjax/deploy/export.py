@@ -17,6 +17,7 @@ from kdjax.deploy.student import Student
 from kdjax.train.run.workdir import write_atomically, write_json
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+_CROPPED = "to cover 256/224 of image_shape with its proportions kept, then the middle cut out"
 # Python packages that a format needs beyond kdjax's own; `pip install ".[export]"` has them all.
 _NEEDS: Mapping[str, str] = {".jaxexport": "flatbuffers", ".safetensors": "safetensors"}
 
@@ -107,7 +108,7 @@ def description(student: Student) -> dict[str, Any]:
     return {
         "input": "uint8 [batch, height, width, channels], 0 to 255",
         "image_shape": list(fit.image_shape),
-        "resize": "cover 256/224 of it, cut out the middle" if fit.memory == "stream" else "to it",
+        "resize": _CROPPED if fit.memory == "stream" else "to image_shape",
         "mean": list(fit.mean),
         "std": list(fit.std),
         "class_names": list(student.class_names),

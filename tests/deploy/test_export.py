@@ -42,7 +42,7 @@ def test_the_program_answers_as_the_student_without_kdjax(trained, tmp_path):
     described = json.loads((tmp_path / "two.jaxexport.json").read_text())
     assert described["class_names"] == list(experiment.dataset.class_names)
     assert described["image_shape"] == list(images.shape[1:])
-    assert described["widths"] == dict(student.widths) and described["resize"] == "to it"
+    assert described["widths"] == dict(student.widths) and described["resize"] == "to image_shape"
 
 
 def jax_export():
