@@ -29,8 +29,10 @@ def overrides_of(config):
 def test_train_then_evaluate(small_config, tmp_path, capsys):
     small_config.epochs = 2
     workdir = f"--workdir={tmp_path / 'run'}"
-    assert cli.main(["train", workdir, *overrides_of(small_config)]) == 0
-    shown = capsys.readouterr().out
+    unread = "--config.dkd.temperature=3"
+    assert cli.main(["train", workdir, *overrides_of(small_config), unread]) == 0
+    shown, remarks = capsys.readouterr()
+    assert "config.dkd.temperature has no effect: config.weights.dkd is 0\n" in remarks
     assert "resnet8 x 0.25, 2 students" in shown
     assert "distilled" in shown
     assert "results.json" in shown

@@ -30,7 +30,10 @@ trap keep EXIT
 status=0
 for study in "${studies[@]}"; do
   left=$((seconds - SECONDS)) # Bash counts SECONDS from the start of this script.
-  [ "$left" -gt 0 ] || break
+  [ "$left" -gt 0 ] || { # As timeout says it.
+    status=124
+    break
+  }
   timeout --signal=TERM --kill-after=120 "$left" \
     python experiments/proof/run.py --study="$study" --workdir="$work" ${OVERRIDES:-} ||
     status=$?

@@ -35,9 +35,6 @@ def _task(task: configuration.Task, known: argparse.Namespace, overrides: Sequen
     """Runs a task, writes its report and prints it."""
     config = read_config(known.config, overrides, task)
     configuration.validate(config)
-    if not known.process_id:
-        for line in configuration.unread(config, overridden(overrides)):
-            print(line, file=sys.stderr)
     path = Path(known.workdir or default_workdir(config))
     from kdjax import report
     from kdjax import train as tasks
@@ -47,7 +44,8 @@ def _task(task: configuration.Task, known: argparse.Namespace, overrides: Sequen
         "search": (tasks.search, report.write_search, report.print_search),
         "distill": (tasks.distill, report.write_distill, report.print_distill),
     }[task]
-    summary, status = _run(run, config, path, known)
+    remarks = configuration.unread(config, overridden(overrides))
+    summary, status = _run(run, config, path, known, remarks)
     if summary is not None:
         written = write(summary, path)
         show(summary)
@@ -63,12 +61,19 @@ def _run(
     config: ml_collections.ConfigDict,
     path: Path,
     known: argparse.Namespace,
+    remarks: Sequence[str],
 ) -> tuple[dict[str, Any] | None, int]:
-    """What a run returns, None if there is nothing to report here, and the exit status."""
+    """What a run returns, None if there is nothing to report here, and the exit status.
+
+    ``remarks`` are printed first, by one process.
+    """
     from kdjax.train.devices import processes
     from kdjax.train.run.interrupt import Interrupted
 
     processes.start(known.coordinator, known.num_processes, known.process_id)
+    if processes.is_first():
+        for line in remarks:
+            print(line, file=sys.stderr)
     try:
         summary = run(config, path)
         return (summary if processes.is_first() else None), 0

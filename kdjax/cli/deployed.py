@@ -78,7 +78,7 @@ def add_export_options(command: argparse.ArgumentParser) -> None:
     _add_seed_option(command)
     command.add_argument(
         "--platforms",
-        default="cpu,cuda,tpu",
+        default="",
         metavar="NAMES",
         help="that a .jaxexport file is for; default: cpu,cuda,tpu",
     )
@@ -170,11 +170,14 @@ def predict(known: argparse.Namespace, overrides: Sequence[str]) -> int:
 def export(known: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Writes a trained student to a file that needs no kdjax."""
     no_more(overrides)
-    out, platforms = Path(known.out), tuple(known.platforms.split(","))
+    out, platforms = Path(known.out), tuple(filter(None, known.platforms.split(",")))
     _has_place(out)
     from kdjax import deploy
 
-    deploy.check_export(out, platforms)
+    try:
+        deploy.check_export(out, platforms)
+    except ValueError as error:  # It begins with the name of the argument, here an option.
+        raise configuration.ConfigError(f"--{error}") from None
     student = deploy.load_student(
         known.workdir, known.student, seed=known.seed, checkpoint=known.checkpoint
     )

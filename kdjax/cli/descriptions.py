@@ -97,9 +97,10 @@ The data it was trained on is not needed.
         "write a trained student to a file for programs without kdjax",
         """\
 Writes one network of a workdir to a file, and what its input and output mean to the
-same name with .json. FILE.jaxexport is a program, parameters inside, that JAX alone
-runs on any batch of uint8 images, on CPUs, NVIDIA GPUs and TPUs; JAX promises that for
-six months of its releases. FILE.npz and FILE.safetensors are the arrays, to keep.
+same name with .json. FILE.jaxexport is a program, parameters inside, that JAX loads
+(`pip install jax flatbuffers`) and runs on any batch of uint8 images, on CPUs, NVIDIA
+GPUs and TPUs; JAX releases of the next six months will load it. FILE.npz and
+FILE.safetensors are the arrays, to keep.
 
   kdjax export --workdir=kdjax-runs/digits-resnet8 --student=3 --out=three.jaxexport
   kdjax export --workdir=runs/found --student=compact --out=found.npz""",

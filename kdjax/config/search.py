@@ -15,7 +15,7 @@ def _target(default: float, cost: str) -> Field:
     return Field(
         default,
         f"{cost} to reach: a share of the full network's in (0, 1], an absolute number above 1, "
-        "0 for no target",
+        "0 for no target; without --config those that are not named are switched off where one is",
         "0, a share in (0, 1] or an absolute number, a whole one above 1",
         # 1.5 could mean a share of 150 % or 1.5 FLOPs; neither makes sense.
         lambda value: 0 <= value <= 1 or (1 < value < math.inf and value == int(value)),

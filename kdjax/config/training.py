@@ -62,7 +62,8 @@ FIELDS: dict[str, Field] = {
     ),
     "teacher_weights": tuple_of(
         (),
-        "rule average: share of each student in the ensemble teacher; empty: equal",
+        "rule average: share of each student in the ensemble teacher, and in the average of all "
+        "that is reported, of the baselines too; empty: equal",
         "numbers, none negative, summing to 1",
         lambda value: is_number(value) and value >= 0,
     ),

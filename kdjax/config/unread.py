@@ -19,8 +19,17 @@ _OPTIMIZERS: Mapping[str, tuple[str, ...]] = {
     "b2": ("adam", "adamw", "rmsprop"),
     "eps": ("adam", "adamw", "rmsprop"),
 }
+# What the method independent, in which nobody teaches, does not read.
+_TEACHING = (
+    "ensemble",
+    "feature_gradient_to_stem",
+    "standardize_logits",
+    "student_weights",
+    "temperature",
+    "weight_ramp",
+    "weights",
+)
 _TRAINED_TEACHER = ("teacher.epochs", "teacher.network", "teacher.network_width")
-_FOUND_TEACHER = ("teacher.checkpoint", "teacher.run", "teacher.seed", "teacher.student")
 
 
 def unread(config: ml_collections.ConfigDict, names: Iterable[str]) -> list[str]:
@@ -58,8 +67,7 @@ def _decided(config: ml_collections.ConfigDict, name: str) -> str:
 
 
 def _teaches(name: str) -> bool:
-    group = name.partition(".")[0]
-    return group in ("weights", "weight_ramp", "ensemble", *TERMS)
+    return name.partition(".")[0] in (*_TEACHING, *TERMS)
 
 
 def _off(config: ml_collections.ConfigDict, term: str) -> str:
@@ -70,8 +78,9 @@ def _ramp(config: ml_collections.ConfigDict, field: str) -> str:
     if field != "epochs":
         return _off(config, field)
     on = [term for term, weight in config.weights.items() if weight]
-    grow = any(config.weight_ramp[term] != "constant" for term in on)
-    return "" if grow else "no weight that is on grows, config.weight_ramp is 'constant' for all"
+    if any(config.weight_ramp[term] != "constant" for term in on):
+        return ""
+    return f"config.weight_ramp is 'constant' for all terms that are on ({', '.join(on)})"
 
 
 def _chosen(config: ml_collections.ConfigDict, name: str, readers: tuple[str, ...] | None) -> str:
@@ -100,15 +109,15 @@ def _stops(config: ml_collections.ConfigDict) -> str:
 def _teacher(config: ml_collections.ConfigDict, name: str) -> str:
     given = bool(config.teacher.workdir)
     if given and name in _TRAINED_TEACHER:
-        return "config.teacher.workdir has a trained one"
-    if not given and name in _FOUND_TEACHER:
+        return "the teacher is taken from config.teacher.workdir, none is trained"
+    if not given and name == "teacher.checkpoint":
         return "config.teacher.workdir is empty, a teacher is trained"
     return ""
 
 
 def _shared(config: ml_collections.ConfigDict, field: str) -> str:
-    """Of a field that several terms may read; all tasks train something on labels alone too."""
     readers = [name for name, term in TERMS.items() if field in term.shared_fields]
+    # The labels' own is read by baselines and by teachers too.
     if not readers or "hard" in readers or any(config.weights[name] for name in readers):
         return ""
     return " and ".join(f"config.weights.{name} is 0" for name in readers)

@@ -8,6 +8,7 @@ from typing import Any
 
 import flax
 import jax
+import jax.errors
 import jax.export
 import jax.numpy as jnp
 import numpy as np
@@ -17,51 +18,61 @@ from kdjax.deploy.student import Student
 from kdjax.train.run.workdir import write_atomically, write_json
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+_NORMALISATION = "(pixels / 255 - mean) / std, before the network"
 _CROPPED = "to cover 256/224 of image_shape with its proportions kept, then the middle cut out"
 # Python packages that a format needs beyond kdjax's own; `pip install ".[export]"` has them all.
 _NEEDS: Mapping[str, str] = {".jaxexport": "flatbuffers", ".safetensors": "safetensors"}
 
 
-def export(student: Student, path: str | Path, *, platforms: Sequence[str] = PLATFORMS) -> None:
+def export(student: Student, path: str | Path, *, platforms: Sequence[str] = ()) -> None:
     """Writes a student to a file, and what its input and output mean to ``<path>.json``.
 
     ``.jaxexport`` is a program of :mod:`jax.export`, parameters inside: uint8 images
     ``[batch, height, width, channels]``, of any batch, -> float32 logits ``[batch, classes]``,
-    normalisation included. JAX promises that it runs for six months of its own releases: keep the
-    arrays too. ``.npz`` and ``.safetensors`` are the arrays, by names such as
-    ``params/stem/conv/kernel``.
+    normalisation included. JAX loads it, with the package flatbuffers, and promises to do so in its
+    releases of the next six months: keep the arrays too. ``.npz`` and ``.safetensors`` are the
+    arrays, by names such as ``params/stem/conv/kernel``.
 
     Args:
       student: of :func:`kdjax.load_student`.
       path: a file whose directory is there; its ending decides the format.
-      platforms: that a program is for.
+      platforms: that a program is for, of ``cpu``, ``cuda`` and ``tpu``; empty: all.
 
     Raises:
-      ValueError: if the ending or a platform is another one, or a package is missing that the
-        format needs.
+      ValueError: if the ending or a platform is another one, a package is missing that the format
+        needs, or the network cannot be a program for any batch.
     """
     check_export(path, platforms)
     path = Path(path)
     write_atomically(path, _WRITERS[path.suffix](student, platforms))
-    write_json(path.with_name(path.name + ".json"), description(student))
+    described = description(student, program=path.suffix == ".jaxexport")
+    write_json(path.with_name(path.name + ".json"), described)
 
 
-def check_export(path: str | Path, platforms: Sequence[str] = PLATFORMS) -> None:
+def check_export(path: str | Path, platforms: Sequence[str] = ()) -> None:
     """Checks what :func:`export` is given, before a student is loaded; see there for the errors."""
     ending = Path(path).suffix
     if ending not in _WRITERS:
-        raise ValueError(f"{str(path)!r} must end in one of {', '.join(_WRITERS)}")
+        raise ValueError(f"out is {str(path)!r}: it must end in {', '.join(_WRITERS)}")
     needed = _NEEDS.get(ending)
     if needed and importlib.util.find_spec(needed) is None:
         raise ValueError(
-            f"{ending} needs the package {needed}: pip install '.[export]', or choose .npz"
+            f"out is {str(path)!r}: such a file needs the package {needed}, "
+            "pip install '.[export]'; .npz needs none"
         )
+    if platforms and ending != ".jaxexport":
+        raise ValueError(f"platforms is {_listed(platforms)}: arrays are the same on all")
     if unknown := [name for name in platforms if name not in PLATFORMS]:
-        raise ValueError(f"platform is {unknown[0]!r}: allowed are {', '.join(PLATFORMS)}")
+        raise ValueError(
+            f"platforms is {_listed(platforms)}: {unknown[0]!r} is none of {', '.join(PLATFORMS)}"
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return repr(",".join(names))
 
 
 def _program(student: Student, platforms: Sequence[str]) -> bytes:
-
     def logits(images: jax.Array) -> jax.Array:
         normal = student.preprocess.normalize(images)
         found: Any = student.network.apply(student.variables, normal, train=False)
@@ -71,7 +82,14 @@ def _program(student: Student, platforms: Sequence[str]) -> bytes:
         "batch, _, _, _", like=(None, *student.preprocess.image_shape)
     )
     images = jax.ShapeDtypeStruct(shape, jnp.uint8)
-    return bytes(jax.export.export(jax.jit(logits), platforms=platforms)(images).serialize())
+    try:
+        exported = jax.export.export(jax.jit(logits), platforms=platforms or PLATFORMS)(images)
+    except jax.errors.InconclusiveDimensionOperation:
+        raise ValueError(
+            f"{student.network.architecture.name} computes with the size of the batch and cannot "
+            "be a program for any batch; arrays (.npz) can be written"
+        ) from None
+    return bytes(exported.serialize())
 
 
 def arrays(student: Student) -> dict[str, np.ndarray]:
@@ -102,11 +120,13 @@ _WRITERS: Mapping[str, Callable[[Student, Sequence[str]], bytes]] = {
 }
 
 
-def description(student: Student) -> dict[str, Any]:
-    """What a user of the file has to know, as JSON."""
+def description(student: Student, *, program: bool) -> dict[str, Any]:
+    """What a user of the file has to know, as JSON; ``program``: of a program, or of arrays."""
     fit = student.preprocess
     return {
-        "input": "uint8 [batch, height, width, channels], 0 to 255",
+        "input": f"{'uint8' if program else 'float32'} [batch, height, width, channels]",
+        "output": "float32 logits [batch, classes], in the order of class_names",
+        "normalisation": "inside, of pixels from 0 to 255" if program else _NORMALISATION,
         "image_shape": list(fit.image_shape),
         "resize": _CROPPED if fit.memory == "stream" else "to image_shape",
         "mean": list(fit.mean),

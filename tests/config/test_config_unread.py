@@ -12,7 +12,7 @@ from kdjax.cli.configs import overridden, read_config
         ("train", ["weights.soft=0", "weights.dkd=1", "temperature=3"], "temperature", "soft is 0"),
         ("train", ["dkd.temperature=3"], "dkd.temperature", "config.weights.dkd is 0"),
         ("train", ["weight_ramp.soft=linear", "weights.soft=0"], "weight_ramp.soft", "soft is 0"),
-        ("train", ["weight_ramp.epochs=3"], "weight_ramp.epochs", "no weight that is on grows"),
+        ("train", ["weight_ramp.epochs=3"], "weight_ramp.epochs", "terms that are on (hard, soft)"),
         ("train", ["ensemble.ema_decay=0.9"], "ensemble.ema_decay", "ensemble.rule is 'average'"),
         ("train", ["schedule.boundaries=(0.5,)"], "schedule.boundaries", "name is 'cosine'"),
         ("train", ["optimizer.b1=0.8"], "optimizer.b1", "config.optimizer.name is 'sgd'"),
@@ -21,18 +21,20 @@ from kdjax.cli.configs import overridden, read_config
         ("train", ["faults.limit=2"], "faults.limit", "non_finite is 'stop'"),
         ("train", ["method=independent", "weights.soft=2"], "weights.soft", "'independent'"),
         ("search", ["nkd.temperature=2"], "nkd.temperature", "config.weights.nkd is 0"),
-        ("search", ["teacher.run=teacher"], "teacher.run", "config.teacher.workdir is empty"),
+        ("train", ["method=independent", "temperature=2"], "temperature", "'independent'"),
+        ("search", ["teacher.checkpoint=best"], "teacher.checkpoint", "teacher.workdir is empty"),
         (
             "distill",
             ["teacher.workdir=('runs/a',)", "teacher.network=resnet20"],
             "teacher.network",
-            "config.teacher.workdir has a trained one",
+            "taken from config.teacher.workdir, none is trained",
         ),
     ],
 )
 def test_what_has_no_effect_is_named(task, overrides, field, decided):
     arguments = [f"--config.{text}" for text in overrides]
     config = read_config("", arguments, task)
+    configuration.validate(config)
     (line,) = configuration.unread(config, overridden(arguments))
     assert line.startswith(f"config.{field} has no effect: ") and decided in line
 
@@ -52,6 +54,7 @@ def test_what_has_no_effect_is_named(task, overrides, field, decided):
 def test_what_is_read_is_not_named(overrides):
     arguments = [f"--config.{text}" for text in overrides]
     config = read_config("", arguments)
+    configuration.validate(config)
     assert configuration.unread(config, overridden(arguments)) == []
 
 

@@ -1,9 +1,12 @@
 """An exported student answers as the student does, without kdjax."""
 
+import dataclasses
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import flax.linen as nn
 import numpy as np
 import pytest
 
@@ -41,6 +44,7 @@ def test_the_program_answers_as_the_student_without_kdjax(trained, tmp_path):
     assert program.platforms == ("cpu", "cuda", "tpu")
     described = json.loads((tmp_path / "two.jaxexport.json").read_text())
     assert described["class_names"] == list(experiment.dataset.class_names)
+    assert described["input"].startswith("uint8") and "inside" in described["normalisation"]
     assert described["image_shape"] == list(images.shape[1:])
     assert described["widths"] == dict(student.widths) and described["resize"] == "to image_shape"
 
@@ -69,15 +73,33 @@ def test_arrays_are_the_variables(searched, tmp_path, ending, capsys):
     np.testing.assert_array_equal(found["params/branch/classifier/kernel"], kernel)
     assert {name.partition("/")[0] for name in found} == {"params", "batch_stats"}
     leaves = sum(value.size for value in found.values())
-    assert leaves > kernel.size and json.loads((tmp_path / f"{out.name}.json").read_text())
+    assert leaves > kernel.size
+    described = json.loads((tmp_path / f"{out.name}.json").read_text())
+    assert described["input"].startswith("float32") and "/ 255" in described["normalisation"]
+
+
+def test_a_network_that_computes_with_the_batch_is_told_apart(trained, tmp_path):
+    class Counting(nn.Module):
+        architecture = SimpleNamespace(name="counting.py:create")
+
+        def __call__(self, images, train):
+            return images if images.shape[0] > 4 else -images
+
+    student = dataclasses.replace(kdjax.load_student(trained[0]), network=Counting(), variables={})
+    with pytest.raises(ValueError, match=r"counting.py:create computes with the size of the batch"):
+        deploy.export(student, tmp_path / "a.jaxexport")
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--out=a.onnx"], "'a.onnx' must end in one of .jaxexport, .npz, .safetensors"),
+        (["--out=a.onnx"], "--out is 'a.onnx': it must end in .jaxexport, .npz, .safetensors"),
+        (["--out=a.npz", "--platforms=cpu"], "--platforms is 'cpu': arrays are the same on all"),
         (["--out=no/a.npz"], "there is no no"),
-        (["--out=a.jaxexport", "--platforms=cpu,gpu"], "platform is 'gpu': allowed are cpu, cuda"),
+        (
+            ["--out=a.jaxexport", "--platforms=cpu,gpu"],
+            "--platforms is 'cpu,gpu': 'gpu' is none of",
+        ),
         (["--out=a.npz", "--student=7"], "student is '7': this workdir has"),
     ],
 )
@@ -92,6 +114,6 @@ def test_what_cannot_be_exported_is_said_and_nothing_written(
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"\.jaxexport needs the package flatbuffers: pip install"):
+    with pytest.raises(ValueError, match="such a file needs the package flatbuffers, pip install"):
         deploy.check_export("a.jaxexport")
     deploy.check_export("a.npz")

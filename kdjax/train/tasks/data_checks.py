@@ -49,7 +49,8 @@ def check_data(config: ml_collections.ConfigDict, dataset: data.Dataset | data.S
             f"config.data.validation is {config.data.validation}: that holds out no image of "
             f"{config.data.name}, and config.evaluation.select is 'best'"
         )
-    if config.data.crop_padding >= min(dataset.image_shape[:2]):
+    cut_at_random = isinstance(dataset, data.Streamed) and config.data.resized_crop
+    if not cut_at_random and config.data.crop_padding >= min(dataset.image_shape[:2]):
         raise ConfigError(
             f"config.data.crop_padding is {config.data.crop_padding}: it must be below the image "
             f"size, {dataset.image_shape[0]} x {dataset.image_shape[1]}"

@@ -347,16 +347,17 @@ def _students(
         return vectors
     checked = widths.check_students(vectors, architecture.widths, shared=architecture.shared)
     if config.ensemble.rule == "wider_only":
-        _check_order(checked)
+        _check_order(config, checked)
     return checked
 
 
-def _check_order(vectors: Sequence[WidthVector]) -> None:
+def _check_order(config: ml_collections.ConfigDict, vectors: Sequence[WidthVector]) -> None:
+    field = "student_widths" if config.student_widths else "student_scales"
     channels = [sum(vector.values()) for vector in vectors]
     for number, (before, own) in enumerate(itertools.pairwise(channels), start=2):
         if own > before:
             raise ValueError(
-                f"config.ensemble.rule is 'wider_only', by which students teach those that stand "
-                f"behind them: student {number} has {own} channels, at most the {before} of "
-                f"student {number - 1} are allowed"
+                f"config.{field} is {config[field]}: with config.ensemble.rule 'wider_only' "
+                f"students go from the widest to the narrowest, but student {number} has {own} "
+                f"channels and student {number - 1} has {before}"
             )
