@@ -7,6 +7,7 @@ A row counts for the seeds that it and the row it is compared with have both fin
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +98,8 @@ def compare(name: str, row: str, workdir: Path) -> dict[str, Any] | None:
                 "distilled": float(distilled[:, i].mean()),
                 "gain": float(gains[:, i].mean()),
                 "half_width": half_width(gains[:, i]),
-                "baseline_per_seed": baseline[:, i].tolist(),
-                "distilled_per_seed": distilled[:, i].tolist(),
+                "baseline_per_seed": baseline[:, i].round(3).tolist(),
+                "distilled_per_seed": distilled[:, i].round(3).tolist(),
             }
             for i in range(gains.shape[1])
         ],
@@ -260,6 +261,8 @@ def main() -> None:
         page.append(f"![Gains]({figure.name})")
         entries += found
     text = json.dumps({"experiments": entries}, indent=2, allow_nan=False)
+    # The values of all seeds stand on one line.
+    text = re.sub(r"\[[-\d.,\se]+\]", lambda numbers: " ".join(numbers[0].split()), text)
     (options.out / "summary.json").write_text(text + "\n")
     (options.out / "tables.md").write_text("\n\n".join(page) + "\n")
 
