@@ -24,8 +24,9 @@ Accuracies = dict[int, list[float]]  # Of each student by seed, in %.
 
 
 def results_of(folder: Path) -> list[dict[str, Any]]:
-    """All ``results.json`` of a row, one for each workdir."""
-    return [json.loads(path.read_text()) for path in sorted(folder.glob("seed*/results.json"))]
+    """All ``results.json`` of a row, one for each workdir, in the order of their seeds."""
+    found = [json.loads(path.read_text()) for path in folder.glob("seed*/results.json")]
+    return sorted(found, key=lambda results: results["seeds"])
 
 
 def students(found: list[dict[str, Any]]) -> Accuracies:

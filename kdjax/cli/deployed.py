@@ -46,10 +46,7 @@ def add_evaluate_options(command: argparse.ArgumentParser) -> None:
 
 def add_predict_options(command: argparse.ArgumentParser) -> None:
     """The options of `kdjax predict`."""
-    _add_network_options(
-        command, "1", "its number or name, such as 3, compact or teacher; default: 1"
-    )
-    _add_seed_option(command)
+    _add_student_options(command)
     command.add_argument(
         "--top", type=int, metavar="K", help="classes for each image; default: up to 5"
     )
@@ -72,10 +69,7 @@ def add_predict_options(command: argparse.ArgumentParser) -> None:
 
 def add_export_options(command: argparse.ArgumentParser) -> None:
     """The options of `kdjax export`."""
-    _add_network_options(
-        command, "1", "its number or name, such as 3, compact or teacher; default: 1"
-    )
-    _add_seed_option(command)
+    _add_student_options(command)
     command.add_argument(
         "--platforms",
         default="",
@@ -90,7 +84,11 @@ def add_export_options(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_seed_option(command: argparse.ArgumentParser) -> None:
+def _add_student_options(command: argparse.ArgumentParser) -> None:
+    """Those that name one trained network."""
+    _add_network_options(
+        command, "1", "its number or name, such as 3, compact or teacher; default: 1"
+    )
     command.add_argument(
         "--seed", type=int, metavar="N", help="of the run; default: the first of its seeds"
     )

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import ml_collections
 
+from kdjax.config.lengths import growing
 from kdjax.config.terms import TERMS
 
 _SCHEDULES: Mapping[str, tuple[str, ...]] = {
@@ -77,9 +78,9 @@ def _off(config: ml_collections.ConfigDict, term: str) -> str:
 def _ramp(config: ml_collections.ConfigDict, field: str) -> str:
     if field != "epochs":
         return _off(config, field)
-    on = [term for term, weight in config.weights.items() if weight]
-    if any(config.weight_ramp[term] != "constant" for term in on):
+    if growing(config):
         return ""
+    on = [term for term, weight in config.weights.items() if weight]
     return f"config.weight_ramp is 'constant' for all terms that are on ({', '.join(on)})"
 
 

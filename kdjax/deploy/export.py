@@ -45,7 +45,7 @@ def export(student: Student, path: str | Path, *, platforms: Sequence[str] = ())
     check_export(path, platforms)
     path = Path(path)
     write_atomically(path, _WRITERS[path.suffix](student, platforms))
-    described = description(student, program=path.suffix == ".jaxexport")
+    described = _description(student, program=path.suffix == ".jaxexport")
     write_json(path.with_name(path.name + ".json"), described)
 
 
@@ -92,7 +92,7 @@ def _program(student: Student, platforms: Sequence[str]) -> bytes:
     return bytes(exported.serialize())
 
 
-def arrays(student: Student) -> dict[str, np.ndarray]:
+def _arrays(student: Student) -> dict[str, np.ndarray]:
     """Parameters and running statistics by their place in the network."""
     flat = flax.traverse_util.flatten_dict(dict(student.variables), sep="/")
     return {name: np.asarray(value) for name, value in flat.items()}
@@ -101,7 +101,7 @@ def arrays(student: Student) -> dict[str, np.ndarray]:
 def _npz(student: Student, platforms: Sequence[str]) -> bytes:
     del platforms  # Arrays are the same everywhere.
     file = io.BytesIO()
-    contents: dict[str, Any] = {**arrays(student)}
+    contents: dict[str, Any] = {**_arrays(student)}
     np.savez(file, **contents)
     return file.getvalue()
 
@@ -110,7 +110,7 @@ def _safetensors(student: Student, platforms: Sequence[str]) -> bytes:
     del platforms
     from safetensors.numpy import save
 
-    return bytes(save(arrays(student)))
+    return bytes(save(_arrays(student)))
 
 
 _WRITERS: Mapping[str, Callable[[Student, Sequence[str]], bytes]] = {
@@ -120,7 +120,7 @@ _WRITERS: Mapping[str, Callable[[Student, Sequence[str]], bytes]] = {
 }
 
 
-def description(student: Student, *, program: bool) -> dict[str, Any]:
+def _description(student: Student, *, program: bool) -> dict[str, Any]:
     """What a user of the file has to know, as JSON; ``program``: of a program, or of arrays."""
     fit = student.preprocess
     return {

@@ -169,6 +169,12 @@ def test_a_search_is_compared_with_the_uniform_network(tmp_path):
     assert "67.00 | +1.00 | 9,000, 9,000 | 3.20, 1.50 |" in summarize.search_table([found])
 
 
+def test_workdirs_are_read_in_the_order_of_their_seeds(tmp_path):
+    for seed in (10, 2, 0):
+        write(tmp_path / f"seed{seed}", {"seeds": [seed]}, {})
+    assert [found["seeds"] for found in summarize.results_of(tmp_path)] == [[0], [2], [10]]
+
+
 def test_a_distillation_brings_its_baselines(tmp_path):
     write(
         tmp_path / "cifar10_distill" / "soft" / "seeds",

@@ -7,6 +7,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from kdjax.config import ConfigError
 from kdjax.train import train
 from kdjax.train.program.feed import Resident, Streaming
 from kdjax.train.tasks.experiment import resolve
@@ -48,6 +49,14 @@ def numbers(path):
     for line in lines:
         line.pop("images_per_second", None)
     return lines, json.loads((path / "results.json").read_text())["students"]
+
+
+def test_padding_counts_only_where_images_are_not_cut_at_random(config):
+    config.data.crop_padding = 12
+    resolve(config)
+    config.data.resized_crop = False
+    with pytest.raises(ConfigError, match="crop_padding is 12: it must be below the image size"):
+        resolve(config)
 
 
 def test_a_stream_is_trained_on_the_same_every_time(config, tmp_path):
