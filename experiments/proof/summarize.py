@@ -1,79 +1,41 @@
-"""Makes ``summary.json``, ``tables.md`` and a figure of each study from finished workdirs.
+"""Makes ``summary.json``, ``tables.md`` and a figure of each study from what was measured.
 
-    python experiments/proof/summarize.py --workdir=DIR
+    python experiments/proof/summarize.py [--workdir=DIR]
 
-A row counts for the seeds that it and the row it is compared with have both finished.
+Finished runs of a workdir are first added to ``runs.jsonl``, which has those of earlier workdirs. A
+row counts for the seeds that it and the row it is compared with have both finished.
 """
 
 import argparse
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rows import Row
+import record
+from record import UNIFORM, Accuracies, Run
 from studies import STUDIES, Study
 
 from kdjax.report.drawing import new_figure, save_figure
 from kdjax.statistics import half_width
 
 HERE = Path(__file__).parent
-UNIFORM = "uniform, distilled"  # The rival of a search.
-Accuracies = dict[int, list[float]]  # Of each student by seed, in %.
 
 
-def results_of(folder: Path) -> list[dict[str, Any]]:
-    """All ``results.json`` of a row, one for each workdir, in the order of their seeds."""
-    found = [json.loads(path.read_text()) for path in folder.glob("seed*/results.json")]
-    return sorted(found, key=lambda results: results["seeds"])
-
-
-def students(found: list[dict[str, Any]]) -> Accuracies:
-    """Test accuracies of a row's students, whichever method trained them."""
-    accuracies: Accuracies = {}
-    for results in found:
-        for place, seed in enumerate(results["seeds"]):
-            trained = [
-                student.get("distilled") or student["baseline"] for student in results["students"]
-            ]
-            accuracies[seed] = [100 * entry["per_seed"][place] for entry in trained]
-    return accuracies
-
-
-def pairs(found: list[dict[str, Any]]) -> tuple[Accuracies, Accuracies]:
-    """Test accuracies of a row's students, alone and distilled beside each other."""
-    alone, taught = ({}, {})
-    for results in found:
-        for place, seed in enumerate(results["seeds"]):
-            for role, accuracies in (("baseline", alone), ("distilled", taught)):
-                accuracies[seed] = [100 * s[role]["per_seed"][place] for s in results["students"]]
-    return alone, taught
-
-
-def candidate(found: list[dict[str, Any]], name: str) -> Accuracies:
-    """Test accuracies of one network of a row of searches."""
-    accuracies: Accuracies = {}
-    for results in found:
-        entry = next(entry for entry in results["candidates"] if entry["name"] == name)
-        for seed, accuracy in zip(results["seeds"], entry["per_seed"], strict=True):
-            accuracies[seed] = [100 * accuracy]
-    return accuracies
-
-
-def costs(found: list[dict[str, Any]], name: str, cost: str) -> list[int]:
-    """Parameters or multiply-accumulates of one network of each search."""
-    return [
-        entry[cost] for results in found for entry in results["candidates"] if entry["name"] == name
-    ]
-
-
-def compare(name: str, row: str, workdir: Path) -> dict[str, Any] | None:
+def compare(name: str, row: str, runs: Sequence[Run]) -> dict[str, Any] | None:
     """One entry of ``summary.json``; None if no seed is finished in both rows."""
     study = STUDIES[name]
     wanted = study.rows[row]
-    found = results_of(workdir / name / row)
-    baselines, trained = compared(wanted, found, workdir / (study.baselines or name))
+    own = record.of_row(runs, name, row)
+    trained = record.networks(own)
+    of_baselines = study.baselines or name
+    baselines = (
+        record.networks(record.of_row(runs, of_baselines, wanted.against))
+        if wanted.task == "train"
+        else record.baselines(own)
+    )
     seeds = sorted(baselines.keys() & trained.keys())
     if not seeds:
         return None
@@ -81,17 +43,11 @@ def compare(name: str, row: str, workdir: Path) -> dict[str, Any] | None:
     # Where the thinnest are left out, the others are compared.
     baseline = np.array([baselines[seed] for seed in seeds])[:, : distilled.shape[1]]
     gains = distilled - baseline
-    folder = workdir / name / row / ("seeds" if study.one_run else f"seed{seeds[0]}")
-    config = json.loads((folder / "config.json").read_text())
-    made = found[0]["made_with"]
     return {
         "name": f"{name}/{row}",
         "what": wanted.what,
         "against": wanted.against,
-        "data": made["dataset"],
-        "network": made["network"],
-        "labels": config["data"]["labels_per_class"] or "all",
-        "epochs": config["distil"]["epochs"] if wanted.task == "search" else config["epochs"],
+        **own[0].setting,
         "seeds": seeds,
         "students": [
             {
@@ -99,8 +55,8 @@ def compare(name: str, row: str, workdir: Path) -> dict[str, Any] | None:
                 "distilled": float(distilled[:, i].mean()),
                 "gain": float(gains[:, i].mean()),
                 "half_width": half_width(gains[:, i]),
-                "baseline_per_seed": baseline[:, i].round(3).tolist(),
-                "distilled_per_seed": distilled[:, i].round(3).tolist(),
+                "baseline_per_seed": baseline[:, i].tolist(),
+                "distilled_per_seed": distilled[:, i].tolist(),
             }
             for i in range(gains.shape[1])
         ],
@@ -108,21 +64,21 @@ def compare(name: str, row: str, workdir: Path) -> dict[str, Any] | None:
             "points": float(gains.mean()),
             "half_width": half_width(gains.mean(axis=1)),
         },
-        **beside(wanted, found, seeds),
-        **further(study, row, trained, workdir / (study.baselines or name)),
+        **beside(own, wanted.task),
+        **further(study, row, trained, record.of_row(runs, of_baselines, study.reference)),
     }
 
 
 def further(
-    study: Study, row: str, trained: Accuracies, baselines: Path
+    study: Study, row: str, trained: Accuracies, reference: Sequence[Run]
 ) -> dict[str, dict[str, Any]]:
     """What a row gains beyond the study's reference, on average over the students that it has."""
-    if not study.reference or row == study.reference:
+    if row == study.reference:
         return {}
-    reference = students(results_of(baselines / study.reference))
+    accuracies = record.networks(reference)
     pairs = [
-        (trained[seed], reference[seed][: len(trained[seed])])
-        for seed in sorted(trained.keys() & reference.keys())
+        (trained[seed], accuracies[seed][: len(trained[seed])])
+        for seed in sorted(trained.keys() & accuracies.keys())
     ]
     if not pairs:
         return {}
@@ -131,41 +87,42 @@ def further(
     return {"beyond": {"row": study.reference, "seeds": len(pairs), **gain}}
 
 
-def compared(
-    row: Row, found: list[dict[str, Any]], baselines: Path
-) -> tuple[Accuracies, Accuracies]:
-    """Test accuracies of a row's baselines, and of what the row trained."""
-    if row.task == "search":
-        return candidate(found, UNIFORM), candidate(found, "compact, distilled")
-    if row.task == "distill":
-        return pairs(found)
-    return students(results_of(baselines / row.against)), students(found)
-
-
-def beside(row: Row, found: list[dict[str, Any]], seeds: list[int]) -> dict[str, Any]:
+def beside(runs: Sequence[Run], task: str) -> dict[str, Any]:
     """What else a row says, in %: of the teacher, of the structure alone, or of all students.
 
     Of searches also what the networks cost, one for each seed.
     """
-    if row.task == "search":
-        alone = candidate(found, "compact, alone")
+    if task != "search":  # Means over the seeds of a run.
+        seeds = [len(run.seeds) for run in runs]
         return {
-            "found_alone": float(np.mean([alone[seed][0] for seed in seeds])),
-            "full": float(np.mean([100 * results["teacher"]["test"] for results in found])),
-            "full_per_seed": [100 * results["teacher"]["test"] for results in found],
-            "found_alone_per_seed": [alone[seed][0] for seed in seeds],
-            "costs": {
-                kind: {cost: costs(found, name, cost) for cost in ("params", "macs")}
-                for kind, name in (("found", "compact, distilled"), ("uniform", UNIFORM))
-            },
+            name: float(np.average([run.beside[name] for run in runs], weights=seeds))
+            for name in runs[0].beside
         }
-    if row.task == "distill":
-        return {"teacher": 100 * found[0]["teachers"][0]["test"]}
-    averages = {}
-    for results in found:
-        accuracies = (results.get("ensemble") or results["baseline_ensemble"])["per_seed"]
-        averages.update(zip(results["seeds"], accuracies, strict=True))
-    return {"ensemble": float(np.mean([100 * averages[seed] for seed in seeds]))}
+    full, alone = (
+        [value for run in runs for value in run.beside[name]] for name in ("full", "found_alone")
+    )
+    return {
+        "found_alone": float(np.mean(alone)),
+        "full": float(np.mean(full)),
+        "full_per_seed": full,
+        "found_alone_per_seed": alone,
+        "costs": {
+            kind: {
+                cost: [value for run in runs for value in run.beside["costs"][kind][cost]]
+                for cost in ("params", "macs")
+            }
+            for kind in ("found", "uniform")
+        },
+    }
+
+
+def rounded(value: Any) -> Any:
+    """All numbers of an entry to six decimals, so that every machine writes the same."""
+    if isinstance(value, float):
+        return round(value, 6) + 0.0  # No -0.
+    if isinstance(value, dict):
+        return {name: rounded(one) for name, one in value.items()}
+    return [rounded(one) for one in value] if isinstance(value, list) else value
 
 
 def with_interval(points: float, half: float | None) -> str:
@@ -241,15 +198,19 @@ def draw(name: str, entries: list[dict[str, Any]], path: Path) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workdir", required=True, type=Path, metavar="DIR")
+    parser.add_argument("--workdir", type=Path, metavar="DIR", help="of run.py; adds its runs")
     parser.add_argument("--out", type=Path, default=HERE, metavar="DIR")
     options = parser.parse_args()
+    runs = record.read(options.out / "runs.jsonl")
+    if options.workdir:
+        runs = record.merged(runs, record.found(options.workdir))
+        record.write(options.out / "runs.jsonl", runs)
     entries, page = [], ["# All rows that are finished"]
     for name, study in STUDIES.items():
         found = [
-            entry
+            rounded(entry)
             for row, wanted in study.rows.items()
-            if wanted.against and (entry := compare(name, row, options.workdir))
+            if wanted.against and (entry := compare(name, row, runs))
         ]
         if not found:
             continue

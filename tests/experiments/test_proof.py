@@ -15,8 +15,8 @@ from kdjax.cli import read_config
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "proof"
 sys.path.insert(0, str(FOLDER))
-run, studies, summarize = (
-    importlib.import_module(name) for name in ("run", "studies", "summarize")
+record, run, studies, summarize = (
+    importlib.import_module(name) for name in ("record", "run", "studies", "summarize")
 )
 ROWS = [(name, row) for name, study in studies.STUDIES.items() for row in study.rows]
 
@@ -74,7 +74,8 @@ def entry(*per_seed):
 
 def write(folder, results, config):
     folder.mkdir(parents=True)
-    made = {"dataset": "digits", "network": "resnet8"}
+    versions = {"device": "cpu", "kdjax": "0.1", "jax": "0.10", "python": "3.11"}
+    made = {"dataset": "digits", "network": "resnet8", "network_width": 0.5, **versions}
     (folder / "results.json").write_text(json.dumps({**results, "made_with": made}))
     (folder / "config.json").write_text(json.dumps(config))
 
@@ -108,7 +109,7 @@ def test_gains_are_paired_by_seed(tmp_path, monkeypatch):
     assert "| +2.00 ± 12.71 | +3.00 ± 0.00 |" in (tmp_path / "tables.md").read_text()
     assert (tmp_path / f"{name}.png").exists()
     assert (found["name"], found["labels"], found["epochs"]) == ("cifar10_5000/strong", 500, 60)
-    assert found["seeds"] == [0, 1]
+    assert found["seeds"] == [0, 1] and found["network"] == "resnet8 x 0.5"
     assert [one["gain"] for one in found["students"]] == pytest.approx([2.0, 3.0])
     # The first gains 1 and 3 points: t(.975, 1) * sqrt(2) / sqrt(2).
     assert found["students"][0]["half_width"] == pytest.approx(12.7062, abs=1e-3)
@@ -134,7 +135,7 @@ def test_a_row_is_set_against_the_control_too(tmp_path):
             folder = tmp_path / "cifar10_5000" / row / f"seed{seed}"
             write(folder, {**results, average: entry(0.6)}, config)
     control, found = (
-        summarize.compare("cifar10_5000", row, tmp_path) for row in ("stem", "strong")
+        summarize.compare("cifar10_5000", row, record.found(tmp_path)) for row in ("stem", "strong")
     )
     assert "beyond" not in control
     beyond = found["beyond"]
@@ -162,17 +163,44 @@ def test_a_search_is_compared_with_the_uniform_network(tmp_path):
         },
         {"data": {"labels_per_class": 0}, "distil": {"epochs": 60}},
     )
-    found = summarize.compare("cifar10_searched", "half", tmp_path)
+    found = summarize.compare("cifar10_searched", "half", record.found(tmp_path))
     assert found["students"][0]["gain"] == pytest.approx(1.0)
     assert (found["full"], found["found_alone"]) == pytest.approx((70.0, 64.0))
     assert found["labels"] == "all" and found["mean_gain"]["half_width"] is None
     assert "67.00 | +1.00 | 9,000, 9,000 | 3.20, 1.50 |" in summarize.search_table([found])
 
 
-def test_workdirs_are_read_in_the_order_of_their_seeds(tmp_path):
-    for seed in (10, 2, 0):
-        write(tmp_path / f"seed{seed}", {"seeds": [seed]}, {})
-    assert [found["seeds"] for found in summarize.results_of(tmp_path)] == [[0], [2], [10]]
+def measured(row, *seeds, **beside):
+    """A run of two students whose accuracies tell row and seed."""
+    networks = [[len(row) + seed, 1.0 + seed] for seed in seeds]
+    return record.Run("cifar10_5000", row, list(seeds), {}, networks, [], beside, {})
+
+
+def test_runs_outlive_their_workdirs(tmp_path):
+    runs = [measured("strong", 2), measured("strong", 0, 1), measured("alone", 1)]
+    record.write(tmp_path / "runs.jsonl", runs)
+    assert record.read(tmp_path / "runs.jsonl") == runs
+    assert record.read(tmp_path / "none.jsonl") == []
+    new = [measured("strong", 10), measured("alone", 0, 1)]
+    alone, *strong = record.merged(runs, new)
+    assert alone == new[1]  # With one more seed than the one recorded.
+    assert [run.seeds for run in strong] == [[0, 1], [2], [10]]
+    assert list(record.networks(strong)) == [0, 1, 2, 10]
+    with pytest.raises(ValueError, match=r"alone was recorded for seeds \[0, 1\] .* for \[1, 2\]"):
+        record.merged([new[1]], [measured("alone", 1, 2)])
+
+
+def test_what_stands_beside_is_a_mean_over_seeds(tmp_path):
+    runs = [measured("strong", 0, 1, ensemble=60.0), measured("strong", 2, ensemble=66.0)]
+    assert summarize.beside(runs, "train") == {"ensemble": pytest.approx(62.0)}
+
+
+def test_the_page_is_made_from_what_is_recorded(tmp_path, monkeypatch):
+    (tmp_path / "runs.jsonl").write_bytes((FOLDER / "runs.jsonl").read_bytes())
+    monkeypatch.setattr(sys, "argv", ["summarize", f"--out={tmp_path}"])
+    summarize.main()
+    for name in ("summary.json", "tables.md"):
+        assert (tmp_path / name).read_text() == (FOLDER / name).read_text()
 
 
 def test_a_distillation_brings_its_baselines(tmp_path):
@@ -185,11 +213,11 @@ def test_a_distillation_brings_its_baselines(tmp_path):
         },
         {"data": {"labels_per_class": 500}, "epochs": 30},
     )
-    found = summarize.compare("cifar10_distill", "soft", tmp_path)
+    found = summarize.compare("cifar10_distill", "soft", record.found(tmp_path))
     assert found["teacher"] == 75.0 and found["seeds"] == [0, 1]
     assert found["mean_gain"]["points"] == pytest.approx(3.0)
     assert "| 61.00 | | |" in summarize.table([found])
 
 
 def test_unfinished_rows_have_no_entry(tmp_path):
-    assert summarize.compare("cifar10_5000", "strong", tmp_path) is None
+    assert summarize.compare("cifar10_5000", "strong", record.found(tmp_path)) is None

@@ -1,0 +1,171 @@
+"""What was measured: a line for each run in ``runs.jsonl``, which outlives the workdirs."""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from studies import STUDIES
+
+from kdjax.train.run.workdir import write_atomically
+
+UNIFORM = "uniform, distilled"  # The rival of a search.
+Accuracies = dict[int, list[float]]  # Of each network by seed, in %.
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Test accuracies, in %, of a row that one command trained.
+
+    Attributes:
+      study: its name.
+      row: the row's name.
+      seeds: those that the command trained.
+      setting: ``data``, ``network``, ``labels`` of each class or "all", and ``epochs``.
+      networks: for each seed what the row trained, the widest first.
+      baselines: for each seed what it is compared with, where the command trained that too;
+        otherwise empty.
+      beside: what else it says. Of an ensemble, ``ensemble``: the mean over seeds of all students'
+        averaged logits. Of a distillation, ``teacher``. Of a search, for each seed, ``full``,
+        ``found_alone`` and ``costs`` of what was found and of the uniform network.
+      made_with: versions and the kind of device.
+    """
+
+    study: str
+    row: str
+    seeds: list[int]
+    setting: Mapping[str, Any]
+    networks: list[list[float]]
+    baselines: list[list[float]]
+    beside: Mapping[str, Any]
+    made_with: Mapping[str, Any]
+
+    @classmethod
+    def finished(cls, study: str, row: str, workdir: Path) -> Self:
+        """What a finished workdir says."""
+        results = json.loads((workdir / "results.json").read_text())
+        config = json.loads((workdir / "config.json").read_text())
+        task, made = STUDIES[study].rows[row].task, results["made_with"]
+        width = made["network_width"]
+        length = config["distil"] if task == "search" else config
+        networks, baselines, beside = _READERS[task](results)
+        return cls(
+            study,
+            row,
+            results["seeds"],
+            {
+                "data": made["dataset"],
+                "network": made["network"] + (f" x {width:g}" if width != 1 else ""),
+                "labels": config["data"]["labels_per_class"] or "all",
+                "epochs": length["epochs"],
+            },
+            networks,
+            baselines,
+            beside,
+            {name: made[name] for name in ("device", "kdjax", "jax", "python")},
+        )
+
+
+def _percent(entry: Mapping[str, Any]) -> list[float]:
+    return [round(100 * accuracy, 6) for accuracy in entry["per_seed"]]
+
+
+def _by_seed(entries: Iterable[Mapping[str, Any]]) -> list[list[float]]:
+    return [list(one) for one in zip(*map(_percent, entries), strict=True)]
+
+
+def _trained(results: Mapping[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+    networks = [student.get("distilled") or student["baseline"] for student in results["students"]]
+    average = _percent(results.get("ensemble") or results["baseline_ensemble"])
+    return _by_seed(networks), [], {"ensemble": sum(average) / len(average)}
+
+
+def _distilled(results: Mapping[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+    networks, baselines = (
+        _by_seed(student[role] for student in results["students"])
+        for role in ("distilled", "baseline")
+    )
+    return networks, baselines, {"teacher": 100 * results["teachers"][0]["test"]}
+
+
+def _searched(results: Mapping[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+    candidates = {entry["name"]: entry for entry in results["candidates"]}
+    found, uniform = candidates["compact, distilled"], candidates[UNIFORM]
+    count = len(results["seeds"])
+    beside = {
+        "full": [100 * results["teacher"]["test"]] * count,
+        "found_alone": _percent(candidates["compact, alone"]),
+        "costs": {
+            kind: {cost: [entry[cost]] * count for cost in ("params", "macs")}
+            for kind, entry in (("found", found), ("uniform", uniform))
+        },
+    }
+    return _by_seed([found]), _by_seed([uniform]), beside
+
+
+_READERS = {"train": _trained, "distill": _distilled, "search": _searched}
+
+
+def found(workdir: Path) -> list[Run]:
+    """All finished runs of a workdir of ``run.py``."""
+    return [
+        Run.finished(study, row, results.parent)
+        for study in STUDIES
+        for row in STUDIES[study].rows
+        for results in (workdir / study / row).glob("seed*/results.json")
+    ]
+
+
+def read(path: Path) -> list[Run]:
+    """The runs of a file; none if it is not there."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [Run(**json.loads(line)) for line in lines]
+
+
+def write(path: Path, runs: Iterable[Run]) -> None:
+    """One line for each run, by study, row and seeds."""
+    lines = [json.dumps(dataclasses.asdict(run), allow_nan=False) + "\n" for run in runs]
+    write_atomically(path, "".join(lines))
+
+
+def merged(recorded: Iterable[Run], finished: Iterable[Run]) -> list[Run]:
+    """Recorded runs and new ones, in the studies' order; a repeated run takes the earlier's place.
+
+    Raises:
+      ValueError: if a new run has some seeds of a recorded one, but not all.
+    """
+    runs = list(recorded)
+    for new in finished:
+        kept = []
+        for run in runs:
+            common = set(run.seeds) & set(new.seeds)
+            if (run.study, run.row) != (new.study, new.row) or not common:
+                kept.append(run)
+            elif common != set(run.seeds):
+                raise ValueError(
+                    f"{new.study}/{new.row} was recorded for seeds {run.seeds} and is there for "
+                    f"{new.seeds}: train all of the recorded ones, or none of them"
+                )
+        runs = [*kept, new]
+    order = {(study, row): place for place, (study, row) in enumerate(_rows())}
+    return sorted(runs, key=lambda run: (order[run.study, run.row], run.seeds))
+
+
+def _rows() -> list[tuple[str, str]]:
+    return [(study, row) for study in STUDIES for row in STUDIES[study].rows]
+
+
+def of_row(runs: Iterable[Run], study: str, row: str) -> list[Run]:
+    """The runs of a row, in the order of their seeds."""
+    return [run for run in runs if (run.study, run.row) == (study, row)]
+
+
+def networks(runs: Iterable[Run]) -> Accuracies:
+    """What a row trained, by seed."""
+    return {s: one for run in runs for s, one in zip(run.seeds, run.networks, strict=True)}
+
+
+def baselines(runs: Iterable[Run]) -> Accuracies:
+    """What a row brings to be compared with, by seed."""
+    return {s: one for run in runs for s, one in zip(run.seeds, run.baselines, strict=True)}
