@@ -4,7 +4,8 @@
 #     TFDS_DATA_DIR=DIR experiments/proof/gpu.sh KEPT [SECONDS] [STUDY...]
 #
 # KEPT is a directory that outlives the machine: results and the last checkpoints are copied there
-# after every study, and taken from there at the start. SECONDS: all studies together are stopped
+# after every study, and taken from there at the start; `summarize.py --workdir=KEPT` adds them to
+# the page. SECONDS: all studies together are stopped
 # after so many (default 3000).
 # OVERRIDES: further --config.a.b=c, but no tuples, to try it at a small size.
 set -euo pipefail

@@ -26,9 +26,9 @@ class Run:
       networks: for each seed what the row trained, the widest first.
       baselines: for each seed what it is compared with, where the command trained that too;
         otherwise empty.
-      beside: what else it says. Of an ensemble, ``ensemble``: the mean over seeds of all students'
-        averaged logits. Of a distillation, ``teacher``. Of a search, for each seed, ``full``,
-        ``found_alone`` and ``costs`` of what was found and of the uniform network.
+      beside: what else it says. Of students, ``ensemble``: their averaged logits, for each seed, or
+        one mean where only that was kept. Of a distillation, ``teacher``. Of a search, for each
+        seed, ``full``, ``found_alone`` and ``costs`` of what was found and of the uniform network.
       made_with: versions and the kind of device.
     """
 
@@ -77,8 +77,8 @@ def _by_seed(entries: Iterable[Mapping[str, Any]]) -> list[list[float]]:
 
 def _trained(results: Mapping[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
     networks = [student.get("distilled") or student["baseline"] for student in results["students"]]
-    average = _percent(results.get("ensemble") or results["baseline_ensemble"])
-    return _by_seed(networks), [], {"ensemble": sum(average) / len(average)}
+    average = results.get("ensemble") or results["baseline_ensemble"]
+    return _by_seed(networks), [], {"ensemble": _percent(average)}
 
 
 def _distilled(results: Mapping[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
@@ -130,25 +130,26 @@ def write(path: Path, runs: Iterable[Run]) -> None:
 
 
 def merged(recorded: Iterable[Run], finished: Iterable[Run]) -> list[Run]:
-    """Recorded runs and new ones, in the studies' order; a repeated run takes the earlier's place.
+    """Recorded runs and those of a workdir, in the studies' order.
+
+    A run that has all seeds of a recorded one takes its place; one whose seeds are recorded beside
+    others is left out.
 
     Raises:
-      ValueError: if a new run has some seeds of a recorded one, but not all.
+      ValueError: if a run has some seeds of a recorded one, others not, and not all of them.
     """
     runs = list(recorded)
     for new in finished:
-        kept = []
-        for run in runs:
-            common = set(run.seeds) & set(new.seeds)
-            if (run.study, run.row) != (new.study, new.row) or not common:
-                kept.append(run)
-            elif common != set(run.seeds):
-                raise ValueError(
-                    f"{new.study}/{new.row} was recorded for seeds {run.seeds} and is there for "
-                    f"{new.seeds}: train all of the recorded ones, or none of them"
-                )
-        runs = [*kept, new]
-    order = {(study, row): place for place, (study, row) in enumerate(_rows())}
+        before = [run for run in of_row(runs, new.study, new.row) if {*run.seeds} & {*new.seeds}]
+        if any({*new.seeds} < {*run.seeds} for run in before):
+            continue
+        if clash := [run.seeds for run in before if not {*run.seeds} <= {*new.seeds}]:
+            raise ValueError(
+                f"{new.study}/{new.row} was recorded for seeds {clash[0]} and is there for "
+                f"{new.seeds}: train all of the recorded ones, or none of them"
+            )
+        runs = [*(run for run in runs if run not in before), new]
+    order = {row: place for place, row in enumerate(_rows())}
     return sorted(runs, key=lambda run: (order[run.study, run.row], run.seeds))
 
 

@@ -42,20 +42,20 @@ PAPER = {
     "teacher_weights": "()",
 }
 _AVERAGE = {**_WHOLE, "teacher_weights": "()"}
-STEM = Row("control: a shared stem, labels alone", {**_AVERAGE, "weights.soft": 0.0})
+STEM = Row("control: a shared stem, no teacher", {**_AVERAGE, "weights.soft": 0.0})
 ONLINE = {
     "alone": ALONE,
     "strong": Row(
-        "labels and soft targets at full weight, teacher weights .5 .25 .15 .07 .03",
+        "soft targets at full weight, shares by width: .5 .25 .15 .07 .03",
         {**_WHOLE, "teacher_weights": "(.5, .25, .15, .07, .03)"},
     ),
-    "soft": Row("labels and soft targets at full weight, plain average", _WHOLE),
+    "soft": Row("soft targets at full weight, plain average", _WHOLE),
     "stem": STEM,
     "paper": Row("the paper's weights .7 .15 .15", PAPER),
     "feature": Row("as soft, with the feature term at .15", {**_WHOLE, "weights.feature": 0.15}),
 }
 STRONG_DIGITS = Row(
-    "average with weights .4 .25 .2 .1 .05",
+    "soft targets at full weight, shares by width: .4 .25 .2 .1 .05",
     {**_WHOLE, "teacher_weights": "(.4, .25, .2, .1, .05)"},
 )
 RULES = {

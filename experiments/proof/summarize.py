@@ -22,6 +22,17 @@ from kdjax.report.drawing import new_figure, save_figure
 from kdjax.statistics import half_width
 
 HERE = Path(__file__).parent
+HEAD = """# All rows that are finished
+
+Test accuracy in %, gains in points with 95 % intervals over seeds. s1 is the widest student.
+`average of all` is the students' averaged logits, with their shares in the teacher of the row."""
+# What the page shows of each student: data in words -> study and row, beside the control `stem`.
+HEADLINES = {
+    "digits, 200 images": ("digits_rules", "strong"),
+    "CIFAR-10, 5,000 images": ("cifar10_5000", "strong"),
+    "CIFAR-10, 45,000 images": ("cifar10_50000", "strong"),
+    "100 classes, 10,000 images": ("tin100a_10000", "strong"),
+}
 
 
 def compare(name: str, row: str, runs: Sequence[Run]) -> dict[str, Any] | None:
@@ -92,10 +103,10 @@ def beside(runs: Sequence[Run], task: str) -> dict[str, Any]:
 
     Of searches also what the networks cost, one for each seed.
     """
-    if task != "search":  # Means over the seeds of a run.
+    if task != "search":
         seeds = [len(run.seeds) for run in runs]
         return {
-            name: float(np.average([run.beside[name] for run in runs], weights=seeds))
+            name: float(np.average([np.mean(run.beside[name]) for run in runs], weights=seeds))
             for name in runs[0].beside
         }
     full, alone = (
@@ -139,6 +150,10 @@ def _named(entry: dict[str, Any]) -> str:
     return f"{entry['what']} ({seeds} seed{'s' * (seeds > 1)})"
 
 
+def _labelled(entry: dict[str, Any]) -> str:
+    return f"`{entry['name'].split('/')[1]}`: {_named(entry)}"
+
+
 def table(entries: list[dict[str, Any]]) -> str:
     """Markdown: a row for each ensemble, gains in points with 95 % intervals."""
     widest = max(entries, key=lambda entry: len(entry["students"]))
@@ -158,7 +173,7 @@ def table(entries: list[dict[str, Any]]) -> str:
         last = f"{entry['ensemble']:.2f}" if "ensemble" in entry else ""
         set_against = [_gain(entry["beyond"]) if "beyond" in entry else "" for _ in beyond]
         cells = [*gains, _gain(entry["mean_gain"]), *set_against, last]
-        lines.append(f"| {_named(entry)} | {' | '.join(cells)} |")
+        lines.append(f"| {_labelled(entry)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -177,7 +192,7 @@ def search_table(entries: list[dict[str, Any]]) -> str:
         cells = [*(f"{number:.2f}" for number in numbers), _gain(found)]
         cells.append(f"{own[0]:,.0f}, {uniform[0]:,.0f}")
         cells.append(f"{own[1] / 1e6:.2f}, {uniform[1] / 1e6:.2f}")
-        lines.append(f"| {_named(entry)} | {' | '.join(cells)} |")
+        lines.append(f"| {_labelled(entry)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -196,6 +211,36 @@ def draw(name: str, entries: list[dict[str, Any]], path: Path) -> Path:
     return save_figure(figure, path)
 
 
+def draw_students(entries: Sequence[dict[str, Any]], path: Path) -> None:
+    """Gains of each student with their intervals, a panel for each headline that is there."""
+    by_name = {entry["name"]: entry for entry in entries}
+    panels = {
+        words: (study, row)
+        for words, (study, row) in HEADLINES.items()
+        if f"{study}/{row}" in by_name
+    }
+    if not panels:
+        return
+    figure, axes = new_figure(len(panels), size=(3.2, 3.2))
+    for axis, (words, (study, row)) in zip(axes, panels.items(), strict=True):
+        for name, label, color in ((row, "taught", "C0"), ("stem", "shared stem alone", "C1")):
+            if not (entry := by_name.get(f"{study}/{name}")):
+                continue
+            gains = [student["gain"] for student in entry["students"]]
+            bars = [student["half_width"] or 0.0 for student in entry["students"]]
+            places = np.arange(1, len(gains) + 1) + (0.12 if name == "stem" else -0.12)
+            several = f"{len(entry['seeds'])} seed{'s' * (len(entry['seeds']) > 1)}"
+            axis.errorbar(
+                places, gains, bars, fmt="o", capsize=3, color=color, label=f"{label}, {several}"
+            )
+        axis.axhline(0.0, color="black", ls=":")
+        axis.set_title(words, fontsize=10)
+        axis.set_xlabel("student, widest to thinnest")
+        axis.legend(fontsize=7, loc="upper left")
+    axes[0].set_ylabel("gain over training alone, points")
+    save_figure(figure, path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", type=Path, metavar="DIR", help="of run.py; adds its runs")
@@ -205,7 +250,7 @@ def main() -> None:
     if options.workdir:
         runs = record.merged(runs, record.found(options.workdir))
         record.write(options.out / "runs.jsonl", runs)
-    entries, page = [], ["# All rows that are finished"]
+    entries, page = [], [HEAD]
     for name, study in STUDIES.items():
         found = [
             rounded(entry)
@@ -214,7 +259,7 @@ def main() -> None:
         ]
         if not found:
             continue
-        page.append(f"## {study.question}\n\n`--study={name}`")
+        page.append(f"## {name}\n\n{study.question}")
         if searches := [entry for entry in found if "full" in entry]:
             page.append(search_table(searches))
         against = dict.fromkeys(entry["against"] for entry in found if "full" not in entry)
@@ -222,6 +267,7 @@ def main() -> None:
         figure = draw(name, found, options.out / f"{name}.png")
         page.append(f"![Gains]({figure.name})")
         entries += found
+    draw_students(entries, options.out / "gains.png")
     text = json.dumps({"experiments": entries}, indent=2, allow_nan=False)
     # The values of all seeds stand on one line.
     text = re.sub(r"\[[-\d.,\se]+\]", lambda numbers: " ".join(numbers[0].split()), text)

@@ -186,12 +186,13 @@ def test_runs_outlive_their_workdirs(tmp_path):
     assert alone == new[1]  # With one more seed than the one recorded.
     assert [run.seeds for run in strong] == [[0, 1], [2], [10]]
     assert list(record.networks(strong)) == [0, 1, 2, 10]
+    assert record.merged([new[1]], runs) == record.merged(runs[:2], [new[1]])
     with pytest.raises(ValueError, match=r"alone was recorded for seeds \[0, 1\] .* for \[1, 2\]"):
         record.merged([new[1]], [measured("alone", 1, 2)])
 
 
 def test_what_stands_beside_is_a_mean_over_seeds(tmp_path):
-    runs = [measured("strong", 0, 1, ensemble=60.0), measured("strong", 2, ensemble=66.0)]
+    runs = [measured("strong", 0, 1, ensemble=60.0), measured("strong", 2, ensemble=[66.0])]
     assert summarize.beside(runs, "train") == {"ensemble": pytest.approx(62.0)}
 
 
