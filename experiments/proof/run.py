@@ -83,19 +83,33 @@ def finish(arguments: Sequence[str]) -> int:
     return 128 + asked[0] if asked else status
 
 
+def seed_range(text: str) -> range:
+    """Seeds as the command line names them: ``3`` for 0, 1 and 2; ``6:12`` for 6 to 11."""
+    first, _, end = text.rpartition(":")
+    seeds = range(int(first or 0), int(end))
+    if not seeds or seeds[0] < 0:
+        raise argparse.ArgumentTypeError(f"{text} names no seeds: 3 or 6:12 does")
+    return seeds
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--study", required=True, choices=STUDIES)
     parser.add_argument("--workdir", required=True, type=Path, metavar="DIR")
     parser.add_argument("--rows", default="", help="names separated by commas; default: all")
-    parser.add_argument("--seeds", type=int, default=0, help="how many; default: the study's")
+    parser.add_argument(
+        "--seeds",
+        type=seed_range,
+        metavar="N or A:B",
+        help="so many from 0, or A to B - 1; default: the study's",
+    )
     options, overrides = parser.parse_known_args()
     study = STUDIES[options.study]
     rows = options.rows.split(",") if options.rows else list(study.rows)
     if unknown := set(rows) - set(study.rows):
         parser.error(f"--rows names {sorted(unknown)}: the rows are {', '.join(study.rows)}")
     folder = (options.workdir / options.study).absolute()
-    seeds = range(options.seeds or study.seeds)
+    seeds = options.seeds or range(study.seeds)
     for part in [seeds] if study.one_run else [[seed] for seed in seeds]:
         for row in rows:
             if set(part) <= finished(workdir(folder, row, study, part)):

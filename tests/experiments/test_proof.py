@@ -1,5 +1,6 @@
 """The studies' commands are ones that kdjax takes, and their summary is made as it says."""
 
+import argparse
 import importlib
 import json
 import subprocess
@@ -46,6 +47,14 @@ def test_a_stopped_study_waits_until_its_run_has_saved(tmp_path):
     assert study.wait(30) == 143  # Not 0, by which the next row would begin.
     assert (tmp_path / "saved").exists()
     assert run.finish([sys.executable, "-c", "import sys; sys.exit(3)"]) == 3
+
+
+def test_seeds_are_so_many_or_from_one_to_another():
+    assert list(run.seed_range("3")) == [0, 1, 2]
+    assert list(run.seed_range("6:9")) == [6, 7, 8]
+    for empty in ("0", "3:3", "-1:2"):
+        with pytest.raises(argparse.ArgumentTypeError, match=f"{empty} names no seeds"):
+            run.seed_range(empty)
 
 
 @pytest.mark.parametrize(("name", "row"), ROWS, ids=map("/".join, ROWS))
