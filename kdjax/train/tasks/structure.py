@@ -8,8 +8,6 @@ import numpy as np
 
 from kdjax import costs, tracing
 from kdjax.search import (
-    EXACTNESS,
-    RESOURCES,
     TOLERANCE,
     Budget,
     Channels,
@@ -26,6 +24,7 @@ from kdjax.search import (
 from kdjax.search.extract import Kept
 from kdjax.train.program.state import TrainState
 from kdjax.train.tasks.experiment import Experiment
+from kdjax.train.tasks.rival import uniform_rival
 from kdjax.train.tasks.search_stage import final_structure
 from kdjax.widths import WidthVector
 
@@ -164,12 +163,11 @@ def find_structure(experiment: Experiment, budget: Budget, state: TrainState) ->
     kept = kept_channels(channels, worths, dead, compact)
     _check(experiment, channels, kept, compact)
     costs_of = _cost_counter(experiment, budget)
-    limits = _rival_limits(budget, costs_of(full), costs_of(compact))
-    uniform = _rival(budget, full, compact, limits)
+    rival = uniform_rival(budget, full, compact, costs_of)
     equal = np.zeros(len(channels.group_of))
-    _check(experiment, channels, kept_channels(channels, equal, equal > 0, uniform), uniform)
-    uniform_costs = costs_of(uniform)
-    binding = max(limits, key=lambda resource: uniform_costs[resource] / limits[resource])
+    _check(
+        experiment, channels, kept_channels(channels, equal, equal > 0, rival.widths), rival.widths
+    )
     shares = budget.shares(compact)
     targets = {constraint.name: constraint.target for constraint in budget.constraints}
     changes = [compact[group.name] - found[group.name] for group in channels.groups]
@@ -185,21 +183,21 @@ def find_structure(experiment: Experiment, budget: Budget, state: TrainState) ->
         _targets_note(targets, shares, config.multiple),
         near_collapse(budget, compact),
         f"estimated times are of {budget.measured_on}" if budget.measured_on else "",
-        _rival_note(budget, full, uniform, binding, costs_of),
+        rival.note,
     )
     return Structure(
         full=full,
         found=found,
         compact=compact,
-        uniform=uniform,
+        uniform=rival.widths,
         kept=kept,
         targets=targets,
         shares=shares,
         full_costs=costs_of(full),
         compact_costs=costs_of(compact),
-        uniform_costs=uniform_costs,
+        uniform_costs=rival.costs,
         channels=counted,
-        binding=binding,
+        binding=rival.binding,
         note="; ".join(filter(None, notes)),
     )
 
@@ -273,74 +271,6 @@ def _cost_counter(
         return found | {model.resource: float(model.cost(counts)) * model.full for model in timed}
 
     return count
-
-
-def _rival_limits(
-    budget: Budget, full: Mapping[str, float], compact: Mapping[str, float]
-) -> dict[str, float]:
-    """Resource -> cost that the uniform rival may have: the targets of the whole network.
-
-    Of a resource that only blocks have targets for, it is what the compact network has: how a cost
-    is divided among blocks is part of what is compared.
-    """
-    limits: dict[str, float] = {}
-    for constraint in budget.constraints:
-        resource = constraint.model.resource
-        if constraint.name == resource:
-            limits[resource] = constraint.target * full[resource] * (1 + EXACTNESS)
-        else:
-            limits.setdefault(resource, compact[resource])
-    return limits
-
-
-def _rival(
-    budget: Budget,
-    full: WidthVector,
-    compact: WidthVector,
-    limits: Mapping[str, float],
-) -> WidthVector:
-    """One multiplier for all groups that the search may thin; the others keep their width."""
-    models = {model.resource: model for model in budget.resources}
-
-    def allows(vector: Mapping[str, int]) -> bool:
-        # Dozens are tried: they are counted on the full network, not each by a trace of its own.
-        counts = np.array([vector[group.name] for group in budget.channels.groups], float)
-        found = {name: float(models[name].cost(counts)) * models[name].full for name in limits}
-        return all(
-            (round(found[name]) if name in RESOURCES else found[name]) <= most
-            for name, most in limits.items()
-        )
-
-    # What no target presses on is thinned by no search either.
-    pressed = np.any([c.pressure.any(axis=0) for c in budget.constraints], axis=0)
-    kept = [
-        group.name
-        for group, felt in zip(budget.channels.groups, pressed, strict=True)
-        if group.name in budget.held or (not felt and compact[group.name] == full[group.name])
-    ]
-    return expand(full, budget.channels, allows, limit=full, fixed=kept)
-
-
-def _rival_note(
-    budget: Budget,
-    full: WidthVector,
-    uniform: WidthVector,
-    binding: str,
-    costs_of: Callable[[Mapping[str, int]], dict[str, float]],
-) -> str:
-    """What the uniform network is held to and what that leaves it of the other resource."""
-    whole, found = costs_of(full), costs_of(uniform)
-    other = next(resource for resource in ("flops", "params") if resource != binding)
-    text = (
-        f"the uniform network is held to the budget by its {binding}, "
-        f"{found[binding] / whole[binding]:.1%} of the full network's, and has "
-        f"{found[other] / whole[other]:.1%} of the {other}"
-    )
-    if budget.held:
-        text += f"; it too keeps {', '.join(budget.held)} as they are"
-    if all(c.name != c.model.resource for c in budget.constraints):
-        text += "; the targets of single blocks do not bind it, only their total does"
-    return text
 
 
 def _why_not(budget: Budget, found: Mapping[str, int]) -> str:
