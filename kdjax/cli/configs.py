@@ -65,7 +65,10 @@ def read_config(
             raise
         raise _cannot_be_run(path, error) from error
     no_more(left[1:], fields)
-    return values["config"].value
+    config = values["config"].value
+    if not path and task == "train":
+        _drop_shares(config, overrides)
+    return config
 
 
 def _start(
@@ -123,10 +126,15 @@ def _without_file(overrides: Sequence[str], task: configuration.Task) -> ml_coll
     if task == "search" and re.search(r"--config\.search\.target\.", text):
         # Who names a target means that one, and not another one that is there by default.
         config.search.target.update(dict.fromkeys(config.search.target, 0.0))
-    if task == "train" and re.search(r"--config\.(student_(scales|widths)|ensemble\.rule)=", text):
-        # Those of the recipe belong to its five students and the plain rule.
-        config.teacher_weights = ()
     return config
+
+
+def _drop_shares(config: ml_collections.ConfigDict, overrides: Sequence[str]) -> None:
+    """Takes the recipe's shares from the teacher of other students, or of another rule."""
+    students = len(config.student_widths or config.student_scales)
+    same = config.ensemble.rule == "average" and students == len(config.teacher_weights)
+    if not same and "teacher_weights" not in overridden(overrides):
+        config.teacher_weights = ()
 
 
 def _cannot_be_run(path: str, error: Exception) -> configuration.ConfigError:

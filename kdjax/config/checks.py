@@ -88,7 +88,8 @@ def _students(config: ml_collections.ConfigDict) -> None:
     field = "student_widths" if config.student_widths else "student_scales"
     _require(
         students >= 2 or (config.method == "independent" and students == 1),
-        f"config.{field} has {students} entries: an ensemble needs at least 2 students",
+        f"config.{field} is {config[field]}, {students} entries: an ensemble needs at least 2 "
+        "students (config.method=independent takes 1)",
     )
     scales = config.student_scales
     _require(

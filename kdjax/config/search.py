@@ -128,7 +128,7 @@ FIELDS: dict[str, Field] = {
     ),
     **terms.term_fields({"hard": 0.5, "feature": 0.0, "soft": 0.5}),
     **terms.ramp_fields(SEARCH_RAMP),
-    "temperature": number(4.0, "softens the logits of the soft term", 0, above=True),
+    "temperature": number(4.0, "softens the logits of the soft term", 1e-3, 1e6),
     **LABELS_AND_LOGITS,
     **OPTIMIZATION,
     **RUNNING,

@@ -93,7 +93,7 @@ class Term:
 
 
 def _temperature(default: float) -> dict[str, Field]:
-    return {"temperature": number(default, "softens the logits", 0, above=True)}
+    return {"temperature": number(default, "softens the logits", 1e-3, 1e6)}
 
 
 def _part(default: float, meaning: str) -> Field:

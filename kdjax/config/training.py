@@ -42,7 +42,7 @@ FIELDS: dict[str, Field] = {
     **DATA,
     **terms.term_fields({}),
     **terms.ramp_fields(),
-    "temperature": number(2.0, "softens the logits of the soft term", 0, above=True),
+    "temperature": number(2.0, "softens the logits of the soft term", 1e-3, 1e6),
     "ensemble.rule": one_of(
         "average",
         "who teaches whom, by logits: all the average of all (the paper), or one weighted by how "

@@ -80,14 +80,20 @@ def divide(
         train, test = stratified(labels, options.test, seed)
         if not len(test):
             raise DataError(
-                f"{name}, test (a share of {options.test} of {sizes['train']}): the split is empty"
+                f"config.data.test is {options.test}: of {name}'s {sizes['train']} images none is "
+                "left to test on"
             )
     measured, validation = train, train[:0]
     if "validation" not in sizes and labels is not None:
         kept, held_out = stratified(labels[train], options.validation, seed)
         train, validation = train[kept], train[held_out]
-    if not len(train):
+    if not sizes["train"]:
         raise DataError(f"{name}, train: the split is empty")
+    if not len(train):
+        raise DataError(
+            f"config.data.validation is {options.validation} and config.data.test {options.test}: "
+            f"of {name}'s {sizes['train']} images none is left to train on"
+        )
     if options.labels_per_class and labels is not None:
         train = train[_few(name, labels[train], options)]
     splits = {"train": ("train", train), "validation": ("train", validation)}

@@ -50,12 +50,24 @@ def read_npz(location: str) -> RawSet:
         logging.warning("npz:%s: not used: %s", location, ", ".join(sorted(unknown)))
     splits = {part: _npz_split(arrays, part) for part in _PARTS if f"{part}_labels" in arrays}
     if "class_names" in arrays:
-        class_names = tuple(str(name) for name in arrays["class_names"])
+        class_names = _class_names(location, arrays["class_names"])
     else:
         labels = splits["train"].labels
         largest = labels.max(initial=-1) if np.issubdtype(labels.dtype, np.integer) else -1
         class_names = tuple(str(index) for index in range(int(largest) + 1))
     return RawSet(splits, class_names)
+
+
+def _class_names(location: str, names: np.ndarray) -> tuple[str, ...]:
+    if names.ndim != 1 or names.dtype.kind not in "US":
+        raise DataError(
+            f"npz:{location}, class_names has shape {names.shape} and dtype {names.dtype}: "
+            "expected a text for each class"
+        )
+    listed = names.astype(str).tolist()
+    if twice := [name for name in dict.fromkeys(listed) if listed.count(name) > 1]:
+        raise DataError(f"npz:{location}, class_names: {twice[0]!r} is there more than once")
+    return tuple(listed)
 
 
 def _npz_split(arrays: dict[str, np.ndarray], part: str) -> Split:

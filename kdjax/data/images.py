@@ -1,5 +1,6 @@
 """Decoding image files and encoded bytes to uint8 arrays."""
 
+import contextlib
 import io
 import logging
 import os
@@ -20,14 +21,14 @@ _CHUNK = 256  # images a task: large enough that handing out tasks costs nothing
 _GREY_MODES = ("1", "L", "LA")
 
 
-def read_image(source: str | Path | bytes, where: str = "") -> PIL.Image.Image:
+def read_image(source: str | Path | bytes | PIL.Image.Image, where: str = "") -> PIL.Image.Image:
     """One image as training reads it, upright and without transparency, of the size it has.
 
     The image is rotated as its EXIF data says, as image viewers do. Transparent parts become white.
     Of an animation the first image is taken.
 
     Args:
-      source: a file, or the bytes of one, in any format Pillow reads.
+      source: a file, or the bytes of one, in any format Pillow reads; or an image of Pillow.
       where: what to call it in errors; empty: the file's path.
 
     Returns:
@@ -36,7 +37,8 @@ def read_image(source: str | Path | bytes, where: str = "") -> PIL.Image.Image:
     Raises:
       DataError: if it cannot be read, does not decode or has more than 8 bits a channel; names it.
     """
-    if isinstance(source, bytes):
+    encoded: bytes | PIL.Image.Image
+    if isinstance(source, (bytes, PIL.Image.Image)):
         encoded, where = source, where or "the image"
     else:
         where = where or str(source)
@@ -45,7 +47,9 @@ def read_image(source: str | Path | bytes, where: str = "") -> PIL.Image.Image:
         except OSError as error:
             raise DataError(f"{where} cannot be read: {error.strerror or error}") from None
     try:
-        with _open(encoded) as image:
+        image = encoded if isinstance(encoded, PIL.Image.Image) else _open(encoded)
+        # A caller's image stays open.
+        with contextlib.nullcontext() if image is encoded else image:
             if image.mode.startswith(("I", "F")):
                 # Pillow would clip them to 8 bits, silently.
                 raise OSError(f"it has more than 8 bits a channel (mode {image.mode})")

@@ -18,7 +18,7 @@ def find_images(named: Sequence[str]) -> list[Path]:
     Raises:
       DataError: if an argument names nothing.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}
     for name in named:
         path = Path(name).expanduser()
         if path.is_dir():
@@ -32,5 +32,6 @@ def find_images(named: Sequence[str]) -> list[Path]:
             if path.is_dir():
                 raise DataError(f"{name} holds no images ({', '.join(sorted(IMAGE_ENDINGS))})")
             raise DataError(f"{name}: there is no such file or folder, and no file like it")
-        found.update(dict.fromkeys(files))
-    return list(found)
+        for file in files:
+            found.setdefault(file.resolve(), file)
+    return list(found.values())

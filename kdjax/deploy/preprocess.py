@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import chex
+import jax
 import numpy as np
 import PIL.Image
 
@@ -14,7 +15,7 @@ from kdjax.data import fit_image, read_image
 from kdjax.data.batches import normalize
 
 # A file, its bytes, an image of Pillow, or uint8 pixels [height, width, channels].
-Source = str | PathLike[str] | bytes | PIL.Image.Image | np.ndarray
+Source = str | PathLike[str] | bytes | PIL.Image.Image | np.ndarray | jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +53,8 @@ class Preprocess:
 
     def pixels(self, images: Source | Iterable[Source]) -> np.ndarray:
         """The same as ``[batch, height, width, channels]`` uint8, before :meth:`normalize`."""
+        if isinstance(images, jax.Array):
+            images = np.asarray(images)
         if isinstance(images, np.ndarray) and images.ndim == 4:
             if images.dtype == np.uint8 and images.shape[1:] == self.image_shape:
                 return images
@@ -63,10 +66,10 @@ class Preprocess:
 
     def fit(self, image: Source) -> np.ndarray:
         """One image as ``[height, width, channels]`` uint8 of the network's size."""
-        opened: Any = _from_array(image) if isinstance(image, np.ndarray) else image
-        if not isinstance(opened, PIL.Image.Image):
-            opened = read_image(Path(opened) if isinstance(opened, str) else opened)
-        return fit_image(opened, self.image_shape, self.memory)
+        opened: Any = Path(image) if isinstance(image, str) else image
+        if isinstance(image, (np.ndarray, jax.Array)):
+            opened = _from_array(np.asarray(image))
+        return fit_image(read_image(opened), self.image_shape, self.memory)
 
     def normalize(self, images: chex.Array) -> chex.Array:
         """``(images / 255 - mean) / std`` of uint8 images of the network's size; may be traced."""

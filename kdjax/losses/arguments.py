@@ -4,11 +4,19 @@ import chex
 import jax
 import jax.numpy as jnp
 
+# Beyond these T^2, or logits divided by T, leave what float32 holds.
+_LOWEST, _HIGHEST = 1e-3, 1e6
+
 
 def check_temperature(temperature: chex.Numeric) -> None:
-    """Refuses a temperature given as a number that is not above 0; traced ones pass."""
-    if isinstance(temperature, (int, float)) and not temperature > 0:
-        raise ValueError(f"temperature is {temperature}: it must be above 0")
+    """Refuses a temperature that is not from 1e-3 to 1e6; traced ones pass."""
+    if isinstance(temperature, jax.core.Tracer) or jnp.ndim(temperature):
+        return
+    value = float(temperature)
+    if not _LOWEST <= value <= _HIGHEST:
+        raise ValueError(
+            f"temperature is {temperature}: it must be from {_LOWEST:g} to {_HIGHEST:g}"
+        )
 
 
 def class_indices(labels: chex.Array, classes: int) -> tuple[chex.Array, chex.Array]:

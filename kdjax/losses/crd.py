@@ -131,7 +131,7 @@ def crd(
       memory: of :func:`crd_memory` and :func:`crd_update`.
       indices: ``[batch]`` integers, the numbers of the examples in the training set.
       negatives: ``[batch, K]`` integers of :func:`crd_negatives`.
-      temperature: T > 0.
+      temperature: T from 1e-3 to 1e6.
       where: ``[batch]`` booleans: real rows. Padded rows are ignored.
       axis_name: a mapped axis of devices that share the batch (:mod:`kdjax.losses.global_batch`);
         it matters for the first batch, from which Z comes. None: this device has the whole batch.
@@ -140,7 +140,7 @@ def crd(
       ``[batch]`` float32, 0 in padded rows.
 
     Raises:
-      ValueError: if shapes do not fit the memory, or the temperature is not above 0.
+      ValueError: if shapes do not fit the memory, or the temperature is not in its range.
 
     References:
       Tian, Krishnan, Isola, *Contrastive Representation Distillation*, ICLR 2020, equation 18, and
@@ -193,7 +193,7 @@ def crd_update(
 
     Raises:
       ValueError: if shapes do not fit the memory, the momentum is outside [0, 1), or the
-        temperature is not above 0.
+        temperature is not in its range.
 
     References:
       Tian, Krishnan, Isola, *Contrastive Representation Distillation*, ICLR 2020, and the authors'

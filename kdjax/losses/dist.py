@@ -44,7 +44,7 @@ def dist(
       teacher_logits: floats of the same shape.
       inter_weight: of the relation between the classes of one example.
       intra_weight: of the relation between the examples of one class.
-      temperature: T > 0.
+      temperature: T from 1e-3 to 1e6.
       where: ``[batch]`` booleans: real rows. Padded rows are ignored.
       axis_name: a mapped axis of devices that share the batch (:mod:`kdjax.losses.global_batch`);
         None: this device has the whole batch.
@@ -53,7 +53,7 @@ def dist(
       ``[batch]`` float32, 0 in padded rows.
 
     Raises:
-      ValueError: if the shapes differ or the temperature is not above 0.
+      ValueError: if the shapes differ or the temperature is not in its range.
 
     References:
       Huang, You, Wang, Qian, Xu, *Knowledge Distillation from A Stronger Teacher*, NeurIPS 2022,

@@ -42,7 +42,7 @@ def distillation_loss(
       labels: ``[batch]`` integers.
       weights: ``hard``, ``feature`` and ``soft``: a number, or ``[students]`` numbers. A student
         with (1, 0, 0) learns from labels alone.
-      temperature: T > 0.
+      temperature: T from 1e-3 to 1e6.
       label_smoothing: of the hard term.
 
     Returns:

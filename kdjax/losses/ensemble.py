@@ -72,7 +72,7 @@ def online_ensemble_loss(
         pivot_map)`` of equal shapes ``[batch, ...]``. Empty: no feature term.
       labels: ``[batch]`` integers.
       weights: the numbers ``hard``, ``feature`` and ``soft``; the paper uses .7, .15, .15.
-      temperature: T > 0; the paper uses 2.
+      temperature: T from 1e-3 to 1e6; the paper uses 2.
       teacher_weights: the convex combination of :func:`ensemble_logits`.
       label_smoothing: of the hard term.
 

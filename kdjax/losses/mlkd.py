@@ -32,7 +32,7 @@ def mlkd_batch(
       student_logits: ``[batch, classes]`` floats.
       teacher_logits: floats of the same shape. Differentiable in both; a caller whose teacher is a
         constant stops its gradient.
-      temperature: T > 0.
+      temperature: T from 1e-3 to 1e6.
       where: ``[batch]`` booleans: real rows. Padded rows are ignored.
       axis_name: a mapped axis of devices that share the batch (:mod:`kdjax.losses.global_batch`);
         None: this device has the whole batch.
@@ -41,7 +41,7 @@ def mlkd_batch(
       ``[batch]`` float32, 0 in padded rows.
 
     Raises:
-      ValueError: if the shapes differ or the temperature is not above 0.
+      ValueError: if the shapes differ or the temperature is not in its range.
 
     References:
       Jin, Wang, Lin, *Multi-Level Logit Distillation*, CVPR 2023 (batch level).
@@ -75,7 +75,7 @@ def mlkd_class(
       student_logits: ``[batch, classes]`` floats.
       teacher_logits: floats of the same shape. Differentiable in both; a caller whose teacher is a
         constant stops its gradient.
-      temperature: T > 0.
+      temperature: T from 1e-3 to 1e6.
       where: ``[batch]`` booleans: real rows. Padded rows are ignored.
       axis_name: a mapped axis of devices that share the batch (:mod:`kdjax.losses.global_batch`);
         None: this device has the whole batch.
@@ -84,7 +84,7 @@ def mlkd_class(
       ``[batch]`` float32, 0 in padded rows.
 
     Raises:
-      ValueError: if the shapes differ or the temperature is not above 0.
+      ValueError: if the shapes differ or the temperature is not in its range.
 
     References:
       Jin, Wang, Lin, *Multi-Level Logit Distillation*, CVPR 2023 (class level).

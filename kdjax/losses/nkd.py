@@ -37,13 +37,13 @@ def nkd(
       teacher_logits: floats that broadcast against ``student_logits``.
       labels: integers that broadcast to ``[...]``. Inside ``jit`` one out of range yields NaN.
       other_weight: of the second term; 1.5 on ImageNet.
-      temperature: T > 0 of the second term; 1 on ImageNet.
+      temperature: T from 1e-3 to 1e6 of the second term; 1 on ImageNet.
 
     Returns:
       ``[...]`` float32.
 
     Raises:
-      ValueError: if the temperature is not above 0, or labels are no integers or (outside
+      ValueError: if the temperature is not in its range, or labels are no integers or (outside
         ``jit``) out of range.
 
     References:

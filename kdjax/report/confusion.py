@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from kdjax.report.drawing import save_figure
+from kdjax.report.drawing import escaped, save_figure
 
 _MOST_NUMBERS = 20  # Classes up to which every cell is written out.
 _MOST_NAMES = 100  # Classes up to which they are named.
@@ -25,11 +25,11 @@ def draw_confusion(summary: dict[str, Any], workdir: Path) -> list[Path]:
     """
     folder = workdir / "report" / "confusion"
     folder.mkdir(parents=True, exist_ok=True)
-    names = [entry["name"] for entry in summary["classes"]]
+    names = [escaped(entry["name"]) for entry in summary["classes"]]
     paths = []
     for network in summary["networks"]:
         file = re.sub(r"\W+", "-", f"{summary['split']} {network['name']}").strip("-").lower()
-        figure = _figure(network, names, f"{summary['data']['name']}, {summary['split']}")
+        figure = _figure(network, names, escaped(f"{summary['data']['name']}, {summary['split']}"))
         paths.append(save_figure(figure, folder / f"{file}.png"))
     return paths
 

@@ -52,8 +52,13 @@ def legend_below(figure: Any, axis: Any, columns: int) -> None:
 
 
 def named(summary: dict[str, Any]) -> str:
-    """Network and data of a result, for a title; ``$`` is escaped, or it would start a formula."""
-    return words.named(summary).replace("$", r"\$")
+    """Network and data of a result, for a title."""
+    return escaped(words.named(summary))
+
+
+def escaped(text: str) -> str:
+    """Text for a figure, in which ``$`` would start a formula."""
+    return text.replace("$", r"\$")
 
 
 def seeds_text(seeds: Sequence[int], shown: str) -> str:

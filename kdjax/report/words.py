@@ -15,10 +15,10 @@ def named(summary: dict[str, Any]) -> str:
 
 def heading(summary: dict[str, Any]) -> str:
     """What the accuracies of a table are: of which network, data, checkpoint and seeds."""
-    return (
-        f"{named(summary)}: test accuracy of the {summary['last_or_best']} checkpoint, %; "
-        f"{over(summary['seeds'])}"
-    )
+    of = f"{summary['last_or_best']} checkpoint"
+    if summary["last_or_best"] == "best" and summary.keys() & {"teacher", "teachers"}:
+        of += ", the teacher's of the one that taught"
+    return f"{named(summary)}: test accuracy of the {of}, %; {over(summary['seeds'])}"
 
 
 def percent(mean: float | None, half_width: float | None = None) -> str:

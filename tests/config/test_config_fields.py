@@ -37,9 +37,9 @@ def test_a_field_has_a_meaning_and_a_default_that_a_command_line_can_override(na
 @pytest.mark.parametrize(
     ("name", "value", "allowed"),
     [
-        ("temperature", 0.0, "above 0"),
-        ("temperature", -1.0, "above 0"),
-        ("temperature", float("inf"), "finite"),
+        ("temperature", 0.0, "at least 0.001"),
+        ("temperature", -1.0, "at least 0.001"),
+        ("temperature", float("inf"), "at most 1e"),
         ("schedule.learning_rate", float("nan"), "above 0, finite"),
         ("schedule.learning_rate", 0.0, "above 0"),
         ("weights.hard", -0.1, "at least 0"),

@@ -41,7 +41,7 @@ def test_fields_that_json_lacks_take_their_defaults(changed):
         ('{"epochs": null}', r"config\.epochs is None"),
         ('{"epochs": true}', r"config\.epochs is True"),
         ('{"epochs": 0}', r"config\.epochs is 0: allowed is at least 1"),
-        ('{"temperature": NaN}', r"config\.temperature is nan: allowed is above 0"),
+        ('{"temperature": NaN}', r"config\.temperature is nan: allowed is at least 0.001"),
         ('{"seeds": [0, 0]}', r"config\.seeds is \(0, 0\)"),
     ],
 )

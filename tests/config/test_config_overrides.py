@@ -50,6 +50,17 @@ def test_an_override_sets_its_field_alone(arguments, name, expected):
     assert others == {**expected, name: others[name]}
 
 
+def test_a_default_that_is_named_changes_nothing():
+    recipe = configuration.first_run("train").to_dict()
+    rule = "--config.ensemble.rule=average"
+    assert read_config("", [rule]).to_dict() == recipe
+    scales = "--config.student_scales=(1.0, 0.8, 0.6, 0.4, 0.2)"
+    assert read_config("", [scales, rule]).to_dict() == recipe
+    assert read_config("", ["--config.ensemble.rule=best"]).teacher_weights == ()
+    own = ["--config.student_scales=(1.0, 0.5)", "--config.teacher_weights=(0.6, 0.4)"]
+    assert read_config("", own).teacher_weights == (0.6, 0.4)
+
+
 def test_an_override_leaves_the_next_configuration_alone():
     read_config("", ["--config.epochs=7"])
     assert read_config("", ()).to_dict() == configuration.first_run("train").to_dict()
@@ -84,7 +95,10 @@ def test_other_data_starts_from_the_defaults_of_the_fields(text, apart):
         ("--config.epochs=1e3", r"^config\.epochs is '1e3': expected a whole number: at least 1"),
         ("--config.epochs=2.5", r"^config\.epochs is '2\.5': expected a whole number"),
         ("--config.epochs=", r"^config\.epochs is '': expected a whole number"),
-        ("--config.temperature=warm", r"^config\.temperature is 'warm': expected a number: above"),
+        (
+            "--config.temperature=warm",
+            r"^config\.temperature is 'warm': expected a number: at least 0.001",
+        ),
         ("--config.data.flip=maybe", r"^config\.data\.flip is 'maybe': expected True or False"),
         ("--config.seeds=(0,", r"^config\.seeds is '\(0,': expected a tuple such as \(0, 1, 2\):"),
         ("--lr=3", r"^unknown argument '--lr=3': did you mean --config\.schedule\.learning_rate\?"),

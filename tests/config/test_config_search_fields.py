@@ -86,7 +86,7 @@ TARGET = r"0, a share in \(0, 1\] or an absolute number"
         ("distil.epochs", 0, "at least 1"),
         ("distil.start", "teacher", "one of fresh, slim"),
         ("weights.feature", -0.1, "at least 0"),
-        ("temperature", 0.0, "above 0"),
+        ("temperature", 0.0, "at least 0.001"),
         ("seeds", (0, -1), "different whole numbers from 0 to 4294967295"),
         ("data.validation", 1.0, "at least 0 and below 1"),
         ("optimizer.name", "lion", "one of sgd, adam, adamw, rmsprop"),

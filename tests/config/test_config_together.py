@@ -16,10 +16,13 @@ from kdjax.config import ConfigError
             {"student_scales": (0.8, 0.6)},
             "config.student_scales is (0.8, 0.6): the first student is the pivot and must be 1.0",
         ),
-        ({"student_scales": (1.0,)}, "config.student_scales has 1 entries: an ensemble needs at"),
-        ({"student_scales": ()}, "config.student_scales has 0 entries"),
-        ({"student_widths": ("a.json",)}, "config.student_widths has 1 entries"),
-        ({"student_scales": (), "method": "independent"}, "config.student_scales has 0 entries"),
+        (
+            {"student_scales": (1.0,)},
+            "config.student_scales is (1.0,), 1 entries: an ensemble needs at",
+        ),
+        ({"student_scales": ()}, "config.student_scales is (), 0 entries"),
+        ({"student_widths": ("a.json",)}, "config.student_widths is ('a.json',), 1 entries"),
+        ({"student_scales": (), "method": "independent"}, "config.student_scales is (), 0 entries"),
         (
             {"teacher_weights": (0.5, 0.5)},
             "config.teacher_weights is (0.5, 0.5): expected 5 numbers that sum to 1",

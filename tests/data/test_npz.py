@@ -98,6 +98,12 @@ def replaced(**changes):
             "train: the split is empty",
         ),
         (
+            replaced(class_names=np.array("ab")),
+            "class_names has shape () and dtype <U2: expected a text for each class",
+        ),
+        (replaced(class_names=np.array([1, 2])), "class_names has shape (2,) and dtype int64"),
+        (replaced(class_names=np.array(["a", "a"])), "class_names: 'a' is there more than once"),
+        (
             replaced(test_images=np.zeros((10, 8, 9, 3), np.uint8)),
             "train images are (8, 8, 3), test images are (8, 9, 3)",
         ),

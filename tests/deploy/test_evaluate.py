@@ -177,6 +177,14 @@ def test_of_other_data_all_images_count_however_few_labels_were_trained_on(tmp_p
     assert sum(opened.dataset.sizes.values()) == 60
 
 
+def test_data_of_the_same_name_is_not_said_to_be_other(tmp_path):
+    config = configuration.first_run("train")
+    trained_on = TrainedOn.of(read_dataset(config))
+    (remark,) = open_other(config, "digits", trained_on).remarks
+    assert remark.startswith("digits has the name of the data that the networks were trained on")
+    assert "Without --other_data only its test split is evaluated" in remark
+
+
 def test_changed_data_is_refused_unless_it_is_called_other(evaluated, moved):
     path, data = moved
     (data / "test" / "apple" / "000.png").unlink()
@@ -247,6 +255,7 @@ def test_many_classes_are_drawn_and_printed(tmp_path, classes):
     text = shown(summary)
     assert "among the top 5" in text
     assert ("accuracy of each class" in text) == ("class [a10]" in text) == (classes == 11)
+    summary["classes"][0]["name"] = "$\\frac$"  # No formula.
     (figure,) = report.draw_confusion(summary, tmp_path)
     with PIL.Image.open(figure) as image:
         width, height = image.size

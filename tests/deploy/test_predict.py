@@ -132,6 +132,7 @@ def test_folders_patterns_and_files(tmp_path, monkeypatch):
     assert found(".") == ["a.JPG", "b.png", "deep/c.bmp"]
     assert found("*.png") == ["b.png"]
     assert found("**/*.bmp", "b.png", "*.png") == ["deep/c.bmp", "b.png"]
+    assert found("b.png", str(tmp_path / "b.png"), "deep/../b.png") == ["b.png"]
     # Named by themselves they are meant.
     assert found("odd", ".e.png") == ["odd", ".e.png"]
     with pytest.raises(DataError, match=r"\*.gif: there is no such file or folder"):

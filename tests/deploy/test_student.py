@@ -7,7 +7,9 @@ import sys
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
 import pytest
 
@@ -75,6 +77,8 @@ def test_files_arrays_and_images_are_preprocessed_alike(trained, photos):
         [file.read_bytes() for file in files],
         [opened(file) for file in files],
         [np.asarray(opened(file)) for file in files],
+        [jnp.asarray(opened(file)) for file in files],
+        jnp.stack([jnp.asarray(opened(file)) for file in files])[..., None],
     ):
         np.testing.assert_array_equal(preprocess(images), expected)
     np.testing.assert_array_equal(preprocess(files[0]), expected[:1])
@@ -83,6 +87,23 @@ def test_files_arrays_and_images_are_preprocessed_alike(trained, photos):
     assert preprocess(np.zeros((2, 20, 12, 3), np.uint8)).shape == (2, 8, 8, 1)
     with pytest.raises(ValueError, match="dtype float64: expected uint8, 0 to 255"):
         preprocess(np.zeros((2, 8, 8, 1)))
+
+
+def test_an_image_of_pillow_is_read_as_its_file(trained, tmp_path):
+    preprocess = kdjax.load_student(trained[0]).preprocess
+    rng = np.random.default_rng(0)
+    PIL.Image.fromarray(rng.integers(0, 256, (8, 8, 4), np.uint8)).save(tmp_path / "clear.png")
+    turned = PIL.Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8))
+    exif = PIL.Image.Exif()
+    exif[PIL.ExifTags.Base.Orientation] = 6
+    turned.save(tmp_path / "turned.png", exif=exif)
+    for name in ("clear.png", "turned.png"):
+        with PIL.Image.open(tmp_path / name) as image:
+            np.testing.assert_array_equal(preprocess(image), preprocess(tmp_path / name))
+            image.getpixel((0, 0))  # It is still open.
+    deep = PIL.Image.fromarray(np.zeros((8, 8), np.uint16))
+    with pytest.raises(data.DataError, match="more than 8 bits a channel"):
+        preprocess(deep)
 
 
 @pytest.mark.parametrize(

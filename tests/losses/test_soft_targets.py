@@ -136,10 +136,25 @@ def test_kl_of_bfloat16_logits_is_computed_in_float32():
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("temperature", [0, 0.0, -1.0, float("nan")])
-def test_temperature_has_to_be_above_zero(temperature):
-    with pytest.raises(ValueError, match=f"temperature is {temperature}: it must be above 0"):
-        losses.soft_target_kl(jnp.zeros(2), jnp.zeros(2), temperature=temperature)
+@pytest.mark.parametrize("kind", [float, np.float32, jnp.float32])
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), 1e-4, 1e7, float("inf")])
+def test_temperature_has_its_range(kind, temperature):
+    with pytest.raises(ValueError, match=r"temperature is .*: it must be from 0.001 to 1e\+06"):
+        losses.soft_target_kl(jnp.zeros(2), jnp.zeros(2), temperature=kind(temperature))
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e6])
+def test_losses_are_finite_at_the_ends_of_the_range(temperature):
+    z, t = (3.0 * jnp.asarray(random_logits(8, 5, seed=seed)) for seed in (1, 2))
+    labels = jnp.arange(8) % 5
+    for loss in (
+        lambda z: losses.soft_target_kl(z, t, temperature=temperature),
+        lambda z: losses.dkd(z, t, labels, temperature=temperature),
+        lambda z: losses.nkd(z, t, labels, temperature=temperature),
+        lambda z: losses.dist(z, t, temperature=temperature),
+    ):
+        value, gradient = jax.jit(jax.value_and_grad(lambda z, loss=loss: loss(z).mean()))(z)
+        assert jnp.isfinite(value) and jnp.all(jnp.isfinite(gradient))
 
 
 def test_temperature_may_be_traced():

@@ -135,6 +135,38 @@ def create(num_classes):
 """
 
 
+@pytest.mark.parametrize(
+    ("change", "fields", "message"),
+    [
+        (
+            ("(x,))", "())"),
+            {},
+            r"weights.feature is 0.15: it reads feature maps, and .*bare.py:create has no",
+        ),
+        (
+            ("(x,))", "())"),
+            {"weights.feature": 0.0, "ensemble.rule": "gate"},
+            "config.ensemble.rule is 'gate': it reads feature maps, and .*bare.py:create has no",
+        ),
+        (
+            ("(x,))", "(jnp.mean(x, axis=(1, 2)),))"),
+            {},
+            r"a feature map of shape \(1, 8\): expected \[batch, height, width, channels\]",
+        ),
+    ],
+)
+def test_what_reads_maps_needs_maps(change, fields, message, small_config, tmp_path):
+    text = BARE.replace(*change)
+    if change[1] == "())":
+        text = text.replace('blocks = ("body",)', "blocks = ()")
+    (tmp_path / "bare.py").write_text(text)
+    small_config.network = f"{tmp_path / 'bare.py'}:create"
+    small_config.network_width = 1.0
+    small_config.update_from_flattened_dict(fields)
+    with pytest.raises(ConfigError, match=message):
+        resolve(small_config)
+
+
 def test_a_network_without_normalisation_is_trained(small_config, tmp_path):
     (tmp_path / "bare.py").write_text(BARE)
     small_config.network = f"{tmp_path / 'bare.py'}:create"

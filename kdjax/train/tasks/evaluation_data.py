@@ -135,6 +135,12 @@ def open_other(config: ml_collections.ConfigDict, place: str, trained: TrainedOn
         f"{dataset.name} is other data than the networks were trained on ({trained.name}): all of "
         f"its {size:,} images are evaluated"
     )
+    if dataset.name == trained.name:
+        remark = (
+            f"{dataset.name} has the name of the data that the networks were trained on, and all "
+            f"of its {size:,} images are evaluated: if it has not changed, most were trained on. "
+            "Without --other_data only its test split is evaluated"
+        )
     numbers = np.array([trained.class_names.index(name) for name in dataset.class_names])
     return EvaluationData(dataset, trained.class_names, numbers, (remark,))
 

@@ -185,6 +185,7 @@ def resolve(
         execution_of(config, architecture, parallel)
         for network in _own_networks(config, architecture):
             _check_own(network, dataset.image_shape)
+        _check_maps(config, architecture)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     students = _students(config, architecture, student_widths)
@@ -321,6 +322,27 @@ def _check_own(architecture: models.Architecture, image_shape: tuple[int, int, i
             f"{architecture.name} has {len(architecture.blocks)} blocks "
             f"({', '.join(architecture.blocks)}), and its branch returns {len(maps)} feature maps: "
             "expected one after each block"
+        )
+    if wrong := [output.shape for output in outputs[0].features if len(output.shape) != 4]:
+        raise ValueError(
+            f"{architecture.name} returns a feature map of shape {wrong[0]}: expected "
+            "[batch, height, width, channels]"
+        )
+
+
+def _check_maps(config: ml_collections.ConfigDict, architecture: models.Architecture) -> None:
+    """Raises ValueError if something that is switched on reads feature maps, and there are none."""
+    if architecture.blocks:
+        return
+    needed = [
+        f"config.weights.{term} is {config.weights[term]}"
+        for term in configuration.terms_of_maps(config)
+    ]
+    if "ensemble" in config and config.ensemble.rule == "gate":
+        needed.append("config.ensemble.rule is 'gate'")
+    if needed:
+        raise ValueError(
+            f"{needed[0]}: it reads feature maps, and {architecture.name} has no blocks"
         )
 
 
