@@ -5,7 +5,8 @@ Command:  kdjax train --config.network=configs/networks/forked.py:create --confi
 What a network needs: a stem, which all students of an ensemble share; a branch, which each student
 has for itself and which returns logits and a map after each block; the full widths. Both modules
 are built from a width vector; every width goes to a layer as it is, without arithmetic, so that
-kdjax finds out by itself what the network costs and which channels belong together.
+kdjax finds out by itself what the network costs and which channels belong together. The file
+imports no other one beside it, since a workdir keeps a copy of this file alone.
 """
 
 import dataclasses
