@@ -28,6 +28,8 @@ class SourceOptions:
       image_size: (height, width) in pixels that images are resized to while decoding; for a stream
         the size of the crops. (0, 0) keeps sizes, which must be equal.
       skip_corrupt: leave out examples that do not decode, instead of stopping.
+      min_classes: how many classes must have images. A classifier is trained on two or more, but
+        may be evaluated on images of one.
     """
 
     data_dir: str = ""
@@ -37,6 +39,7 @@ class SourceOptions:
     labels_per_class: int = 0
     image_size: tuple[int, int] = (0, 0)
     skip_corrupt: bool = False
+    min_classes: int = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,21 +135,24 @@ def _say(name: str, parts: Collection[str], options: SourceOptions) -> None:
             )
 
 
-def check_classes(name: str, labels: np.ndarray | None, class_names: tuple[str, ...]) -> None:
+def check_classes(
+    name: str, labels: np.ndarray | None, class_names: tuple[str, ...], least: int
+) -> None:
     """Warns of classes that have no training images.
 
     Args:
       name: of the set.
       labels: ``[n]`` integers of the source's train part, in range; None: all classes have images.
       class_names: one per class.
+      least: how many classes must have images.
 
     Raises:
-      DataError: if there are images of less than two classes.
+      DataError: if fewer have.
     """
     counts = np.ones(len(class_names), int)
     if labels is not None:
         counts = np.bincount(labels, minlength=len(class_names))
-    if np.count_nonzero(counts) < 2:
+    if np.count_nonzero(counts) < least:
         there = ", ".join(np.array(class_names)[counts > 0])
         raise DataError(
             f"{name}: images of 1 class; a classifier needs at least 2 (there is only {there})"

@@ -55,7 +55,7 @@ def load(name: str, options: SourceOptions | None = None) -> Dataset:
     for part, split in raw.splits.items():  # Train first.
         parts[part] = check_split(split, f"{name}, {part}", num_classes)
         if part == "train":
-            check_classes(name, parts[part].labels, raw.class_names)
+            check_classes(name, parts[part].labels, raw.class_names, options.min_classes)
     shapes = {part: split.images.shape[1:] for part, split in parts.items()}
     if len(set(shapes.values())) > 1:
         found = ", ".join(f"{part} images are {shape}" for part, shape in shapes.items())

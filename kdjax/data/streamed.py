@@ -318,7 +318,7 @@ def stream(name: str, options: SourceOptions | None = None) -> Streamed:
     if needs_labels(parts, options):
         labels = read_labels(parts["train"], name)
         check_labels(labels, f"{name}, train", len(class_names))
-    check_classes(name, labels, class_names)
+    check_classes(name, labels, class_names, options.min_classes)
     sizes = {part: len(records) for part, records in parts.items()}
     for part, size in sizes.items():
         if not size:

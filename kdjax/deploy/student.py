@@ -81,7 +81,7 @@ def load_student(
     found = stored.restore(path, chosen.stage, taken, checkpoint, len(data.class_names))
     if found is None:
         raise CheckpointError(
-            f"{path} has no {checkpoint!r} checkpoint of {chosen.name} with seed {taken} yet"
+            stored.without(path, dataclasses.replace(chosen, seeds=(taken,)), checkpoint)
         )
     return Student(
         network=found.network(chosen.place),

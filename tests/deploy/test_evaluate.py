@@ -221,6 +221,10 @@ def test_other_data_is_seen_as_the_networks_learnt_to_see(trained, photos, tmp_p
         given = answers(path, "student 1, alone", run["seed"], images)
         assert run["accuracy"] == pytest.approx(np.mean(given == np.array(expected)), abs=0.07)
     assert network["class_accuracy"][0] is network["class_accuracy"][2] is None
+    shutil.rmtree(tmp_path / "birch")  # Images of a single class are enough.
+    alone = evaluate(path, student="student 1, alone", other_data=str(tmp_path))
+    assert [entry["examples"] for entry in alone["classes"]] == [0, 0, 0, 7]
+    assert alone["networks"][0]["class_accuracy"][3] == network["class_accuracy"][3]
     shutil.move(tmp_path / "daisy", tmp_path / "tulip")
     with pytest.raises(DataError, match=r"classes that the networks do not know: 'tulip'; theirs"):
         evaluate(path, other_data=str(tmp_path))

@@ -13,6 +13,7 @@ from kdjax import costs
 from kdjax.train.devices import processes
 from kdjax.train.run import workdir
 from kdjax.train.run.run import Run
+from kdjax.train.tasks import announcing
 from kdjax.train.tasks.distill_results import summarize
 from kdjax.train.tasks.experiment import (
     Experiment,
@@ -163,29 +164,23 @@ def _learners(experiment: Experiment) -> list[Learner]:
 
 def _describe(experiment: Experiment, loaded: Sequence[Teacher]) -> str:
     """One paragraph: what is about to be distilled."""
-    config, dataset = experiment.config, experiment.dataset
-    height, width, channels = dataset.image_shape
-    sizes = ", ".join(f"{size:,} {split}" for split, size in dataset.sizes.items())
+    config = experiment.config
     if loaded:
         taught = " and ".join(teacher.name for teacher in loaded)
         taught += ", whose logits are averaged" if len(loaded) > 1 else ""
     else:
-        architecture = teacher_architecture(config, dataset.num_classes)
-        taught = f"{_sized(experiment, architecture, architecture.widths)}, {config.teacher.epochs}"
-        taught += " epochs"
+        architecture = teacher_architecture(config, experiment.dataset.num_classes)
+        taught = _sized(experiment, architecture, architecture.widths)
+        taught += f", {announcing.epochs(config.teacher.epochs)}"
     students = ", ".join(
         _sized(experiment, experiment.architecture, widths) for widths in experiment.student_widths
     )
-    devices = experiment.parallel.devices
     return (
-        f"{dataset.name}: {sizes} images of {height} x {width} x {channels}, "
-        f"{dataset.num_classes} classes\n"
+        f"{announcing.data(experiment)}\n"
         f"Teacher: {taught}\n"
         f"Students: {students}; distilled{' and alone' if config.baseline else ''}, "
-        f"{config.epochs} epochs for each of the seeds {', '.join(map(str, config.seeds))}, batch "
-        f"{config.batch_size}, {config.compute.dtype}, on {len(devices)} "
-        f"{devices[0].device_kind} device{'s' * (len(devices) > 1)}"
-        + (f" of {processes.count()} processes" if processes.count() > 1 else "")
+        f"{announcing.epochs(config.epochs)}, {announcing.seeds(experiment)}, batch "
+        f"{config.batch_size}, {config.compute.dtype}, on {announcing.devices(experiment)}"
     )
 
 

@@ -84,7 +84,7 @@ def evaluate(
         for found in _evaluate_stage(path, experiment, feed, members, parts, checkpoint):
             predicted.setdefault(found.network, []).append(found)
     if not predicted:
-        raise CheckpointError(f"{path} has no {checkpoint!r} checkpoint of {chosen[0].name} yet")
+        raise CheckpointError(stored.without(path, chosen[0], checkpoint))
     summary = {
         "workdir": str(path),
         "data": {"name": opened.dataset.name, "other": bool(other_data)},

@@ -115,7 +115,7 @@ def open_other(config: ml_collections.ConfigDict, place: str, trained: TrainedOn
     config.data.update(
         image_size=trained.image_shape[:2], validation=0.0, test=0.5, labels_per_class=0
     )
-    dataset = read_dataset(config)
+    dataset = read_dataset(config, min_classes=1)
     unknown = [name for name in dataset.class_names if name not in trained.class_names]
     if unknown:
         raise DataError(

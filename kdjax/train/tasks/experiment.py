@@ -236,8 +236,14 @@ def stage_config(
     return stage
 
 
-def read_dataset(config: ml_collections.ConfigDict) -> data.Dataset | data.Streamed:
+def read_dataset(
+    config: ml_collections.ConfigDict, *, min_classes: int = 2
+) -> data.Dataset | data.Streamed:
     """The set that ``config.data`` names, read or ready to be streamed.
+
+    Args:
+      config: of an experiment.
+      min_classes: how many classes must have images.
 
     Raises:
       kdjax.data.DataError: if it is missing or wrong.
@@ -251,6 +257,7 @@ def read_dataset(config: ml_collections.ConfigDict) -> data.Dataset | data.Strea
         labels_per_class=config.data.labels_per_class,
         skip_corrupt=config.data.skip_corrupt,
         image_size=tuple(config.data.image_size),
+        min_classes=min_classes,
     )
     return read(config.data.name, options)
 

@@ -21,6 +21,7 @@ from kdjax.train.devices import processes
 from kdjax.train.program.state import TrainState
 from kdjax.train.run import workdir
 from kdjax.train.run.run import Run
+from kdjax.train.tasks import announcing
 from kdjax.train.tasks.experiment import Experiment, resolve_in_all, stage_config
 from kdjax.train.tasks.results import Measured
 from kdjax.train.tasks.search_results import summarize
@@ -211,9 +212,7 @@ def _check_latencies(path: Path, table: Mapping[str, Any]) -> None:
 
 def _describe(experiment: Experiment, budget: Budget) -> str:
     """One paragraph: what is about to be searched."""
-    config, dataset = experiment.config, experiment.dataset
-    height, width, channels = dataset.image_shape
-    sizes = ", ".join(f"{size:,} {split}" for split, size in dataset.sizes.items())
+    config = experiment.config
     targets = ", ".join(
         f"{c.name} {c.target * c.model.full:,.0f} ({c.target:.1%} of {c.model.full:,.0f})"
         for c in budget.constraints
@@ -221,14 +220,14 @@ def _describe(experiment: Experiment, budget: Budget) -> str:
     teacher = (
         f"from {config.teacher.workdir}"
         if config.teacher.workdir
-        else f"{config.teacher.epochs} epochs"
+        else announcing.epochs(config.teacher.epochs)
     )
     return (
-        f"{experiment.named} on {dataset.name}: {sizes} images of "
-        f"{height} x {width} x {channels}, {dataset.num_classes} classes\n"
+        f"{experiment.named} on {announcing.data(experiment)}\n"
         f"Budget: {targets}; {config.search.schedule} over "
         f"{', '.join(budget.slot_blocks)}\n"
-        f"Teacher {teacher}, search {config.search.epochs} epochs, then {len(CANDIDATES)} networks "
-        f"{config.distil.epochs} epochs for each of the seeds {', '.join(map(str, config.seeds))}: "
+        f"Teacher {teacher}, search {announcing.epochs(config.search.epochs)}, then "
+        f"{len(CANDIDATES)} networks {announcing.epochs(config.distil.epochs)}, "
+        f"{announcing.seeds(experiment)}, on {announcing.devices(experiment)}: "
         + "; ".join(f"{number} {c.name}" for number, c in enumerate(CANDIDATES, start=1))
     )

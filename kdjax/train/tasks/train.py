@@ -12,7 +12,7 @@ from kdjax.train.devices import processes
 from kdjax.train.program.state import TrainState
 from kdjax.train.run import workdir
 from kdjax.train.run.run import Run
-from kdjax.train.tasks import results
+from kdjax.train.tasks import announcing, results
 from kdjax.train.tasks.experiment import Experiment, resolve_in_all
 from kdjax.train.tasks.stages import Stages, measure
 from kdjax.train.tasks.trained_on import TrainedOn
@@ -97,22 +97,16 @@ def stem_changes(experiment: Experiment) -> list[str]:
 
 def describe(experiment: Experiment) -> str:
     """One paragraph: what is about to be trained on what."""
-    config, dataset = experiment.config, experiment.dataset
-    height, width, channels = dataset.image_shape
-    sizes = ", ".join(f"{size:,} {split}" for split, size in dataset.sizes.items())
-    devices = experiment.parallel.devices
+    config = experiment.config
     stem = ", ".join(
         f"{experiment.student_widths[0][group]} channels of {group}"
         for group in experiment.architecture.shared
     )
     shared = f"; the ensemble shares {stem}" if config.method != "independent" else ""
     return (
-        f"{experiment.named}, "
-        f"{len(experiment.student_widths)} students on "
-        f"{dataset.name}: {sizes} images of {height} x {width} x {channels}, "
-        f"{dataset.num_classes} classes{shared}\n"
-        f"{' and '.join(experiment.methods)}, seeds {', '.join(map(str, config.seeds))}, "
-        f"{config.epochs} epochs, batch {config.batch_size}, {config.compute.dtype}, on "
-        f"{len(devices)} {devices[0].device_kind} device{'s' * (len(devices) > 1)}"
-        + (f" of {processes.count()} processes" if processes.count() > 1 else "")
+        f"{experiment.named}, {announcing.students(experiment)} on "
+        f"{announcing.data(experiment)}{shared}\n"
+        f"{' and '.join(experiment.methods)}, {announcing.seeds(experiment)}, "
+        f"{announcing.epochs(config.epochs)}, batch {config.batch_size}, {config.compute.dtype}, "
+        f"on {announcing.devices(experiment)}"
     )
