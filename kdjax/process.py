@@ -2,8 +2,8 @@
 
 XLA's defaults for CPUs are not the fastest for small convolutions. Where no accelerator is
 installed, the command `kdjax` sets what was measured to pay (experiments/throughput), and leaves
-alone what the user has set. ``KDJAX_TUNE=0`` switches all of it off; imported as a library, kdjax
-changes nothing.
+alone what the user has set. ``KDJAX_TUNE=0`` switches all of it off; a program that imports kdjax
+keeps its own.
 """
 
 import importlib.metadata

@@ -11,6 +11,8 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from kdjax import atomic
+
 # Far beyond any network, far below what would take the machine down before an error.
 LARGEST_WIDTH = 1 << 16
 _LARGEST_FILE = 1 << 20  # bytes
@@ -209,16 +211,7 @@ def save(widths: Mapping[str, int], path: str | os.PathLike[str]) -> None:
     Raises:
       OSError: naming ``path``, if it cannot be written, on a full disk say.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(dict(widths), indent=1, sort_keys=True) + "\n")
-        os.replace(temporary, path)
-    except OSError as error:  # What the system says of a failed write names no file.
-        raise OSError(f"{path} cannot be written: {error.strerror}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    atomic.write(Path(path), json.dumps(dict(widths), indent=1, sort_keys=True) + "\n")
 
 
 def load(path: str | os.PathLike[str], reference: Mapping[str, int] | None = None) -> WidthVector:

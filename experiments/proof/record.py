@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from studies import STUDIES
 
-from kdjax.train.run.workdir import write_atomically
+from kdjax import atomic
 
 UNIFORM = "uniform, distilled"  # The rival of a search.
 Accuracies = dict[int, list[float]]  # Of each network by seed, in %.
@@ -126,7 +126,7 @@ def read(path: Path) -> list[Run]:
 def write(path: Path, runs: Iterable[Run]) -> None:
     """One line for each run, by study, row and seeds."""
     lines = [json.dumps(dataclasses.asdict(run), allow_nan=False) + "\n" for run in runs]
-    write_atomically(path, "".join(lines))
+    atomic.write(path, "".join(lines))
 
 
 def merged(recorded: Iterable[Run], finished: Iterable[Run]) -> list[Run]:

@@ -103,8 +103,9 @@ def compute(chosen: argparse.Namespace) -> Iterator[dict[str, np.ndarray]]:
         classes=chosen.classes,
         image_size=chosen.image_size,
     )
-    config = workload.experiment().config
-    method = workload.runner()[0].method
+    experiment = workload.experiment()
+    config = experiment.config
+    method = experiment.runner(workload.method, experiment.feed()).method
     rng = np.random.default_rng(0)
     shape = (chosen.image_size, chosen.image_size, 3)
     variables = models.initialize(method.model, 0, shape)

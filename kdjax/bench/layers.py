@@ -9,7 +9,6 @@ sum at full width is the measured time of the whole network.
 
 import dataclasses
 import functools
-import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,8 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax import models, tracing
-from kdjax.bench.run import check_output, environment
+from kdjax import atomic, models, tracing
+from kdjax.bench.run import environment
+from kdjax.records import check_output
 from kdjax.search.latency import KIND
 from kdjax.tracing import Layer
 
@@ -101,8 +101,7 @@ def bench_layers(
         "factor": factor,
         "layers": rows,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
+    atomic.write_json(path, record)
     return record
 
 

@@ -1,25 +1,21 @@
 """`kdjax bench`: every combination of workloads, in turns, and the choice of a strategy."""
 
 import dataclasses
-import datetime
-import importlib.metadata
 import itertools
-import json
 import os
 import platform
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
-import kdjax
-from kdjax import models
+from kdjax import atomic, models
 from kdjax.bench.measure import Trial
 from kdjax.bench.rates import measure_rates, together
 from kdjax.bench.workload import Workload
 from kdjax.models.execution import EXECUTIONS
+from kdjax.records import check_output, made_with
 from kdjax.train.program import execution_choice
 
 KIND = "kdjax bench"  # What tells a file of this command from any other.
@@ -31,8 +27,8 @@ class Settings:
 
     Attributes:
       networks, batch_sizes, dtypes, executions, devices, students, remat: as in
-        :class:`kdjax.bench.Workload`; students is how many of the factors 1, .8, .6, .4, .2,
-        remat 0 or 1.
+        :class:`kdjax.bench.Workload`; students is how many of the factors 1, .8, .6, .4, .2 (a
+        single one is trained alone), remat 0 or 1.
       rounds: turns of each workload.
       classes, image_size: of the generated images.
       choose: measure every strategy, and record the fastest for `auto`.
@@ -96,6 +92,7 @@ class Settings:
                     (1.0, 0.8, 0.6, 0.4, 0.2)[:count],
                     self.classes,
                     self.image_size,
+                    method="ensemble" if count > 1 else "independent",
                     remat=bool(remat),
                 )
                 if execution not in known:
@@ -122,7 +119,7 @@ def bench(
     Raises:
       ValueError: for bad settings, or if the file is something else.
     """
-    check_output(path)
+    check_output(path, KIND)
     workloads = settings.workloads()
     jax.config.update("jax_enable_compilation_cache", settings.cached)
     rates = {dtype: measure_rates(jax.devices()[0], dtype) for dtype in settings.dtypes}
@@ -151,8 +148,7 @@ def bench(
     if settings.choose:
         record["chosen"] = fastest(results)
         record["chosen_in"] = str(execution_choice.record(record["chosen"]))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
+    atomic.write_json(path, record)
     return record
 
 
@@ -187,29 +183,9 @@ def label(workload: Workload) -> str:
     )
 
 
-def check_output(path: Path, kind: str = KIND) -> None:
-    """Raises ValueError if ``path`` is a directory, or a file that is not of this command.
-
-    Args:
-      path: to write to.
-      kind: what the file says of itself.
-    """
-    if path.is_dir():
-        raise ValueError(f"--out is {path}: that is a directory")
-    if not path.exists():
-        return
-    try:
-        known = json.loads(path.read_text()).get("kind") == kind
-    except (ValueError, AttributeError):
-        known = False
-    if not known:
-        raise ValueError(f"--out is {path}: that file was not written by `{kind}`")
-
-
 def environment() -> dict[str, Any]:
     """Hardware, versions and command."""
     devices = jax.devices()
-    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
     return {
         "platform": devices[0].platform,
         "device_kind": devices[0].device_kind,
@@ -217,12 +193,9 @@ def environment() -> dict[str, Any]:
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        "versions": {"kdjax": kdjax.__version__}
-        | {name: importlib.metadata.version(name) for name in packages},
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
         "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", ""),
-        "command": " ".join(["kdjax", *sys.argv[1:]]),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **made_with(("jax", "jaxlib", "flax", "optax", "numpy")),
     }
 
 

@@ -16,7 +16,6 @@ from kdjax.data.batches import Batch
 from kdjax.data.dataset import Split
 from kdjax.models.ensemble import student_vectors
 from kdjax.train.devices.parallel import choose
-from kdjax.train.program.compiled import Runner
 from kdjax.train.program.state import TrainState
 from kdjax.train.tasks.experiment import Experiment
 
@@ -82,11 +81,6 @@ class Workload:
             student_vectors(architecture, self.student_scales),
             choose(self.devices),
         )
-
-    def runner(self) -> Runner:
-        """The compiled functions."""
-        experiment = self.experiment()
-        return experiment.runner(self.method, experiment.feed())
 
     def _dataset(self, count: int) -> Dataset:
         rng = np.random.default_rng(0)

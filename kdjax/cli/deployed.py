@@ -10,8 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from kdjax import atomic
 from kdjax import config as configuration
 from kdjax.cli.configs import no_more
+
+_LOGGER = logging.getLogger(__name__)
 
 
 def add_evaluate_options(command: argparse.ArgumentParser) -> None:
@@ -112,7 +115,6 @@ def evaluate(known: argparse.Namespace, overrides: Sequence[str]) -> int:
     no_more(overrides)
     out = _out(known.out, ".json")
     from kdjax import report
-    from kdjax.train.run.workdir import write_atomically
     from kdjax.train.tasks.evaluate import evaluate
 
     summary = evaluate(
@@ -125,13 +127,13 @@ def evaluate(known: argparse.Namespace, overrides: Sequence[str]) -> int:
     )
     if out is not None:
         # On one line, because a confusion matrix has a number for every pair of classes.
-        write_atomically(out, json.dumps(summary, allow_nan=False) + "\n")
+        atomic.write(out, json.dumps(summary, allow_nan=False) + "\n")
     report.print_evaluation(summary)
     try:
         figures = report.draw_confusion(summary, Path(known.workdir))
         print(f"Figures: {figures[0].parent}")
     except OSError as error:  # A read-only workdir can still be evaluated.
-        logging.warning("no figures were written: %s", error)
+        _LOGGER.warning("no figures were written: %s", error)
     if out is not None:
         print(f"Numbers: {out}")
     return 0
@@ -144,7 +146,6 @@ def predict(known: argparse.Namespace, overrides: Sequence[str]) -> int:
     if known.batch < 1:
         raise configuration.ConfigError(f"--batch is {known.batch}: at least 1")
     from kdjax import deploy, report
-    from kdjax.train.run.workdir import write_atomically, write_json
 
     files = deploy.find_images(known.images)
     student = deploy.load_student(
@@ -155,9 +156,9 @@ def predict(known: argparse.Namespace, overrides: Sequence[str]) -> int:
     if out is None:
         report.print_predictions(found)
     elif out.suffix == ".json":
-        write_json(out, found)
+        atomic.write_json(out, found)
     else:
-        write_atomically(out, _csv(found))
+        atomic.write(out, _csv(found))
     count, unread = len(found["predictions"]), len(found["unread"])
     left_out = f", {unread} could not be read" if unread else ""
     where = "" if out is None else f". Classes: {out}"

@@ -22,6 +22,9 @@ def run(arguments: Sequence[str] | None) -> int:
         process.restart_tuned(sys.orig_argv, process.cache_directory() / "compiled")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("kdjax").setLevel(logging.INFO)  # Such as what was found in the data.
+    # Orbax reports every barrier of a save, and every failure with several stack traces; what
+    # matters of it kdjax says.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
         return known.run(known, rest)
     except (ValueError, ArithmeticError, OSError) as error:

@@ -2,14 +2,16 @@
 
 import hashlib
 import logging
-import os
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 
+from kdjax import atomic
 from kdjax.process import cache_directory
+
+_LOGGER = logging.getLogger(__name__)
 
 _FORMAT = "2"  # Part of every key: raise it when the meaning of a cached file changes.
 
@@ -35,18 +37,12 @@ def cached(name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
                 return {field: stored[field] for field in stored.files}
         except (EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
-            logging.warning("%s cannot be read (%s): decoding again", path, error)
+            _LOGGER.warning("%s cannot be read (%s): decoding again", path, error)
     arrays = make()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temporary, "wb") as output:
-                # Typed as keyword arguments of any kind by NumPy's stubs.
-                np.savez(output, **arrays)  # type: ignore[arg-type]
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with atomic.replacing(path) as temporary, open(temporary, "wb") as output:
+            # Typed as keyword arguments of any kind by NumPy's stubs.
+            np.savez(output, **arrays)  # type: ignore[arg-type]
     except OSError as error:
-        logging.warning("decoded images cannot be cached in %s: %s", path.parent, error)
+        _LOGGER.warning("decoded images are not cached: %s", error)
     return arrays

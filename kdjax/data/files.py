@@ -12,6 +12,8 @@ from kdjax.data.dataset import DataError, RawSet, Split
 from kdjax.data.folders import find_images
 from kdjax.data.images import colour_mode, decode_all
 
+_LOGGER = logging.getLogger(__name__)
+
 _PARTS = ("train", "validation", "test")
 
 
@@ -47,7 +49,7 @@ def read_npz(location: str) -> RawSet:
             "all together, validation_images and validation_labels, test_images and test_labels"
         )
     if unknown := set(arrays) - set().union(*pairs.values()) - {"class_names"}:
-        logging.warning("npz:%s: not used: %s", location, ", ".join(sorted(unknown)))
+        _LOGGER.warning("npz:%s: not used: %s", location, ", ".join(sorted(unknown)))
     splits = {part: _npz_split(arrays, part) for part in _PARTS if f"{part}_labels" in arrays}
     if "class_names" in arrays:
         class_names = _class_names(location, arrays["class_names"])

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from kdjax.data.dataset import DataError
 
+_LOGGER = logging.getLogger(__name__)
+
 IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
 _SPLITS = {
     "train": "train",
@@ -60,7 +62,7 @@ def find_images(location: str) -> tuple[Path, tuple[str, ...], dict[str, Listing
         f"{len(listing)} images in {parts[part].name if parts[part] != root else 'its folders'}"
         for part, listing in listings.items()
     ]
-    logging.getLogger(__name__).info(
+    _LOGGER.info(
         "folder:%s: %s, of %d classes: %s",
         location,
         ", ".join(found),
@@ -113,7 +115,7 @@ def _parts(root: Path) -> dict[str, Path]:
             raise DataError(f"{root} holds both {parts[part].name}/ and {name}/: expected one")
         parts[part] = root / name
     if others:
-        logging.getLogger(__name__).warning("%s: not used: %s", root, ", ".join(others))
+        _LOGGER.warning("%s: not used: %s", root, ", ".join(others))
     return parts
 
 

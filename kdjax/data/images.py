@@ -17,6 +17,8 @@ from rich.progress import track
 from kdjax.data.augment import central_crop, resized
 from kdjax.data.dataset import DataError
 
+_LOGGER = logging.getLogger(__name__)
+
 _CHUNK = 256  # images a task: large enough that handing out tasks costs nothing
 _GREY_MODES = ("1", "L", "LA")
 
@@ -70,7 +72,7 @@ def _upright(image: PIL.Image.Image, where: str) -> PIL.Image.Image:
     try:
         return PIL.ImageOps.exif_transpose(image)
     except Exception as error:  # Pillow raises bare errors of many types for broken EXIF data.
-        logging.warning("%s: its EXIF data cannot be read (%s), taken as stored", where, error)
+        _LOGGER.warning("%s: its EXIF data cannot be read (%s), taken as stored", where, error)
         return image
 
 
@@ -178,7 +180,7 @@ def decode_all(
         except DataError as error:
             if not skip_corrupt:
                 raise
-            logging.warning("%s: left out", error)
+            _LOGGER.warning("%s: left out", error)
             return None
 
     first = next((image for index in range(count) if (image := one(index)) is not None), None)

@@ -23,6 +23,8 @@ from kdjax.data.registry import statistics
 from kdjax.data.survey import common_size, read_labels, sampled_statistics
 from kdjax.data.tfds_source import directory, find
 
+_LOGGER = logging.getLogger(__name__)
+
 # How many steps a stream can give; more than any run takes.
 _STEPS = 1 << 40
 
@@ -231,7 +233,7 @@ class Streamed:
         except DataError as error:
             if not self.skip_corrupt:
                 raise
-            logging.warning("%s: left out", error)
+            _LOGGER.warning("%s: left out", error)
             return self.padding()
         if self.keep_sizes and sizes != [self.size]:
             raise sizes_differ(where, sizes[0], "the first image", self.size)

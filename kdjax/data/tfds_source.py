@@ -12,6 +12,8 @@ from kdjax.data import cache
 from kdjax.data.dataset import DataError, RawSet, Split
 from kdjax.data.images import decode_all
 
+_LOGGER = logging.getLogger(__name__)
+
 
 class MissingError(DataError):
     """A set that is not prepared in the data directory."""
@@ -126,7 +128,7 @@ def split_names(builder: Any, folder: Path, image_key: str, label_key: str) -> d
         if len(records) and int(records[0][label_key]) < 0:
             del names["test"]
     if "test" not in names and "validation" in names:
-        logging.getLogger(__name__).info(
+        _LOGGER.info(
             "%s has no test split with labels: its validation split is the test split", folder
         )
         names["test"] = names.pop("validation")

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import kdjax
+from kdjax import atomic
 from kdjax.deploy.student import Student
-from kdjax.train.run.workdir import write_atomically, write_json
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 _NORMALISATION = "(pixels / 255 - mean) / std, before the network"
@@ -44,9 +44,9 @@ def export(student: Student, path: str | Path, *, platforms: Sequence[str] = ())
     """
     check_export(path, platforms)
     path = Path(path)
-    write_atomically(path, _WRITERS[path.suffix](student, platforms))
+    atomic.write(path, _WRITERS[path.suffix](student, platforms))
     described = _description(student, program=path.suffix == ".jaxexport")
-    write_json(path.with_name(path.name + ".json"), described)
+    atomic.write_json(path.with_name(path.name + ".json"), described)
 
 
 def check_export(path: str | Path, platforms: Sequence[str] = ()) -> None:

@@ -14,6 +14,8 @@ import numpy as np
 from kdjax.data import DataError
 from kdjax.deploy.student import Student
 
+_LOGGER = logging.getLogger(__name__)
+
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
@@ -128,7 +130,7 @@ def _batches(
             return fit(path)
         except (DataError, OSError) as error:
             text = str(error)
-            logging.warning("%s: left out", text if str(path) in text else f"{path}: {text}")
+            _LOGGER.warning("%s: left out", text if str(path) in text else f"{path}: {text}")
             return None
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:

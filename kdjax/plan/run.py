@@ -1,11 +1,7 @@
 """`kdjax plan`: a configuration's step, compiled for every target, execution and batch size."""
 
 import dataclasses
-import datetime
-import importlib.metadata
 import itertools
-import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,17 +9,19 @@ from typing import Any
 
 import ml_collections
 
-import kdjax
+from kdjax import atomic
 from kdjax import config as configuration
 from kdjax.config import ConfigError
 from kdjax.plan.compiling import Job, compile_apart
 from kdjax.plan.estimate import MODEL
 from kdjax.plan.stand_in import DataShape
 from kdjax.plan.targets import CHIPS, Target, check_compiler, parse
+from kdjax.records import check_output, made_with
 from kdjax.train.devices.parallel import Parallel
 from kdjax.train.tasks.experiment import read_dataset, resolve
 
 KIND = "kdjax plan"  # What tells a file of this command from any other.
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "libtpu", "jax-cuda12-plugin", "nvidia-cudnn-cu12")
 
 
 def plan(
@@ -62,7 +60,7 @@ def plan(
       kdjax.data.DataError: if the data is to be read and is missing or wrong.
     """
     if path is not None:
-        _check_output(path)
+        check_output(path, KIND)
     found = [parse(name) for name in targets]
     for target in found:
         check_compiler(target)
@@ -97,11 +95,10 @@ def plan(
         "chips": {target.chip.name: _described(target) for target in found},
         "data": dataclasses.asdict(shape),
         "config": config.to_dict(),
-        "environment": _environment(),
+        "environment": made_with(_PACKAGES),
     }
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
+        atomic.write_json(path, record)
     return record
 
 
@@ -158,33 +155,3 @@ def _compile(
 def _described(target: Target) -> dict[str, Any]:
     fields = ("title", "memory", "bandwidth", "flops", "link", "clock", "usable", "source")
     return {name: getattr(CHIPS[target.chip.name], name) for name in fields}
-
-
-def _environment() -> dict[str, Any]:
-    packages = ["jax", "jaxlib", "flax", "optax", "libtpu", "jax-cuda12-plugin"]
-    packages += ["nvidia-cudnn-cu12"]
-    versions = {}
-    for name in packages:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return {
-        "versions": {"kdjax": kdjax.__version__, **versions},
-        "command": " ".join(["kdjax", *sys.argv[1:]]),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _check_output(path: Path) -> None:
-    """Raises ValueError if ``path`` is a directory or a file that another program wrote."""
-    if path.is_dir():
-        raise ValueError(f"--out is {path}: that is a directory")
-    if not path.exists():
-        return
-    try:
-        known = json.loads(path.read_text()).get("kind") == KIND
-    except (ValueError, AttributeError):
-        known = False
-    if not known:
-        raise ValueError(f"--out is {path}: that file was not written by `kdjax plan`")

@@ -68,6 +68,12 @@ def test_the_fastest_of_each_workload_is_chosen():
     assert fastest(results)[0]["device_kind"] == device.device_kind
 
 
+def test_a_single_student_is_trained_alone():
+    first, second = Settings(students=(1, 2), executions=("sequential",)).workloads()
+    assert (first.method, first.student_scales) == ("independent", (1.0,))
+    assert (second.method, second.student_scales) == ("ensemble", (1.0, 0.8))
+
+
 @pytest.mark.parametrize(
     "option, message",
     [

@@ -6,13 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "throughput"
 sys.path.insert(0, str(FOLDER))
-compare, contestants, convolutions, interleave, options, records, separate, worker = (
+check, compare, contestants, convolutions, interleave, options, records, separate, worker = (
     importlib.import_module(name)
     for name in (
+        "check",
         "compare",
         "contestants",
         "convolutions",
@@ -162,6 +164,20 @@ def test_separate_runs_are_summed_repeat_by_repeat():
     assert found["steps_alone"]["median"] == 3.5  # of 3 and 4
     assert found["start_up_alone"]["median"] == 1.0
     assert found["with_start_up"]["median"] == 2.5  # of 40 / 20 and 90 / 30
+
+
+def test_what_the_peer_is_compared_with_is_the_whole_step():
+    parser = argparse.ArgumentParser()
+    options.add_job(parser)
+    chosen = parser.parse_args(["--network=resnet8", "--students=2", "--image_size=8", "--batch=4"])
+    vars(chosen).update(execution="sequential", batches=2)
+    first, second = check.compute(chosen)
+    assert first["logits"].shape == (2, 4, 10)
+    assert {"term/hard", "term/soft", "term/feature"} <= first.keys()
+    for kind in ("parameter", "gradient", "update"):
+        assert any(name.startswith(f"{kind}/stem/") for name in first)
+    assert np.isfinite(first["loss"])
+    assert first["loss"] != second["loss"]
 
 
 def test_the_peer_computes_the_same():

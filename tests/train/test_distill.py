@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from small import small_fields
 
+from kdjax import atomic, costs, load_student, models
 from kdjax import config as configuration
-from kdjax import costs, load_student, models
 from kdjax.config import ConfigError
 from kdjax.train import Teacher, distill, train
 from kdjax.train.run import workdir
@@ -199,7 +199,7 @@ def test_a_run_with_kept_logits_of_two_teachers_is_the_run(finished, given, smal
     config = distill_config(small_npz, teacher__cache_logits=True)
     with pytest.raises(workdir.WorkdirError, match="whose teacher was given by a program"):
         distill(config, tmp_path / "cached-True")
-    workdir.write_json(tmp_path / "cached-False" / "teacher.json", {"digest": "another"})
+    atomic.write_json(tmp_path / "cached-False" / "teacher.json", {"digest": "another"})
     with pytest.raises(workdir.WorkdirError, match="a distillation with another teacher"):
         distill(distill_config(small_npz, **given), tmp_path / "cached-False")
 

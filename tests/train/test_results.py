@@ -5,8 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from kdjax import costs, models, widths
-from kdjax.train.run import workdir
+from kdjax import atomic, costs, models, widths
 from kdjax.train.run.metrics import MetricsWriter
 from kdjax.train.tasks import results
 from kdjax.train.tasks.experiment import resolve
@@ -63,7 +62,7 @@ def test_a_baseline_of_nothing_has_no_relative_gain():
 
 def test_files_hold_no_nan(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
-        workdir.write_json(tmp_path / "results.json", {"test": float("nan")})
+        atomic.write_json(tmp_path / "results.json", {"test": float("nan")})
     assert not list(tmp_path.iterdir())
     writer = MetricsWriter(tmp_path, tensorboard=False)
     writer.start("run", 0)

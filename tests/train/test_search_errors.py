@@ -2,7 +2,7 @@
 
 import pytest
 
-from kdjax import cli, tracing
+from kdjax import atomic, cli, tracing
 from kdjax import config as configuration
 from kdjax.train.run import workdir
 from kdjax.train.run.checkpoint import Checkpoints
@@ -143,10 +143,10 @@ def test_a_search_goes_on_with_the_latency_table_it_began_with(small_npz, tmp_pa
             {"path": "/".join(layer.path), "coefficients": [0, 0, 1, 0]} for layer in layers
         ],
     }
-    workdir.write_json(tmp_path / "times.json", table)
+    atomic.write_json(tmp_path / "times.json", table)
     config.search.latency_table = str(tmp_path / "times.json")
     (tmp_path / "run").mkdir()
-    workdir.write_json(tmp_path / "run" / "latency.json", table | {"microseconds": 99.0})
+    atomic.write_json(tmp_path / "run" / "latency.json", table | {"microseconds": 99.0})
     with pytest.raises(workdir.WorkdirError, match="holds a search with another latency table"):
         search(config, tmp_path / "run")
 

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
+from kdjax import atomic, costs, load_student, models, widths
 from kdjax import config as configuration
-from kdjax import costs, load_student, models, widths
 from kdjax.config import ConfigError
 from kdjax.models.initialize import variable_shapes
 from kdjax.search import Channels
@@ -300,7 +300,7 @@ def test_a_teacher_from_another_search(finished, search_of, tmp_path):
     assert found["structure"]["shares"]["flops"] <= 0.6
     assert found["start"] == "slim"
     # The teacher's weights change: the search does not go on with another one.
-    workdir.write_json(tmp_path / "run" / "teacher.json", {"digest": "another"})
+    atomic.write_json(tmp_path / "run" / "teacher.json", {"digest": "another"})
     with pytest.raises(workdir.WorkdirError, match="holds a search with another teacher"):
         search(config, tmp_path / "run")
 

@@ -8,17 +8,19 @@ import importlib.resources
 import json
 import logging
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ml_collections
 
+from kdjax import atomic
 from kdjax.models import Architecture
 from kdjax.models.execution import EXECUTIONS, Execution, named
 from kdjax.process import cache_directory
 from kdjax.train.devices.parallel import Parallel
+
+_LOGGER = logging.getLogger(__name__)
 
 # A measurement: {"platform", "device_kind", "network", "batch_size", "dtype", "execution",
 # "images_per_second": {execution: number}}, and of an estimate "from": "plan".
@@ -118,10 +120,7 @@ def record(entries: Sequence[Entry]) -> Path:
     path = user_file()
     new = {tuple(entry[key] for key in _KEYS) for entry in entries}
     kept = [entry for entry in _read(path) if tuple(entry[key] for key in _KEYS) not in new]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    unfinished.write_text(json.dumps([*entries, *kept], indent=2, allow_nan=False) + "\n")
-    unfinished.replace(path)
+    atomic.write(path, json.dumps([*entries, *kept], indent=2, allow_nan=False) + "\n")
     return path
 
 
@@ -145,7 +144,7 @@ def _read(path: Path) -> list[Entry]:
         return []
     except (OSError, RecursionError, TypeError, ValueError) as error:
         # A choice that cannot be read costs speed, never the run.
-        logging.warning("%s is left aside: %s", path, error)
+        _LOGGER.warning("%s is left aside: %s", path, error)
         return []
 
 

@@ -19,6 +19,8 @@ import orbax.checkpoint as ocp
 from kdjax.train.program.state import TrainState
 from kdjax.train.run import array_writes, checksums
 
+_LOGGER = logging.getLogger(__name__)
+
 _SUMS = "sha256"
 
 
@@ -50,10 +52,8 @@ class Checkpoints:
           writes: whether this process keeps the checkpoints; if another does, saves do nothing, and
             none is there.
         """
-        # Orbax reports every barrier of a save, and every failure with several stack traces; what
-        # matters is said here.
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
-        array_writes.register()
+        if not read_only:
+            array_writes.register()
         self.directory = directory
         self._keep = {"last": keep, "best": 1}
         self._read_only = read_only
@@ -144,7 +144,7 @@ class Checkpoints:
         self._managers[kind] = self._open(kind)
         step = self._managers[kind].latest_step()
         good = "there is none yet" if step is None else f"the last good one is of step {step}"
-        logging.warning(
+        _LOGGER.warning(
             "a checkpoint in %s could not be written (%s); %s, and training goes on",
             self.directory / kind,
             reason,
@@ -185,7 +185,7 @@ class Checkpoints:
                     return self.restore(kind, template, record)
                 except DamagedError as error:
                     damaged = f"{error}; it was moved to {self._put_aside(kind, step)}"
-                    logging.warning("%s", damaged)
+                    _LOGGER.warning("%s", damaged)
         if damaged:
             raise CheckpointError(
                 f"{damaged}, and {self.directory} has no other: delete that directory to train "
@@ -201,7 +201,7 @@ class Checkpoints:
         try:
             self._load(kind)
         except DamagedError as error:
-            logging.warning("%s; it was moved to %s", error, self._put_aside(kind, step))
+            _LOGGER.warning("%s; it was moved to %s", error, self._put_aside(kind, step))
             return True
         return False
 

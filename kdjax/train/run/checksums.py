@@ -14,7 +14,8 @@ from typing import Any
 import flax.traverse_util
 import numpy as np
 
-from kdjax.train.run.workdir import read_json, write_atomically
+from kdjax import atomic
+from kdjax.train.run.workdir import read_json
 
 _FILES = "sha256.json"
 
@@ -50,7 +51,7 @@ def list_files(folder: Path) -> None:
         try:
             files = [path for path in sorted(step.glob("*/**/*")) if path.is_file()]
             sums = {str(path.relative_to(step)): _of_file(path) for path in files}
-            write_atomically(step / _FILES, json.dumps(sums, indent=1) + "\n")
+            atomic.write(step / _FILES, json.dumps(sums, indent=1) + "\n")
         except OSError as error:  # A full disk, or a step that has just been deleted.
             logging.debug("%s: %s", step, error)
 

@@ -9,6 +9,8 @@ import ml_collections
 from kdjax.train.program import non_finite
 from kdjax.train.program.non_finite import NonFiniteError
 
+_LOGGER = logging.getLogger(__name__)
+
 
 class Faults:
     """Follows ``config.faults`` over the steps of a run."""
@@ -50,7 +52,7 @@ class Faults:
             if not skip or self._skipped > self._config.limit:
                 tried = f" after {self._skipped - 1} skipped steps in a row" if skip else ""
                 raise NonFiniteError(f"{where}{tried}")
-            logging.warning("%s. The step is left out", where)
+            _LOGGER.warning("%s. The step is left out", where)
         if max(found) < len(metrics["loss"][1]) - 1:
             self._skipped = 0
         return non_finite.without(metrics, list(found))

@@ -11,6 +11,8 @@ from kdjax.train.program.state import TrainState
 from kdjax.train.run.checkpoint import CheckpointError, Checkpoints
 from kdjax.train.run.progress import ProgressReport
 
+_LOGGER = logging.getLogger(__name__)
+
 
 class Best(NamedTuple):
     """The best validation accuracy so far, mean over students, and its step; -1 while unknown."""
@@ -173,4 +175,4 @@ class History:
                 f"run to train it anew ({self._checkpoints.directory}), or put them back from a "
                 "copy"
             )
-        logging.warning("%s: the best is chosen among what comes", lost)
+        _LOGGER.warning("%s: the best is chosen among what comes", lost)

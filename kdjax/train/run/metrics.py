@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from kdjax import atomic
 from kdjax.train.program.non_finite import FLAGS
 from kdjax.train.program.step import Metrics
 from kdjax.train.run.events import Events
-from kdjax.train.run.workdir import write_atomically
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class Window:
@@ -70,13 +72,13 @@ class MetricsWriter:
             records = [_parse(line) for line in lines]
             # The last line of a run that was killed while writing it is cut short, as expected.
             if damaged := sum(record is None for record in records[:-1]):
-                logging.warning("%s: %d lines cannot be read and are left out", self._path, damaged)
+                _LOGGER.warning("%s: %d lines cannot be read and are left out", self._path, damaged)
             kept = [
                 f"{line}\n"
                 for line, record in zip(lines, records, strict=True)
                 if record is not None and (record["run"] != run or record["step"] <= step)
             ]
-            write_atomically(self._path, "".join(kept))
+            atomic.write(self._path, "".join(kept))
         if self._directory is not None:
             try:
                 self._events = Events(self._directory / run, step + 1)
@@ -112,21 +114,21 @@ class MetricsWriter:
                 file.writelines(self._waiting)
         except OSError as error:
             if first:
-                logging.warning("%s cannot be written (%s); its lines wait", self._path, error)
+                _LOGGER.warning("%s cannot be written (%s); its lines wait", self._path, error)
             if self._path.exists():
                 os.truncate(self._path, size)  # Not half a line.
             return
         self._waiting.clear()
 
     def _give_up_events(self, error: OSError) -> None:
-        logging.warning("%s cannot be written (%s): no more events", self._directory, error)
+        _LOGGER.warning("%s cannot be written (%s): no more events", self._directory, error)
         self._directory, self._events = None, None
 
     def close(self) -> None:
         """Writes what waits, and ends the events of the current run."""
         self._append()
         if self._waiting:
-            logging.warning("%s lacks its last %d lines", self._path, len(self._waiting))
+            _LOGGER.warning("%s lacks its last %d lines", self._path, len(self._waiting))
         if self._events is not None:
             try:
                 self._events.close()

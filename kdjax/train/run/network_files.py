@@ -7,6 +7,7 @@ from pathlib import Path
 
 import ml_collections
 
+from kdjax import atomic
 from kdjax import config as configuration
 from kdjax.models import own
 
@@ -38,10 +39,8 @@ def keep(path: Path, config: ml_collections.ConfigDict) -> None:
     """
     for file, copy in _files(path, config):
         if not copy.exists() or not (path / "config.json").exists():
-            copy.parent.mkdir(exist_ok=True, parents=True)
-            unfinished = copy.with_suffix(".tmp")
-            shutil.copyfile(file, unfinished)
-            unfinished.replace(copy)
+            with atomic.replacing(copy) as temporary:
+                shutil.copyfile(file, temporary)
 
 
 def changed(path: Path, config: ml_collections.ConfigDict) -> list[str]:

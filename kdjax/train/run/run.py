@@ -21,6 +21,8 @@ from kdjax.train.run.metrics import Window
 from kdjax.train.run.throughput import Throughput
 from kdjax.train.run.workspace import Workspace
 
+_LOGGER = logging.getLogger(__name__)
+
 
 class _Dispatch(NamedTuple):
     """A dispatch that is under way: what it will have measured, of which steps."""
@@ -133,7 +135,7 @@ class Run:
         self.history.wait()
         state = self._restore(keep_best=True)
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), self._faults.rollbacks)
-        logging.warning("%s. Back to step %d, and on with other batches", error, int(state.step))
+        _LOGGER.warning("%s. Back to step %d, and on with other batches", error, int(state.step))
         return state.replace(key=np.asarray(jax.random.key_data(key)))
 
     def _asked_to_stop(self) -> str:

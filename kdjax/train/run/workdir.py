@@ -10,6 +10,7 @@ from typing import Any
 
 import ml_collections
 
+from kdjax import atomic
 from kdjax import config as configuration
 from kdjax.train.run import network_files
 
@@ -77,7 +78,7 @@ def check_data(path: Path, content: Mapping[str, Any]) -> None:
     check_same_data(path, content["fingerprint"])
     # An earlier version noted less.
     if read_json(marker).keys() != content.keys():
-        write_json(marker, content)
+        atomic.write_json(marker, content)
 
 
 def check_same_data(path: Path, fingerprint: str) -> None:
@@ -151,9 +152,9 @@ def create(
     if student_widths:
         students = {"students": [dict(widths) for widths in student_widths]}
         text = json.dumps(students, indent=1, sort_keys=True) + "\n"
-        write_atomically(path / "widths.json", text)
+        atomic.write(path / "widths.json", text)
     network_files.keep(path, config)
-    write_atomically(path / "config.json", configuration.to_json(config))
+    atomic.write(path / "config.json", configuration.to_json(config))
 
 
 @contextlib.contextmanager
@@ -178,22 +179,6 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a file whole or not at all.
-
-    Raises:
-      OSError: naming ``path``, if it cannot be written, on a full disk say.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(temporary, path)
-    except OSError as error:  # What the system says of a failed write names no file.
-        raise OSError(f"{path} cannot be written: {error.strerror}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; empty if there is no such file or it holds something else."""
     try:
@@ -201,8 +186,3 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, RecursionError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes indented JSON whole or not at all; what is not finite is no JSON, and refused."""
-    write_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")

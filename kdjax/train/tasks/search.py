@@ -14,8 +14,8 @@ from typing import Any
 
 import ml_collections
 
+from kdjax import atomic, widths
 from kdjax import config as configuration
-from kdjax import widths
 from kdjax.search import Budget
 from kdjax.train.devices import processes
 from kdjax.train.program.state import TrainState
@@ -117,7 +117,7 @@ def _search(stages: Stages, budget: Budget, teacher: Mapping[str, Any] | None) -
 
 
 def _write_structure(stages: Stages, structure: Structure) -> None:
-    stages.write("structure.json", lambda path: workdir.write_json(path, structure.to_json()))
+    stages.write("structure.json", lambda path: atomic.write_json(path, structure.to_json()))
     for name, vector in (
         ("widths.json", structure.compact),
         ("uniform.json", structure.uniform),
@@ -207,7 +207,7 @@ def _check_latencies(path: Path, table: Mapping[str, Any]) -> None:
             "config.search.latency_table names has changed since; put back what is in "
             f"{marker}, or choose another --workdir"
         )
-    workdir.write_json(marker, table)
+    atomic.write_json(marker, table)
 
 
 def _describe(experiment: Experiment, budget: Budget) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
+from kdjax import atomic
 from kdjax.train.devices import processes
 from kdjax.train.program import methods
 from kdjax.train.program.compiled import Runner
@@ -101,7 +102,7 @@ class Stages:
             rates = [run.throughput.images_per_second for run in group]
             if timed := [rate for rate in rates if rate]:
                 summary["throughput"][stage] = {"images_per_second": float(np.median(timed))}
-        self.write("results.json", lambda path: workdir.write_json(path, summary))
+        self.write("results.json", lambda path: atomic.write_json(path, summary))
 
 
 def run_name(method: str, seed: int) -> str:

@@ -10,7 +10,7 @@ import flax.traverse_util
 import ml_collections
 import numpy as np
 
-from kdjax import models
+from kdjax import atomic, models
 from kdjax.config import ConfigError
 from kdjax.train.run import network_files, workdir
 from kdjax.train.run.checkpoint import Checkpoints
@@ -114,7 +114,7 @@ def check_same_teacher(path: Path, found: str, *, task: str = "a search") -> Non
             f"workdir {path} holds {task} with another teacher: config.teacher names one whose "
             "weights have changed since; choose another --workdir"
         )
-    workdir.write_json(marker, content)
+    atomic.write_json(marker, content)
 
 
 def _find_run(path: Path, wanted: str) -> str:
