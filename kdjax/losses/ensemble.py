@@ -3,14 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 import chex
-import jax
 import jax.numpy as jnp
 
-from kdjax.losses.features import feature_mse
-from kdjax.losses.hard_labels import hard_label_cross_entropy
-from kdjax.losses.soft_targets import soft_target_kl
-
-TERMS = ("hard", "feature", "soft")
+from kdjax.losses.distillation import distillation_loss
 
 
 def ensemble_logits(logits: chex.Array, weights: Sequence[float] | None = None) -> chex.Array:
@@ -71,7 +66,8 @@ def online_ensemble_loss(
       feature_pairs: for each block, for each student 2..S in order, the pair ``(student_map,
         pivot_map)`` of equal shapes ``[batch, ...]``. Empty: no feature term.
       labels: ``[batch]`` integers.
-      weights: the numbers ``hard``, ``feature`` and ``soft``; the paper uses .7, .15, .15.
+      weights: ``hard``, ``feature`` and ``soft``: a number, or ``[students]`` numbers; the paper
+        uses .7, .15, .15.
       temperature: T from 1e-3 to 1e6; the paper uses 2.
       teacher_weights: the convex combination of :func:`ensemble_logits`.
       label_smoothing: of the hard term.
@@ -88,23 +84,19 @@ def online_ensemble_loss(
       Walawalkar, Shen, Savvides, *Online Ensemble Model Compression using Knowledge Distillation*,
       ECCV 2020.
     """
-    if set(weights.keys()) != set(TERMS):
-        raise ValueError(f"weights names {sorted(weights.keys())}: expected {sorted(TERMS)}")
-    students, batch = logits.shape[:2]
-    teacher = jax.lax.stop_gradient(ensemble_logits(logits, teacher_weights))
-    feature = [jnp.zeros((batch,), jnp.float32) for _ in range(students)]
+    students = logits.shape[0]
     for block, pairs in enumerate(feature_pairs):
         if len(pairs) != students - 1:
             raise ValueError(
                 f"feature_pairs[{block}] has {len(pairs)} pairs: expected one for each of the "
                 f"students 2..{students}"
             )
-        for index, (student_map, pivot_map) in enumerate(pairs, start=1):
-            feature[index] += feature_mse(student_map, jax.lax.stop_gradient(pivot_map))
-    terms = {
-        "hard": hard_label_cross_entropy(logits, labels, label_smoothing=label_smoothing),
-        "feature": jnp.stack(feature),
-        "soft": soft_target_kl(logits, teacher, temperature=temperature),
-    }
-    total = sum((weights[name] * jnp.sum(terms[name], axis=0) for name in TERMS), jnp.zeros(batch))
-    return total, terms
+    return distillation_loss(
+        logits,
+        ensemble_logits(logits, teacher_weights),
+        [(None, *pairs) for pairs in feature_pairs],
+        labels,
+        weights=weights,
+        temperature=temperature,
+        label_smoothing=label_smoothing,
+    )

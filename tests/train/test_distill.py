@@ -1,6 +1,7 @@
 """Distillation from any teacher: where teachers come from, what they teach, what is compared."""
 
 import json
+from types import SimpleNamespace
 
 import chex
 import numpy as np
@@ -16,6 +17,7 @@ from kdjax.train.run.checkpoint import Checkpoints
 from kdjax.train.run.interrupt import Interrupted
 from kdjax.train.tasks.evaluate import evaluate
 from kdjax.train.tasks.experiment import resolve
+from kdjax.train.tasks.teacher import check_split
 from kdjax.train.tasks.teachers import Examined, fixed, load_teachers, variables_of
 
 SHAPE = (8, 8, 1)
@@ -267,7 +269,6 @@ def test_bad_fields_are_refused_before_anything_starts(small_npz, tmp_path, chan
             r"config.teacher.seed\[0\]: seed is 5, but student 1, distilled, of .*",
         ),
         ({"data__split_seed": 4}, "its config.data.split_seed is 0, expected 4: it may have been"),
-        ({"data__image_size": (8, 8)}, "its config.data.image_size is"),
     ],
 )
 def test_a_teacher_that_does_not_fit_is_refused(finished, small_npz, tmp_path, changes, message):
@@ -276,6 +277,15 @@ def test_a_teacher_that_does_not_fit_is_refused(finished, small_npz, tmp_path, c
     with pytest.raises(ConfigError, match=message):
         distill(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_leaving_out_corrupt_images_divides_a_stream_in_another_way(small_npz):
+    theirs, own = distill_config(small_npz), distill_config(small_npz, data__memory="stream")
+    experiment = SimpleNamespace(config=own)
+    assert check_split(theirs, experiment, "the teacher") == ""
+    theirs.data.skip_corrupt = own.data.skip_corrupt = True
+    with pytest.raises(ConfigError, match=r"its config.data.memory is device, expected stream: it"):
+        check_split(theirs, experiment, "the teacher")
 
 
 def test_a_given_teacher_is_checked(small_npz, tmp_path):

@@ -19,7 +19,7 @@ from kdjax.train.tasks.experiment import Experiment
 # Where a workdir has several runs, the first of these is taken.
 _RUNS = ("teacher", "independent", "ensemble")
 # Fields that decide which examples are held out.
-_SPLIT_FIELDS = ("name", "validation", "test", "split_seed", "image_size")
+_SPLIT_FIELDS = ("name", "validation", "test", "split_seed")
 
 
 def load_teacher(config: ml_collections.ConfigDict, experiment: Experiment) -> dict[str, Any]:
@@ -77,13 +77,21 @@ def check_split(config: ml_collections.ConfigDict, experiment: Experiment, name:
             f"{name} was trained on {theirs.name}, not on {own.name}: that it has not seen the "
             "test images is for you to know"
         )
-    for field in _SPLIT_FIELDS:
-        if theirs[field] != own[field]:
-            raise ConfigError(
-                f"{name} does not fit: its config.data.{field} is {theirs[field]}, expected "
-                f"{own[field]}: it may have been trained on what is held out here"
-            )
+    _check_held_out(theirs, own, name)
     return ""
+
+
+def _check_held_out(theirs: Mapping[str, Any], own: Mapping[str, Any], name: str) -> None:
+    fields = [field for field in _SPLIT_FIELDS if theirs[field] != own[field]]
+    # Corrupt images leave a set in memory before it is divided, and a stream after.
+    if theirs["skip_corrupt"] and own["skip_corrupt"] and theirs["memory"] != own["memory"]:
+        fields.append("memory")
+    if fields:
+        field = fields[0]
+        raise ConfigError(
+            f"{name} does not fit: its config.data.{field} is {theirs[field]}, expected "
+            f"{own[field]}: it may have been trained on what is held out here"
+        )
 
 
 def digest(variables: Mapping[str, Any]) -> str:
@@ -136,23 +144,15 @@ def _find_run(path: Path, wanted: str) -> str:
     raise ConfigError(f"config.teacher.workdir is {str(path)!r}: it holds no trained full network")
 
 
-def _hashable(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields with lists, as JSON has them, back as tuples."""
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
-
-
 def _check(record: Mapping[str, Any], experiment: Experiment, name: str) -> None:
     architecture = experiment.architecture
     shape = experiment.dataset.image_shape
-    data = _hashable(record["config"]["data"])
-    own = _hashable(experiment.config.data)
     for field, found, expected in (
         ("network", record["network"], architecture.name),
         ("number of classes", record["num_classes"], architecture.num_classes),
         ("widths", record["student_widths"][0], dict(architecture.widths)),
         ("image shape", tuple(record["image_shape"]), tuple(shape)),
-        # Else it may have been trained on what is held out here.
-        *((f"config.data.{field}", data[field], own[field]) for field in _SPLIT_FIELDS),
     ):
         if found != expected:
             raise ConfigError(f"{name} does not fit: its {field} is {found}, expected {expected}")
+    _check_held_out(record["config"]["data"], experiment.config.data, name)
