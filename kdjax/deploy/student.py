@@ -77,7 +77,7 @@ def load_student(
         raise ValueError(
             f"seed is {seed}: {chosen.name} was trained with {', '.join(map(str, chosen.seeds))}"
         )
-    data = trained_on.of_workdir(path, config)
+    data = trained_on.read(path)
     found = stored.restore(path, chosen.stage, taken, checkpoint, len(data.class_names))
     if found is None:
         raise CheckpointError(

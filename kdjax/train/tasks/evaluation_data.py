@@ -55,7 +55,6 @@ def open_data(
         raise ValueError(f"--data is {data!r} and --other_data {other_data!r}: give one of them")
     trained = trained_on.read(path)
     if other_data:
-        trained = trained_on.of_workdir(path, config) if trained is None else trained
         return open_other(config, other_data, trained)
     if data:
         relocate(config, data)
@@ -72,7 +71,6 @@ def open_data(
             f"{error}; to evaluate on other data, name it with --other_data"
         ) from None
     # A usual set has other statistics under another name.
-    trained = TrainedOn.of(dataset) if trained is None else trained
     dataset = dataclasses.replace(dataset, mean=trained.mean, std=trained.std)
     return EvaluationData(dataset, trained.class_names, np.arange(len(trained.class_names)))
 

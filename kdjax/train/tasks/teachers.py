@@ -105,7 +105,7 @@ def _load(
             "seed", f"seed is {seed}, but {chosen.name}, of {path}, was trained with {known}"
         )
     seed = chosen.seeds[0] if seed is None else seed
-    data = trained_on.of_workdir(path, config)
+    data = trained_on.read(path)
     name = f"{chosen.name} of {path}"
     found = stored.restore(path, chosen.stage, seed, checkpoint, len(data.class_names))
     if found is None:

@@ -4,13 +4,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import ml_collections
-
 from kdjax import data
-from kdjax.data import DataError
 from kdjax.train.run import workdir
 from kdjax.train.run.workdir import WorkdirError
-from kdjax.train.tasks.experiment import read_dataset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,15 +53,15 @@ class TrainedOn:
         }
 
 
-def read(path: Path) -> TrainedOn | None:
-    """What ``data.json`` of a workdir says; None if an earlier version left it out.
+def read(path: Path) -> TrainedOn:
+    """What ``data.json`` of a workdir says.
 
     Raises:
-      WorkdirError: if the file is damaged.
+      WorkdirError: if the file is missing, as before the first epoch, or damaged.
     """
+    if not (path / "data.json").exists():
+        raise WorkdirError(f"{path / 'data.json'} is missing: nothing has been trained there")
     content = workdir.read_json(path / "data.json")
-    if content.keys() <= {"fingerprint"}:
-        return None
     try:
         fields: dict[str, Any] = {
             field.name: content[field.name] for field in dataclasses.fields(TrainedOn)
@@ -85,25 +81,4 @@ def read(path: Path) -> TrainedOn | None:
         raise WorkdirError(f"{path / 'data.json'} is damaged: {error!r}") from None
     if not good:
         raise WorkdirError(f"{path / 'data.json'} is damaged: its fields do not fit each other")
-    return found
-
-
-def of_workdir(path: Path, config: ml_collections.ConfigDict) -> TrainedOn:
-    """What a workdir's networks were trained on, by its ``data.json``, or else by its data.
-
-    Raises:
-      WorkdirError: if neither can be read, or the data has changed.
-    """
-    found = read(path)
-    if found is not None:
-        return found
-    try:
-        found = TrainedOn.of(read_dataset(config))
-    except DataError as error:
-        raise WorkdirError(
-            f"workdir {path} is of an earlier version, whose data.json names neither classes nor "
-            f"normalisation, and its data cannot be read: {error}. Put the data back, and run "
-            "`kdjax train` or `kdjax search` there once more, which completes data.json"
-        ) from None
-    workdir.check_same_data(path, found.fingerprint)
     return found
