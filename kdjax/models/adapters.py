@@ -174,7 +174,7 @@ def biases_one_by_one(
 
 
 class TeacherAdapters(nn.Module):
-    """Brings students' maps to a fixed teacher's channels; None for students and blocks without.
+    """Brings students' maps to a fixed teacher's channels; None where no teacher's map is.
 
     References:
       Romero et al., *FitNets*, ICLR 2015, section 2.2 (regressors, here 1x1 convolutions).

@@ -139,10 +139,11 @@ class Resident:
         return self._batches.train(data, given, key, step, device)
 
     def evaluation_inputs(self, split: str, limit: int) -> Iterator[Any]:
-        start, stop = self._bounds[split]
-        stop = self._scalar(min(stop, start + limit))
-        for first in range(start, min(self._bounds[split][1], start + limit), self._evaluated):
-            yield self._scalar(first), stop
+        start, end = self._bounds[split]
+        stop = min(end, start + limit)
+        placed = self._scalar(stop)
+        for first in range(start, stop, self._evaluated):
+            yield self._scalar(first), placed
 
     @property
     def _evaluated(self) -> int:
@@ -180,7 +181,7 @@ class Streaming:
         crop_padding: int,
         workers: int,
     ):
-        """Reads nothing yet; arguments are of :class:`kdjax.data.stream.Streamed`."""
+        """Reads nothing yet; arguments are of :class:`kdjax.data.Streamed`."""
         self.sizes: Mapping[str, int] = streamed.sizes
         self.batch_size = batch_size
         self.image_shape = streamed.image_shape

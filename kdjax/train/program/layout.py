@@ -74,7 +74,7 @@ class Layout:
         }
 
     def join(self, tree: Mapping[str, Any]) -> Vectors:
-        """The vectors of a tree; NumPy arrays of NumPy arrays, traced ones of traced ones."""
+        """The vectors of a tree: NumPy arrays if all its leaves are, else JAX's."""
         leaves = flax.traverse_util.flatten_dict(tree)
         xp = np if all(isinstance(leaf, np.ndarray) for leaf in leaves.values()) else jnp
         return {
@@ -83,7 +83,7 @@ class Layout:
         }
 
     def split(self, vectors: Vectors) -> dict[str, Any]:
-        """The tree of :meth:`join`; of NumPy arrays, views of them."""
+        """The tree of :meth:`join`; if the vectors are NumPy arrays, its leaves are views."""
         leaves: dict[tuple[str, ...], Any] = {}
         for name, paths in self._paths.items():
             shapes = [self._shapes[path] for path in paths]

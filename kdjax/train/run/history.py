@@ -68,6 +68,7 @@ class History:
             if found is None:
                 return None
             state, stored = found
+            self._compare_devices(stored)
             best = known if keep_best else self._recover_best(state, stored)
             return best, self._with_raised(stored, int(state.step))
 
@@ -132,14 +133,17 @@ class History:
         self._checkpoints.save(kind, host_state, record)
         return host_state
 
-    def _recover_best(self, state: TrainState, stored: Mapping[str, Any]) -> Best:
-        """What is best so far, as ``state`` knew it; its checkpoint is there."""
+    def _compare_devices(self, stored: Mapping[str, Any]) -> None:
+        """Says so where another number of devices changes the numbers."""
         per_device = self._config.compute.batch_norm == "device"
         if per_device and stored["devices"] != self._record["devices"]:
             self._progress.say(
                 f"{self._name} was saved on {stored['devices']} devices and goes on on "
                 f"{self._record['devices']}: batch statistics are taken over other groups of images"
             )
+
+    def _recover_best(self, state: TrainState, stored: Mapping[str, Any]) -> Best:
+        """The best result that the record of ``state`` knows; its checkpoint is made sure of."""
         step, checkpoints = int(state.step), self._checkpoints
         # Last and best are written side by side, and a run may die with only one of them on disk.
         # A best one from later on, made anew by this run, has replaced the one before it.

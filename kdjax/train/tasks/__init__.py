@@ -1,1 +1,1 @@
-"""What a user starts: train, search, evaluate; each resolves a configuration, then runs it."""
+"""What a user starts: train, search, distill, evaluate; each resolves a configuration first."""

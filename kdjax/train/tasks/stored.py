@@ -149,7 +149,7 @@ def select(
     return chosen
 
 
-def without(path: Path, network: Trained, checkpoint: str) -> str:
+def missing_checkpoint(path: Path, network: Trained, checkpoint: str) -> str:
     """What to say of a network of which a workdir has no checkpoint.
 
     Args:

@@ -109,7 +109,7 @@ def _load(
     name = f"{chosen.name} of {path}"
     found = stored.restore(path, chosen.stage, seed, checkpoint, len(data.class_names))
     if found is None:
-        raise _NoTeacher("workdir", stored.without(path, chosen, checkpoint))
+        raise _NoTeacher("workdir", stored.missing_checkpoint(path, chosen, checkpoint))
     return Teacher(
         name=name,
         architecture=found.architecture,
