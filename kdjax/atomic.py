@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all; JSON among them."""
 
 import contextlib
 import json
@@ -23,7 +23,8 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:  # What the system says of a failed write names no file.
         raise OSError(f"{path} cannot be written: {error.strerror or error}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # A read-only file system refuses that, too.
+            temporary.unlink(missing_ok=True)
 
 
 def write(path: Path, content: str | bytes) -> None:
@@ -39,3 +40,12 @@ def write(path: Path, content: str | bytes) -> None:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes indented JSON whole or not at all; what is not finite is no JSON, and refused."""
     write(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if there is no such file or it holds something else."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, RecursionError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -5,7 +5,7 @@ about size comes from there, and so do the search's costs and penalties.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 
@@ -32,7 +32,7 @@ class Costed(Protocol):
 def count(
     architecture: Costed,
     widths: Mapping[str, int],
-    image_shape: tuple[int, int, int] = (32, 32, 3),
+    image_shape: Sequence[int] = (32, 32, 3),
 ) -> Cost:
     """Counts the deployable network with these widths.
 
@@ -47,4 +47,5 @@ def count(
     Raises:
       ValueError: if the widths do not fit the architecture.
     """
-    return architecture.cost(widths, image_shape)
+    height, width, channels = image_shape
+    return architecture.cost(widths, (height, width, channels))

@@ -7,9 +7,11 @@ a module. Nothing here knows jax.
 
 import json
 import math
+import operator
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import SupportsIndex
 
 from kdjax import atomic
 
@@ -134,13 +136,13 @@ def check(
     if missing := [group for group in reference if group not in widths]:
         raise ValueError(f"{name} misses the groups {missing}")
     for group, channels in widths.items():
-        if isinstance(channels, bool) or not isinstance(channels, int):
+        if isinstance(channels, bool) or not isinstance(channels, SupportsIndex):
             raise ValueError(f"{name}[{group!r}] is {channels!r}: expected a whole number")
         if channels < 1:
             raise ValueError(f"{name}[{group!r}] is {channels}: a group needs at least 1 channel")
         if channels > LARGEST_WIDTH:
             raise ValueError(f"{name}[{group!r}] is {channels}: at most {LARGEST_WIDTH} channels")
-    return WidthVector({group: widths[group] for group in reference})
+    return WidthVector({group: operator.index(widths[group]) for group in reference})
 
 
 def check_students(

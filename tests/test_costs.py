@@ -45,6 +45,12 @@ def _macs(jaxpr):
     return int(total)
 
 
+def test_a_shape_from_json_is_a_list():
+    architecture = models.create("resnet8", 10)
+    expected = costs.count(architecture, architecture.widths, (8, 8, 1))
+    assert costs.count(architecture, architecture.widths, [8, 8, 1]) == expected
+
+
 @pytest.mark.parametrize(
     ("name", "classes", "expected"),
     [

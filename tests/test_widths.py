@@ -3,6 +3,7 @@
 import json
 import re
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -245,3 +246,9 @@ def test_a_vector_does_not_change_with_the_map_it_was_made_of():
     assert vector["stem"] == 16
     with pytest.raises(TypeError, match="item assignment"):
         vector["stem"] = 1
+
+
+def test_whole_numbers_of_other_libraries_are_whole_numbers():
+    found = widths.check({"stem": np.int64(8)}, {"stem": 16})
+    assert found == {"stem": 8}
+    assert type(found["stem"]) is int

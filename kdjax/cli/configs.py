@@ -171,8 +171,13 @@ def check_overrides(arguments: Sequence[str], fields: Mapping[str, configuration
     Raises:
       ConfigError: for the first one that is not; it names what was probably meant.
     """
+    named = set[str]()
     for before, text in zip(["", *arguments], arguments, strict=False):
         name = text.partition("=")[0]
+        if name in named and isinstance(_default(name, fields), tuple):
+            # ml_collections would join the two.
+            raise configuration.ConfigError(f"{name} is given twice: expected one tuple")
+        named.add(name)
         if name.startswith("--config."):
             if (field := name.removeprefix("--config.")) not in fields:
                 raise configuration.unknown_field(field, fields)
@@ -186,6 +191,11 @@ def check_overrides(arguments: Sequence[str], fields: Mapping[str, configuration
                 )
         else:
             no_more([text], fields)
+
+
+def _default(name: str, fields: Mapping[str, configuration.Field]) -> object:
+    field = fields.get(name.removeprefix("--config."))
+    return None if field is None else field.default
 
 
 def overridden(arguments: Sequence[str]) -> list[str]:

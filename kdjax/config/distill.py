@@ -34,14 +34,15 @@ FIELDS: dict[str, Field] = {
         (),
         "take the teacher from this workdir of `kdjax train`, `search` or `distill`; of several "
         "the averaged logits teach; empty: train teacher.network here",
-        "paths, in quotes and brackets if there are several",
+        "paths, in brackets and quotes if there are several or one has a space: '(\"a b\",)'",
         is_text,
     ),
     "teacher.student": tuple_of(
         (),
         "for each teacher.workdir which network of it, by number or name as in --student of "
         "`kdjax predict`; empty: its first",
-        "numbers from 1 or names, one for each of teacher.workdir",
+        "numbers from 1 or names, one for each of teacher.workdir; in brackets and quotes if there "
+        "are several or one has a space: '(\"student 1, alone\",)'",
         lambda value: is_text(value) or (is_count(value) and value > 0),
     ),
     "teacher.seed": tuple_of(

@@ -57,8 +57,8 @@ def from_json(text: str, *, all_terms: bool = True) -> ml_collections.ConfigDict
                 raise unknown_field(name, fields)
             if all_terms:
                 raise ConfigError(
-                    f"config.{name}: no loss term {term!r} is registered; a config file that "
-                    "registers it has to be run, with --config"
+                    f"config.{name}: no loss term {term!r} is registered, and JSON cannot register "
+                    "one: name the config file that does, with --config, in place of config.json"
                 )
             continue
         try:

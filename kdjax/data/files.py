@@ -55,8 +55,9 @@ def read_npz(location: str) -> RawSet:
         class_names = _class_names(location, arrays["class_names"])
     else:
         labels = splits["train"].labels
-        largest = labels.max(initial=-1) if np.issubdtype(labels.dtype, np.integer) else -1
-        class_names = tuple(str(index) for index in range(int(largest) + 1))
+        counted = labels.size and np.issubdtype(labels.dtype, np.integer)
+        classes = int(labels.max()) + 1 if counted else 0
+        class_names = tuple(str(index) for index in range(classes))
     return RawSet(splits, class_names)
 
 

@@ -9,8 +9,10 @@ _LOWEST, _HIGHEST = 1e-3, 1e6
 
 
 def check_temperature(temperature: chex.Numeric) -> None:
-    """Refuses a temperature that is not from 1e-3 to 1e6; traced ones pass."""
-    if isinstance(temperature, jax.core.Tracer) or jnp.ndim(temperature):
+    """Refuses a temperature that is not one number from 1e-3 to 1e6; of a traced one any number."""
+    if jnp.ndim(temperature):
+        raise ValueError(f"temperature has shape {jnp.shape(temperature)}: it must be one number")
+    if isinstance(temperature, jax.core.Tracer):
         return
     value = float(temperature)
     if not _LOWEST <= value <= _HIGHEST:

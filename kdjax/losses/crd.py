@@ -78,12 +78,16 @@ def crd_negatives(
       ``[batch, min(count, examples - 1)]`` integers.
 
     Raises:
-      ValueError: if ``count`` is below 1, or ``labels`` is not one for each example.
+      ValueError: if ``count`` is below 1, or ``labels`` is not one for each example, or they are
+        all the same (where they are known).
     """
     if count < 1:
         raise ValueError(f"count is {count}: at least 1 negative is needed")
-    if labels is not None and labels.shape != (examples,):
-        raise ValueError(f"labels have shape {labels.shape}: expected [{examples}]")
+    if labels is not None:
+        if labels.shape != (examples,):
+            raise ValueError(f"labels have shape {labels.shape}: expected [{examples}]")
+        if not isinstance(labels, jax.core.Tracer) and bool(jnp.all(labels == labels[0])):
+            raise ValueError(f"labels are all {labels[0]}: no example is of another class")
     shape = (indices.shape[0], min(count, examples - 1))
     # Order the examples so that those to leave out are neighbours. A drawn number that is at or
     # after the first of them skips all of them.

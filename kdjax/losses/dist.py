@@ -84,9 +84,9 @@ def _length(
 ) -> chex.Array:
     """Euclidean length of centred values; 0 where they are equal up to rounding."""
     squared, size = total(jnp.square(centred)), total(jnp.square(values))
-    return square_root(jnp.where(squared > EQUAL * size, squared, 0.0))
+    return square_root(jnp.where(squared <= EQUAL * size, 0.0, squared))
 
 
 def _quotient(product: chex.Array, lengths: chex.Array) -> chex.Array:
     # Equal values have no correlation; dividing by epsilon would give a huge derivative.
-    return jnp.where(lengths > 0, product / (lengths + _EPSILON), 0.0)
+    return jnp.where(lengths <= 0, 0.0, product / (lengths + _EPSILON))

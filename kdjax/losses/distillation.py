@@ -50,7 +50,8 @@ def distillation_loss(
       unweighted ``[students, batch]`` float32.
 
     Raises:
-      ValueError: if a weight is missing or unknown, or a block does not have one pair per student.
+      ValueError: if a weight is missing or unknown, a block does not have one pair per student, or
+        axes do not fit.
 
     References:
       Hinton, Vinyals, Dean, *Distilling the Knowledge in a Neural Network*, 2015.
@@ -59,6 +60,7 @@ def distillation_loss(
     """
     if set(weights.keys()) != set(TERMS):
         raise ValueError(f"weights names {sorted(weights.keys())}: expected {sorted(TERMS)}")
+    _check_axes(logits, teacher_logits, labels)
     students, batch = logits.shape[:2]
     teacher_logits = jax.lax.stop_gradient(teacher_logits)
     feature = [jnp.zeros((batch,), jnp.float32) for _ in range(students)]
@@ -70,6 +72,11 @@ def distillation_loss(
             )
         for index, pair in enumerate(pairs):
             if pair is not None:
+                if pair[0].shape[0] != batch:
+                    raise ValueError(
+                        f"feature_pairs[{block}][{index}] has {pair[0].shape[0]} examples, the "
+                        f"logits have {batch}"
+                    )
                 feature[index] += feature_mse(pair[0], jax.lax.stop_gradient(pair[1]))
     terms = {
         "hard": hard_label_cross_entropy(logits, labels, label_smoothing=label_smoothing),
@@ -85,3 +92,19 @@ def distillation_loss(
         jnp.zeros(batch),
     )
     return total, terms
+
+
+def _check_axes(logits: chex.Array, teacher_logits: chex.Array, labels: chex.Array) -> None:
+    if jnp.ndim(logits) != 3:
+        raise ValueError(
+            f"logits have shape {jnp.shape(logits)}: expected [students, batch, classes]"
+        )
+    batch = logits.shape[1]
+    for name, found, expected in (
+        ("teacher_logits", jnp.shape(teacher_logits), logits.shape[1:]),
+        ("labels", jnp.shape(labels)[:1], (batch,)),
+    ):
+        if found != expected:
+            raise ValueError(
+                f"{name} have shape {found}, expected {expected}: the logits have {logits.shape}"
+            )

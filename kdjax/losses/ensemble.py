@@ -3,12 +3,15 @@
 from collections.abc import Mapping, Sequence
 
 import chex
+import jax
 import jax.numpy as jnp
 
 from kdjax.losses.distillation import distillation_loss
 
 
-def ensemble_logits(logits: chex.Array, weights: Sequence[float] | None = None) -> chex.Array:
+def ensemble_logits(
+    logits: chex.Array, weights: Sequence[float] | chex.Array | None = None
+) -> chex.Array:
     """The ensemble teacher's logits: a convex combination of the students'.
 
     >>> ensemble_logits(jnp.array([[[0.0, 2.0]], [[4.0, 2.0]]])).tolist()
@@ -16,13 +19,15 @@ def ensemble_logits(logits: chex.Array, weights: Sequence[float] | None = None) 
 
     Args:
       logits: ``[students, ..., classes]`` floats.
-      weights: one number per student, none negative, summing to 1; None means uniform.
+      weights: one number per student, none negative, summing to 1, such as
+        :func:`kdjax.losses.accuracy_weights`; None means uniform.
 
     Returns:
       ``[..., classes]`` float32.
 
     Raises:
-      ValueError: if the weights are not one per student, negative, or do not sum to 1.
+      ValueError: if the weights are not one per student, negative, or do not sum to 1; the last
+        two only where their values are known, outside of jit.
 
     References:
       Walawalkar, Shen, Savvides, *Online Ensemble Model Compression using Knowledge Distillation*,
@@ -34,7 +39,8 @@ def ensemble_logits(logits: chex.Array, weights: Sequence[float] | None = None) 
         return jnp.mean(logits, axis=0)
     if len(weights) != students:
         raise ValueError(f"weights has {len(weights)} entries for {students} students")
-    if min(weights) < 0 or abs(sum(weights) - 1.0) > 1e-6:
+    known = not any(isinstance(value, jax.core.Tracer) for value in (weights, *weights))
+    if known and (min(weights) < 0 or abs(sum(weights) - 1.0) > 1e-6):
         raise ValueError(f"weights are {tuple(weights)}: none may be negative, the sum must be 1")
     return jnp.tensordot(jnp.asarray(weights, jnp.float32), logits, axes=1)
 
@@ -84,6 +90,10 @@ def online_ensemble_loss(
       Walawalkar, Shen, Savvides, *Online Ensemble Model Compression using Knowledge Distillation*,
       ECCV 2020.
     """
+    if jnp.ndim(logits) != 3:
+        raise ValueError(
+            f"logits have shape {jnp.shape(logits)}: expected [students, batch, classes]"
+        )
     students = logits.shape[0]
     for block, pairs in enumerate(feature_pairs):
         if len(pairs) != students - 1:

@@ -59,9 +59,9 @@ def _neighbours(rows: Rows, embedding: chex.Array) -> chex.Array:
     """``[batch, global batch]`` probabilities; rows and columns of padded examples are 0."""
     flat = rows.flat(embedding)
     length = square_root(jnp.sum(jnp.square(flat), axis=-1, keepdims=True))
-    directions = jnp.where(length > 0, flat / (length + _EPSILON), 0.0)
+    directions = jnp.where(length <= 0, 0.0, flat / (length + _EPSILON))
     cosine = jnp.matmul(directions, rows.everywhere(directions).T, precision=EXACT)
     real = rows.real[:, None] & rows.everywhere(rows.real)
     similarity = jnp.where(real, jnp.maximum(0.5 * (cosine + 1.0), 0.0), 0.0)
     total = jnp.sum(similarity, axis=-1, keepdims=True)
-    return similarity / jnp.where(total > 0, total, 1.0)
+    return similarity / jnp.where(total <= 0, 1.0, total)

@@ -1,4 +1,7 @@
-"""Arithmetic that stays finite, in value and in gradient, where the plain formula does not."""
+"""Arithmetic that stays finite, in value and in gradient, where the plain formula does not.
+
+What is not a number stays so: comparisons are written such that NaN takes the plain formula.
+"""
 
 import chex
 import jax
@@ -28,8 +31,8 @@ def _saturate_jvp(primals, tangents):
 
 def square_root(values: chex.Array) -> chex.Array:
     """Square root of numbers of at least 0, with gradient 0 (not infinity) at 0."""
-    positive = values > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, values, 1.0)), 0.0)
+    zero = values <= 0
+    return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, values)))
 
 
 def unit(values: chex.Array, axis: int | tuple[int, ...]) -> chex.Array:
@@ -38,8 +41,8 @@ def unit(values: chex.Array, axis: int | tuple[int, ...]) -> chex.Array:
     A vector of length 0 stays 0 and gets the gradient 0, because it has no direction.
     """
     squared = jnp.sum(jnp.square(values), axis=axis, keepdims=True)
-    long = squared > _SHORTEST**2
-    return jnp.where(long, values / jnp.sqrt(jnp.where(long, squared, 1.0)), 0.0)
+    short = squared <= _SHORTEST**2
+    return jnp.where(short, 0.0, values / jnp.sqrt(jnp.where(short, 1.0, squared)))
 
 
 def excess(values: chex.Array) -> chex.Array:

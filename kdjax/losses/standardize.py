@@ -50,6 +50,6 @@ def standardize_logits(logits: chex.Array, *, epsilon: float = 1e-7) -> chex.Arr
     squared = jnp.sum(jnp.square(centred), axis=-1, keepdims=True)
     # Equal logits differ by rounding alone. Divided by epsilon, that would give large values and
     # gradients, so the result is 0.
-    differ = squared > EQUAL * jnp.sum(jnp.square(scaled), axis=-1, keepdims=True)
-    deviation = square_root(jnp.where(differ, squared, 0.0) / (classes - 1))
-    return jnp.where(differ, centred / (deviation + epsilon * scale), 0.0)
+    equal = squared <= EQUAL * jnp.sum(jnp.square(scaled), axis=-1, keepdims=True)
+    deviation = square_root(jnp.where(equal, 0.0, squared) / (classes - 1))
+    return jnp.where(equal, 0.0, centred / (deviation + epsilon * scale))

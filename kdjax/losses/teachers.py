@@ -9,6 +9,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from kdjax.losses.arguments import class_indices
 from kdjax.losses.hard_labels import hard_label_cross_entropy
 
 
@@ -25,7 +26,7 @@ def leave_one_out_logits(logits: chex.Array) -> chex.Array:
       ``[students, batch, classes]`` float32.
 
     Raises:
-      ValueError: if there is only one student.
+      ValueError: if there is only one student, or an axis is missing.
 
     References:
       Song, Chai, *Collaborative Learning for Deep Neural Networks*, NeurIPS 2018, section 3.
@@ -51,7 +52,7 @@ def wider_only_logits(logits: chex.Array) -> chex.Array:
       ``[students, batch, classes]`` float32.
 
     Raises:
-      ValueError: if there is only one student.
+      ValueError: if there is only one student, or an axis is missing.
     """
     students = _several(logits)
     logits = jnp.asarray(logits, jnp.float32)
@@ -73,7 +74,7 @@ def pairwise_logits(logits: chex.Array) -> chex.Array:
       teachers, the second axis.
 
     Raises:
-      ValueError: if there is only one student.
+      ValueError: if there is only one student, or an axis is missing.
 
     References:
       Zhang, Xiang, Hospedales, Lu, *Deep Mutual Learning*, CVPR 2018, equation 8.
@@ -125,11 +126,15 @@ def min_margin_logits(logits: chex.Array, labels: chex.Array) -> chex.Array:
     Returns:
       ``[batch, classes]`` float32.
 
+    Raises:
+      ValueError: if a label is out of range, where labels are known.
+
     References:
       Guo et al., CVPR 2020, section 3.2, equation 5 (KDCL-MinLogit).
     """
     logits = jnp.asarray(logits, jnp.float32)
-    at = jnp.broadcast_to(labels[None, :, None], (*logits.shape[:2], 1))
+    indices, _ = class_indices(labels, logits.shape[-1])
+    at = jnp.broadcast_to(indices[None, :, None], (*logits.shape[:2], 1))
     return jnp.min(logits - jnp.take_along_axis(logits, at, axis=-1), axis=0)
 
 
@@ -176,6 +181,8 @@ def accuracy_weights(losses: chex.Array, *, sharpness: float = 1.0) -> chex.Arra
 
 
 def _several(logits: chex.Array) -> int:
+    if logits.ndim != 3:
+        raise ValueError(f"logits have shape {logits.shape}: expected [students, batch, classes]")
     if logits.shape[0] < 2:
         raise ValueError(f"logits have shape {logits.shape}: a rule needs at least 2 students")
     return logits.shape[0]

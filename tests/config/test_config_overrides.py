@@ -117,6 +117,13 @@ def test_an_override_that_is_wrong_is_one_clear_line(argument, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_tuple_that_is_given_twice_is_refused_and_a_number_replaced():
+    twice = ["--config.seeds=(0,)", "--config.seeds=(0, 3)"]
+    with pytest.raises(ConfigError, match=r"^--config.seeds is given twice: expected one tuple$"):
+        read_config("", twice)
+    assert read_config("", ["--config.epochs=3", "--config.epochs=4"]).epochs == 4
+
+
 @pytest.fixture
 def config_file(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))

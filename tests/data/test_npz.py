@@ -149,3 +149,13 @@ def test_an_unknown_kind_of_source_lists_the_known_ones():
         data.DataError, match=r"unknown kind of dataset 'zip' .* npz:<path>, folder"
     ):
         data.load("zip:somewhere")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint64, np.int8])
+def test_labels_are_whole_numbers_of_any_type(tmp_path, dtype):
+    """As dumps of CIFAR and MNIST hold them, without names of classes."""
+    path, labels = tmp_path / "set.npz", np.arange(20) % 3
+    np.savez(path, train_images=np.zeros((20, 8, 8), np.uint8), train_labels=labels.astype(dtype))
+    read = data.load(f"npz:{path}", SourceOptions(validation=0.0))
+    assert read.class_names == ("0", "1", "2")
+    assert sorted(np.concatenate([read.train.labels, read.test.labels])) == sorted(labels)

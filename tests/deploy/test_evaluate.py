@@ -1,9 +1,11 @@
 """`kdjax evaluate`: numbers by network, seed and class; data that lies elsewhere, or is other."""
 
+import dataclasses
 import io
 import json
 import shutil
 
+import jax
 import numpy as np
 import PIL.Image
 import pytest
@@ -14,7 +16,7 @@ from kdjax import cli, report
 from kdjax import config as configuration
 from kdjax.data import DataError
 from kdjax.train.run.workdir import WorkdirError
-from kdjax.train.tasks import measures
+from kdjax.train.tasks import measures, stored
 from kdjax.train.tasks.evaluate import evaluate
 from kdjax.train.tasks.evaluation_data import open_other, relocate
 from kdjax.train.tasks.experiment import read_dataset
@@ -228,6 +230,20 @@ def test_other_data_is_seen_as_the_networks_learnt_to_see(trained, photos, tmp_p
     shutil.move(tmp_path / "daisy", tmp_path / "tulip")
     with pytest.raises(DataError, match=r"classes that the networks do not know: 'tulip'; theirs"):
         evaluate(path, other_data=str(tmp_path))
+
+
+def test_an_output_that_is_not_finite_has_no_accuracy(trained, monkeypatch):
+    restore = stored.restore
+
+    def broken(*arguments):
+        found = restore(*arguments)
+        variables = jax.tree.map(lambda leaf: leaf * np.float32(np.nan), found.variables)
+        return dataclasses.replace(found, variables=variables)
+
+    monkeypatch.setattr(stored, "restore", broken)
+    message = "student 1, alone of independent-seed0: its output is not finite"
+    with pytest.raises(ArithmeticError, match=message):
+        evaluate(trained[0], student="student 1, alone")
 
 
 def test_the_command_draws_what_it_measured(trained, moved, capsys):

@@ -303,6 +303,12 @@ def test_what_does_not_fit_the_memory_is_named():
             r"labels have shape \(3,\): expected \[9\]",
         ),
         (
+            lambda: losses.crd_negatives(
+                jax.random.key(0), INDICES, examples=9, labels=np.zeros(9, int)
+            ),
+            "labels are all 0: no example is of another class",
+        ),
+        (
             lambda: losses.crd(first[:, :4], second[:, :4], memory, INDICES, negatives),
             "embeddings of 5 numbers",
         ),

@@ -14,7 +14,6 @@ import pytest
 
 from kdjax import atomic
 from kdjax.train.program.state import TrainState
-from kdjax.train.run import workdir
 from kdjax.train.run.checkpoint import CheckpointError, Checkpoints, DamagedError
 
 RECORD = {"network": "net", "num_classes": 3, "student_widths": [{"stem": 4}], "pair": (1, 2.5)}
@@ -261,5 +260,5 @@ def test_a_file_that_cannot_be_written_is_named_and_stays_as_it_was(tmp_path):
         pytest.raises(OSError, match=f"^{path} cannot be written: File too large$"),
     ):
         atomic.write_json(path, {"long": "x" * 1000})
-    assert workdir.read_json(path) == {"seeds": [0]}
+    assert atomic.read_json(path) == {"seeds": [0]}
     assert list(tmp_path.iterdir()) == [path]

@@ -4,6 +4,7 @@ import json
 from types import SimpleNamespace
 
 import chex
+import jax
 import numpy as np
 import pytest
 from small import small_fields
@@ -297,6 +298,10 @@ def test_a_given_teacher_is_checked(small_npz, tmp_path):
         (Teacher("mine", five, variables), "its number of classes is 5, expected 4"),
         (Teacher("mine", four, variables, class_names=names[::-1]), "its class 0 is '3', expected"),
         (Teacher("mine", four, variables, image_shape=(9, 8, 1)), "its image shape is"),
+        (
+            Teacher("mine", four, jax.tree.map(lambda leaf: leaf * np.float32("nan"), variables)),
+            "its batch_stats/branch/.* has numbers that are not finite",
+        ),
         (Teacher("mine", four.scaled(0.5), variables), "the shape of its batch_stats/branch/"),
     ):
         with pytest.raises(ConfigError, match=f"the teacher mine does not fit: {message}"):

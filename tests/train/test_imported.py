@@ -48,6 +48,21 @@ def imported(command, tmp_path, capsys):
     return tmp_path / "run"
 
 
+def test_fewer_images_than_a_batch_are_enough(command, tmp_path):
+    command[command.index("--config.batch_size=16")] = "--config.batch_size=1000"
+    assert cli.main(command) == 0
+    assert read_config(tmp_path / "run").batch_size == 81  # All training images.
+
+
+def test_numbers_that_are_not_finite_are_refused(command, weights, tmp_path, capsys):
+    tensors = dict(np.load(weights))
+    tensors["layer1.0.conv1.weight"][0] = np.nan
+    np.savez(tmp_path / "broken.npz", **tensors)
+    command[1] = f"--weights={tmp_path / 'broken.npz'}"
+    assert cli.main(command) == 2
+    assert "layer1.0.conv1.weight has numbers that are not finite" in capsys.readouterr().err
+
+
 def test_the_workdir_is_a_run_before_its_first_step(imported, weights, capsys):
     student = kdjax.load_student(imported)
     assert (student.name, student.run, student.step) == (

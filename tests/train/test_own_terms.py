@@ -101,7 +101,7 @@ def own_term(tmp_path):
 
 @pytest.mark.parametrize(("text", "field"), [(OWN, "power"), (OWN_PARTS, "momentum")])
 def test_a_config_file_adds_a_loss_that_the_command_line_steers(
-    own_term, small_config, tmp_path, text, field
+    own_term, small_config, tmp_path, capsys, text, field
 ):
     file, forget = own_term
     file.write_text(text)
@@ -117,18 +117,45 @@ def test_a_config_file_adds_a_loss_that_the_command_line_steers(
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert all(value > 0 for value in lines[0]["distance"][1:])
     assert json.loads((workdir / "config.json").read_text())["distance"] == {field: 1.0}
+    # Another loss under the same name is another objective.
+    file.write_text(text.replace("jnp.mean(", "2 * jnp.mean("))
+    more = [f"--config={file}", f"--workdir={workdir}", *flags, "--config.epochs=2"]
+    forget()
+    assert cli.main(["train", *more]) == 2
+    assert "the loss of config.weights.distance has changed since" in capsys.readouterr().err
     forget()
     assert load_student(workdir, student=2).name == "student 2, distilled"
     stored = json.loads((workdir / "config.json").read_text())
     stored["weights"] = {term: float(term == "distance") for term in stored["weights"]}
     alone = configuration.from_json(json.dumps(stored), all_terms=False)
     assert not any(alone.weights.values())
-    with pytest.raises(WorkdirError, match="no loss term 'distance' is registered; a config file"):
+    with pytest.raises(WorkdirError, match="no loss term 'distance' is registered, and JSON"):
         train(configuration.default(), workdir)
     if field == "momentum":
         with contextlib.closing(Checkpoints(workdir / "checkpoints/ensemble-seed0")) as found:
             stored = found.variables("last")["params"]["terms"]["distance"]
         assert stored["student_2"]["Dense_0"]["kernel"].shape == (8, 16)
+
+
+@pytest.mark.parametrize(
+    ("returned", "found"),
+    [("0.0", "0.0"), ("jnp.mean(student)", r"shape \(\)"), ("student", r"shape \(16, 4\)")],
+)
+def test_a_loss_that_is_not_one_number_for_each_example_is_named(
+    own_term, small_config, tmp_path, returned, found
+):
+    import jax.numpy as jnp
+
+    def loss(student, teacher):
+        return {"0.0": 0.0, "jnp.mean(student)": jnp.mean(student), "student": student}[returned]
+
+    configuration.register_term("distance", Term("mine", "logits", loss=loss))
+    config = configuration.default()
+    config.update_from_flattened_dict(dict(configuration.flatten(small_config)))
+    config.weights.distance = 1.0
+    message = rf"the loss of config.weights.distance returned {found}: expected one number for"
+    with pytest.raises(ValueError, match=message):
+        train(config, tmp_path / "run")
 
 
 def test_names_that_are_taken_are_refused():

@@ -59,7 +59,7 @@ def import_torch(
 
     Raises:
       ValueError: if torchvision has no such network, or tensors are missing, left over or of
-        another shape; the message names them and what is expected.
+        another shape, or hold NaN or infinity; the message names them and what is expected.
     """
     wanted = _all_wanted(architecture, image_shape)
     paths = list(wanted)
@@ -74,6 +74,9 @@ def import_torch(
         given = {name: tensor for name, tensor in given.items() if _module_name(name) != classifier}
     _check(architecture, wanted, given, classifier)
     found = {path: own.convert(given[own.name]) for path, own in wanted.items()}
+    for path, array in found.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"{wanted[path].name} has numbers that are not finite")
     _match_epsilon(architecture, found)
     if new_classifier:
         start = initialize(architecture.build(), seed, image_shape)

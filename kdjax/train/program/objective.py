@@ -114,7 +114,8 @@ class Objective:
         after: Memory = {}
         for name, term in self.terms.items():
             if term.reads in _OF_LOGITS:
-                found[name] = _OF_LOGITS[term.reads](term.loss, term.coupled, taps, examples)
+                loss = _per_example(name, term.loss)
+                found[name] = _OF_LOGITS[term.reads](loss, term.coupled, taps, examples)
                 continue
             adapted = term.reads == "adapted maps"
             if adapted and term.loss is losses.feature_mse and taps.distances:
@@ -170,6 +171,26 @@ def _standardized(loss: Callable[..., chex.Array]) -> Callable[..., chex.Array]:
     )
 
 
+def _per_example(name: str, loss: Callable[..., chex.Array]) -> Callable[..., chex.Array]:
+    """A loss whose values are one for each example; what a user wrote may forget that."""
+
+    def checked(student: chex.Array, *rest: Any, **more: Any) -> chex.Array:
+        return _check_values(name, loss(student, *rest, **more), student.shape[:-1])
+
+    return checked
+
+
+def _check_values(name: str, values: Any, expected: tuple[int, ...]) -> chex.Array:
+    found = getattr(values, "shape", None)
+    if found != expected:
+        what = f"shape {found}" if found is not None else repr(values)
+        raise ValueError(
+            f"the loss of config.weights.{name} returned {what}: expected one number for each "
+            f"example, shape {expected}"
+        )
+    return values
+
+
 def _of_batch(coupled: bool, examples: Examples) -> dict[str, Any]:
     return {"where": examples.mask, "axis_name": examples.axis_name} if coupled else {}
 
@@ -223,11 +244,11 @@ def _of_calls(
 
     def of_call(arguments: tuple[Any, ...], place: tuple[str, ...]) -> chex.Array:
         if memory is None:
-            return term.loss(*arguments, **more)
+            return _check_values(name, term.loss(*arguments, **more), examples.mask.shape)
         before = learned.at(memory, place)
         values, new = term.loss(*arguments, memory=before, examples=examples, **more)
         after[place] = jax.lax.stop_gradient(new)
-        return values
+        return _check_values(name, values, examples.mask.shape)
 
     rows = [
         nothing

@@ -15,7 +15,6 @@ import flax.traverse_util
 import numpy as np
 
 from kdjax import atomic
-from kdjax.train.run.workdir import read_json
 
 _FILES = "sha256.json"
 
@@ -60,7 +59,7 @@ def find_damage(step: Path) -> str:
     """What is wrong with the files of a step that has a list of them; empty if nothing is."""
     if not (step / _FILES).exists():
         return ""
-    sums = read_json(step / _FILES)
+    sums = atomic.read_json(step / _FILES)
     if not sums:
         return f"{step / _FILES} cannot be read"
     for name, expected in sums.items():

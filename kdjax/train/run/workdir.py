@@ -12,7 +12,7 @@ import ml_collections
 
 from kdjax import atomic
 from kdjax import config as configuration
-from kdjax.train.run import network_files
+from kdjax.train.run import network_files, own_terms
 
 
 class WorkdirError(ValueError):
@@ -37,7 +37,7 @@ def check(path: Path, config: ml_collections.ConfigDict) -> None:
         finished = (path / "results.json").exists()
         stored = read_config(path, all_terms=True)
         changes = configuration.forbidden_changes(stored, config, finished=finished)
-        changes += network_files.changed(path, config)
+        changes += network_files.changed(path, config) + own_terms.changed(path, config)
         if changes:
             raise WorkdirError(
                 f"workdir {path} holds a run with another configuration:\n  "
@@ -82,7 +82,7 @@ def check_data(path: Path, content: Mapping[str, Any]) -> None:
 
 def check_same_data(path: Path, fingerprint: str) -> None:
     """Raises WorkdirError if an experiment was trained on data of another fingerprint."""
-    stored = read_json(path / "data.json").get("fingerprint")
+    stored = atomic.read_json(path / "data.json").get("fingerprint")
     if stored is None and (path / "data.json").exists():
         raise WorkdirError(f"{path / 'data.json'} cannot be read: it holds no fingerprint")
     if stored is not None and stored != fingerprint:
@@ -96,7 +96,7 @@ def check_same_data(path: Path, fingerprint: str) -> None:
 def _foreign(path: Path) -> bool:
     """Whether an unfinished directory holds anything but what we put there before the marker."""
     ours = {".lock", "widths.json", "teacher.json", "latency.json", "data.json"}
-    ours.add(network_files.FOLDER)
+    ours |= {network_files.FOLDER, own_terms.FILE}
     return any(
         entry.name not in ours and not (entry.name.startswith(".") and entry.suffix == ".tmp")
         for entry in path.iterdir()
@@ -119,7 +119,7 @@ def read_config(path: Path, *, all_terms: bool = False) -> ml_collections.Config
         return configuration.from_json(text, all_terms=all_terms)
     except FileNotFoundError:
         raise WorkdirError(f"workdir {path} holds no kdjax run: it has no config.json") from None
-    except configuration.ConfigError as error:
+    except (configuration.ConfigError, UnicodeDecodeError) as error:
         raise WorkdirError(f"{path / 'config.json'}: {error}") from None
 
 
@@ -153,6 +153,7 @@ def create(
         text = json.dumps(students, indent=1, sort_keys=True) + "\n"
         atomic.write(path / "widths.json", text)
     network_files.keep(path, config)
+    own_terms.keep(path, config)
     atomic.write(path / "config.json", configuration.to_json(config))
 
 
@@ -176,12 +177,3 @@ def locked(path: Path) -> Iterator[None]:
                 f"workdir {path} is in use by another process: wait for it, or choose another"
             ) from None
         yield
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty if there is no such file or it holds something else."""
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, RecursionError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

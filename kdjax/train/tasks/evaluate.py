@@ -152,6 +152,8 @@ def _evaluate_stage(
         rows = list(_rows(run, placed, feed, experiment, parts))
         ranks, labels = (np.concatenate(part, axis=-1) for part in zip(*rows, strict=True))
         for title, own in zip(titles, ranks, strict=True):
+            if (own < 0).any():
+                raise ArithmeticError(f"{title} of {found.run}: its output is not finite")
             yield _Predicted(title, found.run, seed, found.step, own.T, labels)
 
 
@@ -175,8 +177,10 @@ def _compiled(
         if averaged:
             together = losses.ensemble_logits(logits, shares)
             logits = jnp.concatenate([logits, together[None]])
-        ranks = jax.lax.top_k(logits, top)[1]
-        return jnp.swapaxes(ranks, 1, 2), batch.labels, batch.mask
+        ranks = jnp.swapaxes(jax.lax.top_k(logits, top)[1], 1, 2)
+        # NaN has a rank too. -1 is no class.
+        finite = jnp.all(jnp.isfinite(logits), axis=-1)
+        return jnp.where(finite[:, None], ranks, -1), batch.labels, batch.mask
 
     return experiment.parallel.compile(run)
 

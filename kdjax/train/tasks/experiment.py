@@ -23,7 +23,7 @@ from kdjax.train.program import methods
 from kdjax.train.program.compiled import Runner
 from kdjax.train.program.execution_choice import execution_of
 from kdjax.train.program.feed import Feed, Resident, Streaming, steps_per_epoch
-from kdjax.train.run import network_files, workdir
+from kdjax.train.run import network_files, own_terms, workdir
 from kdjax.train.tasks.data_checks import check_data, check_image_size
 from kdjax.widths import WidthVector
 
@@ -204,6 +204,7 @@ def resolve_in_all(config: ml_collections.ConfigDict, path: Path) -> Experiment:
             "the version of jax": jax.__version__,
             **{f"config.{name}": value for name, value in configuration.flatten(config)},
             **{f"the file {name}": text for name, text in network_files.digests(config).items()},
+            **{f"the term {name}": text for name, text in own_terms.digests(config).items()},
         }
     )
     processes.on_first_unshared(lambda: workdir.check(path, config))

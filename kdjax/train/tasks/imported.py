@@ -12,7 +12,8 @@ from kdjax.config import ConfigError
 from kdjax.train.run import workdir
 from kdjax.train.run.checkpoint import Checkpoints
 from kdjax.train.run.workdir import WorkdirError
-from kdjax.train.tasks.experiment import Experiment, resolve
+from kdjax.train.tasks.data_checks import check_image_size
+from kdjax.train.tasks.experiment import Experiment, read_dataset, resolve
 from kdjax.train.tasks.stages import run_name
 from kdjax.train.tasks.trained_on import TrainedOn
 
@@ -53,7 +54,11 @@ def import_network(
         tensors = models.read_tensors(weights)
     except OSError as error:
         raise ConfigError(f"--weights is {str(weights)!r}: {error.strerror}") from None
-    experiment = resolve(config)
+    dataset = read_dataset(config)
+    check_image_size(config, dataset.image_shape)
+    # Nothing is trained here; who trains it on chooses again.
+    config.batch_size = min(config.batch_size, dataset.sizes["train"])
+    experiment = resolve(config, dataset=dataset)
     seed = config.seeds[0]
     variables = models.import_torch(
         experiment.architecture,

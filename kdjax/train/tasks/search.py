@@ -187,7 +187,7 @@ def _read_latencies(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """The latency table as it was measured, the same in all processes; empty if there is none."""
     if not config.search.latency_table:
         return {}
-    table = workdir.read_json(Path(config.search.latency_table))
+    table = atomic.read_json(Path(config.search.latency_table))
     text = json.dumps(table, sort_keys=True)
     processes.agree({"the latency table (its digest)": hashlib.sha256(text.encode()).hexdigest()})
     return table
@@ -200,7 +200,7 @@ def _check_latencies(path: Path, table: Mapping[str, Any]) -> None:
       WorkdirError: if the one that was given has changed since.
     """
     marker = path / "latency.json"
-    stored = workdir.read_json(marker)
+    stored = atomic.read_json(marker)
     if stored and stored != table:
         raise workdir.WorkdirError(
             f"workdir {path} holds a search with another latency table: the file that "

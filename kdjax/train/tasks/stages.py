@@ -13,7 +13,6 @@ from kdjax.train.devices import processes
 from kdjax.train.program import methods
 from kdjax.train.program.compiled import Runner
 from kdjax.train.program.state import TrainState
-from kdjax.train.run import workdir
 from kdjax.train.run.run import Run
 from kdjax.train.run.workspace import Workspace
 from kdjax.train.tasks.experiment import Experiment
@@ -95,7 +94,7 @@ class Stages:
         ]:
             summary["raised"] = raised
         # A run that was already finished was not timed again: its rate stays as it was measured.
-        summary["throughput"] = workdir.read_json(self._workspace.path / "results.json").get(
+        summary["throughput"] = atomic.read_json(self._workspace.path / "results.json").get(
             "throughput", {}
         )
         for stage, group in runs.items():

@@ -116,7 +116,7 @@ def check_same_teacher(path: Path, found: str, *, task: str = "a search") -> Non
     """
     marker = path / "teacher.json"
     content = {"digest": found}
-    stored = workdir.read_json(marker)
+    stored = atomic.read_json(marker)
     if stored and stored != content:
         raise workdir.WorkdirError(
             f"workdir {path} holds {task} with another teacher: config.teacher names one whose "

@@ -159,6 +159,11 @@ def check_fit(teacher: Teacher, experiment: Experiment) -> None:
                 f"the teacher {teacher.name} does not fit: the shape of its {path} is {own}, "
                 f"expected {expected} for {teacher.architecture.name}"
             )
+        if not np.isfinite(given[path]).all():
+            raise ConfigError(
+                f"the teacher {teacher.name} does not fit: its {path} has numbers that are not "
+                "finite"
+            )
 
 
 def fixed(teachers: Sequence[Teacher], experiment: Experiment) -> FixedTeachers:
@@ -236,6 +241,9 @@ class Examined:
         for split in ("test", "validation"):
             if self._feed.sizes[split]:
                 logits, labels = self.logits(split)
+                if not np.isfinite(logits).all():
+                    bad = int(np.argmin(np.isfinite(logits).all(axis=(0, 2)))) + 1
+                    raise ArithmeticError(f"the output of teacher {bad} is not finite")
                 every = np.concatenate([logits, logits.mean(axis=1, keepdims=True)], axis=1)
                 right = every.argmax(axis=-1) == labels[:, None]
                 found[split] = right.mean(axis=0).tolist()

@@ -4,8 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from kdjax import data
-from kdjax.train.run import workdir
+from kdjax import atomic, data
 from kdjax.train.run.workdir import WorkdirError
 
 
@@ -61,7 +60,7 @@ def read(path: Path) -> TrainedOn:
     """
     if not (path / "data.json").exists():
         raise WorkdirError(f"{path / 'data.json'} is missing: nothing has been trained there")
-    content = workdir.read_json(path / "data.json")
+    content = atomic.read_json(path / "data.json")
     try:
         fields: dict[str, Any] = {
             field.name: content[field.name] for field in dataclasses.fields(TrainedOn)

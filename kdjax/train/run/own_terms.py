@@ -1,0 +1,77 @@
+"""The loss terms that a user wrote: a run goes on with the ones it began with."""
+
+import hashlib
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+import ml_collections
+
+from kdjax import atomic
+from kdjax import config as configuration
+
+FILE = "terms.json"
+
+
+def digests(config: ml_collections.ConfigDict) -> dict[str, str]:
+    """Name of each own term that is switched on -> digest of its source.
+
+    The source is that of the term's function, and of every function and class of the same file
+    that it uses. A term whose source cannot be read, such as one typed into an interpreter, has
+    none.
+    """
+    found = {}
+    for name, weight in config.weights.items():
+        term = configuration.TERMS[name]
+        function = term.parts or term.loss
+        if weight > 0 and callable(function):
+            try:
+                source = "\n".join(sorted(set(_sources(function, set()))))
+            except (OSError, TypeError):
+                continue
+            found[name] = hashlib.sha256(source.encode()).hexdigest()[:16]
+    return found
+
+
+def keep(path: Path, config: ml_collections.ConfigDict) -> None:
+    """Notes in a workdir which own terms its run begins with."""
+    if not (path / "config.json").exists():
+        atomic.write_json(path / FILE, digests(config))
+
+
+def changed(path: Path, config: ml_collections.ConfigDict) -> list[str]:
+    """One line for each own term whose source is another one than when the run began."""
+    before, now = atomic.read_json(path / FILE), digests(config)
+    return [
+        f"the loss of config.weights.{name} has changed since the run began"
+        for name in before.keys() & now.keys()
+        if before[name] != now[name]
+    ]
+
+
+def _sources(used: Any, seen: set[int]) -> Iterator[str]:
+    """Sources of a function or class and of what it uses of its own file."""
+    used = inspect.unwrap(used)
+    if id(used) in seen:
+        return
+    seen.add(id(used))
+    if inspect.isclass(used):
+        for member in vars(used).values():
+            if inspect.isfunction(inspect.unwrap(member) if callable(member) else member):
+                yield from _sources(member, seen)
+        return
+    yield inspect.getsource(used)
+    for name in _names(used.__code__):
+        value = used.__globals__.get(name)
+        if callable(value) and getattr(value, "__module__", None) == used.__module__:
+            yield from _sources(value, seen)
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    """The names that a function uses, those of functions inside it too."""
+    yield from code.co_names
+    for value in code.co_consts:
+        if isinstance(value, CodeType):
+            yield from _names(value)
