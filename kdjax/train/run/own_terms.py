@@ -27,11 +27,9 @@ def digests(config: ml_collections.ConfigDict) -> dict[str, str]:
         term = configuration.TERMS[name]
         function = term.parts or term.loss
         if weight > 0 and callable(function):
-            try:
-                source = "\n".join(sorted(set(_sources(function, set()))))
-            except (OSError, TypeError):
-                continue
-            found[name] = hashlib.sha256(source.encode()).hexdigest()[:16]
+            source = "\n".join(sorted(_sources(function, set())))
+            if source:
+                found[name] = hashlib.sha256(source.encode()).hexdigest()[:16]
     return found
 
 
@@ -59,10 +57,14 @@ def _sources(used: Any, seen: set[int]) -> Iterator[str]:
     seen.add(id(used))
     if inspect.isclass(used):
         for member in vars(used).values():
-            if inspect.isfunction(inspect.unwrap(member) if callable(member) else member):
+            if callable(member):
                 yield from _sources(member, seen)
+    if not inspect.isfunction(used):
         return
-    yield inspect.getsource(used)
+    try:
+        yield inspect.getsource(used)
+    except OSError:  # What a dataclass generates, or was typed into an interpreter.
+        return
     for name in _names(used.__code__):
         value = used.__globals__.get(name)
         if callable(value) and getattr(value, "__module__", None) == used.__module__:
