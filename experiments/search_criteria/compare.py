@@ -133,6 +133,7 @@ def distil(
         (True,) * len(widths),
         experiment.parallel.axis_name,
         experiment.execution,
+        image_shape=experiment.dataset.image_shape,
         steps_per_epoch=steps_per_epoch(feed),
     )
     runner = Runner(method, config, feed, experiment.parallel, teacher=teacher)

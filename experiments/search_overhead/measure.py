@@ -92,7 +92,13 @@ def make_runners(options: argparse.Namespace) -> dict[str, Runner]:
     teacher = models.initialize(architecture.build(), 1, dataset.image_shape)
     full = (architecture.widths,)
     taught = methods.taught(
-        stage, architecture, full, (True,), None, steps_per_epoch=steps_per_epoch(feed)
+        stage,
+        architecture,
+        full,
+        (True,),
+        None,
+        image_shape=dataset.image_shape,
+        steps_per_epoch=steps_per_epoch(feed),
     )
     return {
         "teacher": experiment.runner("independent", feed, stage),

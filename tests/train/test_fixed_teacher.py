@@ -19,6 +19,7 @@ from kdjax.train.program.fixed_teacher import (
 )
 from kdjax.train.program.learned import Seen
 from kdjax.train.program.objective import Examples, objective
+from kdjax.train.program.reading import TaughtOutputs, teacher_taps
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,7 @@ def test_the_feature_term_between_families_is_that_of_the_pairs():
 
     teacher = maps((8, 3), (4, 5), (4, 5), (2, 7), (2, 9))
     own, adapted = maps((8, 2), (4, 2), (2, 2)), maps((8, 5), (4, 7), (2, 9))
-    outputs = methods.TaughtOutputs(
+    outputs = TaughtOutputs(
         np.zeros((2, 2, 4), np.float32),
         tuple((each, each) for each in own),
         tuple((each, None) for each in adapted),
@@ -69,7 +70,7 @@ def test_the_feature_term_between_families_is_that_of_the_pairs():
     )
     config = configuration.distill_default()
     config.weights.update(hard=0.0, soft=0.0, feature=1.0)
-    taps = methods.teacher_taps(outputs, (True, False))
+    taps = teacher_taps(outputs, (True, False))
     examples = Examples(np.zeros(2, np.int32), np.ones(2, bool), None)
     _, terms, _ = objective(config)(taps, examples, {"feature": np.array([1.0, 0.0])})
     expected = sum(
@@ -96,7 +97,14 @@ def test_students_are_adapted_to_teachers_of_other_families(student, teacher, ch
     frozen = FixedTeachers((TeacherNetwork(other, other.widths),))
     assert frozen.channels(len(own.blocks), (32, 32, 3)) == channels
     method = methods.taught(
-        config, own, (own.widths,) * 2, (True, False), None, teachers=frozen, steps_per_epoch=3
+        config,
+        own,
+        (own.widths,) * 2,
+        (True, False),
+        None,
+        teachers=frozen,
+        image_shape=(32, 32, 3),
+        steps_per_epoch=3,
     )
     images = jnp.zeros((2, 32, 32, 3))
     numbers = jnp.zeros(2, jnp.int32)
@@ -133,10 +141,16 @@ def test_without_a_weight_of_labels_the_student_alone_still_learns_them():
     config = configuration.distill_default()
     config.weights.update(hard=0.0, soft=1.0)
     method = methods.taught(
-        config, architecture, (architecture.widths,) * 2, (True, False), None, steps_per_epoch=10
+        config,
+        architecture,
+        (architecture.widths,) * 2,
+        (True, False),
+        None,
+        image_shape=(8, 8, 1),
+        steps_per_epoch=10,
     )
     logits = jnp.array(np.random.default_rng(0).normal(size=(2, 3, 4)), jnp.float32)
-    outputs = Seen(logits, methods.TaughtOutputs(logits, (), (), Outputs(logits[0], ())), {})
+    outputs = Seen(logits, TaughtOutputs(logits, (), (), Outputs(logits[0], ())), {})
     examples = Examples(jnp.array([0, 1, 2]), jnp.ones(3, bool), None)
     total, _, _ = method.loss(outputs, examples, method.weights(jnp.int32(0)), {})
     # The first agrees with its teacher; what is left is the second one's cross entropy.

@@ -244,7 +244,13 @@ def test_a_slim_start_is_the_searched_network(finished):
     feed, stage = experiment.feed(), stage_config(config, 1)
     distilled = tuple(candidate.distilled for candidate in CANDIDATES)
     method = methods.taught(
-        stage, experiment.architecture, students, distilled, None, steps_per_epoch=1
+        stage,
+        experiment.architecture,
+        students,
+        distilled,
+        None,
+        image_shape=experiment.dataset.image_shape,
+        steps_per_epoch=1,
     )
     runner = Runner(method, stage, feed, experiment.parallel)
     begin = candidate_start(experiment, structure, teacher, alone)

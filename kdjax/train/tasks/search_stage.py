@@ -124,6 +124,7 @@ def search_method(experiment: Experiment, budget: Budget) -> Method:
         (True,),
         experiment.parallel.axis_name,
         experiment.execution,
+        image_shape=experiment.dataset.image_shape,
         steps_per_epoch=search_steps(experiment) // config.search.epochs,
     )
 

@@ -1,0 +1,132 @@
+"""Online ensemble distillation: the students teach each other."""
+
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from kdjax import losses
+from kdjax.config import TERMS, Parts
+from kdjax.config.terms import BY_TEACHER
+from kdjax.models import Architecture, Outputs, StudentEnsemble
+from kdjax.train.program import learned
+from kdjax.train.program.learned import Learning, Seen
+from kdjax.train.program.methods.method import Method, Weights, forward, shares
+from kdjax.train.program.objective import Examples, Judged, objective
+from kdjax.train.program.optimizer import weight_ramps
+from kdjax.train.program.reading import Calls, ensemble_taps
+from kdjax.train.program.teaching import Gate, Memory, initial_memory, teacher_logits
+from kdjax.widths import WidthVector
+
+# The gate among the modules of terms; no term can have this name.
+_GATE = "ensemble.gate"
+
+
+def ensemble(
+    config: ml_collections.ConfigDict,
+    architecture: Architecture,
+    student_widths: tuple[WidthVector, ...],
+    steps_per_epoch: int,
+    fields: dict[str, Any],
+) -> Method:
+    """The students of an online ensemble, taught by what they say together.
+
+    Args:
+      config: of the experiment.
+      architecture: of the students.
+      student_widths: one width vector per student, the pivot's first.
+      steps_per_epoch: training steps, for weights that grow over epochs.
+      fields: of the module.
+    """
+    model = StudentEnsemble(architecture, student_widths, **fields)
+    wanted, rule = objective(config), config.ensemble.rule
+    parts = wanted.parts
+    if rule == "gate":
+        parts[_GATE] = Parts(losses.hard_label_cross_entropy, Gate(len(student_widths)))
+
+    def read(outputs: Outputs) -> dict[str, Calls]:
+        taps = ensemble_taps(outputs, outputs.logits)
+        pivot = jax.lax.stop_gradient(outputs.features[-1][0])
+        pooled = jnp.mean(pivot, axis=(1, 2), dtype=jnp.float32)
+        return wanted.read(taps) | ({_GATE: [[(pooled,)]]} if rule == "gate" else {})
+
+    learning = Learning(parts, read, fields)
+
+    def loss(seen: Seen, examples: Examples, weights: Weights, memory: Memory) -> Judged:
+        gated = learned.only(seen.given[_GATE]) if rule == "gate" else None
+        taught = teacher_logits(
+            seen.logits, examples.labels, memory, config, shares=gated, copies=seen.copies
+        )
+        taps = ensemble_taps(seen.outputs, taught)
+        judged = wanted(taps, examples, weights, memory.get(learned.TERMS), seen.given)
+        return judged if gated is None else _with_gate(judged, seen.logits, gated, examples)
+
+    def run(variables, teacher, images, mask, key=None):
+        outputs, stats = forward(model, variables, images, mask, key)
+        if not config.feature_gradient_to_stem:
+            # The same computation with the stem held constant; the compiler merges the two forward
+            # passes, and each keeps its own way back.
+            held, _ = forward(model.clone(stop_stem_gradient=True), variables, images, mask, key)
+            outputs = held._replace(logits=outputs.logits)
+        seen, stats = learning.see(outputs, variables, stats, mask)
+        if rule == "ema":
+            # By the batch's statistics, as the students: running ones would lag behind the copies.
+            copies, _ = forward(model, {**variables, "params": teacher}, images, mask, key)
+            seen = seen._replace(copies=copies.logits)
+        return seen, stats
+
+    weights = weight_ramps(config, steps_per_epoch)
+    return Method(
+        model,
+        run,
+        loss,
+        pivot_untaught(weights, len(student_widths)) if rule == "wider_only" else weights,
+        separate=False,
+        beginning=learning.beginning_of(model, model.init_with_output),
+        average=config.ensemble.ema_decay if rule == "ema" else 0.0,
+        teacher_weights=shares(config),
+        memory=initial_memory(config.ensemble.rule, len(student_widths)),
+    )
+
+
+def pivot_untaught(
+    weights: Callable[[chex.Array], Weights], students: int
+) -> Callable[[chex.Array], Weights]:
+    """Weights that switch off the logit terms of the widest student, which has no teacher.
+
+    Its teacher's logits are its own, for which a divergence is 0 but a cross entropy is not.
+
+    Args:
+      weights: step -> weight of each term, a scalar or ``[students]``.
+      students: how many there are.
+    """
+    taught = np.array([0.0] + [1.0] * (students - 1), np.float32)
+
+    def all_but_first(step: chex.Array) -> Weights:
+        return {
+            term: weight * taught if TERMS[term].reads in BY_TEACHER else weight
+            for term, weight in weights(step).items()
+        }
+
+    return all_but_first
+
+
+def _with_gate(
+    judged: Judged, logits: chex.Array, shares: chex.Array, examples: Examples
+) -> Judged:
+    """The objective with the gate's own: the cross entropy of its logits, which trains it alone.
+
+    Args:
+      judged: of all terms.
+      logits: ``[students, batch, classes]``.
+      shares: ``[batch, students]`` of the gate.
+      examples: of the batch.
+    """
+    gated = losses.gated_logits(jax.lax.stop_gradient(logits), shares)
+    own = losses.hard_label_cross_entropy(gated, examples.labels)
+    terms = {**judged.terms, "gate": own}
+    return judged._replace(total=judged.total + own, terms=terms)

@@ -1,0 +1,90 @@
+"""Distillation from fixed teachers, of a search too: students side by side."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import chex
+import ml_collections
+
+from kdjax.models import Architecture, IndependentNetworks
+from kdjax.models.execution import PLAIN, Execution
+from kdjax.train.program import learned
+from kdjax.train.program.fixed_teacher import (
+    FixedTeachers,
+    TeacherNetwork,
+    weights_of,
+    with_labels,
+)
+from kdjax.train.program.learned import Learning, Seen
+from kdjax.train.program.methods.method import Method, Weights, forward, module_fields
+from kdjax.train.program.objective import Examples, Judged, objective
+from kdjax.train.program.reading import TaughtOutputs, teacher_taps
+from kdjax.train.program.teaching import Memory
+from kdjax.widths import WidthVector
+
+
+def taught(
+    config: ml_collections.ConfigDict,
+    architecture: Architecture,
+    student_widths: tuple[WidthVector, ...],
+    distilled: Sequence[bool],
+    axis_name: str | None,
+    execution: Execution = PLAIN,
+    *,
+    teachers: FixedTeachers | None = None,
+    image_shape: tuple[int, int, int],
+    steps_per_epoch: int,
+) -> Method:
+    """Students side by side, each learning from labels, and some from a fixed teacher too.
+
+    The teacher is in evaluation mode: it is no part of the state, and runs once for all students.
+
+    Args:
+      config: of a stage of a search, or of a distillation.
+      architecture: of the students.
+      student_widths: of the students.
+      distilled: for each student whether it sees the teacher; the others learn from labels alone,
+        at full weight.
+      axis_name: names the devices.
+      execution: how the students run.
+      teachers: of any family; None: the full network of the architecture.
+      image_shape: (height, width, channels) of the images, for terms of maps.
+      steps_per_epoch: training steps, for weights that grow over epochs.
+    """
+    fields = module_fields(config, axis_name, execution)
+    # Those that are not taught have nothing but their labels.
+    wanted = objective(config if all(distilled) else with_labels(config))
+    adapters: dict[str, Any] = {"adapters": tuple(distilled)} if wanted.adapts else {}
+    if teachers is None:
+        full = TeacherNetwork(architecture, architecture.widths)
+        teachers = FixedTeachers((full,), fields["dtype"])
+    elif adapters:
+        adapters["teacher_channels"] = teachers.channels(len(architecture.blocks), image_shape)
+    model = IndependentNetworks(architecture, student_widths, **fields, **adapters)
+
+    learning = Learning(
+        wanted.parts, lambda outputs: wanted.read(teacher_taps(outputs, distilled)), fields
+    )
+
+    def run(variables, teacher, images, mask, key=None):
+        outputs, stats = forward(model, variables, images, mask, key)
+        teaching = teachers(teacher, images)
+        both = TaughtOutputs(outputs.logits, outputs.features, outputs.adapted, teaching)
+        return learning.see(both, variables, stats, mask)
+
+    def start(key: chex.PRNGKey, images: chex.Array) -> tuple[TaughtOutputs, Any]:
+        outputs, _ = model.init_with_output(key, images)
+        variables = tuple(
+            each.architecture.build(each.widths).init(key, images) for each in teachers.networks
+        )
+        teaching = dataclasses.replace(teachers, cached=False)(variables, images)
+        return TaughtOutputs(outputs.logits, outputs.features, outputs.adapted, teaching), ()
+
+    def loss(seen: Seen, examples: Examples, weights: Weights, memory: Memory) -> Judged:
+        taps = teacher_taps(seen.outputs, distilled)
+        return wanted(taps, examples, weights, memory.get(learned.TERMS), seen.given)
+
+    beginning = learning.beginning_of(model, start)
+    weights = weights_of(config, distilled, steps_per_epoch)
+    return Method(model, run, loss, weights, True, beginning, recall=teachers.recall)

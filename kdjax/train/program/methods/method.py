@@ -1,0 +1,103 @@
+"""What a training step needs to know of a method, and what all methods share."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import chex
+import flax.linen as nn
+import jax.numpy as jnp
+import ml_collections
+
+from kdjax.data.batches import Batch
+from kdjax.models import Outputs
+from kdjax.models.execution import Execution
+from kdjax.models.normalization import BATCH_STATS
+from kdjax.train.program.learned import Beginning
+from kdjax.train.program.objective import Examples, Judged
+from kdjax.train.program.state import TrainState
+from kdjax.train.program.teaching import Memory
+
+Weights = dict[str, chex.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """What a training step needs to know of a method.
+
+    Attributes:
+      model: the module whose variables are trained.
+      forward: ``(variables, teacher, images, mask, key) -> (outputs, new batch_stats)``, in
+        training mode; ``outputs.logits`` is ``[students, batch, classes]``. Networks that drop
+        parts at random do so by the key.
+      loss: ``(outputs, examples, weights, memory) -> Judged``.
+      weights: step -> weight of each loss term.
+      separate: whether the students must not influence each other.
+      average: share of their averaged copies that a step keeps at most, of students that such
+        copies teach; ``teacher`` of :attr:`forward` are the copies' parameters. 0: there are none.
+      teacher_weights: share of each student in the average of all; None is equal shares.
+      recall: ``(teacher, batch) -> teacher``: what forward is given of a fixed teacher.
+      memory: what the teacher rule remembers before the first step
+        (:mod:`kdjax.train.program.teaching`).
+      beginning: ``(image shape, training examples) -> Beginning``: the variables of the model and
+        of terms' modules, and what terms remember.
+      observe: ``(state, metrics) -> further metrics`` of a step that has been taken.
+    """
+
+    model: nn.Module
+    forward: Callable[..., tuple[Any, Any]]
+    loss: Callable[[Any, Examples, Weights, Memory], Judged]
+    weights: Callable[[chex.Array], Weights]
+    separate: bool
+    beginning: Callable[[tuple[int, int, int], int], Beginning]
+    average: float = 0.0
+    teacher_weights: Sequence[float] | None = None
+    recall: Callable[[Any, Batch], Any] = lambda teacher, _: teacher
+    memory: Memory = dataclasses.field(default_factory=dict)
+    observe: Callable[[TrainState, Mapping[str, Any]], dict[str, Any]] = lambda *_: {}
+
+
+def module_fields(
+    config: ml_collections.ConfigDict, axis_name: str | None, execution: Execution
+) -> dict[str, Any]:
+    """The fields of a method's module.
+
+    Args:
+      config: of the experiment.
+      axis_name: the mapped axis of the devices; None: there is one device.
+      execution: how the students run.
+    """
+    return {
+        "dtype": jnp.dtype(config.compute.dtype),
+        "bn_axis_name": axis_name if config.compute.batch_norm == "global" else None,
+        "execution": execution,
+    }
+
+
+def forward(
+    model: nn.Module, variables: Any, images: chex.Array, mask: chex.Array, key: Any
+) -> tuple[Outputs, Any]:
+    """Outputs in training mode, and the new running statistics.
+
+    Args:
+      model: of a method.
+      variables: its parameters and running statistics.
+      images: ``[batch, height, width, channels]``, normalised.
+      mask: ``[batch]`` booleans, False for padding.
+      key: for networks that drop parts at random; None: nothing is dropped.
+    """
+    drops = key is not None and model.architecture.drops
+    outputs, updated = model.apply(
+        variables,
+        images,
+        train=True,
+        mask=mask,
+        mutable=[BATCH_STATS],
+        rngs={"dropout": key} if drops else None,
+    )
+    return outputs, updated.get(BATCH_STATS, {})
+
+
+def shares(config: ml_collections.ConfigDict) -> tuple[float, ...] | None:
+    """Those of the students in the average of all; only the task ``train`` has the field."""
+    return tuple(config.get("teacher_weights", ())) or None
