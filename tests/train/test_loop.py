@@ -175,6 +175,33 @@ def test_report_draws_figures(both):
     assert grid.columns[4:6] == ["baseline", "distilled"]
 
 
+def test_the_test_split_is_read_once_for_each_run_when_nothing_is_left_to_train(
+    small_config, tmp_path, monkeypatch
+):
+    events = []
+    steps, evaluate = runner_module.Runner.steps, runner_module.Runner.evaluate
+    monkeypatch.setattr(
+        runner_module.Runner,
+        "steps",
+        lambda *given, **more: (events.append("step"), steps(*given, **more))[1],
+    )
+    monkeypatch.setattr(
+        runner_module.Runner,
+        "evaluate",
+        lambda self, variables, split, *more: (
+            events.append(split),
+            evaluate(self, variables, split, *more),
+        )[1],
+    )
+    small_config.update(seeds=(0, 1), method="both", epochs=2)
+    train(small_config, tmp_path / "run")
+    first = events.index("test")
+    assert {"step", "validation"} <= set(events[:first])
+    # Of both methods and seeds the last state, and the one that was best on validation.
+    assert "step" not in events[first:]
+    assert events.count("test") == 8
+
+
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(small_config, tmp_path, interrupt_at):
     train(small_config, tmp_path / "whole")
     # The second comes with the last step of an epoch.

@@ -5,6 +5,7 @@ others report to: each of them then prints a traceback, hundreds of lines that s
 """
 
 import asyncio
+import logging
 from typing import Any
 
 import numpy as np
@@ -26,4 +27,10 @@ class PatientHandler(ocp.type_handlers.NumpyHandler):
 def register() -> None:
     """Makes Orbax write host arrays so, in this process."""
     if not isinstance(ocp.type_handlers.get_type_handler(np.ndarray), PatientHandler):
-        ocp.type_handlers.register_type_handler(np.ndarray, PatientHandler(), override=True)
+        logger = logging.getLogger("absl")
+        before = logger.level
+        logger.setLevel(logging.ERROR)  # That a handler is replaced is meant.
+        try:
+            ocp.type_handlers.register_type_handler(np.ndarray, PatientHandler(), override=True)
+        finally:
+            logger.setLevel(before)
