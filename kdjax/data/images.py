@@ -160,7 +160,8 @@ def decode_all(
 
     Args:
       count: how many.
-      read: index -> (encoded bytes, what to call the image in errors).
+      read: index -> (encoded bytes, what to call the image in errors); raises DataError if the
+        image cannot be read, which counts as one that does not decode.
       size: (height, width) to resize to; (0, 0) keeps sizes.
       mode: ``RGB``, or ``L`` for grey.
       name: of the set, for the progress bar.
@@ -174,8 +175,8 @@ def decode_all(
     """
 
     def one(index: int) -> np.ndarray | None:
-        encoded, where = read(index)
         try:
+            encoded, where = read(index)
             return decode(encoded, where, size, mode)
         except DataError as error:
             if not skip_corrupt:

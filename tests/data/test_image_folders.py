@@ -1,11 +1,13 @@
 """Folders of images: read, resized, refused; decoded once and cached."""
 
+import re
+
 import numpy as np
 import PIL.Image
 import pytest
 
 from kdjax import data
-from kdjax.data import cache
+from kdjax.data import cache, files, folders
 from kdjax.data.division import SourceOptions
 
 
@@ -168,3 +170,25 @@ def test_images_of_more_than_8_bits_are_refused(tmp_path):
         PIL.Image.fromarray(deep).save(tmp_path / name / "deep.png")
     with pytest.raises(data.DataError, match=r"deep\.png does not decode.*more than 8 bits"):
         data.load(f"folder:{tmp_path}")
+
+
+def test_a_file_that_cannot_be_read_is_named_or_left_out(tmp_path, monkeypatch):
+    write_folder(tmp_path / "train", 4)
+    write_folder(tmp_path / "test", 2)
+    lost = tmp_path / "train" / "bee" / "0.png"
+
+    def gone(location):
+        found = folders.find_images(location)
+        lost.unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(files, "find_images", gone)
+
+    def images(skip_corrupt):
+        options = SourceOptions(validation=0.0, image_size=(8, 8), skip_corrupt=skip_corrupt)
+        write_folder(tmp_path / "train", 4)
+        return len(data.load(f"folder:{tmp_path}", options).train)
+
+    with pytest.raises(data.DataError, match=re.escape(str(lost))):
+        images(False)
+    assert images(True) == 7
