@@ -33,7 +33,7 @@ from kdjax import config as configuration
 _LONG = (
     "test_search_pipeline.py",
     "test_processes.py",
-    "test_learned_terms.py",
+    "test_term_modules.py",
     "test_search_families.py",
     "test_fault_harness.py",
     "test_step.py",

@@ -9,7 +9,7 @@ from kdjax import config as configuration
 from kdjax import losses, models
 from kdjax.losses.pooling import pool_to
 from kdjax.models import Outputs
-from kdjax.train.program import learned, methods
+from kdjax.train.program import methods, term_modules
 from kdjax.train.program.fixed_teacher import (
     FixedTeachers,
     TeacherNetwork,
@@ -17,9 +17,9 @@ from kdjax.train.program.fixed_teacher import (
     map_pairs,
     weights_of,
 )
-from kdjax.train.program.learned import Seen
 from kdjax.train.program.objective import Examples, objective
 from kdjax.train.program.reading import TaughtOutputs, teacher_taps
+from kdjax.train.program.term_modules import LossInputs
 
 
 @pytest.mark.parametrize(
@@ -109,8 +109,10 @@ def test_students_are_adapted_to_teachers_of_other_families(student, teacher, ch
     images = jnp.zeros((2, 32, 32, 3))
     numbers = jnp.zeros(2, jnp.int32)
     examples = Examples(numbers, jnp.ones(2, bool), None, indices=numbers, key=jax.random.key(0))
-    beginning = method.beginning((32, 32, 3), 8)
-    memory = {learned.TERMS: jax.tree.map(jnp.asarray, learned.initial_memories(beginning, 0))}
+    beginning = method.initial((32, 32, 3), 8)
+    memory = {
+        term_modules.NETWORK: jax.tree.map(jnp.asarray, term_modules.initial_memories(beginning, 0))
+    }
 
     def objective_of(variables, taught):
         outputs, _ = method.forward(variables, taught, images, examples.mask)
@@ -150,7 +152,7 @@ def test_without_a_weight_of_labels_the_student_alone_still_learns_them():
         steps_per_epoch=10,
     )
     logits = jnp.array(np.random.default_rng(0).normal(size=(2, 3, 4)), jnp.float32)
-    outputs = Seen(logits, TaughtOutputs(logits, (), (), Outputs(logits[0], ())), {})
+    outputs = LossInputs(logits, TaughtOutputs(logits, (), (), Outputs(logits[0], ())), {})
     examples = Examples(jnp.array([0, 1, 2]), jnp.ones(3, bool), None)
     total, _, _ = method.loss(outputs, examples, method.weights(jnp.int32(0)), {})
     # The first agrees with its teacher; what is left is the second one's cross entropy.

@@ -10,10 +10,10 @@ import pytest
 from kdjax import config as configuration
 from kdjax.config import FIELDS
 from kdjax.train.program.layout import Layout, Layouts
-from kdjax.train.program.learned import TERMS
 from kdjax.train.program.optimizer import make_optimizer
 from kdjax.train.program.state import TrainState
 from kdjax.train.program.teaching import COPIES
+from kdjax.train.program.term_modules import NETWORK
 from kdjax.train.tasks.experiment import resolve
 
 
@@ -176,11 +176,11 @@ def test_only_copies_of_parameters_in_the_memory_become_vectors(tree):
     """What a term remembers may have any keys, the networks' and the leaves' own too."""
     layouts = Layouts.of({"params": tree})
     remembered = {name: {"kernel": np.ones(2), "scale": 3, "bias": 4} for name in tree}
-    memory = {COPIES: tree, TERMS: {"mine": remembered}}
+    memory = {COPIES: tree, NETWORK: {"mine": remembered}}
     state = TrainState(0, np.zeros(2), tree, {}, optax.EmptyState(), memory)
     placed = layouts.join_state(state)
     assert placed.memory[COPIES].keys() == {"kernel", "scale", "bias"}
-    assert placed.memory[TERMS] is memory[TERMS]
+    assert placed.memory[NETWORK] is memory[NETWORK]
     chex.assert_trees_all_equal(layouts.split_state(placed), state)
 
 

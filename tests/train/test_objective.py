@@ -85,7 +85,7 @@ def test_distances_that_a_module_computed_stand_for_its_maps():
 
 
 def test_every_term_is_compared_with_its_loss():
-    # Those with modules or a memory are in test_learned_terms.py.
+    # Those with modules or a memory are in test_term_modules.py.
     learned = {name for name, term in configuration.TERMS.items() if term.parts}
     assert set(EXPECTED) | learned == set(configuration.TERMS)
     assert learned == {"vid", "review_kd", "crd"}
@@ -150,7 +150,7 @@ def compiled(config):
     method = methods.make("ensemble", config, architecture, vectors, 1, None)
     images = jnp.ones((2, 8, 8, 1))
     examples = Examples(jnp.array([0, 1]), jnp.ones(2, bool), None)
-    variables = draw(method.beginning((8, 8, 1), 2).start, 0)
+    variables = draw(method.initial((8, 8, 1), 2).start, 0)
 
     def total(params):
         outputs, _ = method.forward({**variables, "params": params}, None, images, examples.mask)

@@ -17,7 +17,7 @@ import optax
 from kdjax.data.mixing import mixed
 from kdjax.models.initialize import draw
 from kdjax.train.devices.parallel import Parallel
-from kdjax.train.program import learned, non_finite
+from kdjax.train.program import non_finite, term_modules
 from kdjax.train.program.feed import Feed, steps_per_epoch
 from kdjax.train.program.layout import Layouts
 from kdjax.train.program.methods import Method
@@ -79,8 +79,8 @@ class Runner:
         self._joined_losses = config.compute.batch_losses == "global"
         self._parallel = parallel
         self._teacher = None if teacher is None else parallel.replicate(teacher)
-        self._beginning = method.beginning(feed.image_shape, feed.sizes["train"])
-        self._shapes = self._beginning.start.shapes
+        self._initial = method.initial(feed.image_shape, feed.sizes["train"])
+        self._shapes = self._initial.start.shapes
         self._layouts = Layouts.of(
             self._shapes,
             outputs_first=parallel.devices[0].platform == "gpu",
@@ -111,10 +111,10 @@ class Runner:
 
     def initial_state(self, seed: int) -> TrainState:
         """The state before step 0, on the host."""
-        variables = draw(self._beginning.start, seed)
+        variables = draw(self._initial.start, seed)
         memory = dict(self.method.memory)
-        if self._beginning.memories:
-            memory[learned.TERMS] = learned.initial_memories(self._beginning, seed)
+        if self._initial.memories:
+            memory[term_modules.NETWORK] = term_modules.initial_memories(self._initial, seed)
         if self.method.average:
             memory[COPIES] = variables["params"]
         return TrainState(

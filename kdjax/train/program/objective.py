@@ -15,9 +15,9 @@ import ml_collections
 from kdjax import config as configuration
 from kdjax import losses
 from kdjax.config import Parts, Term
-from kdjax.train.program import learned, reading
-from kdjax.train.program.learned import Memory
+from kdjax.train.program import reading, term_modules
 from kdjax.train.program.reading import Calls, Taps
+from kdjax.train.program.term_modules import Memory
 
 Terms = dict[str, chex.Array]
 
@@ -48,7 +48,7 @@ class Examples(NamedTuple):
         return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(self.key, self.indices)
 
 
-class Judged(NamedTuple):
+class LossOutput(NamedTuple):
     """What an objective says of a batch.
 
     Attributes:
@@ -99,7 +99,7 @@ class Objective:
         weights: Mapping[str, chex.Array],
         memory: Memory | None = None,
         projected: Mapping[str, Calls] | None = None,
-    ) -> Judged:
+    ) -> LossOutput:
         """Computes each term and adds them up.
 
         Args:
@@ -108,7 +108,7 @@ class Objective:
           weights: of each term, a number or ``[students]`` numbers.
           memory: of the terms that remember.
           projected: what modules have made of what their terms read
-            (:func:`kdjax.train.program.learned.run_modules`).
+            (:func:`kdjax.train.program.term_modules.run_modules`).
         """
         found: Terms = {}
         after: Memory = {}
@@ -133,7 +133,7 @@ class Objective:
                 total += jnp.tensordot(jnp.asarray(weights[name], jnp.float32), values, axes=1)
             else:
                 total += weights[name] * jnp.sum(values, axis=0)
-        return Judged(total, found, after)
+        return LossOutput(total, found, after)
 
 
 def objective(config: ml_collections.ConfigDict) -> Objective:
@@ -245,7 +245,7 @@ def _of_calls(
     def of_call(arguments: tuple[Any, ...], place: tuple[str, ...]) -> chex.Array:
         if memory is None:
             return _check_values(name, term.loss(*arguments, **more), examples.mask.shape)
-        before = learned.at(memory, place)
+        before = term_modules.at(memory, place)
         values, new = term.loss(*arguments, memory=before, examples=examples, **more)
         after[place] = jax.lax.stop_gradient(new)
         return _check_values(name, values, examples.mask.shape)
@@ -254,6 +254,6 @@ def _of_calls(
         nothing
         if own is None or names is None
         else sum(of_call(each, (name, *place)) for each, place in zip(own, names, strict=True))
-        for own, names in zip(given, learned.places(given), strict=True)
+        for own, names in zip(given, term_modules.places(given), strict=True)
     ]
     return jnp.stack(rows), flax.traverse_util.unflatten_dict(after)

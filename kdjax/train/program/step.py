@@ -15,7 +15,7 @@ import optax
 
 from kdjax import losses
 from kdjax.data.batches import Batch
-from kdjax.train.program import learned, non_finite
+from kdjax.train.program import non_finite, term_modules
 from kdjax.train.program.layout import Layouts
 from kdjax.train.program.methods import Method, Weights
 from kdjax.train.program.objective import Examples
@@ -97,7 +97,9 @@ def train_step(
     if guarded:
         good = non_finite.finite(metrics, _flagged(after, layouts), method.separate)
         after = _keep_finite(after, state, good, layouts if method.separate else None)
-        memories = non_finite.keep_finite(memories, state.memory.get(learned.TERMS, {}), good)
+        memories = non_finite.keep_finite(
+            memories, state.memory.get(term_modules.NETWORK, {}), good
+        )
     after = after.replace(
         step=state.step + 1, memory=_memory(state, after.params, memories, metrics, method)
     )
@@ -138,7 +140,7 @@ def _memory(
     """
     memory = remember(before.memory, metrics)
     if memories:
-        memory = {**memory, learned.TERMS: memories}
+        memory = {**memory, term_modules.NETWORK: memories}
     if method.average:
         copies = averaged(before.memory[COPIES], params, before.step, method.average)
         memory = {**memory, COPIES: copies}

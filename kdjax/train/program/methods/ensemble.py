@@ -13,13 +13,13 @@ from kdjax import losses
 from kdjax.config import TERMS, Parts
 from kdjax.config.terms import BY_TEACHER
 from kdjax.models import Architecture, Outputs, StudentEnsemble
-from kdjax.train.program import learned
-from kdjax.train.program.learned import Learning, Seen
+from kdjax.train.program import term_modules
 from kdjax.train.program.methods.method import Method, Weights, forward, shares
-from kdjax.train.program.objective import Examples, Judged, objective
+from kdjax.train.program.objective import Examples, LossOutput, objective
 from kdjax.train.program.optimizer import weight_ramps
 from kdjax.train.program.reading import Calls, ensemble_taps
 from kdjax.train.program.teaching import Gate, Memory, initial_memory, teacher_logits
+from kdjax.train.program.term_modules import LossInputs, TermModules
 from kdjax.widths import WidthVector
 
 # The gate among the modules of terms; no term can have this name.
@@ -54,16 +54,18 @@ def ensemble(
         pooled = jnp.mean(pivot, axis=(1, 2), dtype=jnp.float32)
         return wanted.read(taps) | ({_GATE: [[(pooled,)]]} if rule == "gate" else {})
 
-    learning = Learning(parts, read, fields)
+    modules = TermModules(parts, read, fields)
 
-    def loss(seen: Seen, examples: Examples, weights: Weights, memory: Memory) -> Judged:
-        gated = learned.only(seen.given[_GATE]) if rule == "gate" else None
+    def loss(
+        inputs: LossInputs, examples: Examples, weights: Weights, memory: Memory
+    ) -> LossOutput:
+        gated = term_modules.only(inputs.projected[_GATE]) if rule == "gate" else None
         taught = teacher_logits(
-            seen.logits, examples.labels, memory, config, shares=gated, copies=seen.copies
+            inputs.logits, examples.labels, memory, config, shares=gated, copies=inputs.copies
         )
-        taps = ensemble_taps(seen.outputs, taught)
-        judged = wanted(taps, examples, weights, memory.get(learned.TERMS), seen.given)
-        return judged if gated is None else _with_gate(judged, seen.logits, gated, examples)
+        taps = ensemble_taps(inputs.outputs, taught)
+        output = wanted(taps, examples, weights, memory.get(term_modules.NETWORK), inputs.projected)
+        return output if gated is None else _with_gate(output, inputs.logits, gated, examples)
 
     def run(variables, teacher, images, mask, key=None):
         outputs, stats = forward(model, variables, images, mask, key)
@@ -72,12 +74,12 @@ def ensemble(
             # passes, and each keeps its own way back.
             held, _ = forward(model.clone(stop_stem_gradient=True), variables, images, mask, key)
             outputs = held._replace(logits=outputs.logits)
-        seen, stats = learning.see(outputs, variables, stats, mask)
+        inputs, stats = modules.run(outputs, variables, stats, mask)
         if rule == "ema":
             # By the batch's statistics, as the students: running ones would lag behind the copies.
             copies, _ = forward(model, {**variables, "params": teacher}, images, mask, key)
-            seen = seen._replace(copies=copies.logits)
-        return seen, stats
+            inputs = inputs._replace(copies=copies.logits)
+        return inputs, stats
 
     weights = weight_ramps(config, steps_per_epoch)
     return Method(
@@ -86,7 +88,7 @@ def ensemble(
         loss,
         pivot_untaught(weights, len(student_widths)) if rule == "wider_only" else weights,
         separate=False,
-        beginning=learning.beginning_of(model, model.init_with_output),
+        initial=modules.initial_of(model, model.init_with_output),
         average=config.ensemble.ema_decay if rule == "ema" else 0.0,
         teacher_weights=shares(config),
         memory=initial_memory(config.ensemble.rule, len(student_widths)),
@@ -116,17 +118,17 @@ def pivot_untaught(
 
 
 def _with_gate(
-    judged: Judged, logits: chex.Array, shares: chex.Array, examples: Examples
-) -> Judged:
+    output: LossOutput, logits: chex.Array, shares: chex.Array, examples: Examples
+) -> LossOutput:
     """The objective with the gate's own: the cross entropy of its logits, which trains it alone.
 
     Args:
-      judged: of all terms.
+      output: of all terms.
       logits: ``[students, batch, classes]``.
       shares: ``[batch, students]`` of the gate.
       examples: of the batch.
     """
     gated = losses.gated_logits(jax.lax.stop_gradient(logits), shares)
     own = losses.hard_label_cross_entropy(gated, examples.labels)
-    terms = {**judged.terms, "gate": own}
-    return judged._replace(total=judged.total + own, terms=terms)
+    terms = {**output.terms, "gate": own}
+    return output._replace(total=output.total + own, terms=terms)

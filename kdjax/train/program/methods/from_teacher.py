@@ -9,18 +9,18 @@ import ml_collections
 
 from kdjax.models import Architecture, IndependentNetworks
 from kdjax.models.execution import PLAIN, Execution
-from kdjax.train.program import learned
+from kdjax.train.program import term_modules
 from kdjax.train.program.fixed_teacher import (
     FixedTeachers,
     TeacherNetwork,
     weights_of,
     with_labels,
 )
-from kdjax.train.program.learned import Learning, Seen
 from kdjax.train.program.methods.method import Method, Weights, forward, module_fields
-from kdjax.train.program.objective import Examples, Judged, objective
+from kdjax.train.program.objective import Examples, LossOutput, objective
 from kdjax.train.program.reading import TaughtOutputs, teacher_taps
 from kdjax.train.program.teaching import Memory
+from kdjax.train.program.term_modules import LossInputs, TermModules
 from kdjax.widths import WidthVector
 
 
@@ -63,7 +63,7 @@ def taught(
         adapters["teacher_channels"] = teachers.channels(len(architecture.blocks), image_shape)
     model = IndependentNetworks(architecture, student_widths, **fields, **adapters)
 
-    learning = Learning(
+    modules = TermModules(
         wanted.parts, lambda outputs: wanted.read(teacher_taps(outputs, distilled)), fields
     )
 
@@ -71,7 +71,7 @@ def taught(
         outputs, stats = forward(model, variables, images, mask, key)
         teaching = teachers(teacher, images)
         both = TaughtOutputs(outputs.logits, outputs.features, outputs.adapted, teaching)
-        return learning.see(both, variables, stats, mask)
+        return modules.run(both, variables, stats, mask)
 
     def start(key: chex.PRNGKey, images: chex.Array) -> tuple[TaughtOutputs, Any]:
         outputs, _ = model.init_with_output(key, images)
@@ -81,10 +81,12 @@ def taught(
         teaching = dataclasses.replace(teachers, cached=False)(variables, images)
         return TaughtOutputs(outputs.logits, outputs.features, outputs.adapted, teaching), ()
 
-    def loss(seen: Seen, examples: Examples, weights: Weights, memory: Memory) -> Judged:
-        taps = teacher_taps(seen.outputs, distilled)
-        return wanted(taps, examples, weights, memory.get(learned.TERMS), seen.given)
+    def loss(
+        inputs: LossInputs, examples: Examples, weights: Weights, memory: Memory
+    ) -> LossOutput:
+        taps = teacher_taps(inputs.outputs, distilled)
+        return wanted(taps, examples, weights, memory.get(term_modules.NETWORK), inputs.projected)
 
-    beginning = learning.beginning_of(model, start)
+    initial = modules.initial_of(model, start)
     weights = weights_of(config, distilled, steps_per_epoch)
-    return Method(model, run, loss, weights, True, beginning, recall=teachers.recall)
+    return Method(model, run, loss, weights, True, initial, recall=teachers.recall)

@@ -8,11 +8,11 @@ import ml_collections
 from kdjax import losses
 from kdjax.models import Architecture, IndependentNetworks, Outputs
 from kdjax.models.initialize import start_of
-from kdjax.train.program import learned
-from kdjax.train.program.learned import Beginning
+from kdjax.train.program import term_modules
 from kdjax.train.program.methods.method import Method, Weights, forward, shares
-from kdjax.train.program.objective import Examples, Judged
+from kdjax.train.program.objective import Examples, LossOutput
 from kdjax.train.program.teaching import Memory
+from kdjax.train.program.term_modules import InitialVariables
 from kdjax.widths import WidthVector
 
 
@@ -32,20 +32,20 @@ def independent(
     """
     model = IndependentNetworks(architecture, student_widths, **fields)
 
-    def loss(outputs: Outputs, examples: Examples, weights: Weights, memory: Memory) -> Judged:
+    def loss(outputs: Outputs, examples: Examples, weights: Weights, memory: Memory) -> LossOutput:
         del weights, memory
         # A baseline learns from labels alone, at full weight; the weights belong to distillation.
         hard = losses.hard_label_cross_entropy(
             outputs.logits, examples.labels, label_smoothing=config.label_smoothing
         )
-        return Judged(jnp.sum(hard, axis=0), {"hard": hard}, {})
+        return LossOutput(jnp.sum(hard, axis=0), {"hard": hard}, {})
 
     def run(variables, teacher, images, mask, key=None):
         del teacher
         return forward(model, variables, images, mask, key)
 
-    def beginning(image_shape: tuple[int, int, int], examples: int) -> Beginning:
-        return learned.beside(start_of(model, image_shape), {}, {}, examples)
+    def initial(image_shape: tuple[int, int, int], examples: int) -> InitialVariables:
+        return term_modules.with_terms(start_of(model, image_shape), {}, {}, examples)
 
     return Method(
         model,
@@ -53,6 +53,6 @@ def independent(
         loss,
         weights=lambda step: {},
         separate=True,
-        beginning=beginning,
+        initial=initial,
         teacher_weights=shares(config),
     )

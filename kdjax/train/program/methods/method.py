@@ -13,10 +13,10 @@ from kdjax.data.batches import Batch
 from kdjax.models import Outputs
 from kdjax.models.execution import Execution
 from kdjax.models.normalization import BATCH_STATS
-from kdjax.train.program.learned import Beginning
-from kdjax.train.program.objective import Examples, Judged
+from kdjax.train.program.objective import Examples, LossOutput
 from kdjax.train.program.state import TrainState
 from kdjax.train.program.teaching import Memory
+from kdjax.train.program.term_modules import InitialVariables
 
 Weights = dict[str, chex.Array]
 
@@ -30,7 +30,7 @@ class Method:
       forward: ``(variables, teacher, images, mask, key) -> (outputs, new batch_stats)``, in
         training mode; ``outputs.logits`` is ``[students, batch, classes]``. Networks that drop
         parts at random do so by the key.
-      loss: ``(outputs, examples, weights, memory) -> Judged``.
+      loss: ``(outputs, examples, weights, memory) -> LossOutput``.
       weights: step -> weight of each loss term.
       separate: whether the students must not influence each other.
       average: share of their averaged copies that a step keeps at most, of students that such
@@ -39,17 +39,17 @@ class Method:
       recall: ``(teacher, batch) -> teacher``: what forward is given of a fixed teacher.
       memory: what the teacher rule remembers before the first step
         (:mod:`kdjax.train.program.teaching`).
-      beginning: ``(image shape, training examples) -> Beginning``: the variables of the model and
-        of terms' modules, and what terms remember.
+      initial: ``(image shape, training examples) -> InitialVariables``: of the model and of terms'
+        modules, and what terms remember.
       observe: ``(state, metrics) -> further metrics`` of a step that has been taken.
     """
 
     model: nn.Module
     forward: Callable[..., tuple[Any, Any]]
-    loss: Callable[[Any, Examples, Weights, Memory], Judged]
+    loss: Callable[[Any, Examples, Weights, Memory], LossOutput]
     weights: Callable[[chex.Array], Weights]
     separate: bool
-    beginning: Callable[[tuple[int, int, int], int], Beginning]
+    initial: Callable[[tuple[int, int, int], int], InitialVariables]
     average: float = 0.0
     teacher_weights: Sequence[float] | None = None
     recall: Callable[[Any, Batch], Any] = lambda teacher, _: teacher

@@ -24,12 +24,12 @@ from kdjax.models.normalization import BATCH_STATS
 from kdjax.train.program.reading import Calls
 
 # The network that all modules of terms are, for the optimiser and for faults.
-TERMS = "terms"
+NETWORK = "terms"
 
 Memory = dict[str, Any]
 
 
-class Beginning(NamedTuple):
+class InitialVariables(NamedTuple):
     """What a run starts from.
 
     Attributes:
@@ -41,9 +41,9 @@ class Beginning(NamedTuple):
     memories: Mapping[tuple[str, ...], Any]
 
 
-def beside(
+def with_terms(
     start: Start, terms: Mapping[str, Parts], read: Mapping[str, Calls], examples: int
-) -> Beginning:
+) -> InitialVariables:
     """A network's start with the modules and memories of terms beside it.
 
     Args:
@@ -60,23 +60,25 @@ def beside(
             if parts.module is not None:
                 found, arguments = _start_of(parts.module, arguments)
                 for path, leaf in flax.traverse_util.flatten_dict(found.shapes).items():
-                    full = (path[0], TERMS, name, *place, *path[1:])
+                    full = (path[0], NETWORK, name, *place, *path[1:])
                     shapes[full], initializers[full] = leaf, found.initializers[path]
             if parts.memory is not None:
                 memories[(name, *place)] = _first(parts.memory, arguments, examples)
-    return Beginning(Start(flax.traverse_util.unflatten_dict(shapes), initializers), memories)
+    return InitialVariables(
+        Start(flax.traverse_util.unflatten_dict(shapes), initializers), memories
+    )
 
 
-def initial_memories(beginning: Beginning, seed: int) -> Memory:
+def initial_memories(initial: InitialVariables, seed: int) -> Memory:
     """What terms remember before the first step, on the host.
 
     Args:
-      beginning: of :func:`beside`.
+      initial: of :func:`with_terms`.
       seed: of the run.
     """
     key = jax.random.key(seed)
     found = {}
-    for place, first in beginning.memories.items():
+    for place, first in initial.memories.items():
         own = jax.random.fold_in(key, zlib.crc32("/".join(place).encode()))
         found[place] = jax.tree.map(np.asarray, first(own))
     return flax.traverse_util.unflatten_dict(found)
@@ -105,7 +107,7 @@ def run_modules(
         given = read[name]
         made: dict[tuple[str, ...], tuple[Any, ...]] = {}
         for place, arguments in _places(given):
-            own = {kind: at(tree, (TERMS, name, *place)) for kind, tree in variables.items()}
+            own = {kind: at(tree, (NETWORK, name, *place)) for kind, tree in variables.items()}
             made[place], updated = parts.module.apply(
                 own, *arguments, mode=mode, mutable=[BATCH_STATS]
             )
@@ -113,7 +115,7 @@ def run_modules(
                 statistics[(name, *place)] = updated[BATCH_STATS]
         found[name] = _replaced(given, made)
     nested = flax.traverse_util.unflatten_dict(statistics)
-    return found, {TERMS: nested} if nested else {}
+    return found, {NETWORK: nested} if nested else {}
 
 
 def only(given: Calls) -> Any:
@@ -169,24 +171,24 @@ def _first(memory: Any, arguments: tuple[Any, ...], examples: int) -> Any:
     return lambda key: memory(*arguments, examples=examples, key=key)
 
 
-class Seen(NamedTuple):
-    """What a loss with teachers sees of a batch.
+class LossInputs(NamedTuple):
+    """What a method with teachers hands to its loss.
 
     Attributes:
       logits: ``[students, batch, classes]`` float32.
       outputs: of the networks.
-      given: what modules of terms make of what their terms read.
+      projected: what modules of terms make of what their terms read.
       copies: logits of averaged copies, with a rule that has them.
     """
 
     logits: chex.Array
     outputs: Any
-    given: Mapping[str, Calls]
+    projected: Mapping[str, Calls]
     copies: chex.Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
-class Learning:
+class TermModules:
     """The modules and memories of terms, beside the networks of a method.
 
     Attributes:
@@ -199,7 +201,7 @@ class Learning:
     read: Callable[[Any], Mapping[str, Calls]]
     fields: Mapping[str, Any]
 
-    def see(self, outputs: Any, variables: Any, stats: Any, mask: Any) -> tuple[Seen, Any]:
+    def run(self, outputs: Any, variables: Any, stats: Any, mask: Any) -> tuple[LossInputs, Any]:
         """Runs the modules.
 
         Args:
@@ -209,31 +211,31 @@ class Learning:
           mask: ``[batch]`` booleans, False for padding.
 
         Returns:
-          What the loss sees, and the running statistics of all.
+          What the loss is given, and the running statistics of all.
         """
         if not self.parts:
-            return Seen(outputs.logits, outputs, {}), stats
+            return LossInputs(outputs.logits, outputs, {}), stats
         mode = Mode(True, mask, self.fields["dtype"], self.fields["bn_axis_name"])
         given, own = run_modules(self.parts, self.read(outputs), variables, mode)
-        return Seen(outputs.logits, outputs, given), {**stats, **own}
+        return LossInputs(outputs.logits, outputs, given), {**stats, **own}
 
-    def beginning_of(
+    def initial_of(
         self, model: nn.Module, start: Callable[[chex.PRNGKey, chex.Array], tuple[Any, Any]]
-    ) -> Callable[[tuple[int, int, int], int], Beginning]:
-        """:attr:`kdjax.train.program.methods.Method.beginning`.
+    ) -> Callable[[tuple[int, int, int], int], InitialVariables]:
+        """:attr:`kdjax.train.program.methods.Method.initial`.
 
         Args:
           model: of the method.
           start: ``(key, images) -> (outputs, ...)`` of the networks with new variables.
         """
 
-        def beginning(image_shape: tuple[int, int, int], examples: int) -> Beginning:
+        def initial(image_shape: tuple[int, int, int], examples: int) -> InitialVariables:
             read: Any = {}
             if self.parts:
                 images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
                 read = jax.eval_shape(
                     lambda key, images: self.read(start(key, images)[0]), jax.random.key(0), images
                 )
-            return beside(start_of(model, image_shape), self.parts, read, examples)
+            return with_terms(start_of(model, image_shape), self.parts, read, examples)
 
-        return beginning
+        return initial

@@ -15,7 +15,7 @@ from kdjax import losses, models
 from kdjax.data.batches import Batch
 from kdjax.models.execution import Mode
 from kdjax.models.initialize import draw
-from kdjax.train.program import learned, methods
+from kdjax.train.program import methods, term_modules
 from kdjax.train.program.objective import Examples
 from kdjax.train.program.state import TrainState
 from kdjax.train.program.step import train_step
@@ -108,10 +108,10 @@ def small_method(scales=(1.0, 0.5), **changes):
 
 def small_start(method, seed=0, examples=12, image_shape=(8, 8, 3)):
     """An optimiser and the state before the first step of a method with learned terms."""
-    beginning = method.beginning(image_shape, examples)
+    beginning = method.initial(image_shape, examples)
     variables = draw(beginning.start, seed)
     optimizer = optax.sgd(0.1)
-    memory = {learned.TERMS: learned.initial_memories(beginning, seed)}
+    memory = {term_modules.NETWORK: term_modules.initial_memories(beginning, seed)}
     key = jax.random.key_data(jax.random.key(seed))
     state = TrainState(
         jnp.int32(0),
@@ -138,7 +138,7 @@ def test_learned_terms_train_and_remember_and_padding_changes_nothing():
     after, metrics = step(state, padded)
     # The modules have been trained, and the memory has moved where the batch's examples are.
     before, moved = (
-        flax.traverse_util.flatten_dict(s.params[learned.TERMS]) for s in (state, after)
+        flax.traverse_util.flatten_dict(s.params[term_modules.NETWORK]) for s in (state, after)
     )
     # Few channels behind a ReLU may all be 0 at the start: of vid, not every kernel moves.
     still = {path for path in before if np.array_equal(before[path], moved[path])}
@@ -147,7 +147,8 @@ def test_learned_terms_train_and_remember_and_padding_changes_nothing():
     trained = {(path[0], path[-1]) for path in before.keys() - still}
     assert trained >= {("vid", "kernel"), ("vid", "variance")}
     before, bank = (
-        np.asarray(s.memory[learned.TERMS]["crd"]["student_2"].student) for s in (state, after)
+        np.asarray(s.memory[term_modules.NETWORK]["crd"]["student_2"].student)
+        for s in (state, after)
     )
     assert set(np.flatnonzero(np.any(before != bank, axis=1))) == {3, 7, 1, 0, 9}
     np.testing.assert_allclose(np.linalg.norm(bank[[0, 3]], axis=1), 1, rtol=1e-5)
@@ -217,12 +218,12 @@ def test_modules_are_there_with_their_terms_alone_and_never_in_a_student(small_c
         return experiment, runner.initial_state(0)
 
     _, plain = networks()
-    assert learned.TERMS not in plain.params and plain.memory == {}
+    assert term_modules.NETWORK not in plain.params and plain.memory == {}
     experiment, state = networks(vid=1.0, review_kd=1.0, crd=1.0)
-    assert sorted(state.params[learned.TERMS]) == ["crd", "review_kd", "vid"]
+    assert sorted(state.params[term_modules.NETWORK]) == ["crd", "review_kd", "vid"]
     # Only review_kd normalises.
-    assert list(state.batch_stats[learned.TERMS]) == ["review_kd"]
-    without = {name: tree for name, tree in state.params.items() if name != learned.TERMS}
+    assert list(state.batch_stats[term_modules.NETWORK]) == ["review_kd"]
+    without = {name: tree for name, tree in state.params.items() if name != term_modules.NETWORK}
     chex.assert_trees_all_equal(without, plain.params)
     shape = experiment.dataset.image_shape
     student = models.extract_student(state.variables, 2)
@@ -234,14 +235,14 @@ def test_what_terms_remember_is_kept_in_checkpoints(small_config, tmp_path):
     small_config.update_from_flattened_dict({"weights.crd": 0.8, "crd.dim": 4, "seeds": (3,)})
     experiment = resolve(small_config)
     state = experiment.runner("ensemble", experiment.feed()).initial_state(3)
-    bank = state.memory[learned.TERMS]["crd"]["student_2"]
+    bank = state.memory[term_modules.NETWORK]["crd"]["student_2"]
     assert bank.student.shape == (81, 4) and np.abs(bank.student).max() <= np.sqrt(3 / 4)
     with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
         checkpoints.save("last", state, experiment.record)
         checkpoints.wait()
         found, _ = checkpoints.restore("last", state, experiment.record)
     chex.assert_trees_all_equal(found, state)
-    assert type(found.memory[learned.TERMS]["crd"]["student_2"]) is losses.CRDMemory
+    assert type(found.memory[term_modules.NETWORK]["crd"]["student_2"]) is losses.CRDMemory
 
 
 def test_an_interrupted_run_is_the_run(small_config, tmp_path):
@@ -306,22 +307,22 @@ def test_the_gate_learns_from_labels_and_the_students_do_not_feel_it():
         return jax.jit(jax.grad(lambda params: total(params, method), has_aux=True))(state.params)
 
     gradient, (seen, judged) = gradient_of(method)
-    shares = learned.only(seen.given["ensemble.gate"])
+    shares = term_modules.only(seen.projected["ensemble.gate"])
     np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-6)
     gated = np.einsum("bs,sbk->bk", shares, seen.logits)
     rows = np.arange(6)
     expected = np.log(np.exp(gated).sum(1)) - gated[rows, rows % 5]
     np.testing.assert_allclose(judged.terms["gate"], expected, rtol=1e-4)
-    of_gate = gradient.pop(learned.TERMS)
+    of_gate = gradient.pop(term_modules.NETWORK)
     assert np.abs(of_gate["ensemble.gate"]["student_1"]["dense"]["kernel"]).max() > 0
     alone, _ = gradient_of(plain)
-    alone.pop(learned.TERMS)
+    alone.pop(term_modules.NETWORK)
     chex.assert_trees_all_close(gradient, alone, rtol=1e-5, atol=1e-6)
 
 
 def test_a_memory_is_another_for_every_seed_and_student():
     method, _ = small_method((1.0, 0.75, 0.5), **{"weights.crd": 1.0, "crd.dim": 3})
-    banks = [small_start(method, seed)[1].memory[learned.TERMS]["crd"] for seed in (0, 1)]
+    banks = [small_start(method, seed)[1].memory[term_modules.NETWORK]["crd"] for seed in (0, 1)]
     flat = [flax.traverse_util.flatten_dict(bank) for bank in banks]
     first = [bank.student.ravel() for one in flat for bank in one.values()]
     assert len(first) == 4 and len({tuple(values) for values in first}) == 4
