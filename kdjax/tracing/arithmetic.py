@@ -153,7 +153,7 @@ def reduce(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -
       params: of the primitive.
     """
     results = []
-    for value in values[: max(1, len(values))]:
+    for value in values:
         gone = {axis % len(value.shape) for axis in params["axes"]}
         labels = []
         for label in value.labels:

@@ -333,16 +333,11 @@ def _reshaped(
     target = [new[axis] if axis in new_axes else 1 for axis in range(len(new))]
     changed = label.map(lambda part: np.broadcast_to(part, whole).reshape(target))
     axes = [axis for axis in new_axes if new[axis] > 1] or new_axes[-1:]
-    for axis in axes[:-1] if len(axes) > 1 else []:
-        first = np.take(changed.atoms, [0], axis)
-        if (changed.atoms == first).all() and len(axes) > 1:
+    # An axis along which the atoms are the same everywhere holds no channels; one axis stays.
+    for axis in tuple(axes):
+        if len(axes) > 1 and (changed.atoms == np.take(changed.atoms, [0], axis)).all():
             changed = _first(changed, axis)
-            axes = [other for other in axes if other != axis]
-    # The last axis holds no channels if the atoms are the same everywhere along it.
-    last = axes[-1]
-    if len(axes) > 1 and (changed.atoms == np.take(changed.atoms, [0], last)).all():
-        changed = _first(changed, last)
-        axes = axes[:-1]
+            axes.remove(axis)
     return Label(tuple(axes), changed.atoms, changed.bare)
 
 

@@ -13,7 +13,7 @@ from kdjax.tracing.values import Value, constant
 Rule = Callable[[Record, Sequence[Value], Mapping[str, Any]], list[Value]]
 
 # Functions of each number that at most multiply it by a constant.
-_PROPORTIONAL = "convert_element_type copy copy_p neg reduce_precision name optimization_barrier"
+_PROPORTIONAL = "convert_element_type copy neg reduce_precision name optimization_barrier"
 _UNARY = (
     "abs sign floor ceil round is_finite exp exp2 log expm1 log1p sqrt rsqrt cbrt sin cos tan tanh "
     "asin acos atan sinh cosh asinh acosh atanh logistic erf erfc erf_inv integer_pow square not "
@@ -26,7 +26,7 @@ _REDUCTIONS = (
 _WINDOWS = "reduce_window reduce_window_sum reduce_window_max reduce_window_min"
 _ALONG = "cumsum cumprod cummax cummin cumlogsumexp sort"
 _PICKING = (
-    "gather scatter scatter-add scatter_add dynamic_slice dynamic_update_slice top_k iota "
+    "gather scatter scatter-add dynamic_slice dynamic_update_slice top_k iota "
     "random_bits random_wrap random_unwrap random_seed random_fold_in threefry2x32"
 )
 
@@ -69,15 +69,11 @@ RULES: dict[str, Rule] = _table()
 # Primitives that hold a function, and where; it is walked as if it were written out.
 _INNER = {
     "jit": "jaxpr",
-    "pjit": "jaxpr",
     "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
     "custom_lin": "call_jaxpr",
-    "remat": "jaxpr",
     "remat2": "jaxpr",
-    "checkpoint": "jaxpr",
 }
 
 
