@@ -296,7 +296,7 @@ def reshape(record: Record, values: Sequence[Value], params: Mapping[str, Any]) 
             for label in open_labels:
                 record.pin(label.atoms, "a reshape mixes two channel axes")
             open_labels = []
-        if open_labels:
+        if open_labels and new_axes:
             labels.append(_reshaped(open_labels[0], value.shape, shape, old_axes, new_axes))
         elif own:
             labels += [part for part in rigid(shape) if part.axes[0] in new_axes]
