@@ -138,26 +138,6 @@ class Traced:
         return self.groups[-1].stop if self.groups else 1
 
     @property
-    def ties(self) -> tuple[tuple[str, ...], ...]:
-        """Names of widths that are one, where there are several."""
-        return tuple(group.members for group in self.groups if len(group.members) > 1)
-
-    @property
     def free(self) -> tuple[Group, ...]:
         """The groups that a search can thin."""
         return tuple(group for group in self.groups if not group.held)
-
-    def segments(self, classes: np.ndarray) -> tuple[tuple[str, int], ...]:
-        """Runs of channels: the group's name (empty: they stay) and their number, in order.
-
-        Args:
-          classes: ``[channels]``, what a layer reads or writes.
-        """
-        ends = np.array([group.stop for group in self.groups])
-        numbers = np.where(classes == 0, -1, np.searchsorted(ends, classes, side="right"))
-        cuts = np.flatnonzero(np.diff(numbers)) + 1
-        return tuple(
-            ("" if run[0] < 0 else self.groups[run[0]].name, len(run))
-            for run in np.split(numbers, cuts)
-            if len(run)
-        )

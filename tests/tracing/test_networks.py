@@ -147,9 +147,10 @@ def test_sliced_is_masked(name, share):
 def test_a_transition_reads_four_segments():
     _, description, _ = described("concatenation")
     layers = {layer.path[-1]: layer for layer in description.layers}
-    expected = (("stem", 6), ("grow1", 4), ("grow2", 4), ("grow3", 4))
-    assert description.segments(layers["transition"].reads) == expected
-    assert description.segments(layers["grow2"].reads) == expected[:2]
+    segments = [description.widths[name] for name in ("stem", "grow1", "grow2", "grow3")]
+    assert [len(segment) for segment in segments] == [6, 4, 4, 4]
+    np.testing.assert_array_equal(layers["transition"].reads, np.concatenate(segments))
+    np.testing.assert_array_equal(layers["grow2"].reads, np.concatenate(segments[:2]))
     # 1 x 1 from 18 to 5 channels, on 64 pixels; with half of grow2: from 16.
     only = tracing.everything(description)
     only[description.widths["grow2"][:2]] = False
