@@ -1,16 +1,15 @@
 """Walks a jaxpr with values that know their channels instead of their numbers."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jax.extend import core
 
 from kdjax.tracing import arithmetic, arrangement, contraction
+from kdjax.tracing.equation import Equation, Rule
 from kdjax.tracing.record import Record
 from kdjax.tracing.values import Value, constant
-
-Rule = Callable[[Record, Sequence[Value], Mapping[str, Any]], list[Value]]
 
 # Functions of each number that at most multiply it by a constant.
 _PROPORTIONAL = "convert_element_type copy neg reduce_precision name optimization_barrier"
@@ -62,8 +61,8 @@ def _table() -> dict[str, Rule]:
     return rules
 
 
-# Primitive -> its rule. A new operation is a function (record, values, params) -> values, and a
-# line here; params also hold the shapes of the results, ``out_shapes``, and ``primitive``.
+# Primitive -> its rule. A new operation is a function from an Equation to the values of its
+# results, and a line here.
 RULES: dict[str, Rule] = _table()
 
 # Primitives that hold a function, and where; it is walked as if it were written out.
@@ -124,15 +123,9 @@ def _apply(
     if name not in RULES:
         raise NotImplementedError(_advice(name, place, "tracing does not know it"))
     shapes = [tuple(variable.aval.shape) for variable in equation.outvars]
-    params = {
-        **equation.params,
-        "primitive": name,
-        "out_shapes": shapes,
-        "out_shape": shapes[0] if shapes else (),
-    }
     record.place = place
     try:
-        results = RULES[name](record, values, params)
+        results = RULES[name](Equation(record, values, equation.params, name, shapes))
     except ValueError as error:
         raise NotImplementedError(_advice(name, place, str(error))) from error
     for value, shape in zip(results, shapes, strict=False):
