@@ -71,8 +71,14 @@ class Budget:
 
     def shares(self, widths: Mapping[str, int]) -> dict[str, float]:
         """Constraint -> share of its full cost that a network with these widths has."""
-        counts = np.array([widths[group.name] for group in self.channels.groups], float)
+        counts = self.channels.counts_of(widths)
         return {c.name: float(c.model.cost(counts)) for c in self.constraints}
+
+    def relative_costs(self, counts: np.ndarray) -> np.ndarray:
+        """``[constraints]``: each cost over its target, from the channels of each group."""
+        counts = np.asarray(counts, float)
+        targets = np.array([constraint.target for constraint in self.constraints])
+        return np.array([c.model.cost(counts) for c in self.constraints]) / targets
 
     def allows(self, widths: Mapping[str, int]) -> bool:
         """Whether these widths meet every target."""

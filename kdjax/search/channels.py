@@ -209,6 +209,10 @@ class Channels:
         sums = jnp.zeros(len(self.groups)).at[self.group_of].add(alive.astype(jnp.float32))
         return sums * self.unit_sizes
 
+    def counts_of(self, widths: Mapping[str, int]) -> np.ndarray:
+        """``[groups]`` float64: channels of each group in a network with these widths."""
+        return np.array([widths[group.name] for group in self.groups], float)
+
     def by_group(self, values: np.ndarray | chex.Array) -> dict[str, np.ndarray]:
         """``[units]`` -> a vector for each group, on the host."""
         ends = np.cumsum([group.units for group in self.groups])[:-1]

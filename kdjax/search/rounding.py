@@ -38,14 +38,13 @@ def round_widths(
 class _Rounding:
     def __init__(self, budget: Budget, multiple: int, worths: np.ndarray):
         self._budget, self._multiple = budget, multiple
-        self._groups = budget.channels.groups
+        self._groups, self._costs = budget.channels.groups, budget.relative_costs
         self._steps = [math.lcm(multiple, group.unit) for group in self._groups]
         self._free = [n for n in range(len(self._groups)) if budget.slots[:, n].any()]
         self._least = [
             min(group.channels, -(-minimum_width(group, budget.min_width) // step) * step)
             for group, step in zip(self._groups, self._steps, strict=True)
         ]
-        self._targets = np.array([constraint.target for constraint in budget.constraints])
         # The worth of a group's n most valuable channels together, for each n.
         self._worth_of = [
             np.append(0.0, np.cumsum(np.repeat(-np.sort(-values) / group.unit, group.unit)))
@@ -63,11 +62,6 @@ class _Rounding:
         counts = self._exchanged(self._filled(self._thinned(counts)))
         return with_counts(widths, self._budget.channels, counts)
 
-    def _shares(self, counts: np.ndarray) -> np.ndarray:
-        """``[constraints]``: shares relative to their targets."""
-        floats = counts.astype(float)
-        return np.array([c.model.cost(floats) for c in self._budget.constraints]) / self._targets
-
     def _changed(self, counts: np.ndarray, sign: int) -> Iterator[tuple[int, np.ndarray, float]]:
         """(group, counts with one multiple more or less in it, what that multiple is worth)."""
         for number in self._free:
@@ -83,11 +77,11 @@ class _Rounding:
 
     def _thinned(self, counts: np.ndarray) -> np.ndarray:
         """Without the multiples that are above a target."""
-        while (over := (now := self._shares(counts)) > 1 + EXACTNESS).any():
+        while (over := (now := self._costs(counts)) > 1 + EXACTNESS).any():
             choices = [
                 (worth / saved, number, fewer)
                 for number, fewer, worth in self._changed(counts, -1)
-                if (saved := (now - self._shares(fewer))[over].max()) > 0
+                if (saved := (now - self._costs(fewer))[over].max()) > 0
             ]
             if not choices:
                 raise ValueError(
@@ -99,10 +93,10 @@ class _Rounding:
 
     def _filled(self, counts: np.ndarray, without: Collection[int] = ()) -> np.ndarray:
         """With the multiples that fit where a target is undercut, none in groups ``without``."""
-        while (low := (now := self._shares(counts)) < 1 - TOLERANCE).any():
+        while (low := (now := self._costs(counts)) < 1 - TOLERANCE).any():
             choices = []
             for number, more, worth in self._changed(counts, 1):
-                then = self._shares(more)
+                then = self._costs(more)
                 fits = number not in without and (then <= 1 + EXACTNESS).all()
                 if fits and (price := (then - now)[low].max()) > 0:
                     choices.append((-worth / price, number, more))
@@ -118,13 +112,13 @@ class _Rounding:
         is none, the one that comes nearest.
         """
         for _ in range(_EXCHANGES):
-            near = self._shares(counts).min()
+            near = self._costs(counts).min()
             if near >= 1 - TOLERANCE:
                 break
             found = [
                 (min(then, 1 - TOLERANCE), self._worth(other), other)
                 for dropped, fewer in self._dropped(counts)
-                if (then := self._shares(other := self._filled(fewer, dropped)).min()) > near
+                if (then := self._costs(other := self._filled(fewer, dropped)).min()) > near
             ]
             if not found:
                 break
