@@ -187,7 +187,7 @@ def near_collapse(budget: Budget, widths: Mapping[str, int]) -> str:
         f"{group.name} ({widths[group.name]} of {group.channels})"
         for number, group in enumerate(budget.channels.groups)
         if budget.slots[:, number].any()
-        and group.channels >= 8 * group.unit
-        and widths[group.name] <= max(2 * group.unit, group.channels // 8)
+        and group.channels >= 8 * group.unit_size
+        and widths[group.name] <= max(2 * group.unit_size, group.channels // 8)
     ]
     return f"near collapse: {', '.join(thin)}" if thin else ""

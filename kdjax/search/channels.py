@@ -30,6 +30,8 @@ Path = tuple[str, ...]
 class Channels:
     """The layout of all scales of a network that a search can thin.
 
+    ``[units]`` are the units of its groups alone, one group after another.
+
     Attributes:
       traced: the network with all its channels.
       groups: that can be thinned, in order of execution.
@@ -106,7 +108,7 @@ class Channels:
     @functools.cached_property
     def unit_sizes(self) -> np.ndarray:
         """``[groups]`` float32: channels in a unit."""
-        return np.array([group.unit for group in self.groups], np.float32)
+        return np.array([group.unit_size for group in self.groups], np.float32)
 
     @functools.cached_property
     def scale_paths(self) -> tuple[Path, ...]:

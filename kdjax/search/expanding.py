@@ -37,7 +37,7 @@ def expand(
       Gordon et al., *MorphNet*, CVPR 2018, algorithm 1, step 3.
     """
     groups = channels.groups
-    steps = [math.lcm(multiple, group.unit) for group in groups]
+    steps = [math.lcm(multiple, group.unit_size) for group in groups]
     limits = [limit[group.name] for group in groups]
     holds = [group.name in fixed for group in groups]
     wanted = [group_width(group, widths) for group in groups]

@@ -52,13 +52,13 @@ def kept_channels(
     first = 0
     for group in channels.groups:
         width = group_width(group, widths)
-        if width > group.channels or width % group.unit:
+        if width > group.channels or width % group.unit_size:
             raise ValueError(
                 f"widths[{group.name!r}] is {width}: at most {group.channels}"
-                + (f", in multiples of {group.unit}" if group.unit > 1 else "")
+                + (f", in multiples of {group.unit_size}" if group.unit_size > 1 else "")
             )
         order = np.lexsort((-strengths[group.name], deaths[group.name]))
-        alive[first + order[: width // group.unit]] = True
+        alive[first + order[: width // group.unit_size]] = True
         first += group.units
     for name in channels.fixed:
         if name not in widths:

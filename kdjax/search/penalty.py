@@ -133,7 +133,7 @@ def _dense(side: Side, channels: Channels) -> np.ndarray:
     for number, group in enumerate(channels.traced.groups):
         own = side.group == number
         if group.name in column:
-            target, share = column[group.name], 1 / group.unit
+            target, share = column[group.name], 1 / group.unit_size
         else:
             target, share = -1, group.units
         np.add.at(found[:, target], side.term[own], share * side.channels[own])

@@ -39,7 +39,7 @@ class _Rounding:
     def __init__(self, budget: Budget, multiple: int, worths: np.ndarray):
         self._budget, self._multiple = budget, multiple
         self._groups, self._costs = budget.channels.groups, budget.relative_costs
-        self._steps = [math.lcm(multiple, group.unit) for group in self._groups]
+        self._steps = [math.lcm(multiple, group.unit_size) for group in self._groups]
         self._free = [n for n in range(len(self._groups)) if budget.slots[:, n].any()]
         self._least = [
             min(group.channels, -(-minimum_width(group, budget.min_width) // step) * step)
@@ -47,7 +47,9 @@ class _Rounding:
         ]
         # The worth of a group's n most valuable channels together, for each n.
         self._worth_of = [
-            np.append(0.0, np.cumsum(np.repeat(-np.sort(-values) / group.unit, group.unit)))
+            np.append(
+                0.0, np.cumsum(np.repeat(-np.sort(-values) / group.unit_size, group.unit_size))
+            )
             for group, values in zip(
                 self._groups, budget.channels.by_group(worths).values(), strict=True
             )

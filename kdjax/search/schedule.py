@@ -104,4 +104,4 @@ def minimum_width(group: Group, min_width: float) -> int:
       min_width: a number of channels, or below 1 a share of the group's, rounded up.
     """
     channels = min_width if min_width >= 1 else max(1, math.ceil(min_width * group.channels - 1e-9))
-    return min(group.channels, -(-int(channels) // group.unit) * group.unit)
+    return min(group.channels, -(-int(channels) // group.unit_size) * group.unit_size)

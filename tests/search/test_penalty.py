@@ -66,7 +66,9 @@ def tree(scales):
 
 
 def test_the_groups_of_the_table():
-    names = [(group.name, group.members, group.channels, group.unit) for group in CHANNELS.groups]
+    names = [
+        (group.name, group.members, group.channels, group.unit_size) for group in CHANNELS.groups
+    ]
     assert names == [
         ("a", ("a",), 8, 1),
         ("b", ("b",), 8, 1),
@@ -203,7 +205,7 @@ def thinned(name, width, seed):
         flags[generator.integers(group.units)] = True
         alive.append(flags)
     found = {
-        member: int(flags.sum()) * group.unit
+        member: int(flags.sum()) * group.unit_size
         for group, flags in zip(channels.groups, alive, strict=True)
         for member in group.members
     }
@@ -230,7 +232,7 @@ def test_penalty_of_zeros_and_ones_is_cost_times_sides(name, width, seed, resour
     flags = channels.by_group(alive)
     params = flax.traverse_util.unflatten_dict(
         {
-            (*path, "norm", "scale"): jnp.repeat(jnp.float32(flags[group.name]), group.unit)
+            (*path, "norm", "scale"): jnp.repeat(jnp.float32(flags[group.name]), group.unit_size)
             for group in channels.groups
             for path in tables.writers(group)
         }

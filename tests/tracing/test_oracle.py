@@ -45,9 +45,9 @@ def case(name, width=1.0):
 
 
 def thinned(description, seed, share=0.5):
-    """Random living classes, at least one of each group; and the widths they make."""
+    """Random living units, at least one of each group; and the widths they make."""
     generator = np.random.default_rng(seed)
-    alive = generator.random(description.classes) < share
+    alive = generator.random(description.units) < share
     for group in description.groups:
         alive[generator.integers(group.start, group.stop)] = True
         if group.held:
@@ -122,7 +122,7 @@ def test_groups_and_deciding_scales_of_a_resnet(depth):
             expected[stage] = ((stage,), channels, own)
     found = {g.name: (g.members, g.channels, g.scales) for g in description.groups}
     assert found == expected
-    assert {group.unit for group in description.groups} == {1}
+    assert {group.unit_size for group in description.groups} == {1}
     assert description.free == description.groups
     assert set(description.fixed) == {"branch/classifier"}
     assert "network's outputs" in description.fixed["branch/classifier"]
