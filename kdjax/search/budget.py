@@ -30,7 +30,7 @@ class Budget:
       slots: ``[slots, groups]`` bool: which groups may change in each slot; one slot when all
         blocks are thinned at once, one per block when one after another.
       waypoints: ``[slots, constraints]``: share of the cost to reach by the end of each slot.
-      min_width: channels that every group keeps, or below 1 its share of them.
+      min_width: fewest channels that a group keeps; below 1 a share of its channels.
       schedule: ``joint`` or ``sequential``.
       measured_on: device, batch and dtype of the latency table; empty if there is none.
     """
@@ -109,7 +109,7 @@ def make_budget(
       latencies: times of the network's layers.
       schedule: ``joint`` or ``sequential``.
       order: of the blocks in a sequential schedule; empty: all that are not frozen, in order.
-      min_width: channels that every group keeps, or below 1 the share of its channels.
+      min_width: fewest channels that a group keeps; below 1 a share of its channels.
 
     Raises:
       ValueError: if a target is out of range or cannot be reached (the message says why), nothing

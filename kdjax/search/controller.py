@@ -104,8 +104,8 @@ def controlled(
       plan: when the cost should be where.
       learning_rate: step -> the optimiser's, which scales the proximal step too.
       threshold: a channel is dead where none of its |scale| is above it.
-      cost_exponent: in (0, 1]. 1 pushes channels in proportion to the cost that hangs on their
-        group; a smaller exponent leaves more to the loss.
+      cost_exponent: in (0, 1]. 1 penalises channels in proportion to the cost that hangs on
+        their group; a smaller exponent leaves more to the loss.
       criterion: name of what says which channels of a group are worth most, one of
         :data:`kdjax.search.criteria.CRITERIA`.
 

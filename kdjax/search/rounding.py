@@ -78,7 +78,7 @@ class _Rounding:
             yield number, other, float(worth)
 
     def _thinned(self, counts: np.ndarray) -> np.ndarray:
-        """Without the multiples that are above a target."""
+        """Removes multiples until every target is met, those worth least for their cost first."""
         while (over := (now := self._costs(counts)) > 1 + EXACTNESS).any():
             choices = [
                 (worth / saved, number, fewer)
@@ -94,7 +94,7 @@ class _Rounding:
         return counts
 
     def _filled(self, counts: np.ndarray, without: Collection[int] = ()) -> np.ndarray:
-        """With the multiples that fit where a target is undercut, none in groups ``without``."""
+        """Adds multiples that fit while a target is undercut, none to the groups ``without``."""
         while (low := (now := self._costs(counts)) < 1 - TOLERANCE).any():
             choices = []
             for number, more, worth in self._changed(counts, 1):
@@ -108,10 +108,10 @@ class _Rounding:
         return counts
 
     def _exchanged(self, counts: np.ndarray) -> np.ndarray:
-        """One or two multiples for others, while that brings what is undercut nearer.
+        """Exchanges one or two multiples for others while a target is undercut.
 
-        Of the exchanges that bring all targets near, the one that loses least is taken; where there
-        is none, the one that comes nearest.
+        Of the exchanges that bring all costs near their targets, the one that loses least worth is
+        taken; if none does, the one that comes nearest.
         """
         for _ in range(_EXCHANGES):
             near = self._costs(counts).min()

@@ -96,10 +96,10 @@ def _merge(record: Record, kind: str, cluster: Sequence[tuple[Value, Label]]) ->
         return merged.with_bare(False)
     if kind == "quotient":
         computed = computed[:1]
-    silent = np.logical_and if kind == "product" else np.logical_or
+    joint = np.logical_and if kind == "product" else np.logical_or
     bare = computed[0].bare
     for label in computed[1:]:
-        bare = silent(bare, label.bare)
+        bare = joint(bare, label.bare)
     merged = merged.with_bare(bare)
     if kind == "product" and merged.bare.any():
         for value, _ in cluster:

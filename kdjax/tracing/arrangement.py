@@ -77,7 +77,7 @@ def without(value: Value, gone: set[int], labels: Sequence[Label], *, multiple=T
       value: the operand.
       gone: its axes that go.
       labels: those of the result.
-      multiple: whether its numbers are those of the operand, or functions of them.
+      multiple: as in :meth:`Value.moved`.
     """
     left = [axis for axis in range(len(value.shape)) if axis not in gone]
     kept = [

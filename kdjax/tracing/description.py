@@ -13,7 +13,7 @@ OUTPUTS = "they are the network's outputs"  # Why a classifier's channels stay, 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Channels that the same axes hold, equally often; they differ only in their position.
+    """Channels that lie on the same axes, equally often; only their positions differ.
 
     The channels of a *unit* live and die together. They have the same number in all layers that a
     sum, a product, a normalisation or a grouped convolution ties. In a grouped convolution a unit
@@ -84,12 +84,14 @@ class Layer:
         it is in.
       kernel: path of its kernel in the variables; None for a product of computed arrays.
       name: of the width it writes.
-      taps: kernel positions, each of which multiplies for one connection.
-      positions: times that it does so for one image.
-      outputs: numbers for each channel written and image.
+      taps: places in the kernel, such as 9 for 3 x 3; each is one product of a channel read with a
+        channel written.
+      positions: times that the kernel is applied to one image: places in the map that is written,
+        for a transposed convolution in the map that is read.
+      outputs: places in the map that is written.
       groups: of a grouped convolution; else 1.
       fan_in: inputs of an output channel at full width.
-      grouped: whether it loses whole groups, so that the fan-in does not change.
+      grouped: whether it loses whole groups, so that its fan-in stays the same.
       reads, writes: ``[channels]`` unit of each channel, in order; 0 where it stays.
       operation: what it computes; None for a product of computed arrays.
     """

@@ -106,7 +106,7 @@ def _reasons(record: Record, roots: np.ndarray) -> dict[int, str]:
 
 
 class _Numbering:
-    """Classes numbered so that those of a group follow each other, in order of execution."""
+    """Units numbered so that those of a group follow each other, in order of execution."""
 
     def __init__(
         self,
@@ -164,22 +164,20 @@ def _groups(
     first_scales: dict[int, list[Path]] = {}
     ends = np.cumsum([1] + [len(roots) for roots in numbering.members])
 
-    def groups_of(atoms: np.ndarray) -> list[int]:
-        units = np.unique(numbering.units(atoms))
+    def groups_of(units: np.ndarray) -> list[int]:
         return np.unique(np.searchsorted(ends, units[units > 0], side="right") - 1).tolist()
 
     for path, atoms in record.scales:
-        for number in groups_of(atoms):
+        for number in groups_of(numbering.units(atoms)):
             known = first_scales.setdefault(number, [])
             known += [] if path in known else [path]
     held: dict[int, str] = {}
     for atoms, place in record.undecided():
-        for number in groups_of(atoms):
+        for number in groups_of(numbering.units(atoms)):
             held.setdefault(number, f"{place} reads them before a scale multiplies them")
     members: dict[int, list[str]] = {}
     for name, units in widths.items():
-        found = np.unique(units[units > 0])
-        for number in np.unique(np.searchsorted(ends, found, side="right") - 1).tolist():
+        for number in groups_of(units):
             members.setdefault(number, []).append(name)
     for number, names in members.items():
         # A layer may take its width from its input. It then belongs to the declared width it is
