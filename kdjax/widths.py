@@ -91,25 +91,6 @@ def check_factor(factor: float) -> None:
         raise ValueError(f"the width factor is {factor}: it must be a finite number above 0")
 
 
-def round_to_multiple(widths: Mapping[str, int], multiple: int) -> WidthVector:
-    """Every group to the nearest multiple (halves up), at least one multiple.
-
-    >>> dict(round_to_multiple({"stage1": 11, "stage2": 3}, 8))
-    {'stage1': 8, 'stage2': 8}
-
-    Raises:
-      ValueError: if ``multiple`` is below 1.
-    """
-    if multiple < 1:
-        raise ValueError(f"multiple is {multiple}: it must be at least 1")
-    return WidthVector(
-        {
-            group: max(1, (2 * channels + multiple) // (2 * multiple)) * multiple
-            for group, channels in widths.items()
-        }
-    )
-
-
 def check(
     widths: Mapping[str, int], reference: Mapping[str, int], *, name: str = "widths"
 ) -> WidthVector:

@@ -66,39 +66,6 @@ def test_scaling_down_never_widens(full, factor):
         assert scaled[group] > channels * factor - 1
 
 
-@pytest.mark.parametrize(
-    ("channels", "multiple", "expected"),
-    [
-        (11, 8, 8),
-        (12, 8, 16),  # halves go up
-        (13, 8, 16),
-        (3, 8, 8),  # at least one multiple
-        (16, 8, 16),
-        (10, 4, 12),
-        (4, 3, 3),
-        (5, 3, 6),
-        (7, 1, 7),
-    ],
-)
-def test_round_to_multiple(channels, multiple, expected):
-    assert widths.round_to_multiple({"a": channels}, multiple)["a"] == expected
-
-
-@settings(deadline=None)
-@given(vectors, st.integers(1, 64))
-def test_rounded_widths_are_the_nearest_multiples(full, multiple):
-    for group, channels in widths.round_to_multiple(full, multiple).items():
-        assert channels % multiple == 0
-        assert channels >= multiple
-        assert 2 * abs(channels - full[group]) <= multiple or channels == multiple
-
-
-@pytest.mark.parametrize("multiple", [0, -8])
-def test_round_refuses_a_multiple_below_one(multiple):
-    with pytest.raises(ValueError, match=f"multiple is {multiple}: it must be at least 1"):
-        widths.round_to_multiple(FULL, multiple)
-
-
 def test_check_orders_groups_as_the_reference_does():
     checked = widths.check({"stage2": 1, "stem": 2, "stage1": 3}, FULL)
     assert list(checked.items()) == [("stem", 2), ("stage1", 3), ("stage2", 1)]

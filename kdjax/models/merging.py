@@ -76,7 +76,7 @@ class Merged:
     Attributes:
       wide: its architecture; its widths are sums, its classes those of all students.
       traced: its description.
-      alive: ``[students, classes]`` bool, which classes of channels are each student's.
+      alive: ``[students, units]`` bool, which units of channels are each student's.
       shared: whether it reads one map that all students share; else a map for each, side by side.
     """
 
@@ -117,8 +117,8 @@ class Merged:
             for student in range(len(flat))
         ]
         joint = tuple(
-            x if self._in_order(classes) else None
-            for x, classes in zip(outputs.features, self.traced.maps, strict=True)
+            x if self._in_order(units) else None
+            for x, units in zip(outputs.features, self.traced.maps, strict=True)
         )
         own = [self._outputs(outputs, student) for student in range(len(flat))]
         return Branches(own, statistics, joint)
@@ -132,9 +132,9 @@ class Merged:
           student: its place.
         """
         found = []
-        for classes, size in zip(self._classes(path), shape, strict=True):
-            index = np.flatnonzero(self.alive[student][classes])
-            if len(index) != size and not classes.any() and len(classes) == size * len(self.alive):
+        for units, size in zip(self._units(path), shape, strict=True):
+            index = np.flatnonzero(self.alive[student][units])
+            if len(index) != size and not units.any() and len(units) == size * len(self.alive):
                 index = np.arange(student * size, (student + 1) * size)  # The logits.
             if len(index) != size:
                 raise ValueError(
@@ -146,7 +146,7 @@ class Merged:
 
     def _joined(self, path: Path, arrays: Sequence[chex.Array], places: Sequence[Places]) -> Any:
         try:
-            return _join(arrays, places, tuple(len(axis) for axis in self._classes(path)))
+            return _join(arrays, places, tuple(len(axis) for axis in self._units(path)))
         except ValueError as error:
             raise ValueError(
                 f"{self.wide.name} cannot run several students as one network: "
@@ -158,15 +158,15 @@ class Merged:
         return outputs._replace(
             logits=outputs.logits[:, student * size : (student + 1) * size],
             features=tuple(
-                _part(x, np.flatnonzero(self.alive[student][classes]))
-                for x, classes in zip(outputs.features, self.traced.maps, strict=True)
+                _part(x, np.flatnonzero(self.alive[student][units]))
+                for x, units in zip(outputs.features, self.traced.maps, strict=True)
             ),
         )
 
-    def _in_order(self, classes: np.ndarray) -> bool:
+    def _in_order(self, units: np.ndarray) -> bool:
         """Whether the students' channels of a map lie side by side, one student after another."""
-        found = np.concatenate([np.flatnonzero(alive[classes]) for alive in self.alive])
-        return np.array_equal(found, np.arange(len(classes)))
+        found = np.concatenate([np.flatnonzero(alive[units]) for alive in self.alive])
+        return np.array_equal(found, np.arange(len(units)))
 
     @property
     def disjoint(self) -> bool:
@@ -178,7 +178,7 @@ class Merged:
             if path[1] == "branch"
         )
 
-    def _classes(self, path: Path) -> tuple[np.ndarray, ...]:
+    def _units(self, path: Path) -> tuple[np.ndarray, ...]:
         return self.traced.leaves[path[0], "branch", *path[1:]]
 
 
@@ -237,7 +237,7 @@ def _merge(
                 f"{architecture.name} cannot run several students as one network, since the "
                 f"channels of {layer.name} would meet: {reason}"
             )
-    alive = np.ones((len(students), traced.classes), bool)
+    alive = np.ones((len(students), traced.units), bool)
     own = [name for name in total if name not in common]
     for name in own:
         alive[:, traced.widths[name]] = False

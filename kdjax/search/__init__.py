@@ -10,7 +10,8 @@ from kdjax.search.channels import Channels
 from kdjax.search.constraints import Constraint
 from kdjax.search.controller import ControllerState, Plan, SearchState, controlled
 from kdjax.search.criteria import CRITERIA, Criterion, Evidence
-from kdjax.search.extract import TOLERANCE, alive_widths, expand, kept_channels, revive, worth
+from kdjax.search.expanding import expand
+from kdjax.search.extract import TOLERANCE, alive_widths, kept_channels, revive, worth
 from kdjax.search.latency import LatencyTable, load_latencies
 from kdjax.search.penalty import RESOURCES, CostModel
 from kdjax.search.proximal import proximal

@@ -120,8 +120,8 @@ def layers_of(block: Block, blocks: Sequence[Block], channels: Channels) -> tupl
     owner = {name: each.name for each in blocks for name in each.groups}
 
     def block_of(layer: Layer) -> str:
-        for classes, place in ((layer.writes, 0), (layer.reads, -1)):
-            found = [group.name for group in channels.groups if group.has(classes).any()]
+        for units, place in ((layer.writes, 0), (layer.reads, -1)):
+            found = [group.name for group in channels.groups if group.has(units).any()]
             if found:
                 return owner[found[place]]
         return blocks[-1].name

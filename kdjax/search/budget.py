@@ -30,7 +30,7 @@ class Budget:
       slots: ``[slots, groups]`` bool: which groups may change in each slot; one slot when all
         blocks are thinned at once, one per block when one after another.
       waypoints: ``[slots, constraints]``: share of the cost to reach by the end of each slot.
-      min_width: channels that every group keeps, or below 1 its share of them.
+      min_width: fewest channels that a group keeps; below 1 a share of its channels.
       schedule: ``joint`` or ``sequential``.
       measured_on: device, batch and dtype of the latency table; empty if there is none.
     """
@@ -71,8 +71,14 @@ class Budget:
 
     def shares(self, widths: Mapping[str, int]) -> dict[str, float]:
         """Constraint -> share of its full cost that a network with these widths has."""
-        counts = np.array([widths[group.name] for group in self.channels.groups], float)
+        counts = self.channels.counts_of(widths)
         return {c.name: float(c.model.cost(counts)) for c in self.constraints}
+
+    def relative_costs(self, counts: np.ndarray) -> np.ndarray:
+        """``[constraints]``: each cost over its target, from the channels of each group."""
+        counts = np.asarray(counts, float)
+        targets = np.array([constraint.target for constraint in self.constraints])
+        return np.array([c.model.cost(counts) for c in self.constraints]) / targets
 
     def allows(self, widths: Mapping[str, int]) -> bool:
         """Whether these widths meet every target."""
@@ -103,7 +109,7 @@ def make_budget(
       latencies: times of the network's layers.
       schedule: ``joint`` or ``sequential``.
       order: of the blocks in a sequential schedule; empty: all that are not frozen, in order.
-      min_width: channels that every group keeps, or below 1 the share of its channels.
+      min_width: fewest channels that a group keeps; below 1 a share of its channels.
 
     Raises:
       ValueError: if a target is out of range or cannot be reached (the message says why), nothing
@@ -181,7 +187,7 @@ def near_collapse(budget: Budget, widths: Mapping[str, int]) -> str:
         f"{group.name} ({widths[group.name]} of {group.channels})"
         for number, group in enumerate(budget.channels.groups)
         if budget.slots[:, number].any()
-        and group.channels >= 8 * group.unit
-        and widths[group.name] <= max(2 * group.unit, group.channels // 8)
+        and group.channels >= 8 * group.unit_size
+        and widths[group.name] <= max(2 * group.unit_size, group.channels // 8)
     ]
     return f"near collapse: {', '.join(thin)}" if thin else ""

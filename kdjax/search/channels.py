@@ -30,6 +30,8 @@ Path = tuple[str, ...]
 class Channels:
     """The layout of all scales of a network that a search can thin.
 
+    ``[units]`` are the units of its groups alone, one group after another.
+
     Attributes:
       traced: the network with all its channels.
       groups: that can be thinned, in order of execution.
@@ -106,7 +108,7 @@ class Channels:
     @functools.cached_property
     def unit_sizes(self) -> np.ndarray:
         """``[groups]`` float32: channels in a unit."""
-        return np.array([group.unit for group in self.groups], np.float32)
+        return np.array([group.unit_size for group in self.groups], np.float32)
 
     @functools.cached_property
     def scale_paths(self) -> tuple[Path, ...]:
@@ -208,6 +210,10 @@ class Channels:
         """``[groups]`` float32: alive channels, from ``alive [units]`` (bool, or 0 to 1)."""
         sums = jnp.zeros(len(self.groups)).at[self.group_of].add(alive.astype(jnp.float32))
         return sums * self.unit_sizes
+
+    def counts_of(self, widths: Mapping[str, int]) -> np.ndarray:
+        """``[groups]`` float64: channels of each group in a network with these widths."""
+        return np.array([widths[group.name] for group in self.groups], float)
 
     def by_group(self, values: np.ndarray | chex.Array) -> dict[str, np.ndarray]:
         """``[units]`` -> a vector for each group, on the host."""

@@ -1,7 +1,6 @@
-"""From living channels to a width vector: counting, reviving, widening, and who stays."""
+"""From living channels to a width vector: counting, reviving, and who stays."""
 
-import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -25,12 +24,7 @@ def alive_widths(channels: Channels, full: Mapping[str, int], dead: np.ndarray) 
       full: its widths.
       dead: ``[units]`` bool.
     """
-    counts = {
-        member: int((~flags).sum()) * group.unit
-        for group, flags in zip(channels.groups, channels.by_group(dead).values(), strict=True)
-        for member in group.members
-    }
-    return WidthVector({name: counts.get(name, width) for name, width in full.items()})
+    return with_counts(full, channels, _counts(channels, ~dead))
 
 
 def kept_channels(
@@ -58,13 +52,13 @@ def kept_channels(
     first = 0
     for group in channels.groups:
         width = group_width(group, widths)
-        if width > group.channels or width % group.unit:
+        if width > group.channels or width % group.unit_size:
             raise ValueError(
                 f"widths[{group.name!r}] is {width}: at most {group.channels}"
-                + (f", in multiples of {group.unit}" if group.unit > 1 else "")
+                + (f", in multiples of {group.unit_size}" if group.unit_size > 1 else "")
             )
         order = np.lexsort((-strengths[group.name], deaths[group.name]))
-        alive[first + order[: width // group.unit]] = True
+        alive[first + order[: width // group.unit_size]] = True
         first += group.units
     for name in channels.fixed:
         if name not in widths:
@@ -122,25 +116,20 @@ def revive(budget: Budget, dead: np.ndarray, worths: np.ndarray) -> np.ndarray:
       ``[units]`` bool, those that are still dead; within the budget.
     """
     channels = budget.channels
-    targets = np.array([constraint.target for constraint in budget.constraints])
     free = np.asarray(budget.slots.any(axis=0))[channels.group_of]
     dead = np.array(dead)
     counts = _counts(channels, ~dead)
-
-    def shares(counts: np.ndarray) -> np.ndarray:
-        """``[constraints]``: shares relative to their targets."""
-        return np.array([c.model.cost(counts) for c in budget.constraints]) / targets
 
     left = max(1, int(REVIVED * len(dead)))
     for unit in np.argsort(-worths, kind="stable"):
         if not (dead[unit] and free[unit]):
             continue
-        low = (now := shares(counts)) < 1 - TOLERANCE
+        low = (now := budget.relative_costs(counts)) < 1 - TOLERANCE
         if not left or not low.any():
             break
         more = counts.copy()
         more[channels.group_of[unit]] += channels.unit_sizes[channels.group_of[unit]]
-        then = shares(more)
+        then = budget.relative_costs(more)
         if (then <= 1 + EXACTNESS).all() and (then > now)[low].any():
             counts, left, dead[unit] = more, left - 1, False
     return dead
@@ -168,70 +157,3 @@ def with_counts(
         for member in group.members
     }
     return WidthVector({name: changed.get(name, width) for name, width in widths.items()})
-
-
-def expand(
-    widths: Mapping[str, int],
-    channels: Channels,
-    allows: Callable[[Mapping[str, int]], bool],
-    *,
-    limit: Mapping[str, int],
-    multiple: int = 1,
-    fixed: Collection[str] = (),
-) -> WidthVector:
-    """The widths times the largest uniform multiplier that a budget allows.
-
-    Rounding down leaves a part of the budget unused. Groups then take one more multiple each, those
-    that lost most by rounding first, as long as the budget allows it.
-
-    Args:
-      widths: to multiply; a multiplier below 1 shrinks them.
-      channels: says which groups are tied, come in units, or cannot change.
-      allows: whether a width vector is within the budget; must hold for all narrower ones too.
-      limit: widths not to exceed.
-      multiple: every group that changes is a multiple of it (its limit, where that is smaller).
-      fixed: names of groups that stay at their limit.
-
-    Raises:
-      ValueError: if the budget does not even allow one multiple in every group.
-
-    References:
-      Gordon et al., *MorphNet*, CVPR 2018, algorithm 1, step 3.
-    """
-    groups = channels.groups
-    steps = [math.lcm(multiple, group.unit) for group in groups]
-    limits = [limit[group.name] for group in groups]
-    holds = [group.name in fixed for group in groups]
-    wanted = [group_width(group, widths) for group in groups]
-
-    def floored(factor: float) -> list[int]:
-        return [
-            most if held else min(most, max(step, math.floor(factor * width / step + 1e-9) * step))
-            for width, step, most, held in zip(wanted, steps, limits, holds, strict=True)
-        ]
-
-    def vector(chosen: list[int]) -> WidthVector:
-        return with_counts(limit, channels, chosen)
-
-    low, high = 0.0, max(most / width for most, width in zip(limits, wanted, strict=True))
-    if not allows(vector(floored(low))):
-        raise ValueError(
-            f"the budget does not allow {multiple} channel(s) in every group: "
-            "choose a smaller search.multiple or a larger target"
-        )
-    if allows(vector(floored(high))):
-        return vector(floored(high))
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if allows(vector(floored(middle))) else (low, middle)
-    chosen = floored(low)
-    lost = [
-        low * width / step - have / step
-        for width, step, have in zip(wanted, steps, chosen, strict=True)
-    ]
-    for number in sorted(range(len(groups)), key=lambda number: -lost[number]):
-        more = list(chosen)
-        more[number] = min(limits[number], more[number] + steps[number])
-        if allows(vector(more)):
-            chosen = more
-    return vector(chosen)

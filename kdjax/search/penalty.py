@@ -1,4 +1,4 @@
-"""What a network with only some of its channels alive costs, and the sparsity penalty on scales.
+"""What a network with some of its channels alive costs, and how its penalty weighs their scales.
 
 One formula for both. A layer with cost C per connection and c per output channel contributes
 
@@ -112,16 +112,6 @@ class CostModel:
         by_reading = dot(self.reads[:, :-1].T, self.constant * writes)
         return by_writing + by_reading + dot(self.felt.T, self.constant)
 
-    def penalty(self, counts: chex.Array, sums: chex.Array) -> chex.Array:
-        """Scalar: the penalty, relative to the full cost.
-
-        Args:
-          counts: ``[groups]`` alive channels, constants for the gradient.
-          sums: ``[groups]`` sum over a group's channels of |scale|, the largest of its
-            contributors where several decide.
-        """
-        return jnp.sum(self.coefficients(counts) * sums)
-
     def _sides(self, counts: chex.Array) -> tuple[chex.Array, chex.Array]:
         dot = _dot(counts)
         extended = (np if isinstance(counts, np.ndarray) else jnp).append(counts, 1.0)
@@ -143,27 +133,8 @@ def _dense(side: Side, channels: Channels) -> np.ndarray:
     for number, group in enumerate(channels.traced.groups):
         own = side.group == number
         if group.name in column:
-            target, share = column[group.name], 1 / group.unit
+            target, share = column[group.name], 1 / group.unit_size
         else:
             target, share = -1, group.units
         np.add.at(found[:, target], side.term[own], share * side.channels[own])
     return found
-
-
-def penalty(
-    model: CostModel, channels: Channels, params: chex.ArrayTree, threshold: float
-) -> chex.Array:
-    """Scalar, differentiable: the penalty of a network's scales, relative to its full cost.
-
-    Args:
-      model: of the layers and the resource to penalise.
-      channels: the layout of the scales.
-      params: of the network, under ``channels.root``.
-      threshold: a channel is alive where its largest |scale| is above it.
-
-    References:
-      Gordon et al., *MorphNet*, CVPR 2018, equation 6.
-    """
-    magnitudes = channels.magnitudes(params)
-    counts = channels.counts(magnitudes > threshold)
-    return model.penalty(counts, channels.counts(magnitudes))

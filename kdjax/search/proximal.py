@@ -1,4 +1,4 @@
-"""The step that shrinks scales, and the portion of it after which a goal is met exactly."""
+"""The step that shrinks scales, and the fraction of it after which a goal is met exactly."""
 
 from collections.abc import Callable
 
@@ -8,66 +8,67 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def proximal(scales: chex.Array, amount: chex.Array) -> chex.Array:
-    """The proximal map of ``amount * max_k |scales[k]|``, for each unit.
+def proximal(scales: chex.Array, step_size: chex.Array) -> chex.Array:
+    """The proximal map of ``step_size * max_k |scales[k]|``, for each unit.
 
-    The largest magnitudes come down to a common level, all together by ``amount``; where that
+    The largest magnitudes come down to a common level, all together by ``step_size``; where that
     exceeds their sum, all become 0. For one contributor it is soft thresholding.
 
     Args:
       scales: ``[contributors, units]`` floats.
-      amount: ``[units]``, none negative.
+      step_size: ``[units]``, none negative.
 
     Returns:
       ``[contributors, units]``.
     """
     magnitudes = jnp.abs(scales)
     if scales.shape[0] == 1:
-        level = magnitudes[0] - amount
+        level = magnitudes[0] - step_size
     else:
         ordered = -jnp.sort(-magnitudes, axis=0)
         numbers = jnp.arange(1, scales.shape[0] + 1, dtype=scales.dtype)[:, None]
-        level = jnp.max((jnp.cumsum(ordered, axis=0) - amount) / numbers, axis=0)
+        level = jnp.max((jnp.cumsum(ordered, axis=0) - step_size) / numbers, axis=0)
     return jnp.sign(scales) * jnp.minimum(magnitudes, jnp.maximum(level, 0.0))
 
 
-def land(
-    deadly: chex.Array,
+def line_search(
+    prune_at: chex.Array,
     goal: chex.Array,
     forced: chex.Array,
     shares: Callable[[chex.Array], chex.Array],
 ) -> tuple[chex.Array, chex.Array]:
-    """How far to go in this step.
+    """How much of a step to take so that the goal is met, but not by more than it takes.
 
     Args:
-      deadly: ``[units]``: portion of the step at which each unit dies.
+      prune_at: ``[units]``: the fraction of the step after which each unit is dead; below 0 for
+        those that are dead already, infinite for those that stay.
       goal: ``[constraints]`` shares to reach.
-      forced: whether the goal must be reached now, at whatever strength.
+      forced: scalar bool, whether the goal must be reached now, however long the step is.
       shares: ``alive [units] -> [constraints]``.
 
     Returns:
-      ``(portion, settled)``: 1 for the whole step; less where a constraint that was not met would
-      be met earlier, so that it is met by no more than it takes; more than 1 only where ``forced``.
-      Settled once all constraints are met.
+      ``(fraction, settled)``, scalars. 1 is the whole step. It is less where a constraint would be
+      met earlier, 0 where all are met already, and more than 1 only where ``forced``. ``settled``:
+      whether all constraints are met after it.
     """
-    met = shares(deadly > 0.0) <= goal
+    met = shares(prune_at > 0.0) <= goal
 
-    def happens(portion: chex.Array) -> chex.Array:
+    def reached(fraction: chex.Array) -> chex.Array:
         """Whether a constraint is newly met, or where forced all are."""
-        now = shares(deadly > portion) <= goal
+        now = shares(prune_at > fraction) <= goal
         return jnp.where(forced, jnp.all(now), jnp.any(now & ~met))
 
-    candidates = jnp.sort(jnp.where(jnp.isfinite(deadly), deadly, -1.0))
-    most = jnp.where(forced, candidates[-1], 1.0)
+    candidates = jnp.sort(jnp.where(jnp.isfinite(prune_at), prune_at, -1.0))
+    longest = jnp.where(forced, candidates[-1], 1.0)
 
-    def search() -> chex.Array:
-        """The smallest portion at which it happens: bisection over the deaths in order."""
+    def shortest() -> chex.Array:
+        """The smallest fraction that reaches it: bisection over those at which a unit dies."""
         low, high = jnp.int32(0), jnp.int32(len(candidates) - 1)
 
         def halve(_: int, bounds: tuple[chex.Array, chex.Array]) -> tuple[chex.Array, chex.Array]:
             low, high = bounds
             middle = (low + high) // 2
-            there = happens(candidates[middle])
+            there = reached(candidates[middle])
             return jnp.where(there, low, middle + 1), jnp.where(there, middle, high)
 
         # Once low equals high, another round does not change high.
@@ -75,7 +76,7 @@ def land(
         _, high = jax.lax.fori_loop(0, rounds, halve, (low, high))
         return candidates[high]
 
-    crosses = happens(most) & ~jnp.all(met)
-    portion = jnp.where(jnp.all(met), 0.0, 1.0)
-    portion = jax.lax.cond(crosses, search, lambda: portion)
-    return portion, jnp.all(shares(deadly > portion) <= goal)
+    crosses = reached(longest) & ~jnp.all(met)
+    fraction = jnp.where(jnp.all(met), 0.0, 1.0)
+    fraction = jax.lax.cond(crosses, shortest, lambda: fraction)
+    return fraction, jnp.all(shares(prune_at > fraction) <= goal)

@@ -67,11 +67,11 @@ def check_equal_widths(
       ValueError: as :func:`check_rebuilt`; the message says what a module must not do.
     """
     # With one channel each, the check could not tell channels apart; so there are two.
-    common = max(2, *(group.unit for group in channels.groups))
+    common = max(2, *(group.unit_size for group in channels.groups))
     counts = [
         group.channels
         if group.name in held
-        else min(group.channels, max(1, common // group.unit) * group.unit)
+        else min(group.channels, max(1, common // group.unit_size) * group.unit_size)
         for group in channels.groups
     ]
     widths = with_counts(architecture.widths, channels, np.array(counts))

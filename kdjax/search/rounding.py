@@ -38,17 +38,18 @@ def round_widths(
 class _Rounding:
     def __init__(self, budget: Budget, multiple: int, worths: np.ndarray):
         self._budget, self._multiple = budget, multiple
-        self._groups = budget.channels.groups
-        self._steps = [math.lcm(multiple, group.unit) for group in self._groups]
+        self._groups, self._costs = budget.channels.groups, budget.relative_costs
+        self._steps = [math.lcm(multiple, group.unit_size) for group in self._groups]
         self._free = [n for n in range(len(self._groups)) if budget.slots[:, n].any()]
         self._least = [
             min(group.channels, -(-minimum_width(group, budget.min_width) // step) * step)
             for group, step in zip(self._groups, self._steps, strict=True)
         ]
-        self._targets = np.array([constraint.target for constraint in budget.constraints])
         # The worth of a group's n most valuable channels together, for each n.
         self._worth_of = [
-            np.append(0.0, np.cumsum(np.repeat(-np.sort(-values) / group.unit, group.unit)))
+            np.append(
+                0.0, np.cumsum(np.repeat(-np.sort(-values) / group.unit_size, group.unit_size))
+            )
             for group, values in zip(
                 self._groups, budget.channels.by_group(worths).values(), strict=True
             )
@@ -62,11 +63,6 @@ class _Rounding:
             counts[number] = most if counts[number] == most else min(most, nearest)
         counts = self._exchanged(self._filled(self._thinned(counts)))
         return with_counts(widths, self._budget.channels, counts)
-
-    def _shares(self, counts: np.ndarray) -> np.ndarray:
-        """``[constraints]``: shares relative to their targets."""
-        floats = counts.astype(float)
-        return np.array([c.model.cost(floats) for c in self._budget.constraints]) / self._targets
 
     def _changed(self, counts: np.ndarray, sign: int) -> Iterator[tuple[int, np.ndarray, float]]:
         """(group, counts with one multiple more or less in it, what that multiple is worth)."""
@@ -82,12 +78,12 @@ class _Rounding:
             yield number, other, float(worth)
 
     def _thinned(self, counts: np.ndarray) -> np.ndarray:
-        """Without the multiples that are above a target."""
-        while (over := (now := self._shares(counts)) > 1 + EXACTNESS).any():
+        """Removes multiples until every target is met, those worth least for their cost first."""
+        while (over := (now := self._costs(counts)) > 1 + EXACTNESS).any():
             choices = [
                 (worth / saved, number, fewer)
                 for number, fewer, worth in self._changed(counts, -1)
-                if (saved := (now - self._shares(fewer))[over].max()) > 0
+                if (saved := (now - self._costs(fewer))[over].max()) > 0
             ]
             if not choices:
                 raise ValueError(
@@ -98,11 +94,11 @@ class _Rounding:
         return counts
 
     def _filled(self, counts: np.ndarray, without: Collection[int] = ()) -> np.ndarray:
-        """With the multiples that fit where a target is undercut, none in groups ``without``."""
-        while (low := (now := self._shares(counts)) < 1 - TOLERANCE).any():
+        """Adds multiples that fit while a target is undercut, none to the groups ``without``."""
+        while (low := (now := self._costs(counts)) < 1 - TOLERANCE).any():
             choices = []
             for number, more, worth in self._changed(counts, 1):
-                then = self._shares(more)
+                then = self._costs(more)
                 fits = number not in without and (then <= 1 + EXACTNESS).all()
                 if fits and (price := (then - now)[low].max()) > 0:
                     choices.append((-worth / price, number, more))
@@ -112,19 +108,19 @@ class _Rounding:
         return counts
 
     def _exchanged(self, counts: np.ndarray) -> np.ndarray:
-        """One or two multiples for others, while that brings what is undercut nearer.
+        """Exchanges one or two multiples for others while a target is undercut.
 
-        Of the exchanges that bring all targets near, the one that loses least is taken; where there
-        is none, the one that comes nearest.
+        Of the exchanges that bring all costs near their targets, the one that loses least worth is
+        taken; if none does, the one that comes nearest.
         """
         for _ in range(_EXCHANGES):
-            near = self._shares(counts).min()
+            near = self._costs(counts).min()
             if near >= 1 - TOLERANCE:
                 break
             found = [
                 (min(then, 1 - TOLERANCE), self._worth(other), other)
                 for dropped, fewer in self._dropped(counts)
-                if (then := self._shares(other := self._filled(fewer, dropped)).min()) > near
+                if (then := self._costs(other := self._filled(fewer, dropped)).min()) > near
             ]
             if not found:
                 break

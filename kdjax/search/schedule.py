@@ -29,7 +29,7 @@ def make_schedule(
       constraints: all of the budget.
       schedule: ``joint`` or ``sequential``.
       order: of the blocks in a sequential schedule; empty: all that are not frozen, in order.
-      min_width: channels that every group keeps, or below 1 the share of its channels.
+      min_width: fewest channels that a group keeps; below 1 a share of its channels.
 
     Returns:
       ``slots`` and ``waypoints`` of :class:`kdjax.search.Budget`.
@@ -70,10 +70,11 @@ def _waypoints(
     channels: Channels,
     min_width: float,
 ) -> np.ndarray:
-    """``[slots]``: where a cost should be after each block's slot.
+    """``[slots]``: the share of a constraint's cost to reach by the end of each block's slot.
 
-    Each block goes to the multiplier at which, with all of them there, the target is met: what is
-    asked of a block never exceeds what it can give. A block's own target is met within its slot.
+    If all blocks are thinned by one multiplier, there is one with which the target is met. Each
+    block is thinned by that multiplier in its slot, so none has to give more than it can. The
+    target of a single block is met in the slot of that block.
     """
     scope = constraint.name.rpartition(".")[0]
     if scope:
@@ -104,4 +105,4 @@ def minimum_width(group: Group, min_width: float) -> int:
       min_width: a number of channels, or below 1 a share of the group's, rounded up.
     """
     channels = min_width if min_width >= 1 else max(1, math.ceil(min_width * group.channels - 1e-9))
-    return min(group.channels, -(-int(channels) // group.unit) * group.unit)
+    return min(group.channels, -(-int(channels) // group.unit_size) * group.unit_size)

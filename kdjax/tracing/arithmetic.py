@@ -1,20 +1,20 @@
 """Operations that combine arrays element by element, or reduce them; they tie channels."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from kdjax.tracing.arrangement import without
+from kdjax.tracing.equation import Equation, Rule
 from kdjax.tracing.record import Record
 from kdjax.tracing.values import Label, Value, along, joined, rigid
 
 
-def elementwise(kind: str):
+def elementwise(kind: str) -> Rule:
     """The rule of an operation on arrays of one shape; ``kind``: product, quotient, or any name."""
 
-    def rule(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
-        return [combine(record, kind, values)]
+    def rule(equation: Equation) -> list[Value]:
+        return [combine(equation.record, kind, equation.values)]
 
     return rule
 
@@ -96,10 +96,10 @@ def _merge(record: Record, kind: str, cluster: Sequence[tuple[Value, Label]]) ->
         return merged.with_bare(False)
     if kind == "quotient":
         computed = computed[:1]
-    silent = np.logical_and if kind == "product" else np.logical_or
+    joint = np.logical_and if kind == "product" else np.logical_or
     bare = computed[0].bare
     for label in computed[1:]:
-        bare = silent(bare, label.bare)
+        bare = joint(bare, label.bare)
     merged = merged.with_bare(bare)
     if kind == "product" and merged.bare.any():
         for value, _ in cluster:
@@ -117,50 +117,41 @@ def _factors(kind: str, values: Sequence[Value]) -> frozenset:
     return frozenset()
 
 
-def unary(multiple: bool):
+def unary(multiple: bool) -> Rule:
     """The rule of a function of each number; ``multiple``: it is that number times a constant."""
 
-    def rule(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
-        return [value.moved(value.shape, value.labels, multiple=multiple) for value in values]
+    def rule(equation: Equation) -> list[Value]:
+        return [
+            value.moved(value.shape, value.labels, multiple=multiple) for value in equation.values
+        ]
 
     return rule
 
 
-def select(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
-    """``select_n``: its condition may depend on channels too; it does not scale them.
-
-    Args:
-      record: of the trace.
-      values: the operands.
-      params: of the primitive.
-    """
-    which, *cases = values
-    found = combine(record, "choice", cases)
+def select(equation: Equation) -> list[Value]:
+    """``select_n``: its condition may depend on channels too; it does not scale them."""
+    which, *cases = equation.values
+    found = combine(equation.record, "choice", cases)
     shape = found.shape
     for label in which.labels:
         other = found.label(label.axes[0])
         if len(which.shape) == len(shape) and other is not None:
-            record.tie(label.atoms, other.atoms, "they are chosen by places that cannot go")
+            why = "they are chosen by places that cannot go"
+            equation.record.tie(label.atoms, other.atoms, why)
     return [found]
 
 
-def reduce(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
-    """Sums, maxima and the like. Channels that are reduced over have to stay.
-
-    Args:
-      record: of the trace.
-      values: the operands.
-      params: of the primitive.
-    """
+def reduce(equation: Equation) -> list[Value]:
+    """Sums, maxima and the like. Channels that are reduced over have to stay."""
     results = []
-    for value in values[: max(1, len(values))]:
-        gone = {axis % len(value.shape) for axis in params["axes"]}
+    for value in equation.values:
+        gone = {axis % len(value.shape) for axis in equation.params["axes"]}
         labels = []
         for label in value.labels:
             if not gone & set(label.axes):
                 labels.append(label)
                 continue
-            record.pin(label.atoms, "numbers are summed or compared over channels")
+            equation.record.pin(label.atoms, "numbers are summed or compared over channels")
             labels += [
                 part for part in rigid(value.shape) if part.axes[0] in set(label.axes) - gone
             ]
@@ -168,59 +159,41 @@ def reduce(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -
     return results
 
 
-def window(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
-    """Pooling. Channels that the window reaches over have to stay.
-
-    Args:
-      record: of the trace.
-      values: the operands.
-      params: of the primitive.
-    """
-    (value, *_), shape = values, params["out_shape"]
-    sizes = params["window_dimensions"]
+def window(equation: Equation) -> list[Value]:
+    """Pooling. Channels that the window reaches over have to stay."""
+    value, shape = equation.values[0], equation.shapes[0]
+    sizes = equation.params["window_dimensions"]
     labels = []
     for label in value.labels:
         if all(sizes[axis] == 1 and value.shape[axis] == shape[axis] for axis in label.axes):
             labels.append(label)
         else:
-            record.pin(label.atoms, "a window reaches over channels")
+            equation.record.pin(label.atoms, "a window reaches over channels")
             labels += [along(axis, len(shape), np.zeros(shape[axis], int)) for axis in label.axes]
     return [value.moved(shape, labels, multiple=False)]
 
 
-def along_axis(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
-    """Running sums and sorting. Channels that they run along have to stay.
-
-    Args:
-      record: of the trace.
-      values: the operands.
-      params: of the primitive.
-    """
-    axis = params.get("axis", params.get("dimension"))
-    for value in values:
+def along_axis(equation: Equation) -> list[Value]:
+    """Running sums and sorting. Channels that they run along have to stay."""
+    axis = equation.params.get("axis", equation.params.get("dimension"))
+    for value in equation.values:
         label = value.label(axis)
         if label is not None:
-            record.pin(label.atoms, "numbers are accumulated or sorted over channels")
-    return [value.moved(value.shape, value.labels, multiple=False) for value in values]
+            equation.record.pin(label.atoms, "numbers are accumulated or sorted over channels")
+    return [value.moved(value.shape, value.labels, multiple=False) for value in equation.values]
 
 
-def opaque(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
-    """An operation that picks numbers by their values: every channel in it has to stay.
-
-    Args:
-      record: of the trace.
-      values: the operands.
-      params: of the primitive.
-    """
-    for value in values:
+def opaque(equation: Equation) -> list[Value]:
+    """An operation that picks numbers by their values: every channel in it has to stay."""
+    for value in equation.values:
         for label in value.labels:
-            record.pin(label.atoms, f"{params['primitive']} picks numbers from them")
-    inputs = [value for value in values if not value.fixed]
+            equation.record.pin(label.atoms, f"{equation.name} picks numbers from them")
+    inputs = [value for value in equation.values if not value.fixed]
     layer = max((value.layer for value in inputs if value.layer is not None), default=None)
     variables = frozenset().union(*(value.variables for value in inputs))
     if any(value.computed for value in inputs):
         variables = frozenset()
     return [
         Value(shape, rigid(shape), variables, layer=layer, fixed=not inputs)
-        for shape in params["out_shapes"]
+        for shape in equation.shapes
     ]

@@ -1,26 +1,20 @@
 """Operations that only move numbers, such as a reshape: the atoms are moved in the same way."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from kdjax.tracing.equation import Equation
 from kdjax.tracing.record import Record
 from kdjax.tracing.values import Label, Value, along, rigid
 
 Shape = tuple[int, ...]
 
 
-def transpose(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
-    """``transpose``: labels move with their axes.
-
-    Args:
-      record: of the trace.
-      values: the operands.
-      params: of the primitive.
-    """
-    (value,), order = values, tuple(params["permutation"])
+def transpose(equation: Equation) -> list[Value]:
+    """``transpose``: labels move with their axes."""
+    (value,), order = equation.values, tuple(equation.params["permutation"])
     labels = [
         label.map(lambda part: part.transpose(order), [order.index(axis) for axis in label.axes])
         for label in value.labels
@@ -28,43 +22,25 @@ def transpose(record: Record, values: Sequence[Value], params: Mapping[str, Any]
     return [value.moved([value.shape[axis] for axis in order], labels)]
 
 
-def reverse(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
-    """``rev``: channels are counted from the other end.
-
-    Args:
-      record: of the trace.
-      values: the operands.
-      params: of the primitive.
-    """
-    (value,), axes = values, tuple(params["dimensions"])
+def reverse(equation: Equation) -> list[Value]:
+    """``rev``: channels are counted from the other end."""
+    (value,), axes = equation.values, tuple(equation.params["dimensions"])
     labels = [label.map(lambda part: np.flip(part, axes)) for label in value.labels]
     return [value.moved(value.shape, labels)]
 
 
-def cut(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
-    """``slice`` with constant bounds.
-
-    Args:
-      record: of the trace.
-      values: the operands.
-      params: of the primitive.
-    """
-    (value,) = values
+def cut(equation: Equation) -> list[Value]:
+    """``slice`` with constant bounds."""
+    (value,), params = equation.values, equation.params
     strides = params["strides"] or (1,) * len(value.shape)
     bounds = zip(params["start_indices"], params["limit_indices"], strides, strict=True)
     return [_index(value, [np.arange(*bound) for bound in bounds])]
 
 
-def split(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
-    """``split``: parts of one axis.
-
-    Args:
-      record: of the trace.
-      values: the operands.
-      params: of the primitive.
-    """
-    (value,), axis = values, params["axis"]
-    ends = np.cumsum(params["sizes"])
+def split(equation: Equation) -> list[Value]:
+    """``split``: parts of one axis."""
+    (value,), axis = equation.values, equation.params["axis"]
+    ends = np.cumsum(equation.params["sizes"])
     parts = []
     for start, end in zip([0, *ends[:-1]], ends, strict=True):
         indices = [np.arange(size) for size in value.shape]
@@ -87,16 +63,10 @@ def _index(value: Value, indices: Sequence[np.ndarray]) -> Value:
     return value.moved([len(index) for index in indices], [take(label) for label in value.labels])
 
 
-def squeeze(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
-    """``squeeze``: axes of one place go.
-
-    Args:
-      record: of the trace.
-      values: the operands.
-      params: of the primitive.
-    """
-    (value,) = values
-    gone = {axis % len(value.shape) for axis in params["dimensions"]}
+def squeeze(equation: Equation) -> list[Value]:
+    """``squeeze``: axes of one place go."""
+    (value,) = equation.values
+    gone = {axis % len(value.shape) for axis in equation.params["dimensions"]}
     return [without(value, gone, value.labels)]
 
 
@@ -107,7 +77,7 @@ def without(value: Value, gone: set[int], labels: Sequence[Label], *, multiple=T
       value: the operand.
       gone: its axes that go.
       labels: those of the result.
-      multiple: whether its numbers are those of the operand, or functions of them.
+      multiple: as in :meth:`Value.moved`.
     """
     left = [axis for axis in range(len(value.shape)) if axis not in gone]
     kept = [
@@ -121,49 +91,33 @@ def without(value: Value, gone: set[int], labels: Sequence[Label], *, multiple=T
     return value.moved([value.shape[axis] for axis in left], kept, multiple=multiple)
 
 
-def broadcast(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
-    """``broadcast_in_dim``: repeats numbers along new axes. A channel that is repeated has to stay.
-
-    Args:
-      record: of the trace.
-      values: the operands.
-      params: of the primitive.
-    """
-    value, shape, places = values[0], params["shape"], params["broadcast_dimensions"]
+def broadcast(equation: Equation) -> list[Value]:
+    """``broadcast_in_dim``: new axes. A channel that is repeated along one has to stay."""
+    value, shape = equation.values[0], equation.params["shape"]
+    places = equation.params["broadcast_dimensions"]
     labels = []
     for label in value.labels:
         if any(value.shape[axis] != shape[places[axis]] for axis in label.axes):
-            record.pin(label.atoms, "one channel is repeated")
+            equation.record.pin(label.atoms, "one channel is repeated")
             continue
         labels.append(label.placed([places[axis] for axis in label.axes], len(shape)))
     return [value.moved(shape, labels)]
 
 
-def concatenate(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
-    """``concatenate``: the operands' channels follow each other.
-
-    Args:
-      record: of the trace.
-      values: the operands.
-      params: of the primitive.
-    """
-    return [_concatenate(record, values, params["dimension"])]
+def concatenate(equation: Equation) -> list[Value]:
+    """``concatenate``: the operands' channels follow each other."""
+    return [_concatenate(equation.record, equation.values, equation.params["dimension"])]
 
 
-def stack(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
-    """``stack``: a new axis, one place for each operand.
-
-    Args:
-      record: of the trace.
-      values: the operands.
-      params: of the primitive.
-    """
-    axis = params["axis"]
-    shape = list(values[0].shape)
+def stack(equation: Equation) -> list[Value]:
+    """``stack``: a new axis, one place for each operand."""
+    axis = equation.params["axis"]
+    shape = list(equation.values[0].shape)
     shape.insert(axis, 1)
     places = tuple(place for place in range(len(shape)) if place != axis)
-    settings = {"shape": tuple(shape), "broadcast_dimensions": places}
-    return [_concatenate(record, [broadcast(record, [v], settings)[0] for v in values], axis)]
+    params = {"shape": tuple(shape), "broadcast_dimensions": places}
+    parts = [broadcast(equation._replace(values=[v], params=params))[0] for v in equation.values]
+    return [_concatenate(equation.record, parts, axis)]
 
 
 def _concatenate(record: Record, values: Sequence[Value], axis: int) -> Value:
@@ -233,17 +187,11 @@ def _filled(record: Record, value: Value, axes: Sequence[int], axis: int) -> Lab
     )
 
 
-def pad(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
-    """``pad``: zeros that are added to a channel axis become channels that no layer writes.
-
-    Args:
-      record: of the trace.
-      values: the operands.
-      params: of the primitive.
-    """
-    value, filling = values
+def pad(equation: Equation) -> list[Value]:
+    """``pad``: zeros that are added to a channel axis become channels that no layer writes."""
+    value, filling = equation.values
     labels, shape = list(value.labels), list(value.shape)
-    for axis, (low, high, inner) in enumerate(params["padding_config"]):
+    for axis, (low, high, inner) in enumerate(equation.params["padding_config"]):
         size = shape[axis]
         places = _padded(size, low, high, inner)
         shape[axis] = len(places)
@@ -257,9 +205,9 @@ def pad(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> l
         atoms = np.take(label.atoms, np.maximum(places, 0), axis)
         bare = np.take(label.bare, np.maximum(places, 0), axis)
         new = np.moveaxis(atoms, axis, 0)[places < 0]
-        fresh = record.fresh(new.size).reshape(new.shape)
+        fresh = equation.record.fresh(new.size).reshape(new.shape)
         if not filling.zero:
-            record.pin(fresh, "channels are padded with another number than 0")
+            equation.record.pin(fresh, "channels are padded with another number than 0")
         np.moveaxis(atoms, axis, 0)[places < 0] = fresh
         np.moveaxis(bare, axis, 0)[places < 0] = False
         labels[labels.index(label)] = Label(label.axes, atoms, bare)
@@ -274,15 +222,10 @@ def _padded(size: int, low: int, high: int, inner: int) -> np.ndarray:
     return places[max(-low, 0) : len(places) - max(-high, 0)]
 
 
-def reshape(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
-    """``reshape``: joins and splits axes; the numbers keep their order.
-
-    Args:
-      record: of the trace.
-      values: the operands.
-      params: of the primitive.
-    """
-    (value,), shape = values, tuple(params["new_sizes"])
+def reshape(equation: Equation) -> list[Value]:
+    """``reshape``: joins and splits axes; the numbers keep their order."""
+    (value,), shape = equation.values, tuple(equation.params["new_sizes"])
+    record = equation.record
     labels: list[Label] = []
     for old_axes, new_axes in _blocks(value.shape, shape):
         own = [label for label in value.labels if set(label.axes) & set(old_axes)]
@@ -296,7 +239,7 @@ def reshape(record: Record, values: Sequence[Value], params: Mapping[str, Any]) 
             for label in open_labels:
                 record.pin(label.atoms, "a reshape mixes two channel axes")
             open_labels = []
-        if open_labels:
+        if open_labels and new_axes:
             labels.append(_reshaped(open_labels[0], value.shape, shape, old_axes, new_axes))
         elif own:
             labels += [part for part in rigid(shape) if part.axes[0] in new_axes]
@@ -333,16 +276,11 @@ def _reshaped(
     target = [new[axis] if axis in new_axes else 1 for axis in range(len(new))]
     changed = label.map(lambda part: np.broadcast_to(part, whole).reshape(target))
     axes = [axis for axis in new_axes if new[axis] > 1] or new_axes[-1:]
-    for axis in axes[:-1] if len(axes) > 1 else []:
-        first = np.take(changed.atoms, [0], axis)
-        if (changed.atoms == first).all() and len(axes) > 1:
+    # An axis along which the atoms are the same everywhere holds no channels; one axis stays.
+    for axis in tuple(axes):
+        if len(axes) > 1 and (changed.atoms == np.take(changed.atoms, [0], axis)).all():
             changed = _first(changed, axis)
-            axes = [other for other in axes if other != axis]
-    # The last axis holds no channels if the atoms are the same everywhere along it.
-    last = axes[-1]
-    if len(axes) > 1 and (changed.atoms == np.take(changed.atoms, [0], last)).all():
-        changed = _first(changed, last)
-        axes = axes[:-1]
+            axes.remove(axis)
     return Label(tuple(axes), changed.atoms, changed.bare)
 
 

@@ -20,7 +20,7 @@ def check(
 
     Args:
       traced: of the full network.
-      alive: ``[classes]`` bool.
+      alive: ``[units]`` bool.
       net: the small network.
       image_shape: (height, width, channels) of the input.
 

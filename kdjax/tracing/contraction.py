@@ -1,12 +1,13 @@
 """Convolutions and dense layers: what they read and write, and what each connection costs."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from kdjax.tracing.description import Operation
+from kdjax.tracing.equation import Equation
 from kdjax.tracing.record import Found, Record
 from kdjax.tracing.values import Label, Path, Value, along, flat_axis, rigid
 
@@ -17,16 +18,10 @@ _CONVOLUTION = (
 )
 
 
-def convolution(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
-    """``conv_general_dilated``; a grouped one loses whole groups, or the same channel of each.
-
-    Args:
-      record: of the trace.
-      values: the operands.
-      params: of the primitive.
-    """
-    x, kernel = values
-    numbers, shape = params["dimension_numbers"], tuple(params["out_shape"])
+def convolution(equation: Equation) -> list[Value]:
+    """``conv_general_dilated``; a grouped one loses whole groups, or the same channel of each."""
+    (x, kernel), record, params = equation.values, equation.record, equation.params
+    numbers, shape = params["dimension_numbers"], equation.shapes[0]
     (_, feature, *places), (out, into, *taps) = numbers.lhs_spec, numbers.rhs_spec
     path = kernel_of(record, kernel)
     groups = params["feature_group_count"]
@@ -82,20 +77,14 @@ def convolution(record: Record, values: Sequence[Value], params: Mapping[str, An
     return [Value(shape, tuple(labels), layer=record.add_layer(layer))]
 
 
-def dot(record: Record, values: Sequence[Value], params: Mapping[str, Any]) -> list[Value]:
-    """``dot_general``: a dense layer where one side is a parameter.
-
-    Args:
-      record: of the trace.
-      values: the operands.
-      params: of the primitive.
-    """
-    contract, batch = params["dimension_numbers"]
-    left, right = values
+def dot(equation: Equation) -> list[Value]:
+    """``dot_general``: a dense layer where one side is a parameter."""
+    contract, batch = equation.params["dimension_numbers"]
+    (left, right), record, shape = equation.values, equation.record, equation.shapes[0]
     sides = [
-        _Side(value, tuple(contract[side]), tuple(batch[side])) for side, value in enumerate(values)
+        _Side(value, tuple(contract[side]), tuple(batch[side]))
+        for side, value in enumerate(equation.values)
     ]
-    shape = tuple(params["out_shape"])
     starts = (len(batch[0]), len(batch[0]) + len(sides[0].free))
     weights = [side for side in sides if side.value.variables and not side.value.fixed]
     computed = [side for side in sides if side.value.computed]

@@ -16,16 +16,16 @@ from kdjax.tracing.description import Layer, Traced
 
 
 def everything(traced: Traced) -> np.ndarray:
-    """``[classes]`` bool: all channels alive."""
-    return np.ones(traced.classes, bool)
+    """``[units]`` bool: all channels alive."""
+    return np.ones(traced.units, bool)
 
 
 def count(traced: Traced, alive: np.ndarray | None = None) -> costs.Cost:
-    """Parameters, multiply-accumulates and activations of the network with these classes.
+    """Parameters, multiply-accumulates and activations of the network with these units.
 
     Args:
       traced: of the full network.
-      alive: ``[classes]`` bool, of which class 0 stays; None for all.
+      alive: ``[units]`` bool, of which unit 0 stays; None for all.
     """
     alive = everything(traced) if alive is None else alive
     params = sum(
@@ -166,7 +166,7 @@ class _Row(NamedTuple):
     layer: Layer | None = None
 
 
-_ONE = np.zeros(1, np.int64)  # The classes of one channel that stays.
+_ONE = np.zeros(1, np.int64)  # The unit of one channel that stays.
 
 
 def _layer_rows(traced: Traced) -> Iterator[_Row]:
@@ -194,9 +194,9 @@ def _side(traced: Traced, sides: list[np.ndarray], scale: Sequence[float]) -> Si
     ends = np.array([group.stop for group in traced.groups], np.int64)
     fixed = np.zeros(len(sides))
     term, group, channels = [], [], []
-    for number, classes in enumerate(sides):
-        loose = classes[classes > 0]
-        fixed[number] = len(classes) - len(loose)
+    for number, units in enumerate(sides):
+        loose = units[units > 0]
+        fixed[number] = len(units) - len(loose)
         counts = np.bincount(np.searchsorted(ends, loose, side="right"), minlength=len(ends))
         for index in np.flatnonzero(counts):
             term.append(number)

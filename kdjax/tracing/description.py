@@ -13,26 +13,26 @@ OUTPUTS = "they are the network's outputs"  # Why a classifier's channels stay, 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Channels that the same axes hold, equally often; they differ only in their position.
+    """Channels that lie on the same axes, equally often; only their positions differ.
 
-    The channels of a *class* live and die together. They have the same number in all layers that a
-    sum, a product, a normalisation or a grouped convolution ties. In a grouped convolution a class
+    The channels of a *unit* live and die together. They have the same number in all layers that a
+    sum, a product, a normalisation or a grouped convolution ties. In a grouped convolution a unit
     is one whole group of channels, or the same channel of each group.
 
     Attributes:
       name: the first member's; with ``:2``, ``:3`` where several groups share their first member.
       members: names of the widths that count its channels, in order of execution.
-      start, stop: its classes' numbers.
-      unit: channels of the first member in each class.
-      scales: parameter vectors that decide about a class: it lives while one of them is not 0.
-      held: why its classes cannot be thinned by their scales; empty if they can.
+      start, stop: its units' numbers.
+      unit_size: channels of the first member in each unit.
+      scales: parameter vectors that decide about a unit: it lives while one of them is not 0.
+      held: why its units cannot be thinned by their scales; empty if they can.
     """
 
     name: str
     members: tuple[str, ...]
     start: int
     stop: int
-    unit: int
+    unit_size: int
     scales: tuple[Path, ...]
     held: str = ""
 
@@ -43,16 +43,16 @@ class Group:
     @property
     def channels(self) -> int:
         """The first member's width, as far as it belongs to this group."""
-        return self.units * self.unit
+        return self.units * self.unit_size
 
-    def has(self, classes: np.ndarray) -> np.ndarray:
-        """Bool, of the shape of ``classes``: which of them are this group's."""
-        return (classes >= self.start) & (classes < self.stop)
+    def has(self, units: np.ndarray) -> np.ndarray:
+        """Bool, of the shape of ``units``: which of them are this group's."""
+        return (units >= self.start) & (units < self.stop)
 
-    def places(self, classes: np.ndarray) -> np.ndarray:
-        """``[units, channels]``: where each class of the group is on an axis, given its classes."""
-        order = np.argsort(classes, kind="stable")
-        return order[self.has(classes[order])].reshape(self.units, -1)
+    def places(self, units: np.ndarray) -> np.ndarray:
+        """``[units, channels]``: where each unit of the group is on an axis of these units."""
+        order = np.argsort(units, kind="stable")
+        return order[self.has(units[order])].reshape(self.units, -1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,13 +84,15 @@ class Layer:
         it is in.
       kernel: path of its kernel in the variables; None for a product of computed arrays.
       name: of the width it writes.
-      taps: kernel positions, each of which multiplies for one connection.
-      positions: times that it does so for one image.
-      outputs: numbers for each channel written and image.
+      taps: places in the kernel, such as 9 for 3 x 3; each is one product of a channel read with a
+        channel written.
+      positions: times that the kernel is applied to one image: places in the map that is written,
+        for a transposed convolution in the map that is read.
+      outputs: places in the map that is written.
       groups: of a grouped convolution; else 1.
       fan_in: inputs of an output channel at full width.
-      grouped: whether it loses whole groups, so that the fan-in does not change.
-      reads, writes: ``[channels]`` class of each channel, in order; 0 where it stays.
+      grouped: whether it loses whole groups, so that its fan-in stays the same.
+      reads, writes: ``[channels]`` unit of each channel, in order; 0 where it stays.
       operation: what it computes; None for a product of computed arrays.
     """
 
@@ -115,13 +117,13 @@ class Traced:
     Attributes:
       groups: in order of execution; those that cannot be thinned say why.
       layers: in order of execution.
-      leaves: path of each variable, its collection first -> for each axis the class of each
+      leaves: path of each variable, its collection first -> for each axis the unit of each
         position, 0 where it stays.
       owners: path of each parameter -> number of the layer in which it counts.
-      widths: name of each width -> ``[channels]`` class of each; names are the width vector's
+      widths: name of each width -> ``[channels]`` unit of each; names are the width vector's
         where the author declared them, else the path of the layer that writes the channels.
       fixed: name -> why its channels stay, of all widths with channels that cannot be thinned.
-      maps: ``[channels]`` class of each channel of each map after a block.
+      maps: ``[channels]`` unit of each channel of each map after a block.
     """
 
     groups: tuple[Group, ...]
@@ -133,31 +135,11 @@ class Traced:
     maps: tuple[np.ndarray, ...] = ()
 
     @property
-    def classes(self) -> int:
-        """How many classes there are, the one that stays (0) included."""
+    def units(self) -> int:
+        """How many units there are, with unit 0: all channels that stay."""
         return self.groups[-1].stop if self.groups else 1
-
-    @property
-    def ties(self) -> tuple[tuple[str, ...], ...]:
-        """Names of widths that are one, where there are several."""
-        return tuple(group.members for group in self.groups if len(group.members) > 1)
 
     @property
     def free(self) -> tuple[Group, ...]:
         """The groups that a search can thin."""
         return tuple(group for group in self.groups if not group.held)
-
-    def segments(self, classes: np.ndarray) -> tuple[tuple[str, int], ...]:
-        """Runs of channels: the group's name (empty: they stay) and their number, in order.
-
-        Args:
-          classes: ``[channels]``, what a layer reads or writes.
-        """
-        ends = np.array([group.stop for group in self.groups])
-        numbers = np.where(classes == 0, -1, np.searchsorted(ends, classes, side="right"))
-        cuts = np.flatnonzero(np.diff(numbers)) + 1
-        return tuple(
-            ("" if run[0] < 0 else self.groups[run[0]].name, len(run))
-            for run in np.split(numbers, cuts)
-            if len(run)
-        )

@@ -1,19 +1,18 @@
 """Walks a jaxpr with values that know their channels instead of their numbers."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jax.extend import core
 
 from kdjax.tracing import arithmetic, arrangement, contraction
+from kdjax.tracing.equation import Equation, Rule
 from kdjax.tracing.record import Record
 from kdjax.tracing.values import Value, constant
 
-Rule = Callable[[Record, Sequence[Value], Mapping[str, Any]], list[Value]]
-
 # Functions of each number that at most multiply it by a constant.
-_PROPORTIONAL = "convert_element_type copy copy_p neg reduce_precision name optimization_barrier"
+_PROPORTIONAL = "convert_element_type copy neg reduce_precision name optimization_barrier"
 _UNARY = (
     "abs sign floor ceil round is_finite exp exp2 log expm1 log1p sqrt rsqrt cbrt sin cos tan tanh "
     "asin acos atan sinh cosh asinh acosh atanh logistic erf erfc erf_inv integer_pow square not "
@@ -26,7 +25,7 @@ _REDUCTIONS = (
 _WINDOWS = "reduce_window reduce_window_sum reduce_window_max reduce_window_min"
 _ALONG = "cumsum cumprod cummax cummin cumlogsumexp sort"
 _PICKING = (
-    "gather scatter scatter-add scatter_add dynamic_slice dynamic_update_slice top_k iota "
+    "gather scatter scatter-add dynamic_slice dynamic_update_slice top_k iota "
     "random_bits random_wrap random_unwrap random_seed random_fold_in threefry2x32"
 )
 
@@ -62,22 +61,18 @@ def _table() -> dict[str, Rule]:
     return rules
 
 
-# Primitive -> its rule. A new operation is a function (record, values, params) -> values, and a
-# line here; params also hold the shapes of the results, ``out_shapes``, and ``primitive``.
+# Primitive -> its rule. A new operation is a function from an Equation to the values of its
+# results, and a line here.
 RULES: dict[str, Rule] = _table()
 
 # Primitives that hold a function, and where; it is walked as if it were written out.
 _INNER = {
     "jit": "jaxpr",
-    "pjit": "jaxpr",
     "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
     "custom_lin": "call_jaxpr",
-    "remat": "jaxpr",
     "remat2": "jaxpr",
-    "checkpoint": "jaxpr",
 }
 
 
@@ -128,15 +123,9 @@ def _apply(
     if name not in RULES:
         raise NotImplementedError(_advice(name, place, "tracing does not know it"))
     shapes = [tuple(variable.aval.shape) for variable in equation.outvars]
-    params = {
-        **equation.params,
-        "primitive": name,
-        "out_shapes": shapes,
-        "out_shape": shapes[0] if shapes else (),
-    }
     record.place = place
     try:
-        results = RULES[name](record, values, params)
+        results = RULES[name](Equation(record, values, equation.params, name, shapes))
     except ValueError as error:
         raise NotImplementedError(_advice(name, place, str(error))) from error
     for value, shape in zip(results, shapes, strict=False):

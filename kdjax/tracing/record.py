@@ -14,19 +14,14 @@ Grouping = Literal["none", "whole", "across"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Found:
-    """One convolution or dense layer as it was met; atoms are looked up at the end.
+    """One convolution or dense layer as it was met, with atoms in place of units.
 
     Attributes:
       kernel: path of its kernel; None for a product of two computed arrays.
       module: path of the module it is in.
-      taps: places of the kernel that one connection has.
-      positions: products for each tap, connection and image.
-      outputs: numbers it writes for each output channel and image.
-      groups: of a grouped convolution.
-      fan_in: inputs of each output channel.
-      grouped: whether fan_in stays the same when fewer channels are read.
+      taps, positions, outputs, groups, fan_in, grouped, operation: as in
+        :class:`kdjax.tracing.Layer`.
       reads, writes: ``[channels]`` atoms.
-      operation: what it computes; None for a product of computed arrays.
     """
 
     kernel: Path | None
@@ -90,7 +85,7 @@ class Record:
         return np.arange(self._atoms - count, self._atoms)
 
     def tie(self, first: np.ndarray, second: np.ndarray, why: str) -> None:
-        """These channels live and die together; with a rigid one: never die.
+        """These channels live and die together. Those tied to a rigid one never die.
 
         Args:
           first: atoms.
@@ -141,5 +136,5 @@ class Record:
         yield from self._pins
 
     def undecided(self) -> Iterator[tuple[np.ndarray, str]]:
-        """Atoms that a layer read bare, and its module."""
+        """Atoms that a layer read before a scale multiplied them, and the layer's module."""
         yield from self._bare

@@ -10,7 +10,7 @@ from kdjax.tracing.description import Traced
 
 
 def alive_from_kept(traced: Traced, kept: Mapping[str, Sequence[int] | np.ndarray]) -> np.ndarray:
-    """``[classes]`` bool: alive where a channel of theirs is kept.
+    """``[units]`` bool: alive where a channel of theirs is kept.
 
     Args:
       traced: of the full network.
@@ -20,7 +20,7 @@ def alive_from_kept(traced: Traced, kept: Mapping[str, Sequence[int] | np.ndarra
       ValueError: if a name or an index is unknown, a channel stays in one width and goes in one
         that is tied to it, or a channel goes that cannot.
     """
-    alive = np.ones(traced.classes, bool)
+    alive = np.ones(traced.units, bool)
     for name in kept:
         if name not in traced.widths:
             raise ValueError(f"kept names {name!r}: the widths are {', '.join(traced.widths)}")
@@ -46,7 +46,7 @@ def take(tree: Any, traced: Traced, alive: np.ndarray) -> Any:
       tree: the variables of the full network, or any tree of them, such as an optimiser's state:
         whatever has the name and shape of a variable is sliced alike.
       traced: of the full network.
-      alive: ``[classes]`` bool.
+      alive: ``[units]`` bool.
 
     Returns:
       A tree of the same kind with NumPy arrays.

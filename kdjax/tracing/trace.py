@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdjax.tracing import interpreter
-from kdjax.tracing.classes import describe
 from kdjax.tracing.description import OUTPUTS, Traced
 from kdjax.tracing.names import collected, named
 from kdjax.tracing.record import Grouping, Record
+from kdjax.tracing.units import describe
 from kdjax.tracing.values import RIGID, Path, Value, along, rigid
 from kdjax.widths import WidthVector
 

@@ -87,12 +87,13 @@ class Value:
     def moved(
         self, shape: Sequence[int], labels: Sequence[Label], *, multiple: bool = True
     ) -> "Value":
-        """The same numbers arranged otherwise; not ``multiple``: functions of the same numbers.
+        """What an operation on this value alone gives: its numbers moved, or functions of them.
 
         Args:
           shape: of the result.
           labels: of the result.
-          multiple: whether they are the same numbers.
+          multiple: whether each number of the result is a number of this value, times a constant at
+            most. Then the result is still a multiple of the value's factors, and 0 where it is 0.
         """
         return dataclasses.replace(
             self,

@@ -45,27 +45,27 @@ def traced(layers: Sequence[Layer], ties: Sequence[Sequence[str]] = ()) -> traci
     """What tracing would find in a network of these layers, of which additions tie some groups."""
     leader = {member: tie[0] for tie in ties for member in tie}
     writing: dict[str, list[Layer]] = {}
-    units: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     for layer in layers:
         if layer.out_group:
             name = leader.get(layer.out_group, layer.out_group)
             writing.setdefault(name, []).append(layer)
             inputs = layer.in_channels // layer.groups if layer.groups > 1 else 1
-            units[name] = max(units.get(name, 1), inputs)
-    groups, classes, start = [], {None: None}, 1
+            sizes[name] = max(sizes.get(name, 1), inputs)
+    groups, units, start = [], {None: None}, 1
     for name, own in writing.items():
         members = tuple(dict.fromkeys(str(layer.out_group) for layer in own))
-        count = own[0].out_channels // units[name]
+        count = own[0].out_channels // sizes[name]
         bare = [layer.path for layer in own if not layer.norm]
         scales = tuple(("params", *layer.path, "norm", "scale") for layer in own)
         held = f"{bare[0]} has no scales" if bare else ""
-        group = tracing.Group(name, members, start, start + count, units[name], scales, held)
+        group = tracing.Group(name, members, start, start + count, sizes[name], scales, held)
         groups.append(group)
-        classes |= dict.fromkeys(members, np.repeat(np.arange(start, group.stop), units[name]))
+        units |= dict.fromkeys(members, np.repeat(np.arange(start, group.stop), sizes[name]))
         start = group.stop
 
     def side(group: str | None, size: int) -> np.ndarray:
-        return np.zeros(size, int) if group is None else classes[group]
+        return np.zeros(size, int) if group is None else units[group]
 
     found, leaves, owners = [], {}, {}
     for number, layer in enumerate(layers):
@@ -99,6 +99,6 @@ def traced(layers: Sequence[Layer], ties: Sequence[Sequence[str]] = ()) -> traci
                 writes=writes,
             )
         )
-    widths = {name: own for name, own in classes.items() if name is not None}
+    widths = {name: own for name, own in units.items() if name is not None}
     fixed = {name: group.held for group in groups if group.held for name in group.members}
     return tracing.Traced(tuple(groups), tuple(found), leaves, owners, widths, fixed)

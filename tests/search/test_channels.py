@@ -48,7 +48,7 @@ def test_resnet_ties_stem_and_first_stage():
         "stage3_block1/conv2", "stage3_block1/projection"
     )
     assert tables.writers(groups["stage3.block1.conv1"]) == branch("stage3_block1/conv1")
-    assert {group.unit for group in groups.values()} == {1}
+    assert {group.unit_size for group in groups.values()} == {1}
 
 
 def test_resnet_ties_nothing_where_a_projection_stands():
@@ -76,7 +76,7 @@ def test_mobilenet_depthwise_convolutions_write_what_they_read():
     assert tables.writers(groups["stem"]) == (("stem", "conv"), *branch("stage1_block1/depthwise"))
     inner = groups["stage2.block2.expand"]
     assert tables.writers(inner) == branch("stage2_block2/expand", "stage2_block2/depthwise")
-    assert (inner.channels, inner.unit, inner.units) == (144, 1, 144)
+    assert (inner.channels, inner.unit_size, inner.units) == (144, 1, 144)
     assert tables.writers(groups["stage4"]) == branch(
         *(f"stage4_block{number}/project" for number in (1, 2, 3, 4))
     )
@@ -152,7 +152,7 @@ GROUPED = (
 
 def test_units_of_a_grouped_convolution():
     channels = tables.channels(GROUPED)
-    assert [(g.name, g.unit, g.units) for g in channels.groups] == [("a", 1, 4), ("b", 2, 3)]
+    assert [(g.name, g.unit_size, g.units) for g in channels.groups] == [("a", 1, 4), ("b", 2, 3)]
     np.testing.assert_array_equal(channels.group_of, [0, 0, 0, 0, 1, 1, 1])
     params = flax.traverse_util.unflatten_dict(
         {
@@ -220,7 +220,7 @@ def test_a_resnext_keeps_the_number_of_groups_of_its_blocks():
     network = models.create("resnext50_32x4d", 4, width=0.5)
     channels = Channels.of(network, network.widths, (32, 32, 3))
     assert channels.fixed == ()
-    units = {group.name: (group.units, group.unit) for group in channels.groups}
+    units = {group.name: (group.units, group.unit_size) for group in channels.groups}
     # Two channels in each of 32 groups, read and written.
     assert units["stage1.block1.conv1"] == units["stage1.block1.conv2"] == (2, 32)
     assert units["stage1"] == (128, 1)

@@ -63,7 +63,9 @@ def fading(step):
 def program(name, targets, blocks=(), schedule=None, steps=STEPS, descent=DESCENT):
     _, budget = budget_of(name, targets, blocks)
     rate = schedule or optax.constant_schedule(RATE)
-    optimizer = controlled(optax.sgd(rate), budget, Plan(steps, descent), rate, THRESHOLD)
+    optimizer = controlled(
+        optax.sgd(rate), budget, plan=Plan(steps, descent), learning_rate=rate, threshold=THRESHOLD
+    )
 
     @jax.jit
     def step(params, goal, state):
@@ -307,7 +309,9 @@ def test_the_step_is_traced_once():
     chex.clear_trace_counter()
     _, budget = budget_of("resnet8", items(**ONE))
     rate = optax.constant_schedule(RATE)
-    optimizer = controlled(optax.sgd(rate), budget, Plan(8, 4), rate, THRESHOLD)
+    optimizer = controlled(
+        optax.sgd(rate), budget, plan=Plan(8, 4), learning_rate=rate, threshold=THRESHOLD
+    )
 
     @jax.jit
     @chex.assert_max_traces(n=1)
@@ -326,7 +330,7 @@ def test_the_wrapped_optimiser_keeps_its_state():
     _, budget = budget_of("resnet8", items(**ONE))
     rate = optax.constant_schedule(RATE)
     inner = optax.sgd(rate, momentum=0.9)
-    optimizer = controlled(inner, budget, Plan(10, 5), rate, THRESHOLD)
+    optimizer = controlled(inner, budget, plan=Plan(10, 5), learning_rate=rate, threshold=THRESHOLD)
     params = scales(budget.channels, np.ones)
     gradients = scales(budget.channels, lambda size: np.linspace(-1, 1, size))
     state = optimizer.init(params)
@@ -369,4 +373,4 @@ def test_bad_plans_are_refused(arguments, message):
     plan, threshold = arguments
     rate = optax.constant_schedule(RATE)
     with pytest.raises(ValueError, match=message):
-        controlled(optax.sgd(rate), budget, plan, rate, threshold)
+        controlled(optax.sgd(rate), budget, plan=plan, learning_rate=rate, threshold=threshold)

@@ -31,7 +31,13 @@ def tiny(target, steps=10, descent=8, rate=0.1):
     blocks = partition(architecture, channels)
     budget = make_budget(channels, blocks, flops=target)
     schedule = optax.constant_schedule(rate)
-    optimizer = controlled(optax.sgd(schedule), budget, Plan(steps, descent), schedule, THRESHOLD)
+    optimizer = controlled(
+        optax.sgd(schedule),
+        budget,
+        plan=Plan(steps, descent),
+        learning_rate=schedule,
+        threshold=THRESHOLD,
+    )
     return budget, optimizer
 
 

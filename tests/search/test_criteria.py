@@ -93,7 +93,15 @@ def searched(criterion):
     blocks = partition(architecture, channels)
     budget = make_budget(channels, blocks, flops=0.4)
     rate = optax.constant_schedule(0.05)
-    optimizer = controlled(optax.sgd(rate), budget, Plan(40, 30), rate, 1e-3, 0.5, criterion)
+    optimizer = controlled(
+        optax.sgd(rate),
+        budget,
+        plan=Plan(40, 30),
+        learning_rate=rate,
+        threshold=1e-3,
+        cost_exponent=0.5,
+        criterion=criterion,
+    )
     params = models.initialize(architecture.build(), 0, SHAPE)["params"]
     generator = np.random.default_rng(1)
     pull = jax.tree.map(lambda leaf: generator.uniform(0.1, 2.0, leaf.shape), params)
@@ -137,4 +145,11 @@ def test_an_unknown_criterion_is_refused():
     )
     rate = optax.constant_schedule(0.05)
     with pytest.raises(ValueError, match=r"search\.criterion is 'gradient': one of scale, taylor"):
-        controlled(optax.sgd(rate), budget, Plan(4, 2), rate, 1e-3, criterion="gradient")
+        controlled(
+            optax.sgd(rate),
+            budget,
+            plan=Plan(4, 2),
+            learning_rate=rate,
+            threshold=1e-3,
+            criterion="gradient",
+        )

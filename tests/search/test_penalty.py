@@ -10,7 +10,7 @@ from tables import Layer
 
 from kdjax import costs, models, tracing, widths
 from kdjax.search import Channels, CostModel
-from kdjax.search.penalty import RESOURCES, penalty
+from kdjax.search.penalty import RESOURCES
 
 # A network with every kind of layer, for images of 8 x 8 x 3 and five classes. Groups: a (8
 # channels), b (8), c (12, in units of 4) and d (6, tied with e).
@@ -66,7 +66,9 @@ def tree(scales):
 
 
 def test_the_groups_of_the_table():
-    names = [(group.name, group.members, group.channels, group.unit) for group in CHANNELS.groups]
+    names = [
+        (group.name, group.members, group.channels, group.unit_size) for group in CHANNELS.groups
+    ]
     assert names == [
         ("a", ("a",), 8, 1),
         ("b", ("b",), 8, 1),
@@ -94,7 +96,7 @@ def test_layers_add_up(resource):
     assert model.cost(ALIVE) * model.full == pytest.approx(sum(a for _, a, _ in expected.values()))
     coefficients = sum(vector(one) for _, _, one in expected.values())
     sums = np.array([1.5, 0.25, 4.0, 2.0])
-    found = model.penalty(jnp.asarray(ALIVE, jnp.float32), jnp.asarray(sums, jnp.float32))
+    found = model.coefficients(jnp.asarray(ALIVE, jnp.float32)) @ jnp.asarray(sums, jnp.float32)
     assert float(found) * model.full == pytest.approx(coefficients @ sums, rel=1e-5)
     full = np.array([8.0, 8.0, 12.0, 6.0])
     assert model.cost(full) == pytest.approx(1.0, rel=1e-12)
@@ -124,6 +126,16 @@ SUMS = {
     "c": 4 * (0.9 + 0.7),
     "d": 0.6 + 0.3 + 0.4 + 0.05,
 }
+
+
+def penalty(model, channels, params, threshold):
+    """Differentiable: the penalty of a network's scales, relative to its full cost.
+
+    A channel is alive where its largest |scale| is above the threshold.
+    """
+    magnitudes = channels.magnitudes(params)
+    counts = channels.counts(magnitudes > threshold)
+    return model.coefficients(counts) @ channels.counts(magnitudes)
 
 
 @pytest.mark.parametrize("resource", RESOURCES)
@@ -193,7 +205,7 @@ def thinned(name, width, seed):
         flags[generator.integers(group.units)] = True
         alive.append(flags)
     found = {
-        member: int(flags.sum()) * group.unit
+        member: int(flags.sum()) * group.unit_size
         for group, flags in zip(channels.groups, alive, strict=True)
         for member in group.members
     }
@@ -220,7 +232,7 @@ def test_penalty_of_zeros_and_ones_is_cost_times_sides(name, width, seed, resour
     flags = channels.by_group(alive)
     params = flax.traverse_util.unflatten_dict(
         {
-            (*path, "norm", "scale"): jnp.repeat(jnp.float32(flags[group.name]), group.unit)
+            (*path, "norm", "scale"): jnp.repeat(jnp.float32(flags[group.name]), group.unit_size)
             for group in channels.groups
             for path in tables.writers(group)
         }
@@ -228,7 +240,7 @@ def test_penalty_of_zeros_and_ones_is_cost_times_sides(name, width, seed, resour
     model = CostModel.of(resource, channels)
     found = float(penalty(model, channels, params, 0.5)) * model.full
     counted, factor = {"flops": ("macs", 2), "params": ("params", 1)}[resource]
-    free, full = {group.name for group in channels.groups}, channels.traced
+    full = channels.traced
     small = tracing.trace(architecture.build(vector), shape)
     expected = 0
     for layer, whole, cost in zip(
@@ -239,7 +251,7 @@ def test_penalty_of_zeros_and_ones_is_cost_times_sides(name, width, seed, resour
             counted
         ]
         reads, writes = (
-            {name for name, _ in full.segments(side)} <= free
+            bool(np.any([group.has(side) for group in channels.groups], axis=0).all())
             for side in (whole.reads, whole.writes)
         )
         expected += factor * ((reads + writes) * connections + writes * own)

@@ -239,7 +239,7 @@ def logits(net, variables):
 
 def widths_of(description, alive):
     """Name of each width -> its living channels."""
-    return {name: int(alive[classes].sum()) for name, classes in description.widths.items()}
+    return {name: int(alive[units].sum()) for name, units in description.widths.items()}
 
 
 def silenced(variables, description, alive):

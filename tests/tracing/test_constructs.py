@@ -117,6 +117,18 @@ def test_widths_made_by_arithmetic_are_held():
         tracing.traced(family(Lost, quarter=2), SHAPE)
 
 
+def test_a_parameter_of_one_number_may_be_reshaped_to_a_scalar():
+    class Gained(synthetic.Net):
+        def trunk(self, x, widths):
+            x = nn.relu(synthetic.conv(widths["first"], x, "first"))
+            return x * self.param("gain", nn.initializers.ones, (1,)).reshape(())
+
+    architecture = family(Gained, first=4)
+    description = tracing.traced(architecture, SHAPE)
+    assert [(g.name, len(g.scales)) for g in description.free] == [("first", 1)]
+    assert_sliced_is_masked(architecture, description, np.array([True, True, False, True, False]))
+
+
 def test_named_widths_are_ints_that_can_be_copied():
     width = named({"stem": 16})["stem"]
     assert (width, width.name, hash(width)) == (16, "stem", hash(16))

@@ -10,7 +10,7 @@ from synthetic import SHAPE, assert_sliced_is_masked, family
 from kdjax import tracing
 from kdjax.search import Channels, CostModel
 
-# Group -> its widths, classes, channels in a class, and the parameters that decide.
+# Group -> its widths, units, channels in a unit, and the parameters that decide.
 NETWORKS = {
     "concatenation": (
         family(synthetic.DenselyConnected, stem=6, grow1=4, grow2=4, grow3=4, transition=5),
@@ -85,7 +85,7 @@ NETWORKS = {
         family(synthetic.GroupNormed, first=6, last=5),
         {"last": ("last", 5, 1, "last_norm")},
     ),
-    # A value and its gate are one class, though they are half the channels apart.
+    # A value and its gate are one unit, though they are half the channels apart.
     "gated": (
         family(synthetic.Gated, pair=8, up=5),
         {
@@ -118,7 +118,7 @@ def test_groups(name):
         group.name: (
             " ".join(group.members),
             group.units,
-            group.unit,
+            group.unit_size,
             " ".join("/".join(path[1:-1]) for path in group.scales),
         )
         for group in description.groups
@@ -135,7 +135,7 @@ def test_groups(name):
 def test_sliced_is_masked(name, share):
     architecture, description, _ = described(name)
     generator = np.random.default_rng(1)
-    alive = np.ones(description.classes, bool)
+    alive = np.ones(description.units, bool)
     for group in description.free:
         own = slice(group.start, group.stop)
         alive[own] = generator.random(group.units) < share
@@ -147,9 +147,10 @@ def test_sliced_is_masked(name, share):
 def test_a_transition_reads_four_segments():
     _, description, _ = described("concatenation")
     layers = {layer.path[-1]: layer for layer in description.layers}
-    expected = (("stem", 6), ("grow1", 4), ("grow2", 4), ("grow3", 4))
-    assert description.segments(layers["transition"].reads) == expected
-    assert description.segments(layers["grow2"].reads) == expected[:2]
+    segments = [description.widths[name] for name in ("stem", "grow1", "grow2", "grow3")]
+    assert [len(segment) for segment in segments] == [6, 4, 4, 4]
+    np.testing.assert_array_equal(layers["transition"].reads, np.concatenate(segments))
+    np.testing.assert_array_equal(layers["grow2"].reads, np.concatenate(segments[:2]))
     # 1 x 1 from 18 to 5 channels, on 64 pixels; with half of grow2: from 16.
     only = tracing.everything(description)
     only[description.widths["grow2"][:2]] = False
@@ -211,7 +212,7 @@ def test_costs_add_up_and_their_penalty_is_the_derivative(name, resource):
     alive, counts = tracing.everything(description), []
     for group in channels.groups:
         alive[group.start] = False
-        counts.append(group.channels - group.unit)
+        counts.append(group.channels - group.unit_size)
     counts = np.array(counts, float)
     assert model.cost(counts) * model.full == pytest.approx(
         getattr(tracing.count(description, alive), resource), rel=1e-12

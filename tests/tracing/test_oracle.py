@@ -45,15 +45,20 @@ def case(name, width=1.0):
 
 
 def thinned(description, seed, share=0.5):
-    """Random living classes, at least one of each group; and the widths they make."""
+    """Random living units, at least one of each group; and the widths they make."""
     generator = np.random.default_rng(seed)
-    alive = generator.random(description.classes) < share
+    alive = generator.random(description.units) < share
     for group in description.groups:
         alive[generator.integers(group.start, group.stop)] = True
         if group.held:
             alive[group.start : group.stop] = True
     alive[0] = True
     return alive, widths_of(description, alive)
+
+
+def ties(description):
+    """Names of widths that are one, where there are several."""
+    return [group.members for group in description.groups if len(group.members) > 1]
 
 
 def declared(architecture, found):
@@ -117,11 +122,11 @@ def test_groups_and_deciding_scales_of_a_resnet(depth):
             expected[stage] = ((stage,), channels, own)
     found = {g.name: (g.members, g.channels, g.scales) for g in description.groups}
     assert found == expected
-    assert {group.unit for group in description.groups} == {1}
+    assert {group.unit_size for group in description.groups} == {1}
     assert description.free == description.groups
     assert set(description.fixed) == {"branch/classifier"}
     assert "network's outputs" in description.fixed["branch/classifier"]
-    assert description.ties == (("stem", "stage1"),)
+    assert ties(description) == [("stem", "stage1")]
 
 
 def test_groups_of_other_families():
@@ -139,11 +144,11 @@ def test_groups_of_other_families():
         ("expand",),
         ("depthwise",),
     ]
-    assert mobile.ties == () and set(mobile.fixed) == {"branch/classifier"}
+    assert ties(mobile) == [] and set(mobile.fixed) == {"branch/classifier"}
     _, _, vgg = case("vgg16_bn_imagenet")
     assert [group.name for group in vgg.groups if group.held] == ["dense1", "dense2"]
     assert all(len(group.scales) == 1 for group in vgg.free)
-    assert len(vgg.free) == 13 and vgg.ties == ()
+    assert len(vgg.free) == 13 and ties(vgg) == []
     dense = models.create("densenet_bc_100_12", 7)
     dense = {group.name: group for group in tracing.traced(dense, (32, 32, 3)).groups}
     # A growth is normalised by whoever reads it: the 15 layers after it and the transition.
@@ -155,7 +160,7 @@ def test_a_projection_unties_stem_and_first_stage():
     architecture, shape, _ = case("resnet8")
     vector = widths.WidthVector({**architecture.widths, "stage1": 12})
     description = tracing.traced(dataclasses.replace(architecture, widths=vector), shape)
-    assert description.ties == ()
+    assert ties(description) == []
     groups = {group.name: group for group in description.groups}
     assert groups["stem"].scales == (("params", "stem", "conv", "norm", "scale"),)
     assert [path[-3] for path in groups["stage1"].scales] == ["conv2", "projection"]

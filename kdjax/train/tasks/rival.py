@@ -76,7 +76,7 @@ def _thinned(
 
     def allows(vector: Mapping[str, int]) -> bool:
         # Dozens are tried: they are counted on the full network, not each by a trace of its own.
-        counts = np.array([vector[group.name] for group in budget.channels.groups], float)
+        counts = budget.channels.counts_of(vector)
         found = {name: float(models[name].cost(counts)) * models[name].full for name in limits}
         return all(
             (round(found[name]) if name in RESOURCES else found[name]) <= most

@@ -161,11 +161,11 @@ def search_optimizer(
         return controlled(
             optimizer,
             budget,
-            plan,
-            schedule,
-            config.threshold,
-            config.cost_exponent,
-            config.criterion,
+            plan=plan,
+            learning_rate=schedule,
+            threshold=config.threshold,
+            cost_exponent=config.cost_exponent,
+            criterion=config.criterion,
         )
 
     return wrap

@@ -267,7 +267,7 @@ def _cost_counter(
     def count(vector: Mapping[str, int]) -> dict[str, float]:
         cost = costs.count(experiment.architecture, vector, experiment.dataset.image_shape)
         found: dict[str, float] = {"flops": cost.flops, "macs": cost.macs, "params": cost.params}
-        counts = np.array([vector[group.name] for group in budget.channels.groups], float)
+        counts = budget.channels.counts_of(vector)
         return found | {model.resource: float(model.cost(counts)) * model.full for model in timed}
 
     return count

@@ -1,4 +1,4 @@
-"""Turns the record of a trace into classes and groups of channels."""
+"""Turns the record of a trace into units and groups of channels."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -44,8 +44,8 @@ def describe(
             groups=found.groups,
             fan_in=found.fan_in,
             grouped=found.grouped,
-            reads=numbering.classes(found.reads),
-            writes=numbering.classes(found.writes),
+            reads=numbering.units(found.reads),
+            writes=numbering.units(found.writes),
             operation=found.operation,
         )
         for found, name in zip(record.layers, names, strict=True)
@@ -58,14 +58,14 @@ def describe(
         groups=groups,
         layers=layers,
         leaves=MappingProxyType(
-            {path: tuple(numbering.classes(axis) for axis in axes) for path, axes in leaves.items()}
+            {path: tuple(numbering.units(axis) for axis in axes) for path, axes in leaves.items()}
         ),
         owners=MappingProxyType(
             {path: _owner(record, path) for path in leaves if path[0] == "params"}
         ),
         widths=MappingProxyType(widths),
         fixed=MappingProxyType(_fixed(record, names, numbering, groups)),
-        maps=tuple(numbering.classes(atoms) for atoms in maps),
+        maps=tuple(numbering.units(atoms) for atoms in maps),
     )
 
 
@@ -97,7 +97,7 @@ def _pin_further_axes(record: Record, leaves: Mapping[Path, Sequence[np.ndarray]
 
 
 def _reasons(record: Record, roots: np.ndarray) -> dict[int, str]:
-    """Root of each class that stays -> why; a reason with text replaces an empty one."""
+    """Root of each unit that stays -> why; a reason with text replaces an empty one."""
     reasons: dict[int, str] = {int(roots[0]): ""}
     for atoms, why in record.pins():
         for root in np.unique(roots[atoms]):
@@ -106,7 +106,7 @@ def _reasons(record: Record, roots: np.ndarray) -> dict[int, str]:
 
 
 class _Numbering:
-    """Classes numbered so that those of a group follow each other, in order of execution."""
+    """Units numbered so that those of a group follow each other, in order of execution."""
 
     def __init__(
         self,
@@ -130,7 +130,7 @@ class _Numbering:
         ordered = [root for group in self.members for root in group]
         self.number[ordered] = np.arange(1, len(ordered) + 1)
 
-    def classes(self, atoms: np.ndarray) -> np.ndarray:
+    def units(self, atoms: np.ndarray) -> np.ndarray:
         found = self.number[self.roots[atoms]]
         found.setflags(write=False)
         return found
@@ -164,22 +164,20 @@ def _groups(
     first_scales: dict[int, list[Path]] = {}
     ends = np.cumsum([1] + [len(roots) for roots in numbering.members])
 
-    def groups_of(atoms: np.ndarray) -> list[int]:
-        classes = np.unique(numbering.classes(atoms))
-        return np.unique(np.searchsorted(ends, classes[classes > 0], side="right") - 1).tolist()
+    def groups_of(units: np.ndarray) -> list[int]:
+        return np.unique(np.searchsorted(ends, units[units > 0], side="right") - 1).tolist()
 
     for path, atoms in record.scales:
-        for number in groups_of(atoms):
+        for number in groups_of(numbering.units(atoms)):
             known = first_scales.setdefault(number, [])
             known += [] if path in known else [path]
     held: dict[int, str] = {}
     for atoms, place in record.undecided():
-        for number in groups_of(atoms):
+        for number in groups_of(numbering.units(atoms)):
             held.setdefault(number, f"{place} reads them before a scale multiplies them")
     members: dict[int, list[str]] = {}
-    for name, classes in widths.items():
-        found = np.unique(classes[classes > 0])
-        for number in np.unique(np.searchsorted(ends, found, side="right") - 1).tolist():
+    for name, units in widths.items():
+        for number in groups_of(units):
             members.setdefault(number, []).append(name)
     for number, names in members.items():
         # A layer may take its width from its input. It then belongs to the declared width it is
@@ -193,11 +191,11 @@ def _groups(
         own = members[number]
         uses[own[0]] += 1
         start, stop = int(ends[number]), int(ends[number + 1])
-        unit = int((widths[own[0]] == start).sum())
+        unit_size = int((widths[own[0]] == start).sum())
         suffix = f":{uses[own[0]]}" if uses[own[0]] > 1 else ""
         scales = tuple(first_scales.get(number, ()))
         reason = held.get(number, "" if scales else "no scale multiplies them")
-        groups.append(Group(own[0] + suffix, tuple(own), start, stop, unit, scales, reason))
+        groups.append(Group(own[0] + suffix, tuple(own), start, stop, unit_size, scales, reason))
     return tuple(groups)
 
 
