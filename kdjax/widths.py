@@ -123,7 +123,12 @@ def check(
             raise ValueError(f"{name}[{group!r}] is {channels}: a group needs at least 1 channel")
         if channels > LARGEST_WIDTH:
             raise ValueError(f"{name}[{group!r}] is {channels}: at most {LARGEST_WIDTH} channels")
-    return WidthVector({group: operator.index(widths[group]) for group in reference})
+    # An int stays the object it is: tracing names widths by a subclass.
+    whole = {
+        group: channels if isinstance(channels, int) else operator.index(channels)
+        for group, channels in widths.items()
+    }
+    return WidthVector({group: whole[group] for group in reference})
 
 
 def check_students(

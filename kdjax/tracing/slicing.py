@@ -14,29 +14,49 @@ def alive_from_kept(traced: Traced, kept: Mapping[str, Sequence[int] | np.ndarra
 
     Args:
       traced: of the full network.
-      kept: name of a width -> indices of the channels that stay; names left out keep all.
+      kept: name of a width -> indices of the channels that stay, or ``[channels]`` bool; names left
+        out keep all.
 
     Raises:
-      ValueError: if a name or an index is unknown, a channel stays in one width and goes in one
-        that is tied to it, or a channel goes that cannot.
+      ValueError: if a name or an index is unknown, no channel of a width stays, a channel stays in
+        one width and goes in one that is tied to it, or a channel goes that cannot.
     """
     alive = np.ones(traced.units, bool)
     for name in kept:
         if name not in traced.widths:
             raise ValueError(f"kept names {name!r}: the widths are {', '.join(traced.widths)}")
         alive[traced.widths[name]] = False
-    for name, indices in kept.items():
-        alive[traced.widths[name][np.asarray(indices, int)]] = True
+    chosen = {name: _indices(name, given, traced) for name, given in kept.items()}
+    for name, indices in chosen.items():
+        alive[traced.widths[name][indices]] = True
     alive[0] = True
-    for name, indices in kept.items():
+    for name, indices in chosen.items():
         stays = np.flatnonzero(alive[traced.widths[name]])
-        if not np.array_equal(stays, np.unique(np.asarray(indices, int))):
+        if not np.array_equal(stays, indices):
             reason = traced.fixed.get(name) or "it is tied to other channels, or split in units"
             raise ValueError(
-                f"kept[{name!r}] has {len(set(np.asarray(indices).tolist()))} channels, but "
-                f"{len(stays)} stay: {reason}"
+                f"kept[{name!r}] has {len(indices)} channels, but {len(stays)} stay: {reason}"
             )
     return alive
+
+
+def _indices(name: str, given: Sequence[int] | np.ndarray, traced: Traced) -> np.ndarray:
+    """The channels of a width that stay, each once, in order."""
+    channels, values = len(traced.widths[name]), np.asarray(given)
+    if values.dtype == bool:
+        if values.shape != (channels,):
+            raise ValueError(
+                f"kept[{name!r}] has shape {values.shape}: expected one for each of {channels} "
+                "channels"
+            )
+        values = np.flatnonzero(values)
+    found = np.unique(values.astype(int))
+    if not len(found):
+        raise ValueError(f"kept[{name!r}] is empty: at least one of {channels} channels must stay")
+    if found[0] < 0 or found[-1] >= channels:
+        wrong = found[0] if found[0] < 0 else found[-1]
+        raise ValueError(f"kept[{name!r}] names channel {wrong}: there are 0 to {channels - 1}")
+    return found
 
 
 def take(tree: Any, traced: Traced, alive: np.ndarray) -> Any:
