@@ -1,9 +1,12 @@
 """A short version of the fault harness: some faults of each kind, all detected, nothing wrong."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 FOLDER = Path(__file__).parent.parent.parent / "experiments" / "faults"
 # Kills, signals, full disks, damage on resume, files, workdirs, divergence, several processes and
@@ -11,6 +14,9 @@ FOLDER = Path(__file__).parent.parent.parent / "experiments" / "faults"
 KINDS = "checkpoints,data"
 
 
+@pytest.mark.skipif(
+    not os.environ.get("KDJAX_TEST_ALL"), reason="takes half a minute: KDJAX_TEST_ALL=1 runs it"
+)
 def test_every_kind_of_fault_is_survived(tmp_path):
     command = [
         sys.executable,

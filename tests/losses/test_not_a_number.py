@@ -1,5 +1,7 @@
 """What is not a number stays so: a broken teacher or student shows in every loss."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,15 +32,15 @@ OF_MAPS = {
 }
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize("whose", [0, 1])
 @pytest.mark.parametrize("name", [*OF_LOGITS, *OF_MAPS])
-def test_a_broken_network_shows(name, whose, value):
+def test_a_broken_network_shows(name):
     rng = np.random.default_rng(0)
     shape = (4, 5) if name in OF_LOGITS else (4, 4, 4, 3)
-    given = [rng.normal(size=shape).astype(np.float32) for _ in range(2)]
-    given[whose][...] = value
     loss = (OF_LOGITS | OF_MAPS)[name]
-    values, gradients = jax.value_and_grad(lambda a, b: jnp.sum(loss(a, b)), (0, 1))(*given)
-    assert not np.isfinite(values)
-    assert not all(np.isfinite(gradient).all() for gradient in gradients)
+    compiled = jax.jit(jax.value_and_grad(lambda a, b: jnp.sum(loss(a, b)), (0, 1)))
+    for whose, value in itertools.product((0, 1), (np.nan, np.inf)):
+        given = [rng.normal(size=shape).astype(np.float32) for _ in range(2)]
+        given[whose][...] = value
+        values, gradients = compiled(*given)
+        assert not np.isfinite(values)
+        assert not all(np.isfinite(gradient).all() for gradient in gradients)
