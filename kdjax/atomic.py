@@ -15,11 +15,12 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
       OSError: naming ``path``, if it cannot be written, on a full disk say.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    target = path.resolve()  # A link stays one.
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        os.replace(temporary, path)
+        os.replace(temporary, target)
     except OSError as error:  # What the system says of a failed write names no file.
         raise OSError(f"{path} cannot be written: {error.strerror or error}") from None
     finally:

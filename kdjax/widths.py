@@ -11,7 +11,6 @@ import operator
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import SupportsIndex
 
 from kdjax import atomic
 
@@ -116,19 +115,23 @@ def check(
         raise ValueError(f"{name} has unknown groups {unknown}: the groups are {list(reference)}")
     if missing := [group for group in reference if group not in widths]:
         raise ValueError(f"{name} misses the groups {missing}")
-    for group, channels in widths.items():
-        if isinstance(channels, bool) or not isinstance(channels, SupportsIndex):
-            raise ValueError(f"{name}[{group!r}] is {channels!r}: expected a whole number")
-        if channels < 1:
-            raise ValueError(f"{name}[{group!r}] is {channels}: a group needs at least 1 channel")
-        if channels > LARGEST_WIDTH:
-            raise ValueError(f"{name}[{group!r}] is {channels}: at most {LARGEST_WIDTH} channels")
-    # An int stays the object it is: tracing names widths by a subclass.
-    whole = {
-        group: channels if isinstance(channels, int) else operator.index(channels)
-        for group, channels in widths.items()
-    }
+    whole = {group: _whole(channels, f"{name}[{group!r}]") for group, channels in widths.items()}
     return WidthVector({group: whole[group] for group in reference})
+
+
+def _whole(channels: object, name: str) -> int:
+    """A number of channels; an int stays the object it is, since tracing names widths by one."""
+    try:
+        found = channels if isinstance(channels, int) else operator.index(channels)  # type: ignore
+    except TypeError:
+        found = False
+    if isinstance(found, bool):
+        raise ValueError(f"{name} is {channels!r}: expected a whole number")
+    if found < 1:
+        raise ValueError(f"{name} is {found}: a group needs at least 1 channel")
+    if found > LARGEST_WIDTH:
+        raise ValueError(f"{name} is {found}: at most {LARGEST_WIDTH} channels")
+    return found
 
 
 def check_students(

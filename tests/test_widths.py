@@ -219,3 +219,9 @@ def test_whole_numbers_of_other_libraries_are_whole_numbers():
     found = widths.check({"stem": np.int64(8)}, {"stem": 16})
     assert found == {"stem": 8}
     assert type(found["stem"]) is int
+
+
+@pytest.mark.parametrize("channels", [np.array(4.0), np.array([4]), np.array([4, 5]), np.True_])
+def test_arrays_are_no_numbers_of_channels(channels):
+    with pytest.raises(ValueError, match=r"widths\['stem'\] is .*: expected a whole number"):
+        widths.check({"stem": channels}, {"stem": 16})

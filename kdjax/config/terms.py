@@ -70,7 +70,8 @@ class Term:
         adapted, ``(student first, student second, teacher first, teacher second)``;
         ``embedding``, the last map averaged over space.
       loss: a function of that which returns ``[batch]``, or the name of one in
-        :mod:`kdjax.losses`; empty: the term's own name.
+        :mod:`kdjax.losses`; empty: the term's own name. One that reads labels is given the logits
+        of all students, ``[students, batch, classes]``, and returns ``[students, batch]``.
       fields: its own fields, ``--config.<term>.<field>``, handed to the loss by name.
       shared_fields: fields of all terms that are handed to the loss: name there -> argument.
       parts: for a term with modules or a memory, in place of the loss: a function of its fields

@@ -152,10 +152,13 @@ def check_classes(
     counts = np.ones(len(class_names), int)
     if labels is not None:
         counts = np.bincount(labels, minlength=len(class_names))
-    if np.count_nonzero(counts) < least:
+    if (present := np.count_nonzero(counts)) < least:
         there = ", ".join(np.array(class_names)[counts > 0])
         raise DataError(
-            f"{name}: images of 1 class; a classifier needs at least 2 (there is only {there})"
+            f"{name}: images of {present} class; a classifier needs at least 2 (there is only "
+            f"{there})"
+            if present
+            else f"{name}: there are no images"
         )
     if empty := [name for name, count in zip(class_names, counts, strict=True) if not count]:
         _LOGGER.warning(

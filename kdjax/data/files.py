@@ -11,7 +11,6 @@ from kdjax.data import cache
 from kdjax.data.dataset import DataError, RawSet, Split
 from kdjax.data.folders import find_images
 from kdjax.data.images import colour_mode, decode_all
-from kdjax.data.records import FolderRecords
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -93,15 +92,18 @@ def read_folder(location: str, size: tuple[int, int], *, skip_corrupt: bool = Fa
     root, class_names, listings = find_images(location)
     paths = [path for listing in listings.values() for path, _ in listing]
     relative = [str(path.relative_to(root)) for path in paths]
-    records = FolderRecords(root, [pair for listing in listings.values() for pair in listing])
 
     def read(index: int) -> tuple[bytes, str]:
-        return records.read(index)[0], records.where(index)
+        path = paths[index]
+        try:
+            return path.read_bytes(), str(path)
+        except PermissionError as error:  # Others may pass, and must not shorten what is cached.
+            raise DataError(f"{path} cannot be read: {error.strerror}") from None
 
     def make() -> dict[str, np.ndarray]:
         mode = colour_mode(((path, str(path)) for path in paths), skip_corrupt=skip_corrupt)
         images, decoded = decode_all(
-            len(records), read, size, mode, root.name, skip_corrupt=skip_corrupt
+            len(paths), read, size, mode, root.name, skip_corrupt=skip_corrupt
         )
         return {"images": images, "decoded": decoded}
 

@@ -184,7 +184,8 @@ def decode_all(
             _LOGGER.warning("%s: left out", error)
             return None
 
-    first = next((image for index in range(count) if (image := one(index)) is not None), None)
+    decodable = ((index, image) for index in range(count) if (image := one(index)) is not None)
+    place_of_first, first = next(decodable, (0, None))
     if first is None:
         raise DataError(f"{name}: none of {count} images decodes")
     images = np.empty((count, *first.shape), np.uint8)
@@ -197,7 +198,9 @@ def decode_all(
                 decoded[index] = False
                 continue
             if image.shape != first.shape:
-                raise sizes_differ(read(index)[1], image.shape[:2], read(0)[1], first.shape[:2])
+                raise sizes_differ(
+                    read(index)[1], image.shape[:2], read(place_of_first)[1], first.shape[:2]
+                )
             images[index] = image
 
     # Pillow releases the interpreter lock while it decodes.

@@ -81,7 +81,9 @@ def load_student(
     found = stored.restore(path, chosen.stage, taken, checkpoint, len(data.class_names))
     if found is None:
         raise CheckpointError(
-            stored.missing_checkpoint(path, dataclasses.replace(chosen, seeds=(taken,)), checkpoint)
+            stored.missing_checkpoint(
+                path, config, dataclasses.replace(chosen, seeds=(taken,)), checkpoint
+            )
         )
     return Student(
         network=found.network(chosen.place),

@@ -9,7 +9,7 @@ _LOWEST, _HIGHEST = 1e-3, 1e6
 
 
 def check_temperature(temperature: chex.Numeric) -> None:
-    """Refuses a temperature that is not one number from 1e-3 to 1e6; of a traced one any number."""
+    """Refuses a temperature that is not one number from 1e-3 to 1e6; a traced one passes."""
     if jnp.ndim(temperature):
         raise ValueError(f"temperature has shape {jnp.shape(temperature)}: it must be one number")
     if isinstance(temperature, jax.core.Tracer):

@@ -86,8 +86,13 @@ def crd_negatives(
     if labels is not None:
         if labels.shape != (examples,):
             raise ValueError(f"labels have shape {labels.shape}: expected [{examples}]")
-        if not isinstance(labels, jax.core.Tracer) and bool(jnp.all(labels == labels[0])):
-            raise ValueError(f"labels are all {labels[0]}: no example is of another class")
+        if not isinstance(labels, jax.core.Tracer) and getattr(
+            labels, "is_fully_addressable", True
+        ):
+            with jax.ensure_compile_time_eval():
+                alike = examples > 0 and bool(jnp.all(jnp.asarray(labels) == labels[0]))
+            if alike:
+                raise ValueError(f"labels are all {labels[0]}: no example is of another class")
     shape = (indices.shape[0], min(count, examples - 1))
     # Order the examples so that those to leave out are neighbours. A drawn number that is at or
     # after the first of them skips all of them.

@@ -74,8 +74,8 @@ def distillation_loss(
             if pair is not None:
                 if pair[0].shape[0] != batch:
                     raise ValueError(
-                        f"feature_pairs[{block}][{index}] has {pair[0].shape[0]} examples, the "
-                        f"logits have {batch}"
+                        f"feature_pairs[{block}]: the maps of student {index + 1} have "
+                        f"{pair[0].shape[0]} examples, the logits {batch}"
                     )
                 feature[index] += feature_mse(pair[0], jax.lax.stop_gradient(pair[1]))
     terms = {

@@ -52,7 +52,7 @@ def online_ensemble_loss(
     *,
     weights: Mapping[str, chex.Numeric],
     temperature: chex.Numeric,
-    teacher_weights: Sequence[float] | None = None,
+    teacher_weights: Sequence[float] | chex.Array | None = None,
     label_smoothing: float = 0.0,
 ) -> tuple[chex.Array, dict[str, chex.Array]]:
     r"""The loss of online ensemble distillation, per example, with each of its terms.
@@ -80,11 +80,12 @@ def online_ensemble_loss(
 
     Returns:
       ``(total, terms)``: total ``[batch]`` float32, and for each of hard, feature and soft the
-      unweighted ``[students, batch]`` float32 (the pivot's feature row is 0), so that
-      ``total == sum(weights[k] * terms[k].sum(0))``.
+      unweighted ``[students, batch]`` float32 (the pivot's feature row is 0). With numbers as
+      weights ``total == sum(weights[k] * terms[k].sum(0))``.
 
     Raises:
-      ValueError: if a weight is missing or unknown, or a block does not pair students 2..S.
+      ValueError: if a weight is missing or unknown, a block does not pair students 2..S, or
+        axes do not fit.
 
     References:
       Walawalkar, Shen, Savvides, *Online Ensemble Model Compression using Knowledge Distillation*,

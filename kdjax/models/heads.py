@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 
 def pooled_logits(x: chex.Array, num_classes: int, dtype: chex.ArrayDType) -> chex.Array:
-    """The logits of a map's means, by a layer of the module whose compact ``__call__`` calls this.
+    """The logits of a map's means. Call it in a compact ``__call__``: the layer is that module's.
 
     Args:
       x: ``[batch, height, width, channels]``.

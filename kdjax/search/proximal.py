@@ -37,7 +37,7 @@ def line_search(
     forced: chex.Array,
     shares: Callable[[chex.Array], chex.Array],
 ) -> tuple[chex.Array, chex.Array]:
-    """How much of a step to take so that the goal is met, but not by more than it takes.
+    """The smallest part of a step after which the goal is met.
 
     Args:
       prune_at: ``[units]``: the fraction of the step after which each unit is dead; below 0 for

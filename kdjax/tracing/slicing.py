@@ -50,9 +50,14 @@ def _indices(name: str, given: Sequence[int] | np.ndarray, traced: Traced) -> np
                 "channels"
             )
         values = np.flatnonzero(values)
-    found = np.unique(values.astype(int))
-    if not len(found):
+    if not len(values):
         raise ValueError(f"kept[{name!r}] is empty: at least one of {channels} channels must stay")
+    if not np.issubdtype(values.dtype, np.integer):
+        raise ValueError(
+            f"kept[{name!r}] has dtype {values.dtype}: expected indices, whole numbers, or a mask "
+            "of booleans"
+        )
+    found = np.unique(values)
     if found[0] < 0 or found[-1] >= channels:
         wrong = found[0] if found[0] < 0 else found[-1]
         raise ValueError(f"kept[{name!r}] names channel {wrong}: there are 0 to {channels - 1}")

@@ -7,7 +7,7 @@ import PIL.Image
 import pytest
 
 from kdjax import data
-from kdjax.data import cache, files, folders
+from kdjax.data import cache
 from kdjax.data.division import SourceOptions
 
 
@@ -177,16 +177,17 @@ def test_a_file_that_cannot_be_read_is_named_or_left_out(tmp_path, monkeypatch):
     write_folder(tmp_path / "test", 2)
     lost = tmp_path / "train" / "bee" / "0.png"
 
-    def gone(location):
-        found = folders.find_images(location)
-        lost.unlink(missing_ok=True)
-        return found
+    read_bytes = type(lost).read_bytes
 
-    monkeypatch.setattr(files, "find_images", gone)
+    def refused(path):
+        if path == lost:
+            raise PermissionError(13, "Permission denied")
+        return read_bytes(path)
+
+    monkeypatch.setattr(type(lost), "read_bytes", refused)
 
     def images(skip_corrupt):
         options = SourceOptions(validation=0.0, image_size=(8, 8), skip_corrupt=skip_corrupt)
-        write_folder(tmp_path / "train", 4)
         return len(data.load(f"folder:{tmp_path}", options).train)
 
     with pytest.raises(data.DataError, match=re.escape(str(lost))):

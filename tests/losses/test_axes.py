@@ -27,7 +27,7 @@ def distillation(teacher, labels=LABELS):
         (lambda: ensemble(labels=LABELS[:1]), r"labels have shape \(1,\), expected \(4,\)"),
         (
             lambda: ensemble(pairs=[[(ONE_IMAGE, ONE_IMAGE)]]),
-            r"feature_pairs\[0\]\[1\] has 1 examples, the logits have 4",
+            r"feature_pairs\[0\]: the maps of student 2 have 1 examples, the logits 4",
         ),
         (
             lambda: distillation(LOGITS[0, :1]),

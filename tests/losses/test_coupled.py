@@ -289,6 +289,18 @@ def test_negatives_are_other_examples_or_those_of_other_classes():
     assert of_other_classes == [{1, 2, 3, 4, 7, 8}] * 3
 
 
+def test_negatives_are_drawn_inside_jit_with_labels_from_outside():
+    labels = np.array([0, 1, 2, 0, 1])
+
+    def draw(key, indices):
+        return losses.crd_negatives(key, indices, examples=5, count=3, labels=labels)
+
+    key, indices = jax.random.key(0), jnp.array([0, 4])
+    drawn = jax.jit(draw)(key, indices)
+    np.testing.assert_array_equal(drawn, draw(key, indices))
+    assert (labels[drawn] != labels[np.array([[0], [4]])]).all()
+
+
 def test_what_does_not_fit_the_memory_is_named():
     inputs = contrast_inputs()
     memory, negatives = inputs["memory"], inputs["negatives"]

@@ -28,6 +28,7 @@ def test_a_mask_and_its_indices_are_the_same(traced):
     [
         ([], "is empty: at least one of 64 channels must stay"),
         ([99], "names channel 99: there are 0 to 63"),
+        ([1.7], "has dtype float64: expected indices"),
         ([-1, 3], "names channel -1: there are 0 to 63"),
         (np.ones(3, bool), r"has shape \(3,\): expected one for each of 64 channels"),
     ],

@@ -320,7 +320,7 @@ class Checkpoints:
         try:
             self._managers[kind].close()
         except Exception as error:  # What failed before may be said again.
-            logging.debug("%s", error)
+            _LOGGER.debug("%s", error)
 
 
 def _reason(error: Exception) -> str:

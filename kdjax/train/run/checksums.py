@@ -16,6 +16,8 @@ import numpy as np
 
 from kdjax import atomic
 
+_LOGGER = logging.getLogger(__name__)
+
 _FILES = "sha256.json"
 
 
@@ -52,7 +54,7 @@ def list_files(folder: Path) -> None:
             sums = {str(path.relative_to(step)): _of_file(path) for path in files}
             atomic.write(step / _FILES, json.dumps(sums, indent=1) + "\n")
         except OSError as error:  # A full disk, or a step that has just been deleted.
-            logging.debug("%s: %s", step, error)
+            _LOGGER.debug("%s: %s", step, error)
 
 
 def find_damage(step: Path) -> str:

@@ -1,7 +1,6 @@
 """The files of networks that a user wrote, of which a workdir keeps copies."""
 
 import hashlib
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,8 +38,7 @@ def keep(path: Path, config: ml_collections.ConfigDict) -> None:
     """
     for file, copy in _files(path, config):
         if not copy.exists() or not (path / "config.json").exists():
-            with atomic.replacing(copy) as temporary:
-                shutil.copyfile(file, temporary)
+            atomic.write(copy, file.read_bytes())
 
 
 def changed(path: Path, config: ml_collections.ConfigDict) -> list[str]:

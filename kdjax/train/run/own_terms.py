@@ -19,8 +19,8 @@ def digests(config: ml_collections.ConfigDict) -> dict[str, str]:
     """Name of each own term that is switched on -> digest of its source.
 
     The source is that of the term's function, and of every function and class of the same file
-    that it uses. A term whose source cannot be read, such as one typed into an interpreter, has
-    none.
+    that it uses, with the plain values that these name. A term whose source cannot be read, such as
+    one typed into an interpreter, has none.
     """
     found = {}
     for name, weight in config.weights.items():
@@ -49,16 +49,24 @@ def changed(path: Path, config: ml_collections.ConfigDict) -> list[str]:
     ]
 
 
+_PLAIN = (bool, int, float, str, tuple, type(None))
+
+
 def _sources(used: Any, seen: set[int]) -> Iterator[str]:
-    """Sources of a function or class and of what it uses of its own file."""
+    """Sources of a function or class and of what it uses of its own file; plain values named."""
     used = inspect.unwrap(used)
     if id(used) in seen:
         return
     seen.add(id(used))
     if inspect.isclass(used):
-        for member in vars(used).values():
+        for name, member in vars(used).items():
             if callable(member):
                 yield from _sources(member, seen)
+            elif isinstance(member, _PLAIN) and not name.startswith("__"):
+                yield f"{used.__name__}.{name} = {member!r}"
+        for base in used.__bases__:
+            if base.__module__ == used.__module__:
+                yield from _sources(base, seen)
     if not inspect.isfunction(used):
         return
     try:
@@ -67,6 +75,8 @@ def _sources(used: Any, seen: set[int]) -> Iterator[str]:
         return
     for name in _names(used.__code__):
         value = used.__globals__.get(name)
+        if isinstance(value, _PLAIN) and name in used.__globals__:
+            yield f"{name} = {value!r}"
         if callable(value) and getattr(value, "__module__", None) == used.__module__:
             yield from _sources(value, seen)
 

@@ -84,7 +84,7 @@ def evaluate(
         for found in _evaluate_stage(path, experiment, feed, members, parts, checkpoint):
             predicted.setdefault(found.network, []).append(found)
     if not predicted:
-        raise CheckpointError(stored.missing_checkpoint(path, chosen[0], checkpoint))
+        raise CheckpointError(stored.missing_checkpoint(path, config, chosen[0], checkpoint))
     summary = {
         "workdir": str(path),
         "data": {"name": opened.dataset.name, "other": bool(other_data)},

@@ -204,7 +204,10 @@ def resolve_in_all(config: ml_collections.ConfigDict, path: Path) -> Experiment:
             "the version of jax": jax.__version__,
             **{f"config.{name}": value for name, value in configuration.flatten(config)},
             **{f"the file {name}": text for name, text in network_files.digests(config).items()},
-            **{f"the term {name}": text for name, text in own_terms.digests(config).items()},
+            **{
+                f"the source of the loss {name} (its digest)": text
+                for name, text in own_terms.digests(config).items()
+            },
         }
     )
     processes.on_first_unshared(lambda: workdir.check(path, config))

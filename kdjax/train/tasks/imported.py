@@ -9,6 +9,7 @@ import ml_collections
 from kdjax import config as configuration
 from kdjax import costs, models
 from kdjax.config import ConfigError
+from kdjax.train.devices.parallel import choose
 from kdjax.train.run import workdir
 from kdjax.train.run.checkpoint import Checkpoints
 from kdjax.train.run.workdir import WorkdirError
@@ -34,7 +35,8 @@ def import_network(
     `kdjax train` with the configuration in ``config.json`` trains it on.
 
     Args:
-      config: of `kdjax train`; :func:`alone` of it is what the workdir gets.
+      config: of `kdjax train`; the workdir gets :func:`alone` of it, with a batch size of at most
+        the training images.
       path: the workdir, missing or empty.
       weights: a file that :func:`kdjax.models.read_tensors` reads.
       new_classifier: draw the classifier anew, by the first of ``config.seeds``.
@@ -56,8 +58,10 @@ def import_network(
         raise ConfigError(f"--weights is {str(weights)!r}: {error.strerror}") from None
     dataset = read_dataset(config)
     check_image_size(config, dataset.image_shape)
-    # Nothing is trained here; who trains it on chooses again.
-    config.batch_size = min(config.batch_size, dataset.sizes["train"])
+    # Nothing is trained here, so a batch that is too large is no error; it is made to fit.
+    devices = len(choose(config.compute.devices).devices)
+    fitting = max(1, dataset.sizes["train"] // devices) * devices
+    config.batch_size = min(config.batch_size, fitting)
     experiment = resolve(config, dataset=dataset)
     seed = config.seeds[0]
     variables = models.import_torch(

@@ -149,22 +149,24 @@ def select(
     return chosen
 
 
-def missing_checkpoint(path: Path, network: Trained, checkpoint: str) -> str:
+def missing_checkpoint(
+    path: Path, config: ml_collections.ConfigDict, network: Trained, checkpoint: str
+) -> str:
     """What to say of a network of which a workdir has no checkpoint.
 
     Args:
       path: the workdir.
+      config: its configuration.
       network: one of its networks.
       checkpoint: the one that was looked for, ``last`` or ``best``.
     """
     name = network.name + (f" with seed {network.seeds[0]}" if len(network.seeds) == 1 else "")
-    runs = (path / "checkpoints" / run_name(network.stage, seed) for seed in network.seeds)
-    if checkpoint == "best" and any(any((run / "last").glob("[0-9]*")) for run in runs):
+    if checkpoint == "best" and not config.data.validation:
         return (
-            f"{path} has no 'best' checkpoint of {name}, only the last: which is best is known "
-            "where there are validation images (config.data.validation)"
+            f"{path} has no 'best' checkpoint of {name}: without validation images "
+            "(config.data.validation) there is none"
         )
-    return f"{path} has no checkpoint of {name} yet"
+    return f"{path} has no {checkpoint!r} checkpoint of {name} yet"
 
 
 def restore(path: Path, stage: str, seed: int, checkpoint: str, classes: int) -> Checkpoint | None:

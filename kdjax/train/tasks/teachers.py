@@ -109,7 +109,7 @@ def _load(
     name = f"{chosen.name} of {path}"
     found = stored.restore(path, chosen.stage, seed, checkpoint, len(data.class_names))
     if found is None:
-        raise _NoTeacher("workdir", stored.missing_checkpoint(path, chosen, checkpoint))
+        raise _NoTeacher("workdir", stored.missing_checkpoint(path, config, chosen, checkpoint))
     return Teacher(
         name=name,
         architecture=found.architecture,
@@ -236,6 +236,9 @@ class Examined:
         """For ``test`` and, if there is one, ``validation`` each teacher's accuracy.
 
         That of their averaged logits comes last.
+
+        Raises:
+          ArithmeticError: if an output is not finite.
         """
         found = {}
         for split in ("test", "validation"):
