@@ -11,6 +11,7 @@ import operator
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from kdjax import atomic
 
@@ -119,10 +120,10 @@ def check(
     return WidthVector({group: whole[group] for group in reference})
 
 
-def _whole(channels: object, name: str) -> int:
+def _whole(channels: Any, name: str) -> int:
     """A number of channels; an int stays the object it is, since tracing names widths by one."""
     try:
-        found = channels if isinstance(channels, int) else operator.index(channels)  # type: ignore
+        found = channels if isinstance(channels, int) else operator.index(channels)
     except TypeError:
         found = False
     if isinstance(found, bool):

@@ -152,13 +152,10 @@ def check_classes(
     counts = np.ones(len(class_names), int)
     if labels is not None:
         counts = np.bincount(labels, minlength=len(class_names))
-    if (present := np.count_nonzero(counts)) < least:
-        there = ", ".join(np.array(class_names)[counts > 0])
+    present = [name for name, count in zip(class_names, counts, strict=True) if count]
+    if 0 < len(present) < least:  # An empty split has an error of its own.
         raise DataError(
-            f"{name}: images of {present} class; a classifier needs at least 2 (there is only "
-            f"{there})"
-            if present
-            else f"{name}: there are no images"
+            f"{name}: images of 1 class; a classifier needs at least 2 (there is only {present[0]})"
         )
     if empty := [name for name, count in zip(class_names, counts, strict=True) if not count]:
         _LOGGER.warning(

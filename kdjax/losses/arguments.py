@@ -21,20 +21,31 @@ def check_temperature(temperature: chex.Numeric) -> None:
         )
 
 
+def check_students_logits(logits: chex.Array) -> None:
+    """Refuses logits that are not ``[students, batch, classes]``."""
+    if jnp.ndim(logits) != 3:
+        raise ValueError(
+            f"logits have shape {jnp.shape(logits)}: expected [students, batch, classes]"
+        )
+
+
+def is_known(array: chex.Array) -> bool:
+    """Whether the numbers can be looked at: they are not traced, and lie on this process."""
+    traced = isinstance(array, jax.core.Tracer)
+    return not traced and getattr(array, "is_fully_addressable", True)
+
+
 def class_indices(labels: chex.Array, classes: int) -> tuple[chex.Array, chex.Array]:
     """Checks integer labels; returns ``(indices, valid)``.
 
     A label out of range is an error. Inside ``jit``, ``pmap`` or ``vmap`` the values of labels are
     not known: there such a label has ``valid`` False and the index 0.
     """
-    known = not isinstance(labels, jax.core.Tracer) and getattr(
-        labels, "is_fully_addressable", True
-    )
     with jax.ensure_compile_time_eval():
         array = jnp.asarray(labels)
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise ValueError(f"labels have dtype {array.dtype}: they must be integers")
-    if known:
+    if is_known(labels):
         with jax.ensure_compile_time_eval():
             flat = jnp.ravel(array)
             wrong = (flat < 0) | (flat >= classes)

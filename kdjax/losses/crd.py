@@ -6,7 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from kdjax.losses.arguments import check_equal_shapes, check_temperature
+from kdjax.losses.arguments import check_equal_shapes, check_temperature, is_known
 from kdjax.losses.global_batch import Rows
 from kdjax.losses.rounding import EXACT, unit
 
@@ -86,9 +86,7 @@ def crd_negatives(
     if labels is not None:
         if labels.shape != (examples,):
             raise ValueError(f"labels have shape {labels.shape}: expected [{examples}]")
-        if not isinstance(labels, jax.core.Tracer) and getattr(
-            labels, "is_fully_addressable", True
-        ):
+        if is_known(labels):
             with jax.ensure_compile_time_eval():
                 alike = examples > 0 and bool(jnp.all(jnp.asarray(labels) == labels[0]))
             if alike:

@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from kdjax.losses.arguments import check_students_logits
 from kdjax.losses.features import feature_mse
 from kdjax.losses.hard_labels import hard_label_cross_entropy
 from kdjax.losses.soft_targets import soft_target_kl
@@ -95,14 +96,10 @@ def distillation_loss(
 
 
 def _check_axes(logits: chex.Array, teacher_logits: chex.Array, labels: chex.Array) -> None:
-    if jnp.ndim(logits) != 3:
-        raise ValueError(
-            f"logits have shape {jnp.shape(logits)}: expected [students, batch, classes]"
-        )
-    batch = logits.shape[1]
+    check_students_logits(logits)
     for name, found, expected in (
         ("teacher_logits", jnp.shape(teacher_logits), logits.shape[1:]),
-        ("labels", jnp.shape(labels)[:1], (batch,)),
+        ("labels", jnp.shape(labels)[:1], logits.shape[1:2]),
     ):
         if found != expected:
             raise ValueError(

@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from kdjax.losses.arguments import check_students_logits
 from kdjax.losses.distillation import distillation_loss
 
 
@@ -91,10 +92,7 @@ def online_ensemble_loss(
       Walawalkar, Shen, Savvides, *Online Ensemble Model Compression using Knowledge Distillation*,
       ECCV 2020.
     """
-    if jnp.ndim(logits) != 3:
-        raise ValueError(
-            f"logits have shape {jnp.shape(logits)}: expected [students, batch, classes]"
-        )
+    check_students_logits(logits)
     students = logits.shape[0]
     for block, pairs in enumerate(feature_pairs):
         if len(pairs) != students - 1:

@@ -9,7 +9,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from kdjax.losses.arguments import class_indices
+from kdjax.losses.arguments import check_students_logits, class_indices
 from kdjax.losses.hard_labels import hard_label_cross_entropy
 
 
@@ -181,8 +181,7 @@ def accuracy_weights(losses: chex.Array, *, sharpness: float = 1.0) -> chex.Arra
 
 
 def _several(logits: chex.Array) -> int:
-    if logits.ndim != 3:
-        raise ValueError(f"logits have shape {logits.shape}: expected [students, batch, classes]")
+    check_students_logits(logits)
     if logits.shape[0] < 2:
         raise ValueError(f"logits have shape {logits.shape}: a rule needs at least 2 students")
     return logits.shape[0]

@@ -243,15 +243,8 @@ def test_a_slim_start_is_the_searched_network(finished):
     students = tuple(structure.widths_of(candidate) for candidate in CANDIDATES)
     feed, stage = experiment.feed(), stage_config(config, 1)
     distilled = tuple(candidate.distilled for candidate in CANDIDATES)
-    method = methods.taught(
-        stage,
-        experiment.architecture,
-        students,
-        distilled,
-        None,
-        image_shape=experiment.dataset.image_shape,
-        steps_per_epoch=1,
-    )
+    fields = {"image_shape": SHAPE, "steps_per_epoch": 1}
+    method = methods.taught(stage, experiment.architecture, students, distilled, None, **fields)
     runner = Runner(method, stage, feed, experiment.parallel)
     begin = candidate_start(experiment, structure, teacher, alone)
     started = begin(runner.initial_state(0))

@@ -14,6 +14,8 @@ from kdjax import config as configuration
 
 FILE = "terms.json"
 
+_PLAIN = (bool, int, float, str, tuple, type(None))  # Values whose text says what they are.
+
 
 def digests(config: ml_collections.ConfigDict) -> dict[str, str]:
     """Name of each own term that is switched on -> digest of its source.
@@ -35,8 +37,12 @@ def digests(config: ml_collections.ConfigDict) -> dict[str, str]:
 
 def keep(path: Path, config: ml_collections.ConfigDict) -> None:
     """Notes in a workdir which own terms its run begins with."""
-    if not (path / "config.json").exists():
-        atomic.write_json(path / FILE, digests(config))
+    if (path / "config.json").exists():
+        return
+    if found := digests(config):
+        atomic.write_json(path / FILE, found)
+    else:  # A start that died may have left one.
+        (path / FILE).unlink(missing_ok=True)
 
 
 def changed(path: Path, config: ml_collections.ConfigDict) -> list[str]:
@@ -47,9 +53,6 @@ def changed(path: Path, config: ml_collections.ConfigDict) -> list[str]:
         for name in before.keys() & now.keys()
         if before[name] != now[name]
     ]
-
-
-_PLAIN = (bool, int, float, str, tuple, type(None))
 
 
 def _sources(used: Any, seen: set[int]) -> Iterator[str]:
@@ -75,9 +78,9 @@ def _sources(used: Any, seen: set[int]) -> Iterator[str]:
         return
     for name in _names(used.__code__):
         value = used.__globals__.get(name)
-        if isinstance(value, _PLAIN) and name in used.__globals__:
+        if name in used.__globals__ and isinstance(value, _PLAIN):
             yield f"{name} = {value!r}"
-        if callable(value) and getattr(value, "__module__", None) == used.__module__:
+        elif callable(value) and getattr(value, "__module__", None) == used.__module__:
             yield from _sources(value, seen)
 
 
