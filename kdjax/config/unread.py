@@ -60,7 +60,7 @@ def _decided(config: ml_collections.ConfigDict, name: str) -> str:
         "ensemble": lambda: _ensemble(config, field),
         "faults": lambda: _stops(config) if field == "limit" else "",
         "teacher": lambda: _teacher(config, name),
-        "": lambda: _shared(config, field),
+        "": lambda: _scales(config) if field == "student_scales" else _shared(config, field),
     }
     if group in TERMS:
         return _off(config, group)
@@ -114,6 +114,10 @@ def _teacher(config: ml_collections.ConfigDict, name: str) -> str:
     if not given and name == "teacher.checkpoint":
         return "config.teacher.workdir is empty, a teacher is trained"
     return ""
+
+
+def _scales(config: ml_collections.ConfigDict) -> str:
+    return "config.student_widths names the students' widths" if config.student_widths else ""
 
 
 def _shared(config: ml_collections.ConfigDict, field: str) -> str:

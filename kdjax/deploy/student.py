@@ -7,9 +7,7 @@ from typing import Any
 
 from kdjax import models
 from kdjax.deploy.preprocess import Preprocess
-from kdjax.train.run.checkpoint import CheckpointError
-from kdjax.train.run.workdir import read_config
-from kdjax.train.tasks import stored, trained_on
+from kdjax.train.tasks import stored
 from kdjax.widths import WidthVector
 
 
@@ -61,37 +59,21 @@ def load_student(
       checkpoint: ``last``, or ``best`` on validation.
 
     Raises:
-      ValueError: if there is no such student, seed or checkpoint.
+      ValueError: if there is no such student or seed.
       kdjax.train.run.workdir.WorkdirError: if the directory holds no run, or is damaged.
-      kdjax.train.run.checkpoint.CheckpointError: if the checkpoint is damaged.
+      kdjax.train.run.checkpoint.CheckpointError: if there is no such checkpoint, or it is damaged.
     """
-    path = Path(workdir)
-    config = read_config(path)
     if checkpoint not in ("last", "best"):
         raise ValueError(f"checkpoint is {checkpoint!r}: allowed are 'last' and 'best'")
-    if str(student).strip() == "0":
-        raise ValueError(f"student is {student!r}: the first is 1")
-    chosen = stored.select(path, config, student)[0]
-    taken = chosen.seeds[0] if seed is None else seed
-    if taken not in chosen.seeds:
-        raise ValueError(
-            f"seed is {seed}: {chosen.name} was trained with {', '.join(map(str, chosen.seeds))}"
-        )
-    data = trained_on.read(path)
-    found = stored.restore(path, chosen.stage, taken, checkpoint, len(data.class_names))
-    if found is None:
-        raise CheckpointError(
-            stored.missing_checkpoint(
-                path, config, dataclasses.replace(chosen, seeds=(taken,)), checkpoint
-            )
-        )
+    found = stored.find(Path(workdir), student, seed, checkpoint)
+    data, networks = found.trained_on, found.checkpoint
     return Student(
-        network=found.network(chosen.place),
-        variables=found.variables_of(chosen.place),
+        network=networks.module(found.place),
+        variables=networks.variables_of(found.place),
         preprocess=Preprocess(data.image_shape, data.mean, data.std, data.memory),
         class_names=data.class_names,
-        widths=found.widths[chosen.place - 1],
-        name=chosen.name,
-        run=found.run,
-        step=found.step,
+        widths=networks.widths[found.place - 1],
+        name=found.name,
+        run=networks.run,
+        step=networks.step,
     )

@@ -25,7 +25,7 @@ from kdjax.losses.review import review_kd
 from kdjax.losses.similarity import similarity_preserving
 from kdjax.losses.soft_targets import soft_target_kl
 from kdjax.losses.standardize import standardize_logits
-from kdjax.losses.teachers import (
+from kdjax.losses.teacher_rules import (
     accuracy_weights,
     best_logits,
     gated_logits,

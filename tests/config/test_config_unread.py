@@ -20,6 +20,12 @@ from kdjax.cli.configs import overridden, read_config
         ("train", ["data.crop_padding=2", "data.memory=stream"], "data.crop_padding", "resized"),
         ("train", ["faults.limit=2"], "faults.limit", "non_finite is 'stop'"),
         ("train", ["method=independent", "weights.soft=2"], "weights.soft", "'independent'"),
+        (
+            "train",
+            ["teacher_weights=()", "student_scales=(1.0, .5)", "student_widths=('a', 'b')"],
+            "student_scales",
+            "config.student_widths names",
+        ),
         ("search", ["nkd.temperature=2"], "nkd.temperature", "config.weights.nkd is 0"),
         ("train", ["method=independent", "temperature=2"], "temperature", "'independent'"),
         ("search", ["teacher.checkpoint=best"], "teacher.checkpoint", "teacher.workdir is empty"),

@@ -235,8 +235,8 @@ def test_other_data_is_seen_as_the_networks_learnt_to_see(trained, photos, tmp_p
 def test_an_output_that_is_not_finite_has_no_accuracy(trained, monkeypatch):
     restore = stored.restore
 
-    def broken(*arguments):
-        found = restore(*arguments)
+    def broken(*arguments, **named):
+        found = restore(*arguments, **named)
         variables = jax.tree.map(lambda leaf: leaf * np.float32(np.nan), found.variables)
         return dataclasses.replace(found, variables=variables)
 

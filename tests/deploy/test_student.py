@@ -53,7 +53,7 @@ def test_a_student_answers_as_in_its_ensemble(trained, moved, number):
     assert student.widths == experiment.student_widths[number - 1]
     assert student.class_names == ("apple", "birch", "cloud", "daisy")
     ensemble = StudentEnsemble(experiment.architecture, experiment.student_widths)
-    variables = stored.restore(path, "ensemble", 0, "last", 4).variables
+    variables = stored.restore(path, "ensemble-seed0", "last").variables
     normalized = (pixels / 255.0 - experiment.dataset.mean) / experiment.dataset.std
     expected = ensemble.apply(variables, normalized.astype(np.float32)).logits[number - 1]
     found = logits(student, student.preprocess(pixels))
@@ -125,8 +125,7 @@ def test_networks_of_a_search_have_names(searched, student, seed, name, run, pla
         assert found.widths == experiment.architecture.widths
     else:
         assert found.widths == experiment.student_widths[place - 1]
-    stage, seed = run.split("-seed")
-    original = stored.restore(path, stage, int(seed), "last", 4).variables
+    original = stored.restore(path, run, "last").variables
     chex.assert_trees_all_equal(
         found.variables, {kind: tree[f"student_{place}"] for kind, tree in original.items()}
     )

@@ -92,8 +92,9 @@ def test_an_ensemble_gives_distances_where_they_cost_no_precision(execution, dty
     widths = models.student_vectors(architecture, (1.0, 0.5, 0.3))
     model = models.StudentEnsemble(architecture, widths, dtype, execution=named(execution))
     images = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
-    variables = model.init(jax.random.key(0), images)
-    outputs, _ = model.apply(variables, images, train=True, mutable="batch_stats")
+    variables = models.initialize(model, 0, images.shape[1:])
+    run = functools.partial(model.apply, train=True, mutable=["batch_stats"])
+    outputs, _ = jax.jit(run)(variables, images)
     assert len(outputs.distances) == blocks
     for block, found in enumerate(outputs.distances):
         assert found.shape == (2, 4) and found.dtype == jnp.float32

@@ -169,24 +169,30 @@ def test_maps_that_lie_side_by_side_are_returned_whole(name, width, has_joint):
     images = jnp.asarray(np.random.default_rng(2).normal(size=(2, 32, 32, 3)), jnp.float32)
     net = StudentEnsemble(architecture, vectors)
     variables = models.initialize(net, 0, (32, 32, 3))
-    stem = architecture.stem(vectors[0]).apply(
-        {key: tree["stem"] for key, tree in variables.items()}, images, False, None
+    stem = jax.jit(lambda *given: architecture.stem(vectors[0]).apply(*given, False, None))(
+        {key: tree["stem"] for key, tree in variables.items()}, images
     )
     students = [
         {key: tree[f"student_{number}"] for key, tree in variables.items()} for number in (1, 2, 3)
     ]
     mode = Mode(False, None, jnp.float32, None)
-    run = functools.partial(architecture.run_branches, vectors, students, stem, mode)
-    merged = run(named("merged"), (32, 32, 3))
+
+    def run(execution):
+        branches = functools.partial(architecture.run_branches, vectors)
+        return jax.jit(lambda *arrays: branches(*arrays, mode, execution, (32, 32, 3)))(
+            students, stem
+        )
+
+    merged = run(named("merged"))
     blocks = list(zip(*(own.features for own in merged.outputs), strict=True))
     assert len(merged.joint) == len(blocks)
     for joint, maps in zip(merged.joint, blocks, strict=True):
         if joint is not None:
             np.testing.assert_array_equal(joint, jnp.concatenate(maps, axis=-1))
     assert [joint is not None for joint in merged.joint] == has_joint
-    assert run(named("packed"), (32, 32, 3)).joint == ()  # No map holds all of them.
+    assert run(named("packed")).joint == ()  # No map holds all of them.
     if name == "resnet8":
-        padded = run(named("merged", lanes=8), (32, 32, 3)).joint
+        padded = run(named("merged", lanes=8)).joint
         for wide, joint in zip(padded, merged.joint, strict=True):
             size = joint.shape[-1]
             assert wide.shape[-1] == -(-size // 8) * 8

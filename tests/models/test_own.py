@@ -20,7 +20,7 @@ from kdjax.train.run import network_files, workdir
 from kdjax.train.run.workdir import WorkdirError
 from kdjax.train.tasks.evaluate import evaluate
 from kdjax.train.tasks.experiment import resolve
-from kdjax.train.tasks.teacher import load_teacher
+from kdjax.train.tasks.search_teacher import load_teacher
 
 EXAMPLE = f"{Path(__file__).parents[2] / 'configs' / 'networks' / 'forked.py'}:create"
 

@@ -76,7 +76,7 @@ def test_cost(name):
 @full_networks
 def test_cost_with_some_channels(name):
     architecture, shape, description = case(name)
-    for seed in range(3):
+    for seed in range(1 if name == "resnet110" else 3):
         alive, found = thinned(description, seed)
         expected = costs.count(architecture, declared(architecture, found), shape)
         assert tracing.count(description, alive) == expected

@@ -16,10 +16,11 @@ from kdjax.train import Teacher, distill, train
 from kdjax.train.run import workdir
 from kdjax.train.run.checkpoint import Checkpoints
 from kdjax.train.run.interrupt import Interrupted
+from kdjax.train.tasks.distill_teachers import fixed, load_teachers, variables_of
 from kdjax.train.tasks.evaluate import evaluate
 from kdjax.train.tasks.experiment import resolve
-from kdjax.train.tasks.teacher import check_split
-from kdjax.train.tasks.teachers import Examined, fixed, load_teachers, variables_of
+from kdjax.train.tasks.teacher_checks import check_split
+from kdjax.train.tasks.teacher_outputs import TeacherOutputs
 
 SHAPE = (8, 8, 1)
 TRAIN, TEST = 81, 30  # Of the small set, 9 images are for validation.
@@ -213,8 +214,8 @@ def test_logits_of_a_split_are_in_its_order(finished, given, small_npz, devices)
     experiment = resolve(config)
     teachers = load_teachers(experiment)
     feed = experiment.feed()
-    examined = Examined(experiment, feed, fixed(teachers, experiment), variables_of(teachers))
-    logits, labels = examined.logits("train")
+    outputs = TeacherOutputs(experiment, feed, fixed(teachers, experiment), variables_of(teachers))
+    logits, labels = outputs.logits("train")
     split, dataset = experiment.dataset.train, experiment.dataset
     assert logits.shape == (TRAIN, 2, 4)
     np.testing.assert_array_equal(labels, split.labels)
@@ -267,7 +268,7 @@ def test_bad_fields_are_refused_before_anything_starts(small_npz, tmp_path, chan
         ),
         (
             {"teacher__seed": (5,)},
-            r"config.teacher.seed\[0\]: seed is 5, but student 1, distilled, of .*",
+            r"config.teacher.seed\[0\]: seed is 5: student 1, distilled was .*",
         ),
         ({"data__split_seed": 4}, "its config.data.split_seed is 0, expected 4: it may have been"),
     ],
@@ -283,10 +284,10 @@ def test_a_teacher_that_does_not_fit_is_refused(finished, small_npz, tmp_path, c
 def test_leaving_out_corrupt_images_divides_a_stream_in_another_way(small_npz):
     theirs, own = distill_config(small_npz), distill_config(small_npz, data__memory="stream")
     experiment = SimpleNamespace(config=own)
-    assert check_split(theirs, experiment, "the teacher") == ""
+    assert check_split(theirs.data, experiment, "the teacher") == ""
     theirs.data.skip_corrupt = own.data.skip_corrupt = True
     with pytest.raises(ConfigError, match=r"its config.data.memory is device, expected stream: it"):
-        check_split(theirs, experiment, "the teacher")
+        check_split(theirs.data, experiment, "the teacher")
 
 
 def test_a_given_teacher_is_checked(small_npz, tmp_path):

@@ -13,7 +13,7 @@ from kdjax.models.importing import torch_shapes
 from kdjax.train.run.checkpoint import Checkpoints
 from kdjax.train.run.workdir import read_config
 from kdjax.train.tasks.experiment import resolve
-from kdjax.train.tasks.teacher import load_teacher
+from kdjax.train.tasks.search_teacher import load_teacher
 
 WIDTH, CLASSES, SHAPE = 1 / 32, 4, (8, 8, 1)
 

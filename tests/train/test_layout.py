@@ -10,9 +10,9 @@ import pytest
 from kdjax import config as configuration
 from kdjax.config import FIELDS
 from kdjax.train.program.layout import Layout, Layouts
+from kdjax.train.program.online_teacher import COPIES
 from kdjax.train.program.optimizer import make_optimizer
 from kdjax.train.program.state import TrainState
-from kdjax.train.program.teaching import COPIES
 from kdjax.train.program.term_modules import NETWORK
 from kdjax.train.tasks.experiment import resolve
 

@@ -10,8 +10,8 @@ from kdjax import losses, models
 from kdjax.models.initialize import draw
 from kdjax.train.program import methods
 from kdjax.train.program.objective import Examples, Taps, objective
+from kdjax.train.program.online_teacher import initial_memory, remember, teacher_logits
 from kdjax.train.program.optimizer import weight_ramps
-from kdjax.train.program.teaching import initial_memory, remember, teacher_logits
 from kdjax.train.tasks.experiment import resolve
 
 STUDENTS, BATCH, CLASSES = 3, 6, 5

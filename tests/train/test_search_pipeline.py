@@ -20,12 +20,12 @@ from kdjax.train.run import workdir
 from kdjax.train.run.checkpoint import Checkpoints
 from kdjax.train.run.interrupt import Interrupted
 from kdjax.train.run.run import Run
+from kdjax.train.tasks.distill_teachers import load_teachers
 from kdjax.train.tasks.evaluate import evaluate
 from kdjax.train.tasks.experiment import resolve, stage_config
 from kdjax.train.tasks.search_stage import resolve_budget, search_method, search_optimizer
+from kdjax.train.tasks.search_teacher import load_teacher
 from kdjax.train.tasks.structure import CANDIDATES, candidate_start, find_structure
-from kdjax.train.tasks.teacher import load_teacher
-from kdjax.train.tasks.teachers import load_teachers
 
 SHAPE = (8, 8, 1)
 pytestmark = pytest.mark.usefixtures("compiled_once")

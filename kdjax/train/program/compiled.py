@@ -21,10 +21,10 @@ from kdjax.train.program import non_finite, term_modules
 from kdjax.train.program.feed import Feed, steps_per_epoch
 from kdjax.train.program.layout import Layouts
 from kdjax.train.program.methods import Method
+from kdjax.train.program.online_teacher import COPIES
 from kdjax.train.program.optimizer import learning_rate_schedule, make_optimizer
 from kdjax.train.program.state import TrainState
 from kdjax.train.program.step import Metrics, evaluation_step, mixing_key, train_step
-from kdjax.train.program.teaching import COPIES
 
 # Batches of an evaluation that are under way at once.
 _EVALUATIONS_AHEAD = 8

@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from kdjax.train.program.online_teacher import COPIES
 from kdjax.train.program.state import TrainState
-from kdjax.train.program.teaching import COPIES
 
 Vectors = dict[str, Any]  # Name of the leaves, such as `kernel` -> vector.
 _CONVOLUTION = 4  # Axes of its kernel.

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from kdjax.models import Outputs
-from kdjax.train.program.fixed_teacher import map_pairs
+from kdjax.train.program.fixed_teachers import map_pairs
 
 # For each student the pairs (its map, its teacher's) of all blocks; None for one without a teacher.
 MapPairs = Sequence[Sequence[tuple[chex.Array, chex.Array]] | None]

@@ -19,8 +19,8 @@ from kdjax.train.program import non_finite, term_modules
 from kdjax.train.program.layout import Layouts
 from kdjax.train.program.methods import Method, Weights
 from kdjax.train.program.objective import Examples
+from kdjax.train.program.online_teacher import COPIES, averaged, remember
 from kdjax.train.program.state import TrainState
-from kdjax.train.program.teaching import COPIES, averaged, remember
 
 Metrics = dict[str, tuple[chex.Array, chex.Array]]
 

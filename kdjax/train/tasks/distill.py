@@ -15,6 +15,14 @@ from kdjax.train.run import workdir
 from kdjax.train.run.run import Run
 from kdjax.train.tasks import announcing
 from kdjax.train.tasks.distill_results import summarize
+from kdjax.train.tasks.distill_teachers import (
+    Teacher,
+    check_fit,
+    check_given,
+    fixed,
+    load_teachers,
+    variables_of,
+)
 from kdjax.train.tasks.experiment import (
     Experiment,
     resolve_in_all,
@@ -23,16 +31,8 @@ from kdjax.train.tasks.experiment import (
 )
 from kdjax.train.tasks.stages import Stages, alone, measure, train_alone
 from kdjax.train.tasks.students import STUDENTS, Learner, train_students
-from kdjax.train.tasks.teacher import check_same_teacher, digest
-from kdjax.train.tasks.teachers import (
-    Examined,
-    Teacher,
-    check_fit,
-    check_given,
-    fixed,
-    load_teachers,
-    variables_of,
-)
+from kdjax.train.tasks.teacher_checks import check_same_teacher, digest
+from kdjax.train.tasks.teacher_outputs import TeacherOutputs
 from kdjax.train.tasks.trained_on import TrainedOn
 
 
@@ -118,17 +118,17 @@ def _distill(stages: Stages, loaded: tuple[Teacher, ...]) -> dict[str, Any]:
         teacher_run, own = _train_teacher(stages)
         teacher_runs, teachers = [teacher_run], (own,)
     frozen = fixed(teachers, experiment)
-    examined = Examined(experiment, stages.feed, frozen, variables_of(teachers))
+    outputs = TeacherOutputs(experiment, stages.feed, frozen, variables_of(teachers))
     taught: Any = variables_of(teachers)
     if experiment.config.teacher.cache_logits:
         frozen = dataclasses.replace(frozen, cached=True)
-        taught = examined.logits("train")[0].mean(axis=1)
+        taught = outputs.logits("train")[0].mean(axis=1)
     learners = _learners(experiment)
     config = stage_config(experiment.config, experiment.config.epochs)
     finished = train_students(stages, learners, config, taught, teachers=frozen)
     # Only now, with nothing left to train, is the test set looked at.
     measured = [measure(STUDENTS, run, state) for run, state in finished]
-    summary = summarize(experiment, learners, teachers, examined.accuracies(), measured)
+    summary = summarize(experiment, learners, teachers, outputs.accuracies(), measured)
     stages.write_results(summary, {"teacher": teacher_runs, STUDENTS: [run for run, _ in finished]})
     return summary
 

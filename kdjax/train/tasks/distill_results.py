@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kdjax import costs
+from kdjax.train.tasks.distill_teachers import Teacher
 from kdjax.train.tasks.experiment import Experiment
 from kdjax.train.tasks.results import (
     Measured,
@@ -16,7 +17,6 @@ from kdjax.train.tasks.results import (
     over_seeds,
 )
 from kdjax.train.tasks.students import Learner
-from kdjax.train.tasks.teachers import Teacher
 
 
 def summarize(

@@ -19,6 +19,7 @@ from kdjax.train.run.checkpoint import CheckpointError
 from kdjax.train.tasks import measures, stored
 from kdjax.train.tasks.evaluation_data import EvaluationData, open_data
 from kdjax.train.tasks.experiment import Experiment
+from kdjax.train.tasks.stages import run_name
 from kdjax.train.tasks.stored import Trained
 
 # Batches that are under way at once: a stream must not fill the devices.
@@ -131,7 +132,8 @@ def _evaluate_stage(
         titles.append("average of all," + members[0].name.partition(",")[2])
     run = None
     for seed in members[0].seeds:
-        found = stored.restore(path, stage, seed, checkpoint, experiment.architecture.num_classes)
+        classes = experiment.architecture.num_classes
+        found = stored.restore(path, run_name(stage, seed), checkpoint, classes=classes)
         if found is None:
             continue
         if run is None:  # All seeds train the same networks.

@@ -32,10 +32,11 @@ from kdjax.train.tasks.search_stage import (
     search_optimizer,
     search_steps,
 )
+from kdjax.train.tasks.search_teacher import load_teacher
 from kdjax.train.tasks.stages import Stages, alone, measure, train_alone
 from kdjax.train.tasks.structure import CANDIDATES, Structure, candidate_start, find_structure
 from kdjax.train.tasks.students import STUDENTS, Learner, train_students
-from kdjax.train.tasks.teacher import check_same_teacher, digest, load_teacher
+from kdjax.train.tasks.teacher_checks import check_same_teacher, digest
 from kdjax.train.tasks.trained_on import TrainedOn
 
 

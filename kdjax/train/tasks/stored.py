@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import ml_collections
@@ -12,8 +12,10 @@ from kdjax import config as configuration
 from kdjax import models
 from kdjax.train.run import network_files, workdir
 from kdjax.train.run.checkpoint import CheckpointError, Checkpoints
+from kdjax.train.tasks import trained_on
 from kdjax.train.tasks.stages import run_name
 from kdjax.train.tasks.structure import CANDIDATES
+from kdjax.train.tasks.trained_on import TrainedOn
 from kdjax.widths import WidthVector
 
 # What training with a method makes of a student, by the method's name.
@@ -49,26 +51,93 @@ class Checkpoint:
     Attributes:
       run: its name.
       step: training steps taken.
+      config: that it was trained with.
+      network: as that names it.
       architecture: of all its networks.
+      image_shape: (height, width, channels) of their images.
       widths: of each network.
-      dtype: of the computation.
       variables: of all networks together.
     """
 
     run: str
     step: int
+    config: dict[str, Any]
+    network: str
     architecture: models.Architecture
+    image_shape: tuple[int, ...]
     widths: tuple[WidthVector, ...]
-    dtype: str
     variables: dict[str, Any]
 
-    def network(self, place: int) -> models.Network:
+    def module(self, place: int) -> models.Network:
         """The deployable network of that number."""
-        return self.architecture.build(self.widths[place - 1], dtype=jnp.dtype(self.dtype))
+        dtype = jnp.dtype(self.config["compute"]["dtype"])
+        return self.architecture.build(self.widths[place - 1], dtype=dtype)
 
     def variables_of(self, place: int) -> dict[str, Any]:
-        """The variables of :meth:`network`."""
+        """The variables of :meth:`module`."""
         return models.extract_student(self.variables, place)
+
+
+class Found(NamedTuple):
+    """One network of one run.
+
+    Attributes:
+      name: of the network.
+      place: its number in the checkpoint, from 1.
+      seed: of its run.
+      checkpoint: of that run.
+      trained_on: what it was trained on.
+      config: of the workdir.
+    """
+
+    name: str
+    place: int
+    seed: int
+    checkpoint: Checkpoint
+    trained_on: TrainedOn
+    config: ml_collections.ConfigDict
+
+
+class NotFound(ValueError):
+    """A workdir has no such network; ``field`` is the argument of :func:`find` that is wrong."""
+
+    def __init__(self, field: str, message: str):
+        super().__init__(message)
+        self.field = field
+
+
+def find(path: Path, student: int | str, seed: int | None, checkpoint: str) -> Found:
+    """A network of a workdir, on the host.
+
+    Args:
+      path: the workdir.
+      student: its number, from 1, or name; of several that fit the first of :func:`select`.
+      seed: of its run; None: the first.
+      checkpoint: ``last`` or ``best``.
+
+    Raises:
+      NotFound: if there is no such student or seed.
+      kdjax.train.run.workdir.WorkdirError: if the directory holds no run, or is damaged.
+      kdjax.train.run.checkpoint.CheckpointError: if there is no such checkpoint, or it is damaged.
+    """
+    config = workdir.read_config(path)
+    if str(student).strip() == "0":
+        raise NotFound("student", f"student is {student!r}: the first is 1")
+    try:
+        chosen = select(path, config, student)[0]
+    except ValueError as error:
+        raise NotFound("student", str(error)) from None
+    taken = chosen.seeds[0] if seed is None else seed
+    if taken not in chosen.seeds:
+        known = ", ".join(map(str, chosen.seeds))
+        raise NotFound("seed", f"seed is {seed}: {chosen.name} was trained with {known}")
+    data = trained_on.read(path)
+    run = run_name(chosen.stage, taken)
+    found = restore(path, run, checkpoint, classes=len(data.class_names))
+    if found is None:
+        own = dataclasses.replace(chosen, seeds=(taken,))
+        raise CheckpointError(missing_checkpoint(path, config, own, checkpoint))
+    return Found(chosen.name, chosen.place, taken, found, data, config)
 
 
 def names(path: Path, config: ml_collections.ConfigDict) -> tuple[Trained, ...]:
@@ -169,21 +238,21 @@ def missing_checkpoint(
     return f"{path} has no {checkpoint!r} checkpoint of {name} yet"
 
 
-def restore(path: Path, stage: str, seed: int, checkpoint: str, classes: int) -> Checkpoint | None:
+def restore(
+    path: Path, run: str, checkpoint: str, *, classes: int | None = None
+) -> Checkpoint | None:
     """The networks in a run's newest checkpoint; None if it has none yet.
 
     Args:
       path: the workdir.
-      stage: of the run.
-      seed: of the run.
+      run: its name, as of :func:`kdjax.train.tasks.stages.run_name`.
       checkpoint: ``last`` or ``best``.
-      classes: how many the networks must have.
+      classes: how many the networks must have; None: any number.
 
     Raises:
       kdjax.train.run.checkpoint.CheckpointError: if it is damaged, or has other classes.
     """
-    name = run_name(stage, seed)
-    folder = path / "checkpoints" / name
+    folder = path / "checkpoints" / run
     if not folder.is_dir():
         return None
     with contextlib.closing(Checkpoints(folder, read_only=True)) as checkpoints:
@@ -192,14 +261,23 @@ def restore(path: Path, stage: str, seed: int, checkpoint: str, classes: int) ->
             return None
         record = checkpoints.record(checkpoint)
         variables = checkpoints.variables(checkpoint)
-    if record["num_classes"] != classes:
+    if classes not in (None, record["num_classes"]):
         raise CheckpointError(
             f"{folder} is a checkpoint of another network: its num_classes is "
             f"{record['num_classes']}, expected {classes}"
         )
     config = record["config"]
-    architecture = models.create(
-        network_files.stored(path, record["network"]), classes, width=config["network_width"]
+    return Checkpoint(
+        run=run,
+        step=step,
+        config=config,
+        network=record["network"],
+        architecture=models.create(
+            network_files.stored(path, record["network"]),
+            record["num_classes"],
+            width=config["network_width"],
+        ),
+        image_shape=tuple(record["image_shape"]),
+        widths=tuple(WidthVector(vector) for vector in record["student_widths"]),
+        variables=variables,
     )
-    widths = tuple(WidthVector(vector) for vector in record["student_widths"])
-    return Checkpoint(name, step, architecture, widths, config["compute"]["dtype"], variables)

@@ -8,7 +8,7 @@ import ml_collections
 
 from kdjax.train.program import methods
 from kdjax.train.program.feed import steps_per_epoch
-from kdjax.train.program.fixed_teacher import FixedTeachers
+from kdjax.train.program.fixed_teachers import FixedTeachers
 from kdjax.train.program.state import TrainState
 from kdjax.train.run.run import Run
 from kdjax.train.tasks.stages import Stages

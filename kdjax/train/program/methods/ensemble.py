@@ -16,9 +16,9 @@ from kdjax.models import Architecture, Outputs, StudentEnsemble
 from kdjax.train.program import term_modules
 from kdjax.train.program.methods.method import Method, Weights, forward, shares
 from kdjax.train.program.objective import Examples, LossOutput, objective
+from kdjax.train.program.online_teacher import Gate, Memory, initial_memory, teacher_logits
 from kdjax.train.program.optimizer import weight_ramps
 from kdjax.train.program.reading import Calls, ensemble_taps
-from kdjax.train.program.teaching import Gate, Memory, initial_memory, teacher_logits
 from kdjax.train.program.term_modules import LossInputs, TermModules
 from kdjax.widths import WidthVector
 

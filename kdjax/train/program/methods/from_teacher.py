@@ -10,7 +10,7 @@ import ml_collections
 from kdjax.models import Architecture, IndependentNetworks
 from kdjax.models.execution import PLAIN, Execution
 from kdjax.train.program import term_modules
-from kdjax.train.program.fixed_teacher import (
+from kdjax.train.program.fixed_teachers import (
     FixedTeachers,
     TeacherNetwork,
     weights_of,
@@ -18,8 +18,8 @@ from kdjax.train.program.fixed_teacher import (
 )
 from kdjax.train.program.methods.method import Method, Weights, forward, module_fields
 from kdjax.train.program.objective import Examples, LossOutput, objective
+from kdjax.train.program.online_teacher import Memory
 from kdjax.train.program.reading import TaughtOutputs, teacher_taps
-from kdjax.train.program.teaching import Memory
 from kdjax.train.program.term_modules import LossInputs, TermModules
 from kdjax.widths import WidthVector
 

@@ -11,7 +11,7 @@ from kdjax.models.initialize import start_of
 from kdjax.train.program import term_modules
 from kdjax.train.program.methods.method import Method, Weights, forward, shares
 from kdjax.train.program.objective import Examples, LossOutput
-from kdjax.train.program.teaching import Memory
+from kdjax.train.program.online_teacher import Memory
 from kdjax.train.program.term_modules import InitialVariables
 from kdjax.widths import WidthVector
 

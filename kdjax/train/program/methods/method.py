@@ -14,8 +14,8 @@ from kdjax.models import Outputs
 from kdjax.models.execution import Execution
 from kdjax.models.normalization import BATCH_STATS
 from kdjax.train.program.objective import Examples, LossOutput
+from kdjax.train.program.online_teacher import Memory
 from kdjax.train.program.state import TrainState
-from kdjax.train.program.teaching import Memory
 from kdjax.train.program.term_modules import InitialVariables
 
 Weights = dict[str, chex.Array]
@@ -38,7 +38,7 @@ class Method:
       teacher_weights: share of each student in the average of all; None is equal shares.
       recall: ``(teacher, batch) -> teacher``: what forward is given of a fixed teacher.
       memory: what the teacher rule remembers before the first step
-        (:mod:`kdjax.train.program.teaching`).
+        (:mod:`kdjax.train.program.online_teacher`).
       initial: ``(image shape, training examples) -> InitialVariables``: of the model and of terms'
         modules, and what terms remember.
       observe: ``(state, metrics) -> further metrics`` of a step that has been taken.

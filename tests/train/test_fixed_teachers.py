@@ -10,7 +10,7 @@ from kdjax import losses, models
 from kdjax.losses.pooling import pool_to
 from kdjax.models import Outputs
 from kdjax.train.program import methods, term_modules
-from kdjax.train.program.fixed_teacher import (
+from kdjax.train.program.fixed_teachers import (
     FixedTeachers,
     TeacherNetwork,
     block_pairs,

@@ -1,13 +1,11 @@
 """Teachers of any family for `kdjax distill`: where they come from, and whether they fit."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import chex
 import flax.traverse_util
-import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
@@ -16,13 +14,12 @@ from kdjax import config as configuration
 from kdjax import models
 from kdjax.config import ConfigError
 from kdjax.models.initialize import variable_shapes
-from kdjax.train.program.feed import Feed
-from kdjax.train.program.fixed_teacher import FixedTeachers, TeacherNetwork
+from kdjax.train.program.fixed_teachers import FixedTeachers, TeacherNetwork
 from kdjax.train.run import workdir
 from kdjax.train.run.checkpoint import CheckpointError
-from kdjax.train.tasks import stored, trained_on
+from kdjax.train.tasks import stored
 from kdjax.train.tasks.experiment import Experiment
-from kdjax.train.tasks.teacher import check_split
+from kdjax.train.tasks.teacher_checks import check_split
 from kdjax.widths import WidthVector
 
 
@@ -75,52 +72,32 @@ def load_teachers(experiment: Experiment) -> tuple[Teacher, ...]:
         zip(config.workdir, students, seeds, strict=True)
     ):
         try:
-            teacher = _load(Path(place), student, seed, config.checkpoint, experiment)
-        except _NoTeacher as error:
+            found = stored.find(Path(place), student, seed, config.checkpoint)
+        except stored.NotFound as error:
             raise ConfigError(
-                f"config.teacher.{error.args[0]}[{number}]: {error.args[1]}"
+                f"config.teacher.{error.field}[{number}]: {error} (workdir {place})"
             ) from None
         except (workdir.WorkdirError, CheckpointError) as error:
             raise ConfigError(f"config.teacher.workdir[{number}] is {place!r}: {error}") from None
+        teacher = _teacher(found, f"{found.name} of {place}", experiment)
         check_fit(teacher, experiment)
         teachers.append(teacher)
     return tuple(teachers)
 
 
-class _NoTeacher(ValueError):
-    """(field of ``config.teacher``, what is wrong with it)."""
-
-
-def _load(
-    path: Path, student: int | str, seed: int | None, checkpoint: str, experiment: Experiment
-) -> Teacher:
-    config = workdir.read_config(path)
-    try:
-        chosen = stored.select(path, config, student)[0]
-    except ValueError as error:
-        raise _NoTeacher("student", error) from None
-    if seed is not None and seed not in chosen.seeds:
-        known = ", ".join(map(str, chosen.seeds))
-        raise _NoTeacher(
-            "seed", f"seed is {seed}, but {chosen.name}, of {path}, was trained with {known}"
-        )
-    seed = chosen.seeds[0] if seed is None else seed
-    data = trained_on.read(path)
-    name = f"{chosen.name} of {path}"
-    found = stored.restore(path, chosen.stage, seed, checkpoint, len(data.class_names))
-    if found is None:
-        raise _NoTeacher("workdir", stored.missing_checkpoint(path, config, chosen, checkpoint))
+def _teacher(found: stored.Found, name: str, experiment: Experiment) -> Teacher:
+    networks, data = found.checkpoint, found.trained_on
     return Teacher(
         name=name,
-        architecture=found.architecture,
-        variables=found.variables_of(chosen.place),
-        widths=found.widths[chosen.place - 1],
+        architecture=networks.architecture,
+        variables=networks.variables_of(found.place),
+        widths=networks.widths[found.place - 1],
         mean=data.mean,
         std=data.std,
         class_names=data.class_names,
         image_shape=data.image_shape,
-        seed=seed,
-        remark=check_split(config, experiment, f"the teacher {name}"),
+        seed=found.seed,
+        remark=check_split(found.config.data, experiment, f"the teacher {name}"),
     )
 
 
@@ -188,69 +165,6 @@ def variables_of(teachers: Sequence[Teacher]) -> Any:
     """The variables of one teacher, or a tuple of several's."""
     trees = tuple(teacher.variables for teacher in teachers)
     return trees[0] if len(trees) == 1 else trees
-
-
-class Examined:
-    """What teachers say of whole splits, without augmentation."""
-
-    def __init__(self, experiment: Experiment, feed: Feed, teachers: FixedTeachers, variables: Any):
-        """Prepares to compile; puts the variables on the devices.
-
-        Args:
-          experiment: for its devices.
-          feed: of the examples.
-          teachers: the networks.
-          variables: of :func:`variables_of`.
-        """
-        self._parallel, self._feed = experiment.parallel, feed
-        self._variables = self._parallel.replicate(variables)
-        axis_name = self._parallel.axis_name
-
-        def run(variables: Any, data: Any, given: Any) -> Any:
-            batch = feed.evaluation(data, given, self._parallel.device_index())
-            logits = [outputs.logits for outputs in teachers.each(variables, batch.images)]
-            rows = jnp.stack(logits, axis=1), batch.labels, batch.mask
-            return rows if axis_name is None else jax.tree.map(dealt_back, rows)
-
-        def dealt_back(rows: chex.Array) -> chex.Array:
-            # Devices have rows in turn, as cards are dealt.
-            every = jnp.moveaxis(jax.lax.all_gather(rows, axis_name), 0, 1)
-            return every.reshape(-1, *every.shape[2:])
-
-        self._run = self._parallel.compile(run)
-
-    def logits(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """``[examples, teachers, classes]`` float32 and the ``[examples]`` labels of a split."""
-        parts = list(self._parts(split))
-        logits, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return logits, labels
-
-    def _parts(self, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for given in self._feed.evaluation_inputs(split, self._feed.sizes[split]):
-            logits, labels, mask = self._parallel.unreplicate(
-                self._run(self._variables, self._feed.data, given)
-            )
-            yield logits[mask], labels[mask]
-
-    def accuracies(self) -> dict[str, list[float]]:
-        """For ``test`` and, if there is one, ``validation`` each teacher's accuracy.
-
-        That of their averaged logits comes last.
-
-        Raises:
-          ArithmeticError: if an output is not finite.
-        """
-        found = {}
-        for split in ("test", "validation"):
-            if self._feed.sizes[split]:
-                logits, labels = self.logits(split)
-                if not np.isfinite(logits).all():
-                    bad = int(np.argmin(np.isfinite(logits).all(axis=(0, 2)))) + 1
-                    raise ArithmeticError(f"the output of teacher {bad} is not finite")
-                every = np.concatenate([logits, logits.mean(axis=1, keepdims=True)], axis=1)
-                right = every.argmax(axis=-1) == labels[:, None]
-                found[split] = right.mean(axis=0).tolist()
-        return found
 
 
 def check_given(teachers: Sequence[Teacher], config: ml_collections.ConfigDict) -> None:

@@ -1,0 +1,78 @@
+"""The teacher of a search that another workdir holds: the same network at full width."""
+
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from kdjax.config import ConfigError
+from kdjax.train.run import workdir
+from kdjax.train.tasks import stored
+from kdjax.train.tasks.experiment import Experiment
+from kdjax.train.tasks.teacher_checks import check_held_out
+
+# Where a workdir has several runs, the first of these is taken.
+_RUNS = ("teacher", "independent", "ensemble")
+
+
+def load_teacher(config: ml_collections.ConfigDict, experiment: Experiment) -> dict[str, Any]:
+    """The variables of the full network that ``config.teacher`` names, on the host.
+
+    Args:
+      config: its ``workdir`` is one of `kdjax search` or `kdjax train`, whose first student is
+        taken; ``run`` one of its runs, and ``checkpoint`` ``last`` or ``best``.
+      experiment: whose architecture, at full widths, the teacher must have.
+
+    Raises:
+      ConfigError: if there is no such run, or it is another network or has other classes.
+    """
+    path = Path(config.workdir)
+    try:
+        workdir.read_config(path)
+    except workdir.WorkdirError as error:
+        raise ConfigError(f"config.teacher.workdir is {config.workdir!r}: {error}") from None
+    run = _find_run(path, config.run)
+    found = stored.restore(path, run, config.checkpoint)
+    if found is None:
+        raise ConfigError(
+            f"config.teacher.checkpoint is {config.checkpoint!r}: {run} in {path} has none yet"
+        )
+    _check(found, experiment, f"the teacher {run} in {path}")
+    return found.variables_of(1)
+
+
+def _find_run(path: Path, wanted: str) -> str:
+    folder = path / "checkpoints"
+    runs = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    if wanted and wanted not in runs:
+        raise ConfigError(
+            f"config.teacher.run is {wanted!r}: the runs in {path} are {', '.join(runs) or 'none'}"
+        )
+    for stage in _RUNS:
+        for run in [wanted] if wanted else runs:
+            if run.startswith(f"{stage}-seed"):
+                return run
+    if wanted:
+        raise ConfigError(
+            f"config.teacher.run is {wanted!r}: a teacher is a run of {', '.join(_RUNS[:-1])} or "
+            f"{_RUNS[-1]}; the runs in {path} are {', '.join(runs)}"
+        )
+    raise ConfigError(f"config.teacher.workdir is {str(path)!r}: it holds no trained full network")
+
+
+def _check(found: stored.Checkpoint, experiment: Experiment, name: str) -> None:
+    architecture = experiment.architecture
+    for field, own, expected in (
+        ("network", found.network, architecture.name),
+        ("number of classes", found.architecture.num_classes, architecture.num_classes),
+        ("widths", dict(found.widths[0]), dict(architecture.widths)),
+        ("image shape", found.image_shape, tuple(experiment.dataset.image_shape)),
+    ):
+        if own != expected:
+            raise ConfigError(f"{name} does not fit: its {field} is {own}, expected {expected}")
+    check_held_out(found.config["data"], experiment, name)
+    if found.architecture.name != found.network:
+        raise ConfigError(
+            f"{name} does not fit: {found.network} has changed since it was trained, or is another "
+            f"file; it was {found.architecture.name}"
+        )

@@ -1,0 +1,96 @@
+"""What every fixed teacher is checked for: what it has seen, and that it stays the same."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.traverse_util
+import numpy as np
+
+from kdjax import atomic
+from kdjax.config import ConfigError
+from kdjax.train.run import workdir
+from kdjax.train.tasks.experiment import Experiment
+
+# Fields that decide which examples are held out.
+_SPLIT_FIELDS = ("name", "validation", "test", "split_seed")
+
+
+def check_split(data: Mapping[str, Any], experiment: Experiment, name: str) -> str:
+    """Checks that a teacher was not trained on what an experiment holds out.
+
+    Args:
+      data: the fields ``data`` of the configuration that the teacher was trained with.
+      experiment: whose students it is to teach.
+      name: of the teacher, for the error.
+
+    Returns:
+      A remark where this cannot be known, since it was trained on other data; else empty.
+
+    Raises:
+      ConfigError: if it was trained on the same data divided in another way.
+    """
+    own = experiment.config.data
+    if data["name"] != own.name:
+        return (
+            f"{name} was trained on {data['name']}, not on {own.name}: that it has not seen the "
+            "test images is for you to know"
+        )
+    check_held_out(data, experiment, name)
+    return ""
+
+
+def check_held_out(data: Mapping[str, Any], experiment: Experiment, name: str) -> None:
+    """Checks that a teacher's data was divided as an experiment's, which has the same name.
+
+    Args:
+      data: the fields ``data`` of the configuration that the teacher was trained with.
+      experiment: whose students it is to teach.
+      name: of the teacher, for the error.
+
+    Raises:
+      ConfigError: if it was divided in another way.
+    """
+    own = experiment.config.data
+    fields = [field for field in _SPLIT_FIELDS if data[field] != own[field]]
+    # Corrupt images leave a set in memory before it is divided, and a stream after.
+    if data["skip_corrupt"] and own["skip_corrupt"] and data["memory"] != own["memory"]:
+        fields.append("memory")
+    if fields:
+        field = fields[0]
+        raise ConfigError(
+            f"{name} does not fit: its config.data.{field} is {data[field]}, expected "
+            f"{own[field]}: it may have been trained on what is held out here"
+        )
+
+
+def digest(variables: Mapping[str, Any]) -> str:
+    """A name for the exact numbers in a tree of arrays."""
+    total = hashlib.sha256()
+    for path, leaf in sorted(flax.traverse_util.flatten_dict(variables, sep="/").items()):
+        total.update(path.encode())
+        total.update(np.ascontiguousarray(leaf).tobytes())
+    return total.hexdigest()[:16]
+
+
+def check_same_teacher(path: Path, found: str, *, task: str = "a search") -> None:
+    """Notes which teacher a workdir began with; it goes on with the same one.
+
+    Args:
+      path: the workdir, locked.
+      found: the teacher's :func:`digest`.
+      task: what the workdir holds, in words.
+
+    Raises:
+      WorkdirError: if the one that was given has changed since.
+    """
+    marker = path / "teacher.json"
+    content = {"digest": found}
+    stored = atomic.read_json(marker)
+    if stored and stored != content:
+        raise workdir.WorkdirError(
+            f"workdir {path} holds {task} with another teacher: config.teacher names one whose "
+            "weights have changed since; choose another --workdir"
+        )
+    atomic.write_json(marker, content)

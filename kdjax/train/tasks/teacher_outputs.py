@@ -1,0 +1,76 @@
+"""What fixed teachers say of whole splits."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kdjax.train.program.feed import Feed
+from kdjax.train.program.fixed_teachers import FixedTeachers
+from kdjax.train.tasks.experiment import Experiment
+
+
+class TeacherOutputs:
+    """What teachers say of whole splits, without augmentation."""
+
+    def __init__(self, experiment: Experiment, feed: Feed, teachers: FixedTeachers, variables: Any):
+        """Prepares to compile; puts the variables on the devices.
+
+        Args:
+          experiment: for its devices.
+          feed: of the examples.
+          teachers: the networks.
+          variables: of :func:`variables_of`.
+        """
+        self._parallel, self._feed = experiment.parallel, feed
+        self._variables = self._parallel.replicate(variables)
+        axis_name = self._parallel.axis_name
+
+        def run(variables: Any, data: Any, given: Any) -> Any:
+            batch = feed.evaluation(data, given, self._parallel.device_index())
+            logits = [outputs.logits for outputs in teachers.each(variables, batch.images)]
+            rows = jnp.stack(logits, axis=1), batch.labels, batch.mask
+            return rows if axis_name is None else jax.tree.map(dealt_back, rows)
+
+        def dealt_back(rows: chex.Array) -> chex.Array:
+            # Devices have rows in turn, as cards are dealt.
+            every = jnp.moveaxis(jax.lax.all_gather(rows, axis_name), 0, 1)
+            return every.reshape(-1, *every.shape[2:])
+
+        self._run = self._parallel.compile(run)
+
+    def logits(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """``[examples, teachers, classes]`` float32 and the ``[examples]`` labels of a split."""
+        parts = list(self._parts(split))
+        logits, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return logits, labels
+
+    def _parts(self, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for given in self._feed.evaluation_inputs(split, self._feed.sizes[split]):
+            logits, labels, mask = self._parallel.unreplicate(
+                self._run(self._variables, self._feed.data, given)
+            )
+            yield logits[mask], labels[mask]
+
+    def accuracies(self) -> dict[str, list[float]]:
+        """For ``test`` and, if there is one, ``validation`` each teacher's accuracy.
+
+        That of their averaged logits comes last.
+
+        Raises:
+          ArithmeticError: if an output is not finite.
+        """
+        found = {}
+        for split in ("test", "validation"):
+            if self._feed.sizes[split]:
+                logits, labels = self.logits(split)
+                if not np.isfinite(logits).all():
+                    bad = int(np.argmin(np.isfinite(logits).all(axis=(0, 2)))) + 1
+                    raise ArithmeticError(f"the output of teacher {bad} is not finite")
+                every = np.concatenate([logits, logits.mean(axis=1, keepdims=True)], axis=1)
+                right = every.argmax(axis=-1) == labels[:, None]
+                found[split] = right.mean(axis=0).tolist()
+        return found
