@@ -77,8 +77,8 @@ without TensorFlow. Preparing itself needs TensorFlow and the network:
         "evaluate the networks of a finished or running experiment",
         """\
 Restores the checkpoints of an experiment and evaluates its networks, each as it
-would be deployed, on a whole split: accuracy over seeds and of each class; figures
-of what is taken for what go to the workdir's report/confusion.
+would be deployed, on a whole split: accuracy over seeds and of each class; confusion
+matrices go to the workdir's report/confusion.
 
   kdjax evaluate --workdir=kdjax-runs/digits-resnet8 --student=3
   kdjax evaluate --workdir=runs/mine --data=/new/place/images --out=mine.json

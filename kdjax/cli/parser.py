@@ -20,7 +20,7 @@ environment variables:
       0: leave the environment as it is; else what is not set yet of JAX_COMPILATION_CACHE_DIR,
       JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS and, on a CPU, XLA_FLAGS and GLIBC_TUNABLES is set
   KDJAX_TRACEBACK
-      anything: where an error stands in the code
+      anything: errors with their full traceback
   TFDS_DATA_DIR
       where prepared TFDS sets lie, unless data.data_dir says so; default: ~/tensorflow_datasets
   JAX_PLATFORMS

@@ -154,7 +154,7 @@ OPTIMIZATION: dict[str, Field] = {
     "schedule.name": one_of("cosine", "learning rate schedule", *SCHEDULES),
     "schedule.learning_rate": number(0.1, "peak learning rate", 0, above=True),
     "schedule.warmup_epochs": number(
-        1.0, "linear rise to the peak; half the run where that is no longer", 0
+        1.0, "linear rise to the peak; cut to half the run if it is as long", 0
     ),
     "schedule.boundaries": tuple_of(
         (0.5, 0.75),

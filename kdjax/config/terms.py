@@ -133,7 +133,7 @@ TERMS: dict[str, Term] = {
         },
     ),
     "dist": Term(
-        "one minus the correlation of predictions (NeurIPS 2022); published weight 2",
+        "correlation loss DIST (NeurIPS 2022); published weight 2",
         "logits",
         fields={
             "inter_weight": _part(1.0, "over the classes of an example"),

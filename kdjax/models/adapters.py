@@ -144,7 +144,7 @@ _squares.defvjp(_squares_forward, _squares_backward)
 def add_biases(y: chex.Array, biases: Sequence[chex.Array], packing: Packing) -> list[chex.Array]:
     """Each student's map with its bias, from all of them side by side.
 
-    In the derivative a bias has the sum of its map's gradient. A TPU sums each gradient where it is
+    The gradient of a bias is the sum of its map's gradient. A TPU sums each gradient where it is
     computed, if each is summed by itself. On a GPU every sum is two kernels: one sum is best.
 
     Args:

@@ -35,8 +35,8 @@ def check_agreement(
 ) -> None:
     """Runs random students both ways on random maps, in training and after.
 
-    A module may reorder channels, group them, or compute with their number. In a network as wide as
-    all students are together it then does something else than in each of them.
+    A module may reorder channels, group them, or compute with their number. Then the network that
+    is as wide as all students together computes something else than each student by itself.
 
     Args:
       architecture: of all students.
@@ -98,7 +98,7 @@ def _made_up_maps(
     image_shape: tuple[int, int, int],
     generator: np.random.Generator,
 ) -> list[np.ndarray]:
-    """What each student's stem could return: nothing below 0, since a branch may take roots."""
+    """Random maps in place of the stems'. None is below 0, since a branch may take square roots."""
     images = jax.ShapeDtypeStruct((_BATCH, *image_shape), np.float32)
     stems = [architecture.stem(widths) for widths in students]
     shapes = [jax.eval_shape(_initialized(stem), images)[0].shape for stem in stems]

@@ -75,7 +75,7 @@ def _kernel_gradient(x, shape, dy, stride):
         (before, (spread - 1) * stride + size - before - extent)
         for extent, spread in zip(x.shape[1:3], dy.shape[1:3], strict=True)
     ]
-    # Each input channel is an image whose channels are the batch; dy is the kernel that moves.
+    # A convolution too: with batch and channels of x exchanged, and dy as its kernel.
     gradient = jax.lax.conv_general_dilated(
         x.transpose(3, 1, 2, 0),
         dy.transpose(1, 2, 0, 3),

@@ -41,9 +41,9 @@ def initialize(
 
     ``net.init`` compiles for minutes on deep ensembles; here shapes come from abstract evaluation
     and numbers from NumPy. Each array has a random stream of its own, named by its path below the
-    student, so that a network starts alike whoever stands beside it and whatever its number: a
-    student of an ensemble as its baseline, two candidates of one structure as each other. Only
-    twins in one ensemble, students of equal widths, start differently: they would stay equal.
+    student. So a network has the same first weights alone, in an ensemble, and at another place in
+    it. There is one exception: two students of equal widths in one ensemble start differently,
+    since otherwise they would stay equal.
 
     Args:
       net: any module of :mod:`kdjax.models`.

@@ -200,8 +200,8 @@ def _moments(
       (shifted sums; joining those of several groups).
     """
     positions = x[0, ..., 0].size
-    # Rounding to bfloat16 has changed a small variance by more than these sums do. And sums that
-    # need nothing of x first are taken where x is computed: on a TPU they then cost nothing.
+    # Rounding x to bfloat16 is a larger error than leaving out the shift. And without the shift a
+    # TPU takes the sums where it computes x, at no cost.
     pivot = jnp.float32(0.0) if x.dtype == jnp.bfloat16 else _pivot(x, mask)
     x = x.astype(jnp.float32) - pivot
     if mask is None:
@@ -228,11 +228,11 @@ def _moments(
 def _pivot(x: chex.Array, mask: chex.Array | None) -> chex.Array:
     """A value near each channel's mean, ``[channels]`` float32: the mean of one row of an example.
 
-    The example is the first real one; the row, where there are any, the middle one, which padding
-    of a convolution does not reach. On a GPU it is one value of that row, since a mean would be a
+    It takes the first real example and, if there are rows, the middle one, which the padding of
+    convolutions does not reach. On a GPU it is one value of that row, since a mean would be a
     kernel of its own.
     """
-    while x.ndim > 3:  # Before the example is taken: to a TPU that is a sum over all of them.
+    while x.ndim > 3:  # The row first: to select an example, a TPU sums over the whole batch.
         x = x[:, x.shape[1] // 2]
     if mask is None:
         example = x[0]

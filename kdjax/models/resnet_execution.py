@@ -157,8 +157,8 @@ def _stacked(variables: Sequence[Mapping[str, Any]], names: Sequence[str]) -> li
     """Each student's variables of the named blocks, stacked on a leading axis."""
 
     def stack(*leaves: chex.Array) -> chex.Array:
-        # Flat on the way: variables that are neighbours in memory are then neighbouring slices,
-        # here and in the derivative, which XLA makes one slice of (kdjax.train.program.layout).
+        # Flat first: variables that lie side by side (kdjax.train.program.layout) are then
+        # neighbouring slices, which XLA merges into one, in the gradient too.
         return jnp.concatenate([leaf.reshape(-1) for leaf in leaves]).reshape(-1, *leaves[0].shape)
 
     return [jax.tree.map(stack, *(_tree_of(tree, name) for name in names)) for tree in variables]

@@ -23,10 +23,9 @@ def _sum_apart(first: chex.Array, second: chex.Array) -> tuple[chex.Array, chex.
 def sum_together(first: chex.Array, second: chex.Array) -> tuple[chex.Array, chex.Array]:
     """:func:`sum_both` as one reduction of two operands.
 
-    XLA for GPUs takes a sum to channels in two kernels. Of two separate sums it joins the kernels
-    that read the maps, but not those that add up what these leave; of one reduction both are one.
-    It divides the positions as it does for a single sum. On a CPU it would add them one by one,
-    which is slower and rounds more than two sums.
+    XLA for GPUs computes a sum for each channel in two kernels. Of two separate sums it merges the
+    first kernels, but not the second ones; with one reduction it merges both. On a CPU one
+    reduction would add number by number, which is slower and less exact than two sums.
 
     Args:
       first: ``[batch, ..., channels]`` floats.

@@ -15,7 +15,7 @@ from kdjax.search.latency import LatencyTable
 from kdjax.search.penalty import CostModel
 from kdjax.search.schedule import make_schedule, minimum_width
 
-EXACTNESS = 1e-6  # Relative: what separates a cost from an equal target by rounding alone.
+EXACTNESS = 1e-6  # A cost this close to its target, relative to it, counts as equal.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -25,7 +25,7 @@ from kdjax.search.proximal import line_search, proximal
 from kdjax.search.schedule import minimum_width
 from kdjax.search.strength import Feedback, Moment
 
-_LEAST_WEIGHT = 1e-3  # Share of its weight that a shielded group keeps once the goal is forced.
+_LEAST_WEIGHT = 1e-3  # Share of its penalty that a shielded group keeps at a target's deadline.
 _LARGEST_SPEEDUP = 20.0  # How much faster than by its scale a unit may shrink.
 
 

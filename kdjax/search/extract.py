@@ -12,7 +12,7 @@ from kdjax.widths import WidthVector
 Kept = Mapping[str, np.ndarray]
 
 TOLERANCE = 0.02  # How far below a target a structure may stay, relative to the target.
-_LEAST_WORTH = 1e-9  # Of a living unit, so that all of them come before the dead.
+_LEAST_WORTH = 1e-9  # Of a living unit: it ranks every living unit above every dead one.
 REVIVED = 0.03  # Share of all units that may come back from the dead at most.
 
 
@@ -104,7 +104,7 @@ def revive(budget: Budget, dead: np.ndarray, worths: np.ndarray) -> np.ndarray:
     """Brings dead units back while a target is undercut by more than :data:`TOLERANCE`.
 
     All living units stay. The unit that died last comes back first. At most the share
-    :data:`REVIVED` of all units comes back, but always up to one. The scales and biases of a dead
+    :data:`REVIVED` of all units comes back; one unit always may. The scales and biases of a dead
     unit are 0, so the network still computes the same.
 
     Args:

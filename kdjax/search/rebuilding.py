@@ -54,8 +54,8 @@ def check_equal_widths(
 ) -> None:
     """Checks the network whose groups all have about the same small width against the full one.
 
-    A module that compares two widths, say to leave a projection out where they are equal, becomes
-    another one when a search happens to make them equal. That shows here, before the search.
+    A module may compare two widths and, for example, leave out a projection where they are equal.
+    If a search makes them equal, the module changes. This finds it before the search.
 
     Args:
       architecture: of the network.

@@ -10,7 +10,7 @@ from kdjax.search.extract import TOLERANCE, group_width, with_counts
 from kdjax.search.schedule import minimum_width
 from kdjax.widths import WidthVector
 
-_EXCHANGES = 20  # At most, so that trying ends.
+_EXCHANGES = 20  # The largest number of attempts, so that the loop ends.
 
 
 def round_widths(

@@ -12,9 +12,9 @@ from kdjax.search.budget import EXACTNESS, Budget
 # that acts at once, and the part that builds up over a slot of the schedule.
 _PROPORTIONAL_GAIN, _INTEGRAL_GAIN, _LARGEST_LOG = 15.0, 100.0, 8.0
 _LATE_FACTOR = 5.0  # How much faster the strength builds up once the plan is over.
-_MARGIN = 0.02  # How far ahead of plan a cost may be before it stops pressing,
-_LARGEST_SHIELD = 5.0  # and how strongly it may then shield its channels, relative to the others.
-_WAITS_BELOW = 0.6  # Share of the longest way left below which a shorter one begins to wait.
+_MARGIN = 0.02  # How far ahead of plan a cost may be before its penalty stops.
+_LARGEST_SHIELD = 5.0  # How strongly it may then shield its channels, relative to the others.
+_WAITS_BELOW = 0.6  # A cost waits while its way left is below this share of the longest one.
 
 
 class Moment(NamedTuple):
@@ -86,9 +86,9 @@ class Feedback:
     ) -> chex.Array:
         """``[constraints]``: 1 where a cost may press, less where it waits, below 0 to shield.
 
-        Each cost still has to come down by some factor, whose logarithm is the way left. What is
-        done for the cost with the longest way brings the others down too, by about the same
-        factor at most. So a cost with a much shorter way waits.
+        Each cost still has to come down by some factor, whose logarithm is the way left. Lowering
+        the cost that is farthest from its target lowers the others too, by about the same factor
+        at most. So a cost that is much closer to its target waits.
         """
         left = jnp.log(jnp.maximum(share, 1e-6) / end)
         longest = jnp.maximum(jnp.max(left), EXACTNESS)

@@ -97,7 +97,7 @@ class Runner:
         else:
             self._optimizer = optimizer
         self._optimizer_shapes = jax.eval_shape(optimizer.init, self._shapes["params"])
-        # Whole dispatches take every step; only one cut short by the epoch's end has to ask.
+        # A full dispatch takes all its steps. The last one of an epoch may be shorter, and checks.
         self._whole = parallel.compile(
             functools.partial(self._run_steps, bounded=False), donate=[0]
         )
@@ -122,7 +122,7 @@ class Runner:
             key=np.asarray(jax.random.key_data(jax.random.key(seed))),
             params=variables["params"],
             batch_stats=variables.get("batch_stats", {}),
-            # Optimisers start from zeros throughout, which nothing needs to be compiled for.
+            # Optimisers' states start as zeros, so nothing has to be compiled for them.
             optimizer_state=jax.tree.map(
                 lambda leaf: np.zeros(leaf.shape, leaf.dtype), self._optimizer_shapes
             ),

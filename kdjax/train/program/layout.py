@@ -1,10 +1,10 @@
 """How the compiled functions hold variables: a few long vectors instead of thousands of arrays.
 
 A deep ensemble has thousands of parameters and running averages, most of them a few numbers long.
-Whatever treats them one by one, the optimiser above all, has a program for each to compile and to
-start on the device. So all leaves of one name lie in one vector: the kernels of all layers in one,
-all scales in one, all biases in one. On the host, in checkpoints and wherever a module is applied,
-variables are trees as usual.
+If the optimiser handled each array by itself, each would need a program of its own, to compile and
+to start on the device. So all leaves of one name lie in one vector: the kernels of all layers in
+one, all scales in one, all biases in one. On the host, in checkpoints and wherever a module is
+applied, variables are trees as usual.
 """
 
 import functools
@@ -185,13 +185,13 @@ class Layout:
         return _map(self.whole, state, self.names)
 
     def optimizer(self, of_trees: optax.GradientTransformation) -> optax.GradientTransformation:
-        """An optimiser that has to see trees as one of vectors."""
+        """Adapts an optimiser that has to see trees to vectors."""
         return _between(of_trees, (self.split, self.join), (self.split_state, self.join_state))
 
     def optimizer_by_network(
         self, of_networks: optax.GradientTransformation
     ) -> optax.GradientTransformation:
-        """An optimiser that has to see which network a number is of as one of vectors."""
+        """Adapts an optimiser that has to see each network's parameters apart to vectors."""
         return _between(
             of_networks, (self.networks, self.whole), (self.networks_of_state, self.whole_state)
         )
@@ -202,7 +202,7 @@ def _between(
     forms: tuple[Callable[[Any], Any], Callable[[Any], Any]],
     state_forms: tuple[Callable[[Any], Any], Callable[[Any], Any]],
 ) -> optax.GradientTransformation:
-    """An optimiser of one form of parameters as one of another, given the ways to and fro."""
+    """Adapts an optimiser to another form of parameters, given the conversions both ways."""
     (to, back), (state_to, state_back) = forms, state_forms
 
     def init(params: Any) -> Any:

@@ -44,7 +44,7 @@ def flags(
       ``gradient_norm``, over all networks, and the flags.
     """
     squares = _sums(jnp.square, gradients, layouts and layouts.params)
-    # Finite if all of a network's statistics are, unless they add up to 1e38.
+    # Finite if all of a network's statistics are. Only numbers near 1e38 could overflow the sum.
     sums = _sums(jnp.abs, batch_stats, layouts and layouts.batch_stats)
     one = jnp.float32(1.0)
     return {
@@ -91,8 +91,8 @@ def finite(metrics: Metrics, networks: Mapping[str, Sequence[str]], separate: bo
       metrics: of one step.
       networks: of the parameters and of the statistics, by :data:`GRADIENT` and
         :data:`STATISTICS`, in the order of the flags.
-      separate: whether the networks have nothing to do with each other; else a fault in one is
-        one of all.
+      separate: whether the networks have nothing to do with each other; otherwise a fault in one
+        counts for all.
 
     Returns:
       Name -> bool scalar.

@@ -27,8 +27,8 @@ COPIES = "copies"
 class Gate(nn.Module):
     """Shares of the students in their teacher, for each example.
 
-    In the paper a gate sees what the layers that all branches share make of the image. Here these
-    are a stem of a layer or two, so it sees the pivot's last map.
+    In the paper a gate reads the output of the layers that all branches share. Here these are only
+    a layer or two, so it reads the last map of the pivot, the widest student.
 
     Attributes:
       students: how many there are.

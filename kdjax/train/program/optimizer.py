@@ -16,7 +16,7 @@ def learning_rate_schedule(
 ) -> optax.Schedule:
     """Step -> learning rate.
 
-    A warm-up that is no shorter than the run takes half of it.
+    A warm-up that is as long as the run, or longer, is cut to half of it.
 
     Args:
       config: ``config.schedule``.

@@ -189,7 +189,7 @@ def mixing_key(state: TrainState) -> chex.PRNGKey:
 
 
 def _step_key(state: TrainState, part: int) -> chex.PRNGKey:
-    # A split in more parts begins with the same ones.
+    # Splitting a key into more parts leaves the first parts as they are.
     key = jax.random.split(jax.random.wrap_key_data(state.key), part + 1)[part]
     return jax.random.fold_in(key, state.step)
 

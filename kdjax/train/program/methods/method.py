@@ -33,8 +33,8 @@ class Method:
       loss: ``(outputs, examples, weights, memory) -> LossOutput``.
       weights: step -> weight of each loss term.
       separate: whether the students must not influence each other.
-      average: share of their averaged copies that a step keeps at most, of students that such
-        copies teach; ``teacher`` of :attr:`forward` are the copies' parameters. 0: there are none.
+      average: largest decay of the averaged copies that teach (rule ``ema``), whose parameters are
+        then the ``teacher`` of :attr:`forward`. 0: there are no copies.
       teacher_weights: share of each student in the average of all; None is equal shares.
       recall: ``(teacher, batch) -> teacher``: what forward is given of a fixed teacher.
       memory: what the teacher rule remembers before the first step
