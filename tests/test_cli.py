@@ -15,7 +15,8 @@ from kdjax import config as configuration
 from kdjax.cli import commands
 from kdjax.cli.parser import make_parser
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+PAGES = (ROOT / "README.md").read_text() + (ROOT / "configs" / "README.md").read_text()
 
 
 def overrides_of(config):
@@ -105,12 +106,12 @@ def test_help_is_worth_reading(command, capsys):
             assert name in shown
             assert field.meaning in shown
             assert field.expected in " ".join(shown.split())
-        # What the code reads from the environment, and how to install, as in the README.
+        # What the code reads from the environment, and how to install, as in the pages.
         for name in ("KDJAX_CACHE", "KDJAX_TUNE", "KDJAX_TRACEBACK", "TFDS_DATA_DIR"):
             assert f"\n  {name}\n" in shown
         for extra in ("", "cuda", "tpu", "prepare"):
             assert f'pip install ".[{extra}]"' in shown if extra else "pip install . " in shown
-            assert f'".[{extra}]"' in README if extra else "pip install . " in README
+            assert f'".[{extra}]"' in PAGES if extra else "pip install . " in PAGES
     assert cli.main.__doc__
 
 

@@ -1,4 +1,4 @@
-"""What the README shows is run here."""
+"""What the README shows is run here, and what the pages that it leads to show."""
 
 import json
 import re
@@ -14,10 +14,15 @@ from kdjax import config as configuration
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+PAGES = {
+    page: (ROOT / page).read_text()
+    for page in ("README.md", "configs/README.md", "kdjax/losses/README.md", "kdjax/README.md")
+}
 
 
 def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    text = "\n".join(PAGES.values())
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 def commands():
@@ -60,10 +65,26 @@ def test_the_two_commands_are_the_promised_ones():
     assert "\npytest\n" in (ROOT / ".ci" / "run").read_text()
 
 
-def test_files_it_points_to_exist():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
+@pytest.mark.parametrize("page", PAGES)
+def test_what_a_page_points_to_exists(page):
+    for target in re.findall(r"\]\(([^)]+)\)", PAGES[page]):
         if not target.startswith("http"):
-            assert (ROOT / target).exists(), target
+            name, _, heading = target.partition("#")
+            file = ((ROOT / page).parent / name) if name else ROOT / page
+            assert file.exists(), target
+            if heading and file.suffix == ".md":
+                titles = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
+                anchors = [re.sub(r"[^\w -]", "", t).lower().replace(" ", "-") for t in titles]
+                assert heading in anchors, target
+
+
+def test_the_pages_name_every_loss_and_rule():
+    for name in configuration.TERMS:
+        known = {"hard": "hard_label_cross_entropy", "soft": "soft_target_kl"}
+        function = known.get(name, "feature_mse" if name == "feature" else name)
+        assert f"`{function}`" in PAGES["kdjax/losses/README.md"], name
+    for rule in configuration.RULES:
+        assert f"| `{rule}` |" in PAGES["configs/README.md"]
 
 
 def test_the_recorded_result_is_that_of_the_default_command():

@@ -75,14 +75,6 @@ def _image_size(config: ml_collections.ConfigDict) -> None:
     )
 
 
-def _selection(config: ml_collections.ConfigDict) -> None:
-    _require(
-        config.evaluation.select == "last" or config.data.validation > 0,
-        "config.evaluation.select is 'best', but config.data.validation is 0: there is no "
-        "validation split to choose on",
-    )
-
-
 def _students(config: ml_collections.ConfigDict) -> None:
     students = len(config.student_widths) or len(config.student_scales)
     field = "student_widths" if config.student_widths else "student_scales"
@@ -241,7 +233,6 @@ _ACROSS_FIELDS: dict[Task, tuple[Callable[[ml_collections.ConfigDict], None], ..
         _weights,
         _boundaries,
         _image_size,
-        _selection,
     ),
     "search": (
         _seeds,
@@ -252,7 +243,6 @@ _ACROSS_FIELDS: dict[Task, tuple[Callable[[ml_collections.ConfigDict], None], ..
         _weights,
         _boundaries,
         _image_size,
-        _selection,
     ),
     "distill": (
         _seeds,
@@ -260,6 +250,5 @@ _ACROSS_FIELDS: dict[Task, tuple[Callable[[ml_collections.ConfigDict], None], ..
         _weights,
         _boundaries,
         _image_size,
-        _selection,
     ),
 }

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-_LARGEST = 3e38
+_LARGEST = 3e38  # What is above it may be infinite in float32.
 _TYPES = {
     bool: "True or False",
     int: "a whole number",
@@ -86,7 +86,7 @@ def number(
         text += ", finite"
 
     def valid(value: float) -> bool:
-        # NaN fails every comparison. Infinity is refused, and so is what is infinite in float32.
+        # NaN fails every comparison.
         return (value > low or (value == low and not above)) and (
             value < min(high, _LARGEST) or (value == high <= _LARGEST and not below)
         )
@@ -123,8 +123,8 @@ def tuple_of(
 
 
 def is_number(value: Any) -> bool:
-    """Whether a tuple's entry is a number; ``True`` does not count as one."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Whether a tuple's entry is a number, and finite; ``True`` does not count as one."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _LARGEST
 
 
 def is_count(value: Any) -> bool:

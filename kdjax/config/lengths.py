@@ -26,12 +26,17 @@ def ramp_epochs(wanted: float, epochs: int) -> float:
     return min(wanted, epochs)
 
 
-def shortened(config: ml_collections.ConfigDict) -> list[str]:
-    """One line for each length that does not fit into the run: its value, and what is used."""
+def shortened(config: ml_collections.ConfigDict, *, given_teacher: bool = False) -> list[str]:
+    """One line for each length that does not fit into the run: its value, and what is used.
+
+    Args:
+      config: of any task.
+      given_teacher: whether a program brings the teacher, so that none is trained.
+    """
     values = dict(flatten(config))
     task, warmup, lines = task_of(config), config.schedule.warmup_epochs, []
     for name in _WARMED[task]:
-        if name == "teacher.epochs" and config.teacher.workdir:
+        if name == "teacher.epochs" and (given_teacher or config.teacher.workdir):
             continue  # There is no such stage.
         if warmup and (taken := warmup_epochs(warmup, values[name])) != warmup:
             lines.append(

@@ -101,7 +101,7 @@ FIELDS: dict[str, Field] = {
         (),
         "relative strength of the penalty in each block; empty: 1",
         "numbers above 0, finite",
-        lambda value: is_number(value) and 0 < value < math.inf,
+        lambda value: is_number(value) and value > 0,
     ),
     "search.blocks.resources": tuple_of(
         (),

@@ -70,7 +70,7 @@ FIELDS: dict[str, Field] = {
     "student_weights": tuple_of(
         (),
         "for each student what the weights of all terms but hard are multiplied by; empty: 1",
-        "numbers, none negative",
+        "numbers, none negative, finite",
         lambda value: is_number(value) and value >= 0,
     ),
     "feature_gradient_to_stem": Field(

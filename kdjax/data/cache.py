@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -39,8 +38,9 @@ def cached(name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np
             # Opened here because NumPy leaves a broken archive open.
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
                 return {field: stored[field] for field in stored.files}
-        except (EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
-            _LOGGER.warning("%s cannot be read (%s): decoding again", path, error)
+        except Exception as error:  # A damaged archive raises errors of many types.
+            reason = str(error) or type(error).__name__
+            _LOGGER.warning("%s cannot be read (%s): decoding again", path, reason)
     arrays = make()
     try:
         with atomic.replacing(path) as temporary, open(temporary, "wb") as output:

@@ -21,7 +21,8 @@ class SourceOptions:
         ``~/tensorflow_datasets``.
       validation: share of train held out for validation, in [0, 1), where a source has no
         validation split of its own.
-      test: share of the whole held out for test where a source has no test split of its own.
+      test: share of the whole held out for test where a source has no test split of its own; 0:
+        the test split is empty.
       split_seed: decides which examples are held out.
       labels_per_class: how many examples of each class to train on, of those that are not held out;
         0: all.
@@ -75,13 +76,14 @@ def divide(
       options: the shares and their seed.
 
     Raises:
-      DataError: if train or test is empty, or a class has fewer examples than are asked for.
+      DataError: if train is empty, or test although a share was asked for, or a class has fewer
+        examples than are asked for.
     """
     train, seed = np.arange(sizes["train"]), options.split_seed
     test = train[:0]
     if "test" not in sizes and labels is not None:
         train, test = stratified(labels, options.test, seed)
-        if not len(test):
+        if options.test and not len(test):
             raise DataError(
                 f"config.data.test is {options.test}: of {name}'s {sizes['train']} images none is "
                 "left to test on"

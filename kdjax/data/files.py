@@ -2,7 +2,7 @@
 
 import logging
 import zipfile
-import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +16,16 @@ _LOGGER = logging.getLogger(__name__)
 
 _PARTS = ("train", "validation", "test")
 
+# So many classes may always be counted from labels, even if there are few images of them.
+_COUNTED = 100_000
+
 
 def read_npz(location: str) -> RawSet:
     """Reads ``train_images``, ``train_labels`` and perhaps the same of ``validation`` and ``test``.
 
     Images are ``[n, height, width, channels]`` or ``[n, height, width]`` uint8, labels ``[n]``
-    integers. ``class_names [classes]`` strings is optional; without it the classes are 0 to the
-    largest training label.
+    integers. ``class_names [classes]`` strings is optional, bytes of it are UTF-8; without it the
+    classes are 0 to the largest training label.
 
     Raises:
       DataError: if the file is not such an archive.
@@ -39,8 +42,9 @@ def read_npz(location: str) -> RawSet:
         # Opened here because NumPy leaves a broken archive open.
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"npz:{location} cannot be read: {error}") from None
+    except Exception as error:  # A damaged archive raises errors of many types, some without text.
+        reason = str(error) or type(error).__name__
+        raise DataError(f"npz:{location} cannot be read: {reason}") from None
     pairs = {part: {f"{part}_images", f"{part}_labels"} for part in _PARTS}
     halves = [part for part, pair in pairs.items() if len(pair & set(arrays)) == 1]
     if halves or not pairs["train"] <= set(arrays):
@@ -48,17 +52,35 @@ def read_npz(location: str) -> RawSet:
             f"npz:{location} holds {sorted(arrays)}; expected {sorted(pairs['train'])} and, if at "
             "all together, validation_images and validation_labels, test_images and test_labels"
         )
-    if unknown := set(arrays) - set().union(*pairs.values()) - {"class_names"}:
+    unknown = set(arrays) - set().union(*pairs.values()) - {"class_names"}
+    if unknown:
         _LOGGER.warning("npz:%s: not used: %s", location, ", ".join(sorted(unknown)))
+    known = set(arrays) - unknown
+    # NumPy returns the bytes of what is not stored as an array.
+    if raw := sorted(name for name in known if not isinstance(arrays[name], np.ndarray)):
+        raise DataError(f"npz:{location} cannot be read: {raw[0]} is not stored as an array")
     splits = {part: _npz_split(arrays, part) for part in _PARTS if f"{part}_labels" in arrays}
     if "class_names" in arrays:
         class_names = _class_names(location, arrays["class_names"])
     else:
-        labels = splits["train"].labels
-        counted = labels.size and np.issubdtype(labels.dtype, np.integer)
-        classes = int(labels.max()) + 1 if counted else 0
-        class_names = tuple(str(index) for index in range(classes))
+        class_names = _counted(location, splits)
     return RawSet(splits, class_names)
+
+
+def _counted(location: str, splits: Mapping[str, Split]) -> tuple[str, ...]:
+    """Names of the classes 0 to the largest training label."""
+    labels = splits["train"].labels
+    if not labels.size or not np.issubdtype(labels.dtype, np.integer):
+        return ()  # Whoever checks the split says what is wrong.
+    largest = int(labels.max())
+    images = sum(split.labels.size for split in splits.values())
+    if largest >= max(images, _COUNTED):
+        raise DataError(
+            f"npz:{location}, train: label {largest} of example {labels.argmax()} means "
+            f"{largest + 1:,} classes; without class_names there may be as many classes as images "
+            f"in all splits, {images:,}, or up to {_COUNTED:,}"
+        )
+    return tuple(str(index) for index in range(largest + 1))
 
 
 def _class_names(location: str, names: np.ndarray) -> tuple[str, ...]:
@@ -67,7 +89,10 @@ def _class_names(location: str, names: np.ndarray) -> tuple[str, ...]:
             f"npz:{location}, class_names has shape {names.shape} and dtype {names.dtype}: "
             "expected a text for each class"
         )
-    listed = names.astype(str).tolist()
+    try:
+        listed = (np.char.decode(names, "utf-8") if names.dtype.kind == "S" else names).tolist()
+    except UnicodeDecodeError as error:
+        raise DataError(f"npz:{location}, class_names: bytes that are no UTF-8: {error}") from None
     if twice := [name for name in dict.fromkeys(listed) if listed.count(name) > 1]:
         raise DataError(f"npz:{location}, class_names: {twice[0]!r} is there more than once")
     return tuple(listed)

@@ -258,7 +258,7 @@ def header(
             # PNG to find out.
             turned = image.format != "TIFF" and "exif" in image.info and _lies(image)
             return image.mode, image.size if turned else (image.height, image.width)
-    except (OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
         if skip_corrupt:
             return None
         raise DataError(f"{where} does not decode as an image: {error}") from None

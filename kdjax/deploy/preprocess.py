@@ -83,4 +83,6 @@ def _from_array(image: np.ndarray) -> PIL.Image.Image:
             f"an image has shape {shape} and dtype {image.dtype}: expected uint8, 0 to 255, "
             "[height, width, channels] with 1 or 3 channels"
         )
+    if 0 in shape:
+        raise ValueError(f"an image has shape {shape}: it has no pixels")
     return PIL.Image.fromarray(image[..., 0] if shape[2:] == (1,) else image)

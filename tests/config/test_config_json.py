@@ -58,7 +58,7 @@ def test_json_that_is_no_configuration(text, message):
     st.lists(
         st.tuples(
             st.text(min_size=1),
-            st.floats(min_value=1e-300, allow_infinity=False),
+            st.floats(1e-300, 1e38),
             st.sampled_from(configuration.RESOURCES),
             st.floats(0, 1),
         ),

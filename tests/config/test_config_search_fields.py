@@ -75,6 +75,7 @@ TARGET = r"0, a share in \(0, 1\] or an absolute number"
         ("search.blocks.strengths", (1.0, 0.0), "numbers above 0, finite"),
         ("search.blocks.strengths", (math.inf,), "numbers above 0, finite"),
         ("search.blocks.strengths", (math.nan,), "numbers above 0, finite"),
+        ("search.blocks.strengths", (1e300,), "numbers above 0, finite"),
         ("search.blocks.strengths", ("1",), "numbers above 0, finite"),
         ("search.blocks.strengths", (True,), "numbers above 0, finite"),
         ("search.blocks.resources", ("macs",), "each one of flops, params, latency, both, targets"),

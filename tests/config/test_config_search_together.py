@@ -102,10 +102,6 @@ SEQUENTIAL = {"search__schedule": "sequential"}
             "config.schedule.boundaries is (0.75, 0.5): they must increase",
         ),
         ({"data__image_size": (0, 32)}, "config.data.image_size is (0, 32): both must be at"),
-        (
-            {"evaluation__select": "best", "data__validation": 0.0},
-            "config.evaluation.select is 'best', but config.data.validation is 0",
-        ),
     ],
 )
 def test_fields_of_a_search_that_do_not_fit_together_are_named(changed_search, changes, message):

@@ -54,10 +54,6 @@ from kdjax.config import ConfigError
         ),
         ({"data__image_size": (0, 32)}, "config.data.image_size is (0, 32): both must be at"),
         ({"data__image_size": (7, 32)}, "config.data.image_size is (7, 32): both must be at"),
-        (
-            {"evaluation__select": "best", "data__validation": 0.0},
-            "config.evaluation.select is 'best', but config.data.validation is 0",
-        ),
     ],
 )
 def test_fields_that_do_not_fit_together_are_named(changed, changes, message):

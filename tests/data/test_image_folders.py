@@ -76,6 +76,24 @@ def test_a_truncated_file_is_named(tmp_path):
         data.load(f"folder:{tmp_path}", WHOLE)
 
 
+DAMAGED_HEADERS = {
+    # The length of its first chunk is 5, not 13.
+    "bad.png": b"\x89PNG\r\n\x1a\n\0\0\0\5IHDR\0\0\0\x08\0\0\0\x08\x08\0\0\0\0\xe1\x64\xe1\x57",
+    "bad.ppm": b"P6\n99999999999999999999 8\n255\n" + b"0" * 192,
+}
+
+
+@pytest.mark.parametrize("read", [data.load, data.stream])
+@pytest.mark.parametrize("name", DAMAGED_HEADERS)
+def test_a_damaged_header_is_named_or_left_out(tmp_path, read, name):
+    write_folder(tmp_path, shape=(8, 8))
+    (tmp_path / "ape" / name).write_bytes(DAMAGED_HEADERS[name])
+    with pytest.raises(data.DataError, match=rf"ape.{re.escape(name)} does not decode as an image"):
+        read(f"folder:{tmp_path}", WHOLE)
+    skipping = SourceOptions(validation=0.0, test=0.25, skip_corrupt=True)
+    assert read(f"folder:{tmp_path}", skipping).image_shape == (8, 8, 1)
+
+
 def test_images_of_another_size_are_named_and_can_be_resized(tmp_path):
     write_folder(tmp_path)
     write_image(tmp_path / "bee" / "3.png", np.full((20, 12, 3), 7, np.uint8))
@@ -145,6 +163,21 @@ def test_a_damaged_cache_is_decoded_again(tmp_path, monkeypatch, forbid_decoding
     assert data.load(f"folder:{tmp_path / 'set'}", WHOLE).fingerprint() == first.fingerprint()
     forbid_decoding()  # and it was stored anew
     assert data.load(f"folder:{tmp_path / 'set'}", WHOLE).fingerprint() == first.fingerprint()
+
+
+@pytest.mark.parametrize("error", [NotImplementedError("encrypted"), EOFError(), MemoryError()])
+def test_a_cache_that_cannot_be_read_for_any_reason_is_made_again(
+    tmp_path, monkeypatch, caplog, error
+):
+    monkeypatch.setenv("KDJAX_CACHE", str(tmp_path))
+    cache.cached("name", lambda: {"a": np.arange(2)})
+
+    def refuse(*arguments, **named):
+        raise error
+
+    monkeypatch.setattr(np, "load", refuse)
+    np.testing.assert_array_equal(cache.cached("name", lambda: {"a": np.arange(3)})["a"], [0, 1, 2])
+    assert f"cannot be read ({str(error) or type(error).__name__}): decoding again" in caplog.text
 
 
 def test_a_cache_that_cannot_be_written_costs_time_alone(tmp_path, monkeypatch):

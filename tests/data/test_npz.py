@@ -2,6 +2,7 @@
 
 import io
 import re
+import zipfile
 
 import numpy as np
 import pytest
@@ -103,6 +104,7 @@ def replaced(**changes):
         ),
         (replaced(class_names=np.array([1, 2])), "class_names has shape (2,) and dtype int64"),
         (replaced(class_names=np.array(["a", "a"])), "class_names: 'a' is there more than once"),
+        (replaced(class_names=np.array([b"a", b"\xe9"])), "class_names: bytes that are no UTF-8"),
         (
             replaced(test_images=np.zeros((10, 8, 9, 3), np.uint8)),
             "train images are (8, 8, 3), test images are (8, 9, 3)",
@@ -137,6 +139,69 @@ def test_npz_that_is_damaged(tmp_path):
     path.write_bytes(content)
     with pytest.raises(data.DataError, match=r"bad\.npz cannot be read"):
         data.load(f"npz:{path}")
+
+
+@pytest.mark.parametrize(
+    ("flag", "reason"),
+    [(0x01, "encrypted, password required"), (0x40, "strong encryption")],
+)
+def test_npz_whose_damage_looks_like_encryption(tmp_path, flag, reason):
+    path = tmp_path / "bad.npz"
+    np.savez(path, **arrays_of())
+    content = bytearray(path.read_bytes())
+    # The flags of the first file, where it begins and where the archive lists it.
+    for place in (6, content.index(b"PK\1\2") + 8):
+        content[place] |= flag
+    path.write_bytes(content)
+    with pytest.raises(data.DataError, match=rf"bad\.npz cannot be read: .*{reason}"):
+        data.load(f"npz:{path}")
+
+
+def test_npz_whose_error_has_no_text(tmp_path, monkeypatch):
+    def refuse(*arguments, **named):
+        raise EOFError
+
+    name = npz(tmp_path, arrays_of())
+    monkeypatch.setattr(np, "load", refuse)
+    with pytest.raises(data.DataError, match=r"set\.npz cannot be read: EOFError"):
+        data.load(name)
+
+
+def test_npz_whose_files_are_no_arrays(tmp_path):
+    with zipfile.ZipFile(tmp_path / "bad.npz", "w") as archive:
+        for name in ("train_images", "train_labels"):
+            archive.writestr(name, b"pixels")
+    with pytest.raises(data.DataError, match=r"bad\.npz cannot be read: train_images is not"):
+        data.load(f"npz:{tmp_path / 'bad.npz'}")
+
+
+def test_npz_class_names_may_be_bytes(tmp_path):
+    names = np.array(["caf\u00e9".encode(), b"tea"])
+    assert data.load(npz(tmp_path, arrays_of() | {"class_names": names})).class_names == (
+        "caf\u00e9",
+        "tea",
+    )
+
+
+def test_npz_labels_that_are_no_numbers_of_classes(tmp_path):
+    """Such as identifiers: names of all classes up to them would fill the memory."""
+    arrays = arrays_of()
+    arrays["train_labels"][3] = 30_000_000
+    message = (
+        "set.npz, train: label 30000000 of example 3 means 30,000,001 classes; without class_names "
+        "there may be as many classes as images in all splits, 30, or up to 100,000"
+    )
+    with pytest.raises(data.DataError, match=re.escape(message)):
+        data.load(npz(tmp_path, arrays))
+
+
+def test_npz_of_few_images_may_have_labels_of_many_classes(tmp_path):
+    """Other data than the networks were trained on, say."""
+    arrays = {"train_images": np.zeros((1, 8, 8), np.uint8), "train_labels": np.array([999])}
+    loaded = data.load(
+        npz(tmp_path, arrays), SourceOptions(validation=0.0, test=0.0, min_classes=1)
+    )
+    assert (loaded.num_classes, loaded.sizes) == (1000, {"train": 1, "validation": 0, "test": 0})
 
 
 def test_npz_that_is_missing(tmp_path):

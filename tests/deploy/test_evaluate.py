@@ -98,6 +98,7 @@ def test_a_network_that_knows_one_class_is_named(evaluated):
     text = shown(evaluated)
     assert remark in text
     assert "30 images. Accuracy of the last checkpoint, %; seeds 0, 1; step 12" in text
+    assert "this experiment has not finished: ensemble-seed0 at step 12, ensemble-seed1" in text
     first = evaluated["networks"][0]
     assert f"{100 * first['accuracy']:.2f} ± {100 * first['accuracy_half_width']:.2f}" in text
 
@@ -230,6 +231,32 @@ def test_other_data_is_seen_as_the_networks_learnt_to_see(trained, photos, tmp_p
     shutil.move(tmp_path / "daisy", tmp_path / "tulip")
     with pytest.raises(DataError, match=r"classes that the networks do not know: 'tulip'; theirs"):
         evaluate(path, other_data=str(tmp_path))
+
+
+@pytest.mark.parametrize("memory", ["device", "stream"])
+def test_one_image_of_other_data_is_enough(trained, photos, tmp_path, memory):
+    (tmp_path / "daisy").mkdir()
+    shutil.copy(next((photos / "test" / "daisy").iterdir()), tmp_path / "daisy")
+    described = TrainedOn.of(trained[1].dataset)
+    config = configuration.default()
+    config.data.memory = memory
+    opened = open_other(config, str(tmp_path), described)
+    assert opened.dataset.sizes == {"train": 1, "validation": 0, "test": 0}
+    if memory == "device":
+        found = evaluate(trained[0], other_data=str(tmp_path), student="student 1, alone")
+        assert [entry["examples"] for entry in found["classes"]] == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"split": "tset"}, "split is 'tset': allowed are 'train', 'validation', 'test'"),
+        ({"checkpoint": "tset"}, "checkpoint is 'tset': allowed are 'last', 'best'"),
+    ],
+)
+def test_a_word_that_is_not_allowed_is_named_with_those_that_are(trained, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(trained[0], **arguments)
 
 
 def test_an_output_that_is_not_finite_has_no_accuracy(trained, monkeypatch):

@@ -89,6 +89,13 @@ def test_files_arrays_and_images_are_preprocessed_alike(trained, photos):
         preprocess(np.zeros((2, 8, 8, 1)))
 
 
+@pytest.mark.parametrize("shape", [(0, 8, 1), (8, 0), (2, 8, 0, 3)])
+def test_an_array_without_pixels_is_refused(shape):
+    preprocess = Preprocess((8, 8, 1), (0.5,), (0.5,), "device")
+    with pytest.raises(ValueError, match=r"an image has shape \(.*0.*\): it has no pixels"):
+        preprocess(np.zeros(shape, np.uint8))
+
+
 def test_an_image_of_pillow_is_read_as_its_file(trained, tmp_path):
     preprocess = kdjax.load_student(trained[0]).preprocess
     rng = np.random.default_rng(0)

@@ -1,5 +1,6 @@
 """Distillation from any teacher: where teachers come from, what they teach, what is compared."""
 
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -19,7 +20,7 @@ from kdjax.train.run.interrupt import Interrupted
 from kdjax.train.tasks.distill_teachers import fixed, load_teachers, variables_of
 from kdjax.train.tasks.evaluate import evaluate
 from kdjax.train.tasks.experiment import resolve
-from kdjax.train.tasks.teacher_checks import check_split
+from kdjax.train.tasks.teacher_checks import check_split, digest
 from kdjax.train.tasks.teacher_outputs import TeacherOutputs
 
 SHAPE = (8, 8, 1)
@@ -283,11 +284,37 @@ def test_a_teacher_that_does_not_fit_is_refused(finished, small_npz, tmp_path, c
 
 def test_leaving_out_corrupt_images_divides_a_stream_in_another_way(small_npz):
     theirs, own = distill_config(small_npz), distill_config(small_npz, data__memory="stream")
-    experiment = SimpleNamespace(config=own)
-    assert check_split(theirs.data, experiment, "the teacher") == ""
+    dataset = SimpleNamespace(fingerprint=lambda: "of the stream")
+    experiment = SimpleNamespace(config=own, dataset=dataset)
+    assert check_split(theirs.data, "of the set", experiment, "the teacher") == ""
     theirs.data.skip_corrupt = own.data.skip_corrupt = True
     with pytest.raises(ConfigError, match=r"its config.data.memory is device, expected stream: it"):
-        check_split(theirs.data, experiment, "the teacher")
+        check_split(theirs.data, "of the set", experiment, "the teacher")
+
+
+def test_a_teacher_of_images_that_have_changed_is_refused(small_npz):
+    config = distill_config(small_npz)
+    experiment = resolve(config)
+    fingerprint = experiment.dataset.fingerprint()
+    assert check_split(config.data, fingerprint, experiment, "the teacher") == ""
+    with pytest.raises(ConfigError, match=r"images, labels or splits of npz:.* have changed since"):
+        check_split(config.data, "another", experiment, "the teacher")
+    # Of the very same images a field without effect says nothing.
+    other = distill_config(small_npz, data__test=0.3).data
+    assert check_split(other, fingerprint, experiment, "the teacher") == ""
+    # With fewer labels the same set has another fingerprint.
+    fewer = distill_config(small_npz, data__labels_per_class=3).data
+    assert check_split(fewer, "another", experiment, "the teacher") == ""
+
+
+def test_a_teacher_is_its_numbers_and_all_that_it_does_with_an_image():
+    architecture = models.create("resnet8", 4, width=0.25)
+    variables = models.initialize(architecture.build(), 0, SHAPE)
+    plain = Teacher("mine", architecture, variables)
+    same = dataclasses.replace(plain, name="yours", seed=1)
+    other = dataclasses.replace(plain, mean=(0.4,), std=(0.2,))
+    found = [digest(teacher.identity) for teacher in (plain, same, other)]
+    assert found[0] == found[1] != found[2]
 
 
 def test_a_given_teacher_is_checked(small_npz, tmp_path):

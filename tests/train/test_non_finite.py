@@ -16,6 +16,7 @@ from kdjax.train.program import compiled, non_finite
 from kdjax.train.program.non_finite import NonFiniteError
 from kdjax.train.program.state import TrainState
 from kdjax.train.run.checkpoint import Checkpoints
+from kdjax.train.run.faults import Faults
 from kdjax.train.run.history import History
 
 FAULTY_STEP = 7  # of 15
@@ -78,6 +79,37 @@ def test_too_many_skipped_steps_stop(small_config, tmp_path, monkeypatch):
         train(small_config, tmp_path)
 
 
+def dispatch(*faulty, steps=4, rows=4):
+    """The metrics of a dispatch: some steps faulty, rows without examples after its last one."""
+    values = np.zeros(rows, np.float32)
+    values[list(faulty)] = np.nan
+    return {"loss": (values, (np.arange(rows) < steps).astype(np.float32))}
+
+
+@pytest.mark.parametrize(
+    ("dispatches", "stops"),
+    [
+        # Good steps at the start of a dispatch end the row.
+        ([dispatch(3), dispatch(3), dispatch(3)], None),
+        ([dispatch(3), dispatch(), dispatch(0, 1)], None),
+        ([dispatch(2, 3), dispatch(0)], 4),
+        # What fills up a short dispatch does not.
+        ([dispatch(0, 1, steps=2), dispatch(0, steps=2)], 4),
+        ([dispatch(1, steps=2), dispatch(1, steps=2), dispatch(1, steps=2)], None),
+    ],
+)
+def test_skipped_steps_in_a_row_are_counted_over_dispatches(dispatches, stops):
+    section = configuration.default().faults
+    section.update(non_finite="skip", limit=2)
+    faults, nothing = Faults("run", section), {non_finite.GRADIENT: [], non_finite.STATISTICS: []}
+    outcome = contextlib.nullcontext()
+    if stops is not None:
+        outcome = pytest.raises(NonFiniteError, match=f"step {stops}: .* after 2 skipped steps")
+    with outcome:
+        for number, metrics in enumerate(dispatches):
+            faults.leave_out(metrics, 4 * number, nothing)
+
+
 def test_a_rollback_goes_on_with_other_batches(small_config, tmp_path, faulty, caplog):
     faulty(keys=jax.random.key_data(jax.random.key(0)))
     small_config.faults.non_finite = "rollback"
@@ -112,6 +144,13 @@ def test_a_rollback_keeps_the_best_checkpoint(tmp_path):
         history.save_best(other, 0.97)  # By the same step again, on another way.
         history.wait()
         assert history.best_state(state(9)).params["a"][0] == 7
+        # If the run is then cut before it has passed that step, it still knows its best state.
+        history.save(state(5))
+        history.wait()
+        again = History("run", config, record, checkpoints, silent)
+        assert again.restore(state(0)).step == 5
+        assert again.best == (0.97, 6)
+        assert again.best_state(state(9)).params["a"][0] == 7
 
 
 def test_rollbacks_have_an_end(small_config, tmp_path, faulty):

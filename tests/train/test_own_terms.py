@@ -1,7 +1,9 @@
 """A loss term from outside the package: a config file registers it, the command line steers it."""
 
 import contextlib
+import importlib.util
 import json
+import sys
 
 import pytest
 
@@ -9,6 +11,7 @@ from kdjax import cli, load_student
 from kdjax import config as configuration
 from kdjax.config import ConfigError, Term
 from kdjax.train import train
+from kdjax.train.run import own_terms
 from kdjax.train.run.checkpoint import Checkpoints
 from kdjax.train.run.workdir import WorkdirError
 
@@ -166,3 +169,30 @@ def test_names_that_are_taken_are_refused():
         configuration.register_term("mine", Term("mine", "logits", parts="vid"))
     with pytest.raises(ConfigError, match="'mine' reads 'logitz': expected one of 'labels', 'log"):
         configuration.register_term("mine", Term("mine", "logitz"))
+
+
+# One constant in each form that a loss may name it; and functions in a tuple.
+CONSTANTS = {
+    "a closure": "def make(power):\n    def loss(s, t):\n        return abs(s - t) ** power\n"
+    "    return loss\nloss = make({})",
+    "partial": "import functools\ndef own(s, t, power):\n    return abs(s - t) ** power\n"
+    "loss = functools.partial(own, power={})",
+    "a dict": "P = {{'power': {}}}\ndef loss(s, t):\n    return abs(s - t) ** P['power']",
+    "an array": "import numpy as np\nP = np.array({})\ndef loss(s, t):\n    return abs(s - t) ** P",
+    "a default": "def loss(s, t, power={}):\n    return abs(s - t) ** power",
+    "a tuple": "def f(x):\n    return x\nP = (f, {})\ndef loss(s, t):\n    return P[0](s) * P[1]",
+}
+
+
+@pytest.mark.parametrize("text", CONSTANTS.values(), ids=CONSTANTS)
+def test_a_loss_is_its_source_and_its_constants(tmp_path, monkeypatch, text):
+    def found(power):
+        file = tmp_path / f"own_{power}.py"
+        file.write_text(text.format(power))
+        specification = importlib.util.spec_from_file_location("own_loss", file)
+        module = importlib.util.module_from_spec(specification)
+        monkeypatch.setitem(sys.modules, "own_loss", module)
+        specification.loader.exec_module(module)
+        return own_terms.digest(module.loss)
+
+    assert "" != found(2) == found(2) != found(3)

@@ -72,6 +72,44 @@ def test_files_hold_no_nan(tmp_path):
     assert (line["loss"], line["accuracy"]) == (None, [0.5, None])
 
 
+@pytest.fixture
+def full_disk(monkeypatch):
+    """A disk on which nothing can be written anew."""
+
+    def refuse(path, content):
+        raise OSError(f"{path} cannot be written: No space left on device")
+
+    monkeypatch.setattr(atomic, "write", refuse)
+
+
+def steps_of(path):
+    lines = (path / "metrics.jsonl").read_text().splitlines()
+    return [(record["run"], record["step"]) for record in map(json.loads, lines)]
+
+
+def test_metrics_go_on_on_a_full_disk(tmp_path, full_disk, caplog):
+    """A run begins, and another continues and takes its last line back: neither needs room."""
+    for run, start, steps in (("a", 0, (1,)), ("b", 0, (1, 2, 3)), ("b", 2, (3,))):
+        writer = MetricsWriter(tmp_path, tensorboard=False)
+        writer.start(run, start)
+        for step in steps:
+            writer.write("train", step, {"loss": 1.0})
+        writer.close()
+    assert steps_of(tmp_path) == [("a", 1), ("b", 1), ("b", 2), ("b", 3)]
+    assert not caplog.records
+
+
+def test_metrics_that_cannot_be_taken_back_are_warned_of(tmp_path, full_disk, caplog):
+    line = '{"run": "a", "kind": "train", "step": 2}\n'
+    (tmp_path / "metrics.jsonl").write_text(line + line.replace('"a"', '"b"'))
+    writer = MetricsWriter(tmp_path, tensorboard=False)
+    writer.start("a", 1)
+    writer.write("train", 2, {"loss": 1.0})
+    writer.close()
+    assert steps_of(tmp_path) == [("a", 2), ("b", 2), ("a", 2)]
+    assert "No space left on device; it keeps the lines of a after step 1" in caplog.text
+
+
 def test_numbers_of_numpy_become_plain_ones():
     entry = results.over_seeds(list(np.array([0.5, 0.75])), "test")
     assert json.loads(json.dumps(entry))["test"] == 0.625

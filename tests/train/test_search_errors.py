@@ -145,7 +145,7 @@ def test_a_search_goes_on_with_the_latency_table_it_began_with(small_npz, tmp_pa
     }
     atomic.write_json(tmp_path / "times.json", table)
     config.search.latency_table = str(tmp_path / "times.json")
-    (tmp_path / "run").mkdir()
+    workdir.create(tmp_path / "run", config)
     atomic.write_json(tmp_path / "run" / "latency.json", table | {"microseconds": 99.0})
     with pytest.raises(workdir.WorkdirError, match="holds a search with another latency table"):
         search(config, tmp_path / "run")

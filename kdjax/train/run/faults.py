@@ -40,22 +40,19 @@ class Faults:
           NonFiniteError: if such a step is to stop or to turn back the run.
         """
         found = non_finite.find(metrics, networks)
-        if not found:
-            self._skipped = 0
-            return metrics
         skip = self._config.non_finite == "skip"
-        for row in range(min(found), max(found) + 1):
-            self._skipped = self._skipped + 1 if row in found else 0
+        for row, count in enumerate(metrics["loss"][1]):
             if row not in found:
+                # Rows without examples fill up a short dispatch: they are no steps.
+                self._skipped = 0 if count else self._skipped
                 continue
+            self._skipped += 1
             where = f"{self._name}: not finite at step {first_step + row}: {', '.join(found[row])}"
             if not skip or self._skipped > self._config.limit:
                 tried = f" after {self._skipped - 1} skipped steps in a row" if skip else ""
                 raise NonFiniteError(f"{where}{tried}")
             _LOGGER.warning("%s. The step is left out", where)
-        if max(found) < len(metrics["loss"][1]) - 1:
-            self._skipped = 0
-        return non_finite.without(metrics, list(found))
+        return non_finite.without(metrics, list(found)) if found else metrics
 
     def roll_back(self, error: NonFiniteError) -> None:
         """Counts a return to the last checkpoint.

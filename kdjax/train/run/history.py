@@ -146,8 +146,10 @@ class History:
         """The best result that the record of ``state`` knows; its checkpoint is made sure of."""
         step, checkpoints = int(state.step), self._checkpoints
         # Last and best are written side by side, and a run may die with only one of them on disk.
-        # A best one from later on, made anew by this run, has replaced the one before it.
-        checkpoints.drop_newer("best", step)
+        # A best one from later on, made anew by this run, has replaced the one before it; but one
+        # that the record knows was there before the run went back over a fault.
+        if checkpoints.latest_step("best") != stored["best_step"]:
+            checkpoints.drop_newer("best", step)
         damaged = checkpoints.put_aside_damaged("best")
         best = Best(stored["best_validation"], stored["best_step"])
         if best.step in (step, checkpoints.latest_step("best")):

@@ -68,22 +68,35 @@ class MetricsWriter:
         self.close()
         self._run = run
         if self._path.exists() and self._writes:
-            lines = self._path.read_text(errors="replace").splitlines()
-            records = [_parse(line) for line in lines]
-            # The last line of a run that was killed while writing it is cut short, as expected.
-            if damaged := sum(record is None for record in records[:-1]):
-                _LOGGER.warning("%s: %d lines cannot be read and are left out", self._path, damaged)
-            kept = [
-                f"{line}\n"
-                for line, record in zip(lines, records, strict=True)
-                if record is not None and (record["run"] != run or record["step"] <= step)
-            ]
-            atomic.write(self._path, "".join(kept))
+            self._take_back(step)
         if self._directory is not None:
             try:
                 self._events = Events(self._directory / run, step + 1)
             except OSError as error:
                 self._give_up_events(error)
+
+    def _take_back(self, step: int) -> None:
+        """Leaves out what the current run wrote after ``step``, and lines that cannot be read."""
+        content = self._path.read_bytes()
+        lines = content.decode(errors="replace").splitlines()
+        records = [_parse(line) for line in lines]
+        # The last line of a run that was killed while writing it is cut short, as expected.
+        if damaged := sum(record is None for record in records[:-1]):
+            _LOGGER.warning("%s: %d lines cannot be read and are left out", self._path, damaged)
+        kept = "".join(
+            f"{line}\n"
+            for line, record in zip(lines, records, strict=True)
+            if record is not None and (record["run"] != self._run or record["step"] <= step)
+        ).encode()
+        if kept == content:
+            return
+        try:
+            if content.startswith(kept):  # A full disk has no room for a copy.
+                os.truncate(self._path, len(kept))
+            else:
+                atomic.write(self._path, kept)
+        except OSError as error:
+            _LOGGER.warning("%s; it keeps the lines of %s after step %d", error, self._run, step)
 
     def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Writes one record.

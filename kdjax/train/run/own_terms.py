@@ -1,52 +1,60 @@
 """The loss terms that a user wrote: a run goes on with the ones it began with."""
 
+import dataclasses
+import functools
 import hashlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import CodeType
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from kdjax import atomic
 from kdjax import config as configuration
 
 FILE = "terms.json"
 
-_PLAIN = (bool, int, float, str, tuple, type(None))  # Values whose text says what they are.
+_PLAIN = (bool, int, float, complex, str, bytes, type(None))  # Their repr says what they are.
+_SOURCE = "source: "
 
 
 def digests(config: ml_collections.ConfigDict) -> dict[str, str]:
-    """Name of each own term that is switched on -> digest of its source.
+    """Name of each own term that is switched on -> :func:`digest` of its loss, if it has one."""
+    on = {name: configuration.TERMS[name] for name, weight in config.weights.items() if weight > 0}
+    own = {name: term.parts or term.loss for name, term in on.items()}
+    found = {name: digest(loss) for name, loss in own.items() if callable(loss)}
+    return {name: text for name, text in found.items() if text}
 
-    The source is that of the term's function, and of every function and class of the same file
-    that it uses, with the plain values that these name. A term whose source cannot be read, such as
-    one typed into an interpreter, has none.
+
+def digest(loss: Callable[..., Any]) -> str:
+    """A name for what a loss computes, the same in every process.
+
+    It stands for the source of the function, and of every function and class of the same file that
+    it uses, with the constants that these name: numbers, texts, arrays, and tuples, lists and
+    dicts of them, among the names of the file, of an enclosing function, or the arguments of a
+    ``functools.partial``. Empty, if the source cannot be read: it may have been typed into an
+    interpreter.
     """
-    found = {}
-    for name, weight in config.weights.items():
-        term = configuration.TERMS[name]
-        function = term.parts or term.loss
-        if weight > 0 and callable(function):
-            source = "\n".join(sorted(_sources(function, set())))
-            if source:
-                found[name] = hashlib.sha256(source.encode()).hexdigest()[:16]
-    return found
+    lines = list(_described(loss, getattr(loss, "__module__", ""), set()))
+    if not any(line.startswith(_SOURCE) for line in lines):
+        return ""
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def keep(path: Path, config: ml_collections.ConfigDict) -> None:
     """Notes in a workdir which own terms its run begins with."""
-    if (path / "config.json").exists():
-        return
-    if found := digests(config):
+    found = digests(config)
+    if found and not (path / "config.json").exists():
         atomic.write_json(path / FILE, found)
-    else:  # A start that died may have left one.
-        (path / FILE).unlink(missing_ok=True)
 
 
 def changed(path: Path, config: ml_collections.ConfigDict) -> list[str]:
-    """One line for each own term whose source is another one than when the run began."""
+    """One line for each own term whose loss is another one than when the run began."""
     before, now = atomic.read_json(path / FILE), digests(config)
     return [
         f"the loss of config.weights.{name} has changed since the run began"
@@ -55,33 +63,86 @@ def changed(path: Path, config: ml_collections.ConfigDict) -> list[str]:
     ]
 
 
-def _sources(used: Any, seen: set[int]) -> Iterator[str]:
-    """Sources of a function or class and of what it uses of its own file; plain values named."""
-    used = inspect.unwrap(used)
-    if id(used) in seen:
+def _described(value: Any, module: str, seen: set[int]) -> Iterator[str]:
+    """Lines that say what a value is, the same in every process.
+
+    Args:
+      value: a function, a class, or what one of them names.
+      module: whose functions and classes are read; those of others count by name.
+      seen: ids of what has been described, since functions may name each other.
+    """
+    if isinstance(value, _PLAIN):
+        yield repr(value)
+    elif isinstance(value, np.ndarray | np.generic | jax.Array):
+        if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+            value = jax.random.key_data(jnp.asarray(value))
+        array = np.asarray(value)
+        yield f"{array.dtype} {array.shape} {hashlib.sha256(array.tobytes()).hexdigest()}"
+    elif isinstance(value, tuple | set | frozenset):
+        rows = ["\n".join(_described(entry, module, seen)) for entry in value]
+        yield from rows if isinstance(value, tuple) else sorted(rows)
+    elif id(value) not in seen:
+        seen.add(id(value))
+        yield from _described_once(value, module, seen)
+
+
+def _described_once(value: Any, module: str, seen: set[int]) -> Iterator[str]:
+    """The lines of what may hold itself, or be named in several places."""
+    if isinstance(value, functools.partial):
+        own = getattr(value.func, "__module__", module)
+        for part in (value.func, value.args, value.keywords):
+            yield from _described(part, own, seen)
+    elif isinstance(value, list):
+        yield from _described(tuple(value), module, seen)
+    elif isinstance(value, Mapping):
+        for key, entry in value.items():
+            yield from (f"{line}:" for line in _described(key, module, seen))
+            yield from _described(entry, module, seen)
+    elif inspect.isclass(value):
+        yield from _class(value, module, seen)
+    elif inspect.isfunction(function := inspect.unwrap(value) if callable(value) else value):
+        yield from _function(function, module, seen)
+    elif dataclasses.is_dataclass(value):
+        yield from _described(type(value), module, seen)
+        for field in dataclasses.fields(value):
+            yield from _described(getattr(value, field.name, None), module, seen)
+    else:
+        yield _name(value if callable(value) else type(value))
+
+
+def _class(used: type, module: str, seen: set[int]) -> Iterator[str]:
+    yield _name(used)
+    if used.__module__ != module:
         return
-    seen.add(id(used))
-    if inspect.isclass(used):
-        for name, member in vars(used).items():
-            if callable(member):
-                yield from _sources(member, seen)
-            elif isinstance(member, _PLAIN) and not name.startswith("__"):
-                yield f"{used.__name__}.{name} = {member!r}"
-        for base in used.__bases__:
-            if base.__module__ == used.__module__:
-                yield from _sources(base, seen)
-    if not inspect.isfunction(used):
+    for base in used.__bases__:
+        yield from _described(base, module, seen)
+    for name, member in vars(used).items():
+        if inspect.isfunction(member) or not name.startswith("__"):
+            yield f"{name} ="
+            yield from _described(member, module, seen)
+
+
+def _function(used: Any, module: str, seen: set[int]) -> Iterator[str]:
+    if used.__module__ != module:
+        yield _name(used)
         return
     try:
-        yield inspect.getsource(used)
+        yield _SOURCE + inspect.getsource(used)
     except OSError:  # What a dataclass generates, or was typed into an interpreter.
         return
-    for name in _names(used.__code__):
-        value = used.__globals__.get(name)
-        if name in used.__globals__ and isinstance(value, _PLAIN):
-            yield f"{name} = {value!r}"
-        elif callable(value) and getattr(value, "__module__", None) == used.__module__:
-            yield from _sources(value, seen)
+    for default in (used.__defaults__, used.__kwdefaults__):
+        yield from _described(default, module, seen)
+    for name, cell in zip(used.__code__.co_freevars, used.__closure__ or (), strict=True):
+        yield f"{name} ="
+        yield from _described(cell.cell_contents, module, seen)
+    for name in sorted(set(_names(used.__code__))):
+        if name in used.__globals__ and not inspect.ismodule(used.__globals__[name]):
+            yield f"{name} ="
+            yield from _described(used.__globals__[name], module, seen)
+
+
+def _name(used: Any) -> str:
+    return f"{getattr(used, '__module__', '')}.{getattr(used, '__qualname__', type(used).__name__)}"
 
 
 def _names(code: CodeType) -> Iterator[str]:

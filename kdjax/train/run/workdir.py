@@ -14,6 +14,9 @@ from kdjax import atomic
 from kdjax import config as configuration
 from kdjax.train.run import network_files, own_terms
 
+# What a run began with, beside its configuration.
+_MARKERS = ("data.json", "latency.json", "teacher.json", own_terms.FILE)
+
 
 class WorkdirError(ValueError):
     """A workdir that must not or cannot be used; the message says why and what to do."""
@@ -51,6 +54,22 @@ def check(path: Path, config: ml_collections.ConfigDict) -> None:
         raise WorkdirError(f"workdir {path} cannot be written: {existing} is a file")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise WorkdirError(f"workdir {path} cannot be written: no permission in {existing}")
+
+
+@contextlib.contextmanager
+def claimed(path: Path, config: ml_collections.ConfigDict) -> Iterator[None]:
+    """Holds a directory in which an experiment may start or go on, as :func:`locked` and
+    :func:`check` have it.
+
+    ``config.json`` is written last. Without it, what else is there is of a start that died, and
+    counts no more.
+    """
+    with locked(path):
+        check(path, config)
+        if not (path / "config.json").exists():
+            for name in _MARKERS:
+                (path / name).unlink(missing_ok=True)
+        yield
 
 
 def check_widths(path: Path, student_widths: Sequence[Mapping[str, int]]) -> None:
@@ -95,8 +114,7 @@ def check_same_data(path: Path, fingerprint: str) -> None:
 
 def _foreign(path: Path) -> bool:
     """Whether an unfinished directory holds anything but what we put there before the marker."""
-    ours = {".lock", "widths.json", "teacher.json", "latency.json", "data.json"}
-    ours |= {network_files.FOLDER, own_terms.FILE}
+    ours = {".lock", "widths.json", network_files.FOLDER, *_MARKERS}
     return any(
         entry.name not in ours and not (entry.name.startswith(".") and entry.suffix == ".tmp")
         for entry in path.iterdir()

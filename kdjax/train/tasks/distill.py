@@ -68,13 +68,12 @@ def distill(
     loaded = processes.in_all(lambda: _load(experiment, teachers))
     found = ""
     if loaded:
-        found = digest({str(number): each.variables for number, each in enumerate(loaded)})
+        found = digest({str(number): each.identity for number, each in enumerate(loaded)})
         processes.agree({"the teachers (their digest)": found})
     with contextlib.ExitStack() as stack:
 
         def claim() -> None:
-            stack.enter_context(workdir.locked(path))
-            workdir.check(path, config)
+            stack.enter_context(workdir.claimed(path, config))
             workdir.check_widths(path, experiment.student_widths)
             _check_same_teachers(path, found)
             workdir.check_data(path, TrainedOn.of(experiment.dataset).to_json())
@@ -94,9 +93,7 @@ def _load(experiment: Experiment, teachers: Sequence[Teacher]) -> tuple[Teacher,
 def _check_same_teachers(path: Path, found: str) -> None:
     """Raises WorkdirError if the directory holds a run with other teachers."""
     marker = path / "teacher.json"
-    if not (path / "config.json").exists():
-        marker.unlink(missing_ok=True)
-    elif marker.exists() != bool(found):
+    if (path / "config.json").exists() and marker.exists() != bool(found):
         own = "was given by a program" if marker.exists() else "is trained there"
         raise workdir.WorkdirError(
             f"workdir {path} holds a distillation whose teacher {own}: give it the same one, or "
@@ -111,7 +108,7 @@ def _distill(stages: Stages, loaded: tuple[Teacher, ...]) -> dict[str, Any]:
     stages.say(
         _describe(experiment, loaded),
         *(teacher.remark for teacher in loaded if teacher.remark),
-        *configuration.shortened(experiment.config),
+        *configuration.shortened(experiment.config, given_teacher=bool(loaded)),
     )
     teacher_runs, teachers = list[Run](), loaded
     if not loaded:

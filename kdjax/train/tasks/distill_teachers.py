@@ -52,6 +52,12 @@ class Teacher:
     remark: str = ""
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """All that decides what it says of an image, as a tree of arrays."""
+        facts = (self.architecture.name, dict(self.vector), self.mean, self.std)
+        return {**self.variables, "facts": np.frombuffer(repr(facts).encode(), np.uint8)}
+
+    @property
     def vector(self) -> WidthVector:
         """The widths of the network."""
         return WidthVector(self.widths) if self.widths else self.architecture.widths
@@ -97,8 +103,14 @@ def _teacher(found: stored.Found, name: str, experiment: Experiment) -> Teacher:
         class_names=data.class_names,
         image_shape=data.image_shape,
         seed=found.seed,
-        remark=check_split(found.config.data, experiment, f"the teacher {name}"),
+        remark=_remark(found, experiment, f"the teacher {name}"),
     )
+
+
+def _remark(found: stored.Found, experiment: Experiment, name: str) -> str:
+    split = check_split(found.config.data, found.trained_on.fingerprint, experiment, name)
+    unfinished = f"{name} is of an unfinished run, at step {found.checkpoint.step}"
+    return "; ".join(filter(None, (split, "" if found.finished else unfinished)))
 
 
 def check_fit(teacher: Teacher, experiment: Experiment) -> None:

@@ -25,6 +25,7 @@ from kdjax.train.tasks.stored import Trained
 # Batches that are under way at once: a stream must not fill the devices.
 _AHEAD = 8
 _TOP = 5
+_ALLOWED = {"split": ("train", "validation", "test"), "checkpoint": ("last", "best")}
 
 
 def evaluate(
@@ -58,9 +59,13 @@ def evaluate(
       ``runs`` with the values of each. What there is no number for is None.
 
     Raises:
-      ValueError: if there is nothing to evaluate: no run, checkpoint, split or student, or the data
-        is not what the networks were trained on.
+      ValueError: if an argument is none of the allowed words, there is nothing to evaluate (no run,
+        checkpoint, split or student), or the data is not what the networks were trained on.
     """
+    for name, value in (("split", split), ("checkpoint", checkpoint)):
+        if value not in _ALLOWED[name]:
+            known = ", ".join(map(repr, _ALLOWED[name]))
+            raise ValueError(f"{name} is {value!r}: allowed are {known}")
     path = Path(path)
     config = workdir.read_config(path)
     # What was trained on many devices can be evaluated on one, wherever its width files have gone.
@@ -92,7 +97,7 @@ def evaluate(
         "split": "all" if other_data else split,
         "checkpoint": checkpoint,
     }
-    return summary | _summarize(predicted, opened)
+    return summary | _summarize(predicted, opened, _unfinished(path, predicted))
 
 
 class _Predicted(NamedTuple):
@@ -206,9 +211,20 @@ def _rows(
         yield taken()
 
 
-def _summarize(predicted: Mapping[str, list[_Predicted]], opened: EvaluationData) -> dict[str, Any]:
+def _unfinished(path: Path, predicted: Mapping[str, list[_Predicted]]) -> list[str]:
+    """A line that says how far an unfinished experiment has come."""
+    steps = {one.run: one.step for group in predicted.values() for one in group}
+    if stored.ended(path, max(steps.values())):
+        return []
+    runs = ", ".join(f"{run} at step {step}" for run, step in steps.items())
+    return [f"this experiment has not finished: {runs}"]
+
+
+def _summarize(
+    predicted: Mapping[str, list[_Predicted]], opened: EvaluationData, more: Sequence[str]
+) -> dict[str, Any]:
     names = opened.class_names
-    entries, remarks = [], list(opened.remarks)
+    entries, remarks = [], [*opened.remarks, *more]
     for name, group in predicted.items():
         runs = [
             {

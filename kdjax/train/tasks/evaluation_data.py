@@ -109,9 +109,9 @@ def open_other(config: ml_collections.ConfigDict, place: str, trained: TrainedOn
       DataError: if it is missing, wrong, or has other classes.
     """
     relocate(config, place)
-    # All of it is evaluated: how it is split does not matter, but no split may be empty.
+    # All of it is evaluated, a single image too: nothing is held out.
     config.data.update(
-        image_size=trained.image_shape[:2], validation=0.0, test=0.5, labels_per_class=0
+        image_size=trained.image_shape[:2], validation=0.0, test=0.0, labels_per_class=0
     )
     dataset = read_dataset(config, min_classes=1)
     unknown = [name for name in dataset.class_names if name not in trained.class_names]

@@ -72,7 +72,7 @@ def import_network(
         seed=seed,
     )
     trained_on = TrainedOn.of(experiment.dataset)
-    with workdir.locked(path):
+    with workdir.claimed(path, config):
         _check_new(path, config)
         workdir.check_data(path, trained_on.to_json())
         _save(experiment, path, variables)

@@ -74,8 +74,7 @@ def search(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any
     with contextlib.ExitStack() as stack:
 
         def claim() -> None:
-            stack.enter_context(workdir.locked(path))
-            workdir.check(path, config)
+            stack.enter_context(workdir.claimed(path, config))
             if teacher is not None:
                 check_same_teacher(path, digest(teacher))
             if latencies:

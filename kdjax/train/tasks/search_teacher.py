@@ -7,7 +7,7 @@ import ml_collections
 
 from kdjax.config import ConfigError
 from kdjax.train.run import workdir
-from kdjax.train.tasks import stored
+from kdjax.train.tasks import stored, trained_on
 from kdjax.train.tasks.experiment import Experiment
 from kdjax.train.tasks.teacher_checks import check_held_out
 
@@ -24,7 +24,9 @@ def load_teacher(config: ml_collections.ConfigDict, experiment: Experiment) -> d
       experiment: whose architecture, at full widths, the teacher must have.
 
     Raises:
-      ConfigError: if there is no such run, or it is another network or has other classes.
+      ConfigError: if there is no such run, it is another network, has other classes, or may have
+        been trained on what is held out here.
+      kdjax.train.run.workdir.WorkdirError: if its ``data.json`` is missing or damaged.
     """
     path = Path(config.workdir)
     try:
@@ -37,7 +39,10 @@ def load_teacher(config: ml_collections.ConfigDict, experiment: Experiment) -> d
         raise ConfigError(
             f"config.teacher.checkpoint is {config.checkpoint!r}: {run} in {path} has none yet"
         )
-    _check(found, experiment, f"the teacher {run} in {path}")
+    name = f"the teacher {run} in {path}"
+    _check(found, experiment, name)
+    fingerprint = trained_on.read(path).fingerprint
+    check_held_out(found.config["data"], fingerprint, experiment, name)
     return found.variables_of(1)
 
 
@@ -70,7 +75,6 @@ def _check(found: stored.Checkpoint, experiment: Experiment, name: str) -> None:
     ):
         if own != expected:
             raise ConfigError(f"{name} does not fit: its {field} is {own}, expected {expected}")
-    check_held_out(found.config["data"], experiment, name)
     if found.architecture.name != found.network:
         raise ConfigError(
             f"{name} does not fit: {found.network} has changed since it was trained, or is another "

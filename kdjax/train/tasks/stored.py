@@ -88,6 +88,7 @@ class Found(NamedTuple):
       checkpoint: of that run.
       trained_on: what it was trained on.
       config: of the workdir.
+      finished: whether all runs of the workdir have ended, or it is of imported parameters.
     """
 
     name: str
@@ -96,6 +97,7 @@ class Found(NamedTuple):
     checkpoint: Checkpoint
     trained_on: TrainedOn
     config: ml_collections.ConfigDict
+    finished: bool
 
 
 class NotFound(ValueError):
@@ -121,7 +123,8 @@ def find(path: Path, student: int | str, seed: int | None, checkpoint: str) -> F
       kdjax.train.run.checkpoint.CheckpointError: if there is no such checkpoint, or it is damaged.
     """
     config = workdir.read_config(path)
-    if str(student).strip() == "0":
+    text = str(student).strip()
+    if text.isdecimal() and int(text) == 0:
         raise NotFound("student", f"student is {student!r}: the first is 1")
     try:
         chosen = select(path, config, student)[0]
@@ -137,7 +140,8 @@ def find(path: Path, student: int | str, seed: int | None, checkpoint: str) -> F
     if found is None:
         own = dataclasses.replace(chosen, seeds=(taken,))
         raise CheckpointError(missing_checkpoint(path, config, own, checkpoint))
-    return Found(chosen.name, chosen.place, taken, found, data, config)
+    finished = ended(path, found.step)
+    return Found(chosen.name, chosen.place, taken, found, data, config, finished)
 
 
 def names(path: Path, config: ml_collections.ConfigDict) -> tuple[Trained, ...]:
@@ -174,6 +178,11 @@ def names(path: Path, config: ml_collections.ConfigDict) -> tuple[Trained, ...]:
         for stage in stages
         for place in range(1, students + 1)
     )
+
+
+def ended(path: Path, step: int) -> bool:
+    """Whether nothing more is trained in a workdir; ``step`` of a run is 0 if it was imported."""
+    return step == 0 or (path / "results.json").exists()
 
 
 def select(
@@ -232,8 +241,8 @@ def missing_checkpoint(
     name = network.name + (f" with seed {network.seeds[0]}" if len(network.seeds) == 1 else "")
     if checkpoint == "best" and not config.data.validation:
         return (
-            f"{path} has no 'best' checkpoint of {name}: without validation images "
-            "(config.data.validation) there is none"
+            f"{path} has no 'best' checkpoint of {name}: it is kept where there are validation "
+            "images, and config.data.validation is 0"
         )
     return f"{path} has no {checkpoint!r} checkpoint of {name} yet"
 
@@ -253,14 +262,10 @@ def restore(
       kdjax.train.run.checkpoint.CheckpointError: if it is damaged, or has other classes.
     """
     folder = path / "checkpoints" / run
-    if not folder.is_dir():
+    found = _read(folder, checkpoint) if folder.is_dir() else None
+    if found is None:
         return None
-    with contextlib.closing(Checkpoints(folder, read_only=True)) as checkpoints:
-        step = checkpoints.latest_step(checkpoint)
-        if step is None:
-            return None
-        record = checkpoints.record(checkpoint)
-        variables = checkpoints.variables(checkpoint)
+    step, record, variables = found
     if classes not in (None, record["num_classes"]):
         raise CheckpointError(
             f"{folder} is a checkpoint of another network: its num_classes is "
@@ -281,3 +286,22 @@ def restore(
         widths=tuple(WidthVector(vector) for vector in record["student_widths"]),
         variables=variables,
     )
+
+
+def _read(
+    folder: Path, checkpoint: str, attempts: int = 3
+) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
+    """(step, record, variables) of a run's newest checkpoint; None if it has none yet.
+
+    The run may be going on, and replace its checkpoint in between: then the new one is read.
+    """
+    with contextlib.closing(Checkpoints(folder, read_only=True)) as checkpoints:
+        step = checkpoints.latest_step(checkpoint)
+        if step is None:
+            return None
+        try:
+            return step, checkpoints.record(checkpoint), checkpoints.variables(checkpoint)
+        except CheckpointError:
+            if attempts == 1 or (folder / checkpoint / str(step)).exists():
+                raise
+    return _read(folder, checkpoint, attempts - 1)

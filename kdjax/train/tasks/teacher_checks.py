@@ -15,13 +15,18 @@ from kdjax.train.tasks.experiment import Experiment
 
 # Fields that decide which examples are held out.
 _SPLIT_FIELDS = ("name", "validation", "test", "split_seed")
+# With these equal too, the same images and labels have to be found.
+_SAME_IMAGES = ("memory", "image_size", "labels_per_class", "skip_corrupt")
 
 
-def check_split(data: Mapping[str, Any], experiment: Experiment, name: str) -> str:
+def check_split(
+    data: Mapping[str, Any], fingerprint: str, experiment: Experiment, name: str
+) -> str:
     """Checks that a teacher was not trained on what an experiment holds out.
 
     Args:
       data: the fields ``data`` of the configuration that the teacher was trained with.
+      fingerprint: of the dataset that it was trained on.
       experiment: whose students it is to teach.
       name: of the teacher, for the error.
 
@@ -29,7 +34,7 @@ def check_split(data: Mapping[str, Any], experiment: Experiment, name: str) -> s
       A remark where this cannot be known, since it was trained on other data; else empty.
 
     Raises:
-      ConfigError: if it was trained on the same data divided in another way.
+      ConfigError: if it was trained on the same data divided in another way, or changed since.
     """
     own = experiment.config.data
     if data["name"] != own.name:
@@ -37,21 +42,26 @@ def check_split(data: Mapping[str, Any], experiment: Experiment, name: str) -> s
             f"{name} was trained on {data['name']}, not on {own.name}: that it has not seen the "
             "test images is for you to know"
         )
-    check_held_out(data, experiment, name)
+    check_held_out(data, fingerprint, experiment, name)
     return ""
 
 
-def check_held_out(data: Mapping[str, Any], experiment: Experiment, name: str) -> None:
+def check_held_out(
+    data: Mapping[str, Any], fingerprint: str, experiment: Experiment, name: str
+) -> None:
     """Checks that a teacher's data was divided as an experiment's, which has the same name.
 
     Args:
       data: the fields ``data`` of the configuration that the teacher was trained with.
+      fingerprint: of the dataset that it was trained on.
       experiment: whose students it is to teach.
       name: of the teacher, for the error.
 
     Raises:
-      ConfigError: if it was divided in another way.
+      ConfigError: if it was divided in another way, or has changed since.
     """
+    if fingerprint == experiment.dataset.fingerprint():
+        return
     own = experiment.config.data
     fields = [field for field in _SPLIT_FIELDS if data[field] != own[field]]
     # Corrupt images leave a set in memory before it is divided, and a stream after.
@@ -63,14 +73,20 @@ def check_held_out(data: Mapping[str, Any], experiment: Experiment, name: str) -
             f"{name} does not fit: its config.data.{field} is {data[field]}, expected "
             f"{own[field]}: it may have been trained on what is held out here"
         )
+    if all(data[field] == own[field] for field in _SAME_IMAGES):
+        raise ConfigError(
+            f"{name} does not fit: the images, labels or splits of {own.name} have changed since "
+            "it was trained: it may have been trained on what is held out here"
+        )
 
 
 def digest(variables: Mapping[str, Any]) -> str:
     """A name for the exact numbers in a tree of arrays."""
     total = hashlib.sha256()
     for path, leaf in sorted(flax.traverse_util.flatten_dict(variables, sep="/").items()):
-        total.update(path.encode())
-        total.update(np.ascontiguousarray(leaf).tobytes())
+        array = np.ascontiguousarray(leaf)
+        total.update(f"{path} {array.dtype} {array.shape}".encode())
+        total.update(array.tobytes())
     return total.hexdigest()[:16]
 
 

@@ -42,8 +42,7 @@ def train(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any]
     with contextlib.ExitStack() as stack:
 
         def claim() -> None:
-            stack.enter_context(workdir.locked(path))
-            workdir.check(path, config)
+            stack.enter_context(workdir.claimed(path, config))
             workdir.check_widths(path, experiment.student_widths)
             workdir.check_data(path, TrainedOn.of(experiment.dataset).to_json())
             workdir.create(path, config, experiment.student_widths)
