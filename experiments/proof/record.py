@@ -12,6 +12,7 @@ from kdjax import atomic
 
 UNIFORM = "uniform, distilled"  # The rival of a search.
 Accuracies = dict[int, list[float]]  # Of each network by seed, in %.
+_MADE_WITH = ("device", "processor", "cores", "kdjax", "jax", "python")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Run:
       beside: what else it says. Of students, ``ensemble``: their averaged logits, for each seed, or
         one mean where only that was kept. Of a distillation, ``teacher``. Of a search, for each
         seed, ``full``, ``found_alone`` and ``costs`` of what was found and of the uniform network.
-      made_with: versions and the kind of device.
+      made_with: versions, the kind of device and, of runs since it is known, the processor.
     """
 
     study: str
@@ -63,7 +64,7 @@ class Run:
             networks,
             baselines,
             beside,
-            {name: made[name] for name in ("device", "kdjax", "jax", "python")},
+            {name: made[name] for name in _MADE_WITH if name in made},
         )
 
 

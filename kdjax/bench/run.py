@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from kdjax import atomic, models
+from kdjax import atomic, machine, models
 from kdjax.bench.measure import Trial
 from kdjax.bench.rates import measure_rates, together
 from kdjax.bench.workload import Workload
@@ -190,20 +190,10 @@ def environment() -> dict[str, Any]:
         "platform": devices[0].platform,
         "device_kind": devices[0].device_kind,
         "devices": len(devices),
-        "cpu": _cpu_model(),
-        "cores": os.cpu_count(),
+        "cpu": machine.processor(),
+        "cores": machine.usable_cores(),
         "python": platform.python_version(),
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
         "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", ""),
         **made_with(("jax", "jaxlib", "flax", "optax", "numpy")),
     }
-
-
-def _cpu_model() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor()

@@ -83,7 +83,13 @@ def entry(*per_seed):
 
 def write(folder, results, config):
     folder.mkdir(parents=True)
-    versions = {"device": "cpu", "kdjax": "0.1", "jax": "0.10", "python": "3.11"}
+    versions = {
+        "device": "cpu",
+        "processor": "a chip",
+        "kdjax": "0.1",
+        "jax": "0.10",
+        "python": "3.11",
+    }
     made = {"dataset": "digits", "network": "resnet8", "network_width": 0.5, **versions}
     (folder / "results.json").write_text(json.dumps({**results, "made_with": made}))
     (folder / "config.json").write_text(json.dumps(config))

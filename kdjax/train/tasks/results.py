@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 import kdjax
-from kdjax import costs
+from kdjax import costs, machine
 from kdjax.statistics import deviation, half_width, mean
 from kdjax.train.tasks.experiment import Experiment
 from kdjax.widths import WidthVector
@@ -79,7 +79,7 @@ def summarize(experiment: Experiment, measured: Sequence[Measured]) -> dict[str,
 
 
 def made_with(experiment: Experiment) -> dict[str, Any]:
-    """What a result was made with: network, data, devices, versions."""
+    """What a result was made with: network, data, devices, host, versions."""
     return {
         "network": experiment.architecture.name,
         "network_width": experiment.config.network_width,
@@ -87,6 +87,8 @@ def made_with(experiment: Experiment) -> dict[str, Any]:
         "dataset_fingerprint": experiment.dataset.fingerprint(),
         "device": experiment.parallel.devices[0].device_kind,
         "devices": len(experiment.parallel.devices),
+        "processor": machine.processor(),
+        "cores": machine.usable_cores(),
         "kdjax": kdjax.__version__,
         "jax": jax.__version__,
         "python": platform.python_version(),
