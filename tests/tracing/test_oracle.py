@@ -73,10 +73,10 @@ def test_cost(name):
     assert costs.count(architecture, architecture.widths, shape) == expected
 
 
-@full_networks
+@pytest.mark.parametrize("name", NETWORKS)
 def test_cost_with_some_channels(name):
     architecture, shape, description = case(name)
-    for seed in range(1 if name == "resnet110" else 3):
+    for seed in range(2):
         alive, found = thinned(description, seed)
         expected = costs.count(architecture, declared(architecture, found), shape)
         assert tracing.count(description, alive) == expected
