@@ -3,7 +3,9 @@
 Files are opened by the process that reads them.
 """
 
+import contextlib
 import hashlib
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +16,9 @@ from kdjax.data.images import colour_mode
 from kdjax.data.tfds_source import feature_keys, open_builder, open_part, split_names
 
 _CHUNK = 512  # records read at once
+# TFDS imports its parts when they are first used, up to the first record. Two threads that do so at
+# once can wait for each other for ever.
+_OPENING = threading.Lock()
 
 
 class Records(Protocol):
@@ -74,13 +79,20 @@ class PreparedRecords:
                 yield self._pair(record)
 
     def _get(self, get: Any, where: str) -> Any:
-        if self._source is None:
-            builder = open_builder(self._folder)
-            self._source = open_part(builder, self._part, self._folder, self._image_key)
+        with _OPENING:
+            if self._source is None:
+                self._source = self._open()
         try:
             return get(self._source)
         except Exception as error:  # array_record raises bare errors of many types.
             raise DataError(f"{where} cannot be read: {error}") from None
+
+    def _open(self) -> Any:
+        builder = open_builder(self._folder)
+        source = open_part(builder, self._part, self._folder, self._image_key)
+        with contextlib.suppress(Exception):  # Whoever asks for a record is told.
+            source[0]
+        return source
 
     def _pair(self, record: dict[str, Any]) -> tuple[bytes, int]:
         return record[self._image_key], int(record[self._label_key])

@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import PIL.Image
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdjax import data
-from kdjax.data import DataError, SourceOptions
+from kdjax.data import DataError, SourceOptions, records
 from kdjax.data.augment import central_crop, random_box
 
 TRAIN, TEST = 37, 11
@@ -105,6 +106,24 @@ def test_workers_and_threads_change_nothing(streamed):
     whole = take(streamed, 6)
     assert_equal(take(streamed, 6, threads=1), whole)
     assert_equal(take(streamed, 6, workers=2), whole)
+
+
+def test_a_prepared_set_is_opened_by_one_thread(prepared, monkeypatch):
+    """TFDS imports its parts when it opens a set, and two threads could wait for each other."""
+    (folder,) = prepared.glob("large_set/*")
+    found = pickle.loads(pickle.dumps(records.PreparedRecords(folder, "train", "image", "label")))
+    opened, whole = [], records.open_part
+
+    def slowly(*arguments):
+        opened.append(arguments)
+        time.sleep(0.05)
+        return whole(*arguments)
+
+    monkeypatch.setattr(records, "open_part", slowly)
+    with ThreadPoolExecutor(8) as pool:
+        read = list(pool.map(found.read, range(8)))
+    assert len(opened) == 1
+    assert read == [found.read(index) for index in range(8)]
 
 
 def test_an_epoch_has_every_example_once_in_an_order_of_its_own(streamed):
