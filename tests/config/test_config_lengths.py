@@ -66,3 +66,11 @@ def test_ramps_of_a_search_are_held_against_both_its_stages(changed_search):
         f"config.weight_ramp.epochs is 3, above config.distil.epochs, 1: {growth} 1, the whole "
         "stage",
     ]
+
+
+def test_a_teacher_that_is_given_has_no_warm_up():
+    config = configuration.distill_default()
+    config.teacher.epochs = 1
+    (line,) = configuration.shortened(config)
+    assert "config.teacher.epochs" in line
+    assert configuration.shortened(config, given_teacher=True) == []

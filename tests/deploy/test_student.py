@@ -149,6 +149,7 @@ def test_networks_of_a_search_have_names(searched, student, seed, name, run, pla
             r"student is 3: this workdir has 1 to 2, by name 'student 1', 'student 2'",
         ),
         ({"student": 0}, "student is 0: the first is 1"),
+        ({"student": "00"}, "student is '00': the first is 1"),
         ({"student": "teacher"}, "student is 'teacher': this workdir has 1 to 2"),
         ({"seed": 7}, "seed is 7: student 1, distilled was trained with 0, 1"),
         ({"checkpoint": "first"}, "checkpoint is 'first': allowed are 'last' and 'best'"),

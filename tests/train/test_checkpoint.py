@@ -12,9 +12,10 @@ import time
 import numpy as np
 import pytest
 
-from kdjax import atomic
+from kdjax import atomic, models
 from kdjax.train.program.state import TrainState
 from kdjax.train.run.checkpoint import CheckpointError, Checkpoints, DamagedError
+from kdjax.train.tasks import stored
 
 RECORD = {"network": "net", "num_classes": 3, "student_widths": [{"stem": 4}], "pair": (1, 2.5)}
 
@@ -262,3 +263,26 @@ def test_a_file_that_cannot_be_written_is_named_and_stays_as_it_was(tmp_path):
         atomic.write_json(path, {"long": "x" * 1000})
     assert atomic.read_json(path) == {"seeds": [0]}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_one_that_is_replaced_while_it_is_read_is_read_anew(tmp_path, monkeypatch):
+    """Of the best there is one at a time, and a run that goes on may have found a better one."""
+    record = {**RECORD, "config": {"network_width": 0.25}, "image_shape": [8, 8, 1]}
+    record |= {"network": "resnet8", "student_widths": [dict(models.create("resnet8", 3).widths)]}
+    folder, read = tmp_path / "checkpoints" / "run", Checkpoints.record
+    with contextlib.closing(Checkpoints(folder, 2)) as writer:
+        writer.save("best", state(1), record)
+        writer.wait()
+
+        def replaced(self, kind):
+            if writer.latest_step(kind) == 1:
+                writer.save(kind, state(2), record)
+                writer.wait()
+            return read(self, kind)
+
+        monkeypatch.setattr(Checkpoints, "record", replaced)
+        found = stored.restore(tmp_path, "run", "best")
+    assert found.step == 2
+    np.testing.assert_array_equal(
+        found.variables["params"]["net"]["kernel"], state(2).params["net"]["kernel"]
+    )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from types import SimpleNamespace
 
 import chex
@@ -159,6 +160,18 @@ def test_teachers_come_from_workdirs(finished, given, small_npz):
         assert teacher.name == f"{name} of {path}"
     frozen = fixed(teachers, experiment)
     assert [network.scale for network in frozen.networks] == [(), ()]  # Normalised alike.
+
+
+def test_a_teacher_of_an_unfinished_run_is_named(finished, small_npz, tmp_path):
+    _, path, _ = finished
+    config = distill_config(small_npz, teacher__workdir=(str(path),))
+    (teacher,) = load_teachers(resolve(config))
+    assert teacher.remark == ""
+    going_on = shutil.copytree(path, tmp_path / "going_on")
+    (going_on / "results.json").unlink()
+    config.teacher.workdir = (str(going_on),)
+    (teacher,) = load_teachers(resolve(config))
+    assert "is of an unfinished run, at step 12" in teacher.remark
 
 
 def test_two_teachers_teach_by_the_average_of_their_logits(given, small_npz):

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from kdjax import data, models, widths
+from kdjax import atomic, data, models, widths
+from kdjax import config as configuration
 from kdjax.train import train
 from kdjax.train.run import workdir
 from kdjax.train.tasks.evaluate import evaluate
@@ -105,3 +106,27 @@ def test_changed_data_is_refused_in_training_and_evaluation(small_config, small_
     with pytest.raises(workdir.WorkdirError, match="run on other data"):
         evaluate(tmp_path / "run")
     assert sorted((tmp_path / "run").rglob("*")) == before
+
+
+def test_the_best_may_be_chosen_on_a_validation_split_of_its_own(small_config, small_npz, tmp_path):
+    arrays = dict(np.load(small_npz))
+    arrays |= {f"validation_{kind}": arrays[f"test_{kind}"] for kind in ("images", "labels")}
+    np.savez(tmp_path / "three.npz", **arrays)
+    small_config.data.update(name=f"npz:{tmp_path / 'three.npz'}", validation=0.0)
+    small_config.evaluation.select = "best"
+    assert resolve(small_config).dataset.sizes["validation"] == 30
+    small_config.data.name = f"npz:{small_npz}"
+    with pytest.raises(configuration.ConfigError, match=r"validation is 0\.0: that holds out no"):
+        resolve(small_config)
+
+
+def test_a_start_that_died_leaves_nothing_that_counts(small_config, tmp_path):
+    for name in ("data.json", "teacher.json", "latency.json", "terms.json"):
+        atomic.write_json(tmp_path / name, {"fingerprint": "of other data"})
+    with workdir.claimed(tmp_path, small_config):
+        assert [entry.name for entry in tmp_path.iterdir()] == [".lock"]
+    # A run that has begun keeps them.
+    workdir.create(tmp_path, small_config)
+    atomic.write_json(tmp_path / "data.json", {"fingerprint": "of its data"})
+    with workdir.claimed(tmp_path, small_config):
+        assert (tmp_path / "data.json").exists()

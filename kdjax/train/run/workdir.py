@@ -58,11 +58,17 @@ def check(path: Path, config: ml_collections.ConfigDict) -> None:
 
 @contextlib.contextmanager
 def claimed(path: Path, config: ml_collections.ConfigDict) -> Iterator[None]:
-    """Holds a directory in which an experiment may start or go on, as :func:`locked` and
-    :func:`check` have it.
+    """Holds a directory for one process, checked: the experiment may start or go on in it.
 
-    ``config.json`` is written last. Without it, what else is there is of a start that died, and
-    counts no more.
+    ``config.json`` is written last. If it is missing, other files are of a start that died, and are
+    deleted.
+
+    Args:
+      path: the workdir.
+      config: of the experiment.
+
+    Raises:
+      WorkdirError: as :func:`locked` and :func:`check` do.
     """
     with locked(path):
         check(path, config)

@@ -108,8 +108,9 @@ def _teacher(found: stored.Found, name: str, experiment: Experiment) -> Teacher:
 
 
 def _remark(found: stored.Found, experiment: Experiment, name: str) -> str:
-    split = check_split(found.config.data, found.trained_on.fingerprint, experiment, name)
-    unfinished = f"{name} is of an unfinished run, at step {found.checkpoint.step}"
+    networks, fingerprint = found.checkpoint, found.trained_on.fingerprint
+    split = check_split(networks.config["data"], fingerprint, experiment, name)
+    unfinished = f"{name} is of an unfinished run, at step {networks.step}"
     return "; ".join(filter(None, (split, "" if found.finished else unfinished)))
 
 

@@ -87,7 +87,6 @@ class Found(NamedTuple):
       seed: of its run.
       checkpoint: of that run.
       trained_on: what it was trained on.
-      config: of the workdir.
       finished: whether all runs of the workdir have ended, or it is of imported parameters.
     """
 
@@ -96,7 +95,6 @@ class Found(NamedTuple):
     seed: int
     checkpoint: Checkpoint
     trained_on: TrainedOn
-    config: ml_collections.ConfigDict
     finished: bool
 
 
@@ -141,7 +139,7 @@ def find(path: Path, student: int | str, seed: int | None, checkpoint: str) -> F
         own = dataclasses.replace(chosen, seeds=(taken,))
         raise CheckpointError(missing_checkpoint(path, config, own, checkpoint))
     finished = ended(path, found.step)
-    return Found(chosen.name, chosen.place, taken, found, data, config, finished)
+    return Found(chosen.name, chosen.place, taken, found, data, finished)
 
 
 def names(path: Path, config: ml_collections.ConfigDict) -> tuple[Trained, ...]:
