@@ -1,5 +1,6 @@
 """Settings of the whole test session, and small experiments for it."""
 
+import gc
 import importlib.metadata
 import os
 import shutil
@@ -21,7 +22,11 @@ os.environ["JAX_PLATFORMS"] = os.environ.get("KDJAX_TEST_PLATFORM", "cpu")
 _OWN_CACHE = "JAX_COMPILATION_CACHE_DIR" not in os.environ
 if _OWN_CACHE:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="kdjax-tests-")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+
+# Half of the time goes into tracing, which makes millions of small objects: looking through them
+# for cycles less often saves a tenth of it.
+gc.set_threshold(50_000, 20, 20)
 
 import numpy as np
 import pytest

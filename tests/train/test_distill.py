@@ -26,7 +26,6 @@ from kdjax.train.tasks.teacher_outputs import TeacherOutputs
 
 SHAPE = (8, 8, 1)
 TRAIN, TEST = 81, 30  # Of the small set, 9 images are for validation.
-pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 def distill_config(small_npz, **changes):

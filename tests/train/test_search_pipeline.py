@@ -28,7 +28,6 @@ from kdjax.train.tasks.search_teacher import load_teacher
 from kdjax.train.tasks.structure import CANDIDATES, candidate_start, find_structure
 
 SHAPE = (8, 8, 1)
-pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 def read(path):
