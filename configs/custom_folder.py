@@ -2,10 +2,10 @@
 
 Command:  kdjax train --config=configs/custom_folder.py:<dir> --workdir=<dir>
 Data:     <dir>/<class>/<image>, or <dir>/train/<class>/... with val/ and test/ beside it; without
-          a test folder a stratified 20 % of train is held out, without a val folder 10 %. Images
-          of different sizes: --config.data.image_size='(64, 64)'
+          a test folder a stratified 20 % of train is held out, without a val folder 10 %. If the
+          images have different sizes, set --config.data.image_size='(64, 64)'
 Cost:     6 runs of 100 epochs (two methods, three seeds)
-Expected: whatever your data holds
+Expected: depends on your data
 """
 
 import cifar10_resnet20

@@ -5,8 +5,9 @@ Data:     imagenet2012 prepared by TFDS as array_record, under $TFDS_DATA_DIR; o
           train/<class>/<image> and test/<class>/<image>: --config.data.name=folder:<dir>
 Cost:     2 runs of 150 epochs (two methods, one seed); meant for several GPUs or a TPU pod, with
           --config.data.workers as large as the host's cores allow
-Expected: no published figure exists for five students; ours has not been run. MobileNetV2 alone
-          reaches 72.0 % in its paper (Sandler et al., CVPR 2018), with a longer recipe.
+Expected: no published figure exists for five students; this configuration has not been run.
+          MobileNetV2 alone reaches 72.0 % in its paper (Sandler et al., CVPR 2018), with a longer
+          recipe.
 """
 
 from kdjax import config as configuration

@@ -4,8 +4,9 @@ Command:  kdjax train --config=configs/imagenet_resnet18.py --workdir=<dir>
 Data:     as for imagenet_mobilenet_v2.py
 Cost:     2 runs of 100 epochs (two methods, one seed); meant for several GPUs or a TPU pod, with
           --config.data.workers as large as the host's cores allow
-Expected: the paper reports 69.73 > 70.47 % for student 1 and 55.23 > 58.52 % for student 5 (OEC
-          table 6, each run's best epoch); ours has not been run. Other networks of that table:
+Expected: the paper reports 69.73 -> 70.47 % (alone -> distilled) for student 1 and 55.23 -> 58.52 %
+          for student 5 (OEC table 6, each run's best epoch). This configuration has not been run.
+          Other networks of that table:
           --config.network=resnet34, resnet50, resnet101, densenet121 or resnext50_32x4d.
 """
 

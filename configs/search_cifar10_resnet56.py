@@ -1,10 +1,10 @@
 """CIFAR-10, ResNet56 at 2.13 times fewer FLOPs.
 
 Command:  kdjax search --config=configs/search_cifar10_resnet56.py --workdir=<dir>
-Data:     kdjax prepare cifar10, once; a tenth of train is held out for validation, with
-          --config.data.validation=0 all 50,000 images are trained on
-Cost:     200 + 100 epochs, then three compact networks for 200 epochs, three times; meant for a GPU
-          or TPU
+Data:     kdjax prepare cifar10, once; a tenth of train is held out for validation;
+          --config.data.validation=0 trains on all 50,000 images
+Cost:     200 epochs for the teacher, 100 for the search, then three small networks for 200 epochs
+          with each of three seeds; meant for a GPU or TPU
 Expected: not run at full length yet. At this cost DepGraph reports 93.77 % for a baseline of
           93.53 % (CVPR 2023; another recipe).
 """

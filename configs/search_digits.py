@@ -2,9 +2,9 @@
 
 Command:  kdjax search --config=configs/search_digits.py
 Cost:     teacher, search, and three networks for each of seven seeds: under 3 minutes on 2 CPUs
-Expected: the budget met; in the run recorded in experiments/search_digits the network found is more
-          accurate than one thinned uniformly to as many parameters; of eight searches see
-          experiments/search_peer
+Expected: the budget is met; in the run recorded in experiments/search_digits, the network found is
+          more accurate than one thinned uniformly to as many parameters; experiments/search_peer
+          has the results of eight searches
 """
 
 from kdjax import config as configuration

@@ -3,8 +3,8 @@
 Command:  kdjax search --config=configs/search_tin100a_mobilenet_v2.py --workdir=<dir>
 Data:     a prepared TFDS directory named tin100a under $TFDS_DATA_DIR (50,000 train and 5,000
           test images); it is not in the TFDS catalogue, so `kdjax prepare` cannot make it
-Cost:     200 + 100 epochs, then three compact networks for 200 epochs, three times; meant for a GPU
-          or TPU
+Cost:     200 epochs for the teacher, 100 for the search, then three small networks for 200 epochs
+          with each of three seeds; meant for a GPU or TPU
 Expected: not run at full length yet.
 """
 

@@ -3,7 +3,8 @@
 Command:  kdjax train --config=configs/tin100a_resnet110.py --workdir=<dir>
 Data:     as for tin100a_resnet20.py
 Cost:     6 runs of 450 epochs (two methods, three seeds); meant for a GPU or TPU
-Expected: no published figure exists; ours has not been run at full length yet.
+Expected: no published figure exists; this configuration has not been run at full
+          length yet.
 """
 
 import tin100a_resnet20

@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    # Imported where it is asked for: `import kdjax` alone starts neither JAX nor Flax.
+    # Imported when it is first needed: `import kdjax` alone starts neither JAX nor Flax.
     if name == "load_student":
         from kdjax.deploy import load_student
 

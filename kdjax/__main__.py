@@ -1,4 +1,4 @@
-"""``python -m kdjax`` is the command ``kdjax``."""
+"""Makes ``python -m kdjax`` the same as the command ``kdjax``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all; JSON among them."""
+"""Writes files, also in JSON, completely or not at all; reads JSON."""
 
 import contextlib
 import json
@@ -10,36 +10,38 @@ from typing import Any
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path``, which takes its place when the block ends without an error.
+    """Yields a temporary file, which replaces ``path`` when the block ends without an error.
+
+    It is in the same directory as ``path``.
 
     Raises:
-      OSError: naming ``path``, if it cannot be written, on a full disk say.
+      OSError: if ``path`` cannot be written, for example on a full disk; the message names it.
     """
-    target = path.resolve()  # A link stays one.
+    target = path.resolve()  # Write through a symbolic link instead of replacing it.
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         os.replace(temporary, target)
-    except OSError as error:  # What the system says of a failed write names no file.
+    except OSError as error:  # The system's message about a failed write names no file.
         raise OSError(f"{path} cannot be written: {error.strerror or error}") from None
     finally:
-        with contextlib.suppress(OSError):  # A read-only file system refuses that, too.
+        with contextlib.suppress(OSError):  # A read-only file system refuses this too.
             temporary.unlink(missing_ok=True)
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Writes a file whole or not at all.
+    """Writes a file completely or not at all.
 
     Raises:
-      OSError: naming ``path``, if it cannot be written.
+      OSError: if ``path`` cannot be written; the message names it.
     """
     with replacing(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes indented JSON whole or not at all; what is not finite is no JSON, and refused."""
+    """Writes indented JSON completely or not at all; NaN and infinity raise ValueError."""
     write(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 

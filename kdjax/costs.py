@@ -1,7 +1,7 @@
-"""What a network costs.
+"""The cost of a network.
 
-:func:`count` asks the architecture, which follows its own forward pass; everything that is reported
-about size comes from there, and so do the search's costs and penalties.
+:func:`count` asks the architecture, which traces its own forward pass. All reported sizes come from
+there, and so do the costs and penalties of the search.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ class Cost:
 
 
 class Costed(Protocol):
-    """Anything that can say what a network with some widths costs."""
+    """Anything that can compute the cost of a network with given widths."""
 
     def cost(self, widths: Mapping[str, int], image_shape: tuple[int, int, int]) -> Cost: ...
 
@@ -34,7 +34,7 @@ def count(
     widths: Mapping[str, int],
     image_shape: Sequence[int] = (32, 32, 3),
 ) -> Cost:
-    """Counts the deployable network with these widths.
+    """Counts the cost of the deployable network with these widths.
 
     Args:
       architecture: a :class:`kdjax.models.Architecture`.

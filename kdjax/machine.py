@@ -1,4 +1,4 @@
-"""The processor that a result was made on: sums are rounded otherwise on another one."""
+"""The processor that computes a result; on another processor, sums are rounded differently."""
 
 import os
 import platform
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def processor() -> str:
-    """Its name, as the system gives it."""
+    """The name of the processor, as the system gives it."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -17,6 +17,6 @@ def processor() -> str:
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on."""
+    """The number of cores that this process may run on."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1

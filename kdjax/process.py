@@ -1,9 +1,9 @@
-"""The process: settings that must be there before JAX starts, and the user's cache directory.
+"""Process settings that must be made before JAX starts, and the user's cache directory.
 
-XLA's defaults for CPUs are not the fastest for small convolutions. Where no accelerator is
-installed, the command `kdjax` sets what was measured to pay (experiments/throughput), and leaves
-alone what the user has set. ``KDJAX_TUNE=0`` switches all of it off; a program that imports kdjax
-keeps its own.
+XLA's defaults for CPUs are not the fastest for small convolutions. If no accelerator is installed,
+the command `kdjax` makes the settings that were measured to be faster (experiments/throughput). It
+never changes what the user has set. ``KDJAX_TUNE=0`` switches all of this off. A program that
+imports kdjax keeps its own settings.
 """
 
 import importlib.metadata
@@ -13,22 +13,22 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-# Why each pays is measured in experiments/throughput.
+# experiments/throughput has the measurements that show why each flag is faster.
 _NEW_FLAGS = {
     # Eigen's convolutions are faster than YNN's at these shapes.
     "--xla_cpu_experimental_ynn_fusion_type": "-individual_convolution",
     # Compiles faster.
     "--xla_backend_optimization_level": "1",
 }
-# By release of jaxlib. An unknown flag ends the process, so only releases that were tried have any.
+# Release of jaxlib -> flags. An unknown flag ends the process, so only tried releases have flags.
 _CPU_FLAGS = {
     # The older emitters compile faster, and their kernels are a little faster too.
     "0.10": {**_NEW_FLAGS, "--xla_cpu_use_fusion_emitters": "false"},
     "0.12": _NEW_FLAGS,
 }
-# Compiling takes longer than a short run: what was compiled once is kept.
+# Compiling takes longer than a short run, so compiled programs are kept.
 _CACHE = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5"}
-# A step's temporaries are mapped anew each time: with large pages, 500 times fewer page faults.
+# Each step maps its temporary arrays anew. Huge pages make page faults 500 times fewer.
 _GLIBC = "glibc.malloc.hugetlb=1"
 
 
@@ -40,10 +40,10 @@ def cache_directory() -> Path:
 
 
 def tuned(environment: Mapping[str, str], compilations: Path) -> dict[str, str]:
-    """The variables to add or change before training.
+    """The environment variables to add or change before training.
 
     Args:
-      environment: of the process, left as it is.
+      environment: the environment of the process; it is not changed here.
       compilations: the directory that compiled programs are kept in.
 
     Returns:
@@ -86,12 +86,13 @@ def accelerator_installed() -> bool:
 
 
 def restart_tuned(arguments: Sequence[str], compilations: Path) -> None:
-    """Starts this program anew, in the same process, if its environment can be tuned.
+    """Restarts this program, in the same process, if its environment can be tuned.
 
-    What malloc does is settled before Python runs, so nothing less than a new start will do.
+    malloc reads its settings before Python runs, so setting variables in a running program is not
+    enough.
 
     Args:
-      arguments: of the interpreter, as :data:`sys.orig_argv` has them.
+      arguments: the arguments of the interpreter, as in :data:`sys.orig_argv`.
       compilations: the directory that compiled programs are kept in.
     """
     changed = tuned(os.environ, compilations)

@@ -1,4 +1,4 @@
-"""The JSON files that `kdjax bench` and `kdjax plan` write: what is checked, and what made them."""
+"""The JSON files of `kdjax bench` and `kdjax plan`: a check before writing, and their origin."""
 
 import datetime
 import importlib.metadata
@@ -15,8 +15,8 @@ def check_output(path: Path, kind: str) -> None:
     """Raises ValueError if ``path`` is a directory, or a file that another command wrote.
 
     Args:
-      path: to write to.
-      kind: what such a file says of itself, such as ``kdjax bench``.
+      path: the file to write.
+      kind: the entry ``kind`` in files of this command, such as ``kdjax bench``.
     """
     if path.is_dir():
         raise ValueError(f"--out is {path}: that is a directory")
@@ -31,7 +31,7 @@ def check_output(path: Path, kind: str) -> None:
 
 
 def made_with(packages: Sequence[str]) -> dict[str, Any]:
-    """Versions of kdjax and of those packages that are installed, the command, and the time."""
+    """Versions of kdjax and of those ``packages`` that are installed, the command, and the time."""
     versions = {"kdjax": kdjax.__version__}
     for name in packages:
         try:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-LEVEL = 0.95  # Of all intervals that kdjax quotes.
+LEVEL = 0.95  # Confidence level of all intervals that kdjax reports.
 
 
 def mean(values: Sequence[float] | np.ndarray) -> float | None:
@@ -21,8 +21,8 @@ def half_width(values: Sequence[float] | np.ndarray, level: float = LEVEL) -> fl
     """Half the width of the t-interval of a mean: ``t * s / sqrt(n)``.
 
     ``s`` is the sample standard deviation of the ``n`` values, ``t`` the quantile of Student's
-    distribution with ``n - 1`` degrees of freedom at ``(1 + level) / 2``. Given paired differences,
-    it is half the interval of their mean.
+    distribution with ``n - 1`` degrees of freedom at ``(1 + level) / 2``. For paired differences,
+    the interval is that of their mean.
 
     >>> round(half_width([1.0, 2.0, 3.0]), 3)
     2.484
@@ -32,7 +32,7 @@ def half_width(values: Sequence[float] | np.ndarray, level: float = LEVEL) -> fl
       level: the confidence level, in (0, 1).
 
     Returns:
-      In the unit of the values; None for fewer than two of them.
+      Half the width, in the unit of the values; None for fewer than two values.
     """
     spread = deviation(values)
     if spread is None:

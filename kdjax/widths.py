@@ -1,8 +1,8 @@
 """Width vectors: how many channels each named channel group of a network has.
 
 A width vector is the whole description of a thinned network. It is written by hand, by a
-multiplier, or by the structure search, travels as sorted JSON, and an architecture turns it into
-a module. Nothing here knows jax.
+multiplier, or by the structure search, and stored as sorted JSON. An architecture turns it into a
+module. Nothing here imports jax.
 """
 
 import json
@@ -15,7 +15,8 @@ from typing import Any
 
 from kdjax import atomic
 
-# Far beyond any network, far below what would take the machine down before an error.
+# Far above any real network, but low enough that a mistake cannot bring the machine down before an
+# error is raised.
 LARGEST_WIDTH = 1 << 16
 _LARGEST_FILE = 1 << 20  # bytes
 
@@ -50,7 +51,7 @@ class WidthVector(Mapping[str, int]):
 
 
 def scaled(network: str, multiplier: float) -> str:
-    """The name of a network with what all its widths are multiplied by, where that is not 1.
+    """The name of a network, followed by the multiplier of its widths if that is not 1.
 
     >>> scaled("resnet8", 0.625)
     'resnet8 x 0.625'
@@ -59,7 +60,7 @@ def scaled(network: str, multiplier: float) -> str:
 
 
 def scale(widths: Mapping[str, int], factor: float, keep: Iterable[str] = ()) -> WidthVector:
-    """Every group times ``factor``, floored, at least 1; groups named in ``keep`` as they are.
+    """Multiplies every width by ``factor``, rounds down, at least to 1; groups in ``keep`` stay.
 
     >>> dict(scale({"stem": 16, "stage1": 16, "stage2": 32}, 0.8, keep=("stem",)))
     {'stem': 16, 'stage1': 12, 'stage2': 25}
@@ -78,7 +79,7 @@ def scale(widths: Mapping[str, int], factor: float, keep: Iterable[str] = ()) ->
         raise ValueError(f"keep names {sorted(unknown)}: the groups are {list(widths)}")
     return WidthVector(
         {
-            # A product meant to be whole may come out a hair below it (0.29 * 100).
+            # A product that should be whole may be slightly below the whole number (0.29 * 100).
             group: channels if group in keep else max(1, math.floor(channels * factor + 1e-9))
             for group, channels in widths.items()
         }
@@ -121,7 +122,7 @@ def check(
 
 
 def _whole(channels: Any, name: str) -> int:
-    """A number of channels; an int stays the object it is, since tracing names widths by one."""
+    """Checks a number of channels; an int is returned as it is: it may carry a name for tracing."""
     try:
         found = channels if isinstance(channels, int) else operator.index(channels)
     except TypeError:
@@ -142,12 +143,12 @@ def check_students(
     shared: Iterable[str] = (),
     name: str = "student_widths",
 ) -> tuple[WidthVector, ...]:
-    """Checks the students of an ensemble, the pivot first.
+    """Checks the widths of the students of an ensemble. The first student is the pivot.
 
     Args:
       student_widths: one vector per student.
       reference: the architecture's full widths.
-      shared: groups all students share, so that they must agree on them (the stem).
+      shared: groups that all students share (the stem), so that their widths must be equal.
       name: what the vectors are called in error messages.
 
     Returns:
@@ -155,7 +156,7 @@ def check_students(
 
     Raises:
       ValueError: if a vector is wrong by itself (:func:`check`), fewer than two are given, a
-        student is wider than the first in some group, or they differ in a shared group.
+        student is wider than the first in some group, or students differ in a shared group.
     """
     vectors = tuple(
         check(widths, reference, name=f"{name}[{index}]")
@@ -184,24 +185,24 @@ def check_students(
 def with_shared(
     widths: Mapping[str, int], pivot: Mapping[str, int], shared: Iterable[str]
 ) -> WidthVector:
-    """``widths`` as a student of an ensemble whose pivot decides on the shared groups.
+    """Returns a student's widths, with the widths of the shared groups taken from the pivot.
 
     >>> dict(with_shared({"stem": 7, "stage1": 7}, {"stem": 16, "stage1": 16}, ("stem",)))
     {'stem': 16, 'stage1': 7}
 
     Args:
-      widths: of the student, channel group -> width.
-      pivot: the pivot's.
-      shared: names of the groups whose width is the pivot's.
+      widths: the student's channel group -> width.
+      pivot: the pivot's channel group -> width.
+      shared: names of the groups that take the pivot's width.
     """
     return WidthVector({**widths, **{group: pivot[group] for group in shared}})
 
 
 def save(widths: Mapping[str, int], path: str | os.PathLike[str]) -> None:
-    """Writes a width vector as sorted JSON, whole or not at all.
+    """Writes a width vector as sorted JSON, either completely or not at all.
 
     Raises:
-      OSError: naming ``path``, if it cannot be written, on a full disk say.
+      OSError: if ``path`` cannot be written, for example on a full disk; the message names it.
     """
     atomic.write(Path(path), json.dumps(dict(widths), indent=1, sort_keys=True) + "\n")
 
@@ -210,7 +211,7 @@ def load(path: str | os.PathLike[str], reference: Mapping[str, int] | None = Non
     """Reads a width vector written by :func:`save`.
 
     Args:
-      path: a JSON file: a flat object from group name to whole number.
+      path: a JSON file that holds a flat object from group name to whole number.
       reference: if given, the architecture's full widths to check it against.
 
     Raises:

@@ -6,10 +6,10 @@ import os
 import shutil
 import tempfile
 
-# Before jax starts: eight virtual devices for the multi-device tests, and enough threads that
-# their collectives cannot wait for each other on a machine with few cores.
+# This has to be set before jax starts: eight virtual devices for the multi-device tests, and enough
+# threads that their collectives do not wait for each other for ever on a machine with few cores.
 _FLAGS = ["--xla_force_host_platform_device_count=8"]
-# Small programs that run a few steps: compiling them is what takes time, not running them.
+# The tests run small programs for a few steps: compiling them takes longer than running them.
 _FLAGS += ["--xla_backend_optimization_level=0"]
 if importlib.metadata.version("jaxlib").startswith("0.10."):
     _FLAGS += ["--xla_cpu_use_fusion_emitters=false"]
@@ -17,15 +17,15 @@ os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_FLAGS])
 os.environ.setdefault("NPROC", "16")
 os.environ["JAX_PLATFORMS"] = os.environ.get("KDJAX_TEST_PLATFORM", "cpu")
 
-# Many tests train the same small networks: what one of them compiles, in whichever process, all
-# use. The process that starts the others makes the directory, and clears it away.
+# Many tests train the same small networks, so all test processes share one cache of compiled
+# programs. The process that starts the others creates the directory and removes it.
 _OWN_CACHE = "JAX_COMPILATION_CACHE_DIR" not in os.environ
 if _OWN_CACHE:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="kdjax-tests-")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
-# Half of the time goes into tracing, which makes millions of small objects: looking through them
-# for cycles less often saves a tenth of it.
+# Half of the time is spent on tracing, which creates millions of small objects. Searching them for
+# cycles less often saves a tenth of the time.
 gc.set_threshold(50_000, 20, 20)
 
 import numpy as np
@@ -34,7 +34,7 @@ from small import small_fields
 
 from kdjax import config as configuration
 
-# Files that take minutes: begun last, they would leave one of two processes without work.
+# Files that take minutes. They start first: if they started last, one of two processes would idle.
 _LONG = (
     "test_search_pipeline.py",
     "test_processes.py",
@@ -59,13 +59,13 @@ def pytest_unconfigure():
 
 @pytest.fixture(autouse=True)
 def _cache(tmp_path_factory, monkeypatch):
-    """Decoded images are cached in a directory of the test session."""
+    """Caches decoded images in a directory of the test session."""
     monkeypatch.setenv("KDJAX_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 @pytest.fixture(scope="session")
 def small_npz(tmp_path_factory):
-    """A set of four learnable classes: 90 training and 30 test images of 8 x 8."""
+    """The path of a set of four learnable classes: 90 training and 30 test images of 8 x 8."""
     rng = np.random.default_rng(0)
     patterns = rng.integers(0, 200, (4, 8, 8))
 
@@ -88,7 +88,7 @@ def small_npz(tmp_path_factory):
 
 @pytest.fixture
 def small_config(small_npz):
-    """Two students of a narrow ResNet8 on the small set, on one device: seconds."""
+    """Two students of a narrow ResNet8 on the small set, on one device; a run takes seconds."""
     config = configuration.default()
     config.update_from_flattened_dict(
         {

@@ -1,8 +1,11 @@
-"""What small runs of all tasks share: a narrow network, small batches, one device, no events."""
+"""Fields that small runs of all tasks share: narrow network, small batches, one device."""
 
 
 def small_fields(npz):
-    """Fields of a run on a small npz set, written down every epoch and every second step.
+    """Returns the fields of a run on a small npz set.
+
+    The run is evaluated and saved every epoch, logs every second step, and writes no TensorBoard
+    events.
 
     Args:
       npz: path of the set.

@@ -1,12 +1,12 @@
-"""A network of one's own: two convolutions side by side, whose maps are joined.
+"""An example of a user's own network: two convolutions side by side, whose maps are joined.
 
 Command:  kdjax train --config.network=configs/networks/forked.py:create --config.data.name=digits
 
-What a network needs: a stem, which all students of an ensemble share; a branch, which each student
-has for itself and which returns logits and a map after each block; the full widths. Both modules
-are built from a width vector; every width goes to a layer as it is, without arithmetic, so that
-kdjax finds out by itself what the network costs and which channels belong together. The file
-imports no other one beside it, since a workdir keeps a copy of this file alone.
+A network has a stem, a branch and full widths. All students of an ensemble share the stem. Each
+student has its own branch, which returns logits and a map after each block. Both modules are built
+from a width vector. Every width is passed to a layer unchanged, without arithmetic, so that kdjax
+can find out what the network costs and which channels belong together. This file must not import
+other files from its directory, because a workdir keeps a copy of this file only.
 """
 
 import dataclasses
@@ -23,11 +23,11 @@ from kdjax.widths import WidthVector
 
 class Stem(nn.Module):
     widths: Mapping[str, int]
-    dtype: chex.ArrayDType = jnp.float32  # Of the computation.
-    bn_axis_name: str | None = None  # Devices to share batch statistics over.
+    dtype: chex.ArrayDType = jnp.float32  # Dtype of the computation.
+    bn_axis_name: str | None = None  # The devices that share batch statistics.
 
     @nn.compact
-    def __call__(self, x, train, mask):  # mask: False for padding, which no statistic may see.
+    def __call__(self, x, train, mask):  # mask: False for padding, ignored by statistics.
         fields = {"dtype": self.dtype, "bn_axis_name": self.bn_axis_name}
         return nn.relu(ConvNorm(self.widths["stem"], **fields)(x, train, mask))
 

@@ -1,8 +1,8 @@
-"""What habits of the ensemble paper's public code are worth, one by one, on the embedded digits.
+"""Measures what each habit of the ensemble paper's public code is worth, on the embedded digits.
 
 Each row trains the same students with the paper's weights and one habit switched on. Accuracy is
-that of a large held-out split after every epoch, so that the best epoch can be compared with the
-last one; nothing is chosen by it.
+measured on a large held-out split after every epoch, so that the best epoch can be compared with
+the last one. Nothing is chosen by this accuracy.
 
 Command:  python experiments/authors_code/run.py --out=experiments/authors_code
 """
@@ -28,7 +28,7 @@ from kdjax.train import train
 from kdjax.train.program import compiled
 
 HERE = Path(__file__).parent
-# 200 digits to train on, about 1,374 held out.
+# 200 training images; about 1,374 held-out images.
 DATA = {"data.test": 0.1, "data.validation": 0.85, "data.labels_per_class": 20}
 PAPER = {
     "weights.hard": 0.7,
@@ -41,7 +41,7 @@ PAPER = {
 
 @contextlib.contextmanager
 def late_adapters() -> Iterator[None]:
-    """The optimiser takes no notice of adapters before the second epoch."""
+    """Makes the optimiser ignore the adapters until the second epoch."""
     build = compiled.Runner.__init__
 
     def init(self, method, config, feed, *rest, **more):
@@ -56,7 +56,7 @@ def late_adapters() -> Iterator[None]:
 
 
 def silent(steps: int) -> optax.GradientTransformation:
-    """Makes the updates of adapters 0 in the first steps."""
+    """Returns a transformation that sets updates of adapters to 0 in the first ``steps`` steps."""
 
     def update(updates, count, params=None):
         del params
@@ -69,7 +69,7 @@ def silent(steps: int) -> optax.GradientTransformation:
 
 @contextlib.contextmanager
 def batch_statistics() -> Iterator[None]:
-    """Networks are evaluated with the statistics of each batch, not with running ones."""
+    """Evaluates networks with the statistics of each batch instead of running statistics."""
 
     evaluate = compiled.evaluation_step
 
@@ -86,7 +86,7 @@ def batch_statistics() -> Iterator[None]:
         yield
 
 
-# Name -> overrides, habit of the code.
+# Name of the row -> overrides, and a context manager that switches the habit on.
 ROWS: Mapping[str, tuple[Mapping[str, Any], Any]] = {
     "alone": ({"method": "independent"}, contextlib.nullcontext),
     "paper": (PAPER, contextlib.nullcontext),
@@ -101,7 +101,7 @@ ROWS: Mapping[str, tuple[Mapping[str, Any], Any]] = {
 
 
 def accuracies(folder: Path, seeds: int) -> np.ndarray:
-    """``[seeds, epochs, students]``, in %, held out."""
+    """Returns held-out accuracies in %, ``[seeds, epochs, students]``."""
     found: dict[int, list[list[float]]] = {seed: [] for seed in range(seeds)}
     for line in (folder / "metrics.jsonl").read_text().splitlines():
         entry = json.loads(line)
@@ -111,7 +111,7 @@ def accuracies(folder: Path, seeds: int) -> np.ndarray:
 
 
 def summarize(curves: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Gains over the students alone, what each habit changes of them, and of accuracies."""
+    """Returns gains over the students alone, and how each habit changes gains and accuracies."""
     last = {name: curve[:, -1] for name, curve in curves.items()}
     best = {name: curve.max(axis=1) for name, curve in curves.items()}
     plain = last["paper"] - last["alone"]
@@ -136,7 +136,7 @@ def summarize(curves: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def interval(points: np.ndarray) -> dict[str, Any]:
-    """Means over seeds of ``[seeds, students]`` and 95 % half-widths."""
+    """Returns means over the seeds of ``points [seeds, students]``, and 95 % half-widths."""
     return {
         "students": [
             {"points": float(own.mean()), "half_width": half_width(own)} for own in points.T
@@ -146,7 +146,7 @@ def interval(points: np.ndarray) -> dict[str, Any]:
 
 
 def table(summary: Mapping[str, Any]) -> str:
-    """The results as Markdown tables."""
+    """Returns the results as Markdown tables."""
 
     def cell(entry: Mapping[str, float]) -> str:
         width = entry["half_width"]

@@ -1,4 +1,4 @@
-"""ResNet8 whose stem is trained by the full network alone: other students only read its map."""
+"""ResNet8 whose stem is trained by the full network only: other students just read its output."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from kdjax.models import resnet
 
 
 class Reader(resnet.Branch):
-    """A branch whose gradients stop at the stem."""
+    """A branch that passes no gradient to the stem."""
 
     def __call__(self, x, train, mask):
         return super().__call__(jax.lax.stop_gradient(x), train, mask)

@@ -1,12 +1,13 @@
-"""Every loss term by itself, on the embedded digits: what a teacher is worth through each.
+"""Measures what a teacher is worth with each loss term by itself, on the embedded digits.
 
-The teacher and the student are those of `kdjax distill` without a file. With each term beside the
-labels, one after another, the student is distilled over the same seeds; alone it is trained once.
+The teacher and the student are those of `kdjax distill` without a configuration file. The student
+is distilled with one term after another, each beside the labels, always over the same seeds. It is
+also trained alone, once.
 
-``--choose`` comes first: on a validation split of other seeds it tries each term at its published
-weight, a tenth and a hundredth of it, and writes the best to ``weights.json``; a weight with which
-training diverges has no accuracy there. The run itself takes
-the weights from there, and reads the test split once, after all training.
+Run ``--choose`` first. On a validation split, with other seeds, it tries each term at its published
+weight and at a tenth and a hundredth of it, and writes the best weight to ``weights.json``. A
+weight with which training diverges gets no accuracy in that file. The main run takes the weights
+from the file, and reads the test split once, after all training.
 
 Command:  python experiments/distill/terms.py --choose --out=experiments/distill
           python experiments/distill/terms.py --out=experiments/distill
@@ -23,7 +24,7 @@ from kdjax.statistics import half_width, mean
 from kdjax.train import distill
 from kdjax.train.program.non_finite import NonFiniteError
 
-# As in RepDistiller, and of later losses in their own code; of those that are not named here 1.
+# Weights as in RepDistiller, or for later losses as in their own code. A term not listed has 1.
 PUBLISHED = {
     "soft": 0.9,
     "feature": 100.0,
@@ -37,7 +38,8 @@ PUBLISHED = {
     "crd": 0.8,
 }
 FACTORS = (1.0, 0.1, 0.01)
-# Under another split seed than the run's; most of these validation images are test images there.
+# The split seed differs from the main run's. Most of these validation images are therefore test
+# images of the main run.
 CHOOSING = {
     "data.split_seed": 2,
     "data.test": 0.5,
@@ -81,13 +83,13 @@ def main() -> None:
 def distilled(
     runs: Path, name: str, terms: dict[str, float], changes: dict[str, Any]
 ) -> dict[str, Any]:
-    """Results of the first run's student with these terms, and of it alone where that is asked.
+    """Returns the results of the first run's student with these terms, and alone if asked for.
 
     Args:
-      runs: holds the workdirs; the one without terms trains the teacher of all others.
-      name: of the workdir.
-      terms: weights; all others are 0.
-      changes: of other fields.
+      runs: the folder of the workdirs. The run without terms trains the teacher of all other runs.
+      name: name of the workdir.
+      terms: weights by term; all other terms have weight 0.
+      changes: values of other fields; with ``baseline`` the student is also trained alone.
     """
     config = configuration.first_run("distill")
     config.weights.update({term: float(terms.get(term, term == "hard")) for term in config.weights})
@@ -102,7 +104,7 @@ def distilled(
 
 
 def choose(name: str, runs: Path) -> dict[str, Any]:
-    """The weight of a term with the best mean validation accuracy, and all that were tried."""
+    """Returns the weight of a term with the best mean validation accuracy, and all tried ones."""
     distilled(runs, "teacher_and_alone", {}, {**CHOOSING, "epochs": 1, "seeds": (100,)})
     tried: dict[float, float | None] = {}
     for factor in FACTORS:
@@ -110,7 +112,7 @@ def choose(name: str, runs: Path) -> dict[str, Any]:
         terms = {"hard": 0.1 if name == "soft" else 1.0, name: weight}
         try:
             summary = distilled(runs, f"{name}-{factor:g}", terms, CHOOSING)
-        except NonFiniteError:  # So large a weight is no choice.
+        except NonFiniteError:  # Training diverged: this weight is too large.
             tried[weight] = None
             continue
         tried[weight] = summary["students"][0]["distilled"]["val"]
@@ -120,7 +122,7 @@ def choose(name: str, runs: Path) -> dict[str, Any]:
 def summarize(
     alone: dict[str, Any], found: dict[str, dict[str, Any]], weights: dict[str, Any]
 ) -> dict[str, Any]:
-    """Test accuracies, and differences to the student alone paired by seed, in points."""
+    """Returns test accuracies, and differences to the student alone, paired by seed, in points."""
     baseline = alone["students"][0]["baseline"]
     rows = {}
     for name, summary in found.items():
@@ -139,7 +141,7 @@ def summarize(
 
 
 def table(result: dict[str, Any]) -> str:
-    """The same as Markdown, the most useful term first."""
+    """Returns the summary as a Markdown table, the most useful term first."""
     seeds = len(result["seeds"])
     lines = [
         f"Test accuracy in %, means over {seeds} seeds with 95 % intervals; teacher "

@@ -1,6 +1,6 @@
-"""bfloat16 against float32 over 200 steps: the same run twice, without any scaling of the loss.
+"""Compares bfloat16 with float32 over 200 steps of the same run, without any loss scaling.
 
-Networks compute in the one or the other; parameters, statistics and losses are float32 in both.
+Only the arithmetic of the networks differs; parameters, statistics and losses are float32 in both.
 
 Command:  python experiments/faults/bf16.py --out=bf16.json --plot=bf16.png
 """
@@ -38,7 +38,11 @@ def main() -> None:
 
 
 def run(dtype: str) -> dict[str, Any]:
-    """``loss [seed, step]`` and validation ``accuracy [seed, student]`` of the default ensemble."""
+    """Trains the default ensemble.
+
+    Returns:
+      ``loss [seed, step]`` and validation ``accuracy [seed, student]``.
+    """
     config = configuration.default()
     config.update_from_flattened_dict(
         {
@@ -70,13 +74,13 @@ def run(dtype: str) -> dict[str, Any]:
 
 
 def smooth(losses: np.ndarray) -> np.ndarray:
-    """Means over neighbouring steps, ``[seed, step]``."""
+    """Returns moving averages over ``SMOOTH`` steps, ``[seed, step]``."""
     kernel = np.full(SMOOTH, 1 / SMOOTH)
     return np.stack([np.convolve(row, kernel, "valid") for row in losses])
 
 
 def compare(runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """How far the two are apart, and how far seeds are."""
+    """Returns how far the two dtypes are apart, and how far seeds are apart."""
     one, other = (runs[dtype]["loss"] for dtype in ("float32", "bfloat16"))
     ratio = smooth(other) / smooth(one) - 1
     return {
@@ -93,7 +97,7 @@ def compare(runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def plot(runs: dict[str, dict[str, Any]], path: str) -> None:
-    """Smoothed losses of all seeds."""
+    """Plots the smoothed losses of all seeds."""
     figure, axis = plt.subplots(figsize=(7, 4))
     for dtype, colour in (("float32", "#888888"), ("bfloat16", "#1f6fb4")):
         for seed, row in enumerate(smooth(runs[dtype]["loss"])):

@@ -1,4 +1,4 @@
-"""Random configurations and width vectors: each trains two steps, or gives one clear error.
+"""Tries random configurations and width vectors: each trains two steps or gives one clear error.
 
 Command:  python experiments/faults/configs.py --examples=1000 --out=configs.json
 """
@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-# Thousands of small programs are compiled, and run twice.
+# Thousands of small programs are compiled, and each runs only twice: optimising does not pay.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
@@ -27,7 +27,7 @@ from kdjax.config import FIELDS, ConfigError
 from kdjax.data import DataError
 from kdjax.train.tasks.experiment import resolve
 
-# Small enough that two steps take seconds, whatever a field adds.
+# The base is small enough that two steps take seconds, whatever the drawn fields add.
 _BASE = {
     "method": "ensemble",
     "seeds": (0,),
@@ -66,7 +66,7 @@ _WIDTHS = st.dictionaries(
 
 @st.composite
 def near(draw: st.DrawFn, name: str) -> Any:
-    """A value for a field: most of a type that fits, some that are allowed, some of any kind."""
+    """Draws a value for a field, mostly of the fitting type and sometimes of any kind."""
     default = FIELDS[name].default
     if isinstance(default, bool):
         fitting: st.SearchStrategy[Any] = st.booleans()
@@ -84,25 +84,25 @@ def near(draw: st.DrawFn, name: str) -> Any:
 
 @st.composite
 def inputs(draw: st.DrawFn) -> tuple[dict[str, Any], list[Any]]:
-    """Some fields with values, and sometimes width vectors in place of scales."""
+    """Draws values for some fields, and sometimes width vectors in place of scales."""
     names = draw(st.lists(st.sampled_from(sorted(FIELDS)), min_size=1, max_size=3, unique=True))
     vectors = draw(st.one_of(st.just([]), st.just([]), st.lists(_WIDTHS, min_size=1, max_size=3)))
     return {name: draw(near(name)) for name in names}, vectors
 
 
 def check(overrides: dict[str, Any], vectors: list[Any], folder: Path) -> str:
-    """``trained``, or the kind of error; anything but one clear error is raised as it is.
+    """Returns ``trained`` or the kind of the clear error; any other error is raised as it is.
 
     Args:
       overrides: field -> value.
       vectors: contents of width files, if any.
-      folder: for the width files.
+      folder: where the width files are written.
     """
     config = configuration.default()
     try:
         config.update_from_flattened_dict({**_BASE, **overrides})
     except (KeyError, TypeError, ValueError):
-        return "refused by ml_collections"  # As `--config.name=value` would be, with its reason.
+        return "refused by ml_collections"  # As it refuses `--config.name=value`, with the reason.
     for number, vector in enumerate(vectors):
         (folder / f"{number}.json").write_text(json.dumps(vector))
     if vectors:

@@ -1,4 +1,4 @@
-"""The defaults of all fields: the embedded digits with all labels, on which runs are disturbed."""
+"""The configuration of the disturbed runs: all defaults, the embedded digits with all labels."""
 
 from kdjax import config as configuration
 

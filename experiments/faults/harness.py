@@ -1,11 +1,11 @@
-"""Injects faults into real runs and prints what came of them, one line per kind.
+"""Injects faults into real runs and prints the outcomes, one line per kind of fault.
 
 Command:  python experiments/faults/harness.py --out=experiments/faults/results.json
 
-The runs are short ones of `kdjax train` on the embedded digits, in processes of their own. Every
-run that ends properly is compared with an undisturbed one: all results, all lines of metrics and
-the checksums of its checkpoints have to be equal to the last bit. About 200 faults take half an
-hour on two cores; --scale=0.1 tries every kind with a tenth of the faults.
+The runs are short ones of `kdjax train` on the embedded digits, each in its own process. Every run
+that ends properly is compared with an undisturbed run: all results, all lines of metrics and the
+checksums of its checkpoints have to be equal to the last bit. About 200 faults take half an hour on
+two cores; --scale=0.1 tries every kind with a tenth of the faults.
 """
 
 import argparse
@@ -29,7 +29,7 @@ import kdjax
 
 Kind = Callable[[Job, int, random.Random], Iterator[Trial]]
 
-# What is tried, and how often.
+# Kind of fault -> the function that injects it, and how often.
 KINDS: dict[str, tuple[Kind, int]] = {
     "kills": (interruptions.kills, 100),
     "signals": (interruptions.signals, 8),
@@ -44,8 +44,9 @@ KINDS: dict[str, tuple[Kind, int]] = {
     "divergence": (inputs.divergence, 6),
     "files": (inputs.untrusted, 12),
 }
-# Kinds whose runs differ: how many devices an undisturbed run to compare with has, and overrides.
-# Rounding must not be what decides about a run on other devices: small steps keep it small.
+# Kinds whose runs differ from the others: the number of devices of the undisturbed run, and
+# overrides. The learning rate is small because sums over another number of devices round
+# differently, and large steps would make this difference grow.
 RUNS: dict[str, tuple[int, tuple[str, ...]]] = {
     "peers": (2, ()),
     "devices": (8, ("--config.schedule.learning_rate=0.01",)),
@@ -76,7 +77,7 @@ def main() -> int:
 
 
 def run(folder: Path, chosen: argparse.Namespace) -> list[Trial]:
-    """The trials of all chosen kinds."""
+    """Runs and returns the trials of all chosen kinds."""
     jobs: dict[tuple[int, tuple[str, ...]], Job] = {}
     trials: list[Trial] = []
     for name in chosen.kinds.split(","):
@@ -95,7 +96,7 @@ def run(folder: Path, chosen: argparse.Namespace) -> list[Trial]:
 
 
 def save(path: Path, trials: list[Trial], chosen: argparse.Namespace) -> None:
-    """Writes all trials, and what they were made with."""
+    """Writes all trials, with the command, settings and versions that made them."""
     content = {
         "command": " ".join(["python", *sys.argv]),
         "settings": vars(chosen) | {"folder": None, "out": None},

@@ -1,4 +1,4 @@
-"""Data faults, numerical faults and untrusted files: one clear error, or what was asked for."""
+"""Data faults, numerical faults and untrusted files: each has to end in one clear error."""
 
 import json
 import random
@@ -13,7 +13,7 @@ from trial import Trial
 
 
 def bad_data(job: Job, count: int, chance: random.Random) -> Iterator[Trial]:
-    """Sets that are broken in some way: refused in one line that names the place."""
+    """Broken data sets, which have to be refused with one line that names the place."""
     for number in range(count):
         fault, (make, expected) = list(_DATA.items())[number % len(_DATA)]
         folder = job.workdir("data")
@@ -27,7 +27,7 @@ def bad_data(job: Job, count: int, chance: random.Random) -> Iterator[Trial]:
 
 
 def changed_data(job: Job, count: int, chance: random.Random) -> Iterator[Trial]:
-    """One pixel or label of the set changes between two halves of a run: refused."""
+    """One pixel or label changes between two halves of a run: the second half must be refused."""
     for number in range(count):
         folder = job.workdir("changed")
         folder.mkdir()
@@ -51,7 +51,7 @@ def changed_data(job: Job, count: int, chance: random.Random) -> Iterator[Trial]
 
 
 def divergence(job: Job, count: int, chance: random.Random) -> Iterator[Trial]:
-    """A learning rate that ends in infinities, under each policy: named, and an end to it."""
+    """A learning rate that diverges, under each policy: the run has to name the step and stop."""
     for number in range(count):
         policy = ("stop", "skip", "rollback")[number % 3]
         done = job.run(
@@ -67,7 +67,7 @@ def divergence(job: Job, count: int, chance: random.Random) -> Iterator[Trial]:
 
 
 def untrusted(job: Job, count: int, chance: random.Random) -> Iterator[Trial]:
-    """Files that would run code, escape or fill memory if they were believed."""
+    """Files that would run code, overflow the stack or fill memory if they were trusted."""
     for number in range(count):
         fault, make = list(_FILES.items())[number % len(_FILES)]
         folder = job.workdir("untrusted")

@@ -1,4 +1,4 @@
-"""Interruptions: kills at any moment, signals, a dead peer, another number of devices."""
+"""Interruptions: kills at any moment, signals, a dead peer process, another number of devices."""
 
 import json
 import random
@@ -14,7 +14,7 @@ from trial import Trial
 
 
 def kills(job: Job, count: int, chance: random.Random) -> Iterator[Trial]:
-    """Kill -9 at random moments, start to end; every run is started again until it is finished."""
+    """Kill -9 at random moments from start to end; every run is restarted until it finishes."""
     done = 0
     duration = _duration(job)
     while done < count:
@@ -22,7 +22,7 @@ def kills(job: Job, count: int, chance: random.Random) -> Iterator[Trial]:
         here: list[tuple[int, int]] = []
         while True:
             process = job.start(workdir)
-            # Enough are left to do that most runs are killed several times.
+            # Most runs are killed several times. After the last kill the run may finish.
             delay = chance.uniform(0.0, duration) if done + len(here) < count else 1e9
             if wait(process, delay):
                 if process.returncode:
@@ -34,13 +34,13 @@ def kills(job: Job, count: int, chance: random.Random) -> Iterator[Trial]:
             here.append((before, latest_step(workdir)))
         wrong = job.wrong_numbers(workdir)
         for before, after in here:
-            # A checkpoint that was there before a kill is there after it.
+            # A kill must not remove the newest checkpoint: if it does, steps count as lost.
             yield Trial("kill -9", True, wrong == 0, max(0, before - after), wrong)
         done += len(here)
 
 
 def signals(job: Job, count: int, chance: random.Random) -> Iterator[Trial]:
-    """SIGTERM and Ctrl-C at random moments of training: saved, said, and continued."""
+    """SIGTERM and Ctrl-C at random moments: the run has to save, say so, and continue later."""
     for number in range(count):
         kind = (signal.SIGTERM, signal.SIGINT)[number % 2]
         workdir = job.workdir("signalled")
@@ -65,9 +65,9 @@ def signals(job: Job, count: int, chance: random.Random) -> Iterator[Trial]:
 
 
 def dead_peers(job: Job, count: int, chance: random.Random) -> Iterator[Trial]:
-    """One of two processes is killed: the other ends and says so, and both continue.
+    """One of two processes is killed: the other has to end and say why; a restart continues both.
 
-    Two processes of one device each give what one process gives with two devices.
+    Two processes with one device each must give the same results as one process with two devices.
     """
     for number in range(count):
         workdir = job.workdir("peers")
@@ -81,7 +81,7 @@ def dead_peers(job: Job, count: int, chance: random.Random) -> Iterator[Trial]:
         seconds = time.monotonic() - started
         if not ended:
             survivor.kill()
-        # Where the first process was killed, JAX may notice before us, and ends this one itself.
+        # If the first process was killed, JAX may notice before kdjax does and end the second one.
         text = Path(f"{workdir}.log").read_text()
         said = "cannot go on" in text or "another task died" in text
         before = latest_step(workdir)
@@ -94,7 +94,7 @@ def dead_peers(job: Job, count: int, chance: random.Random) -> Iterator[Trial]:
 
 
 def device_counts(job: Job, count: int, chance: random.Random) -> Iterator[Trial]:
-    """A run that goes on with another number of devices, and back."""
+    """A run that continues on another number of devices, twice."""
     for number in range(count):
         workdir = job.workdir("devices")
         counts = ((8, 2, 8), (2, 8, 1))[number % 2]
@@ -119,11 +119,11 @@ def device_counts(job: Job, count: int, chance: random.Random) -> Iterator[Trial
 
 
 def _difference(job: Job, workdir: Path) -> float:
-    """The largest between losses, relative to themselves, in the last three epochs.
+    """Returns the largest relative difference of the losses in the last three epochs.
 
-    Sums over devices round differently. Where an activation lies within rounding of zero its
-    gradient differs altogether, and training makes more of that with every step. In the epochs
-    that were interrupted lines of metrics average over other steps.
+    Sums over another number of devices round differently. If an activation is within rounding of
+    zero, its gradient can differ completely, and this difference grows with every step. The epochs
+    that were interrupted are left out: their lines of metrics average over other steps.
     """
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     losses = [
@@ -134,7 +134,7 @@ def _difference(job: Job, workdir: Path) -> float:
 
 
 def _duration(job: Job) -> float:
-    """Seconds of an undisturbed run from start to end, with compiled programs in the cache."""
+    """Returns the seconds of an undisturbed run, with compiled programs in the cache."""
     started = time.monotonic()
     job.run(job.workdir("timed"))
     return time.monotonic() - started

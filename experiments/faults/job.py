@@ -1,4 +1,4 @@
-"""A short real training run, what it must end with, and how it is run."""
+"""A short real training run: how it is run, and which outcome it must have."""
 
 import json
 import os
@@ -29,7 +29,7 @@ OVERRIDES = (
 )
 STEPS = 126
 RUN = "ensemble-seed0"
-# A run that says nothing for so long is taken for hanging.
+# A process that should end by itself counts as hanging after this time.
 HANG_SECONDS = 60
 
 
@@ -37,11 +37,11 @@ class Job:
     """Runs of one configuration under ``folder``, each in a workdir of its own.
 
     Attributes:
-      expected: what an undisturbed run ends with (:func:`outcome`).
+      expected: the :func:`outcome` of the undisturbed run.
     """
 
     def __init__(self, folder: Path, devices: int = 1, overrides: Sequence[str] = ()):
-        """Makes the undisturbed run, which also fills the cache of compiled programs."""
+        """Runs the job undisturbed, which also fills the cache of compiled programs."""
         self.folder = folder
         self._overrides = (*OVERRIDES, *overrides)
         self.environment = os.environ | {
@@ -58,7 +58,7 @@ class Job:
         self.expected = outcome(workdir)
 
     def workdir(self, name: str) -> Path:
-        """A new one that is not there yet."""
+        """Returns a new path, which does not exist yet."""
         self._count += 1
         return self.folder / f"{name}-{self._count}"
 
@@ -68,9 +68,10 @@ class Job:
         ]  # fmt: skip
 
     def start(self, workdir: Path, *more: str, devices: int = 0) -> subprocess.Popen:
-        """A run in the background; its output goes to a file beside the workdir.
+        """Starts a run in the background; its output goes to a file beside the workdir.
 
-        It takes a pipe and us to write it: a run whose disk is full can still speak.
+        The output passes through a pipe and this process writes the file, so that a run whose disk
+        is full can still report errors.
         """
         process = subprocess.Popen(
             self.command(workdir, *more),
@@ -88,7 +89,7 @@ class Job:
         return process
 
     def run(self, workdir: Path, *more: str) -> subprocess.CompletedProcess:
-        """A run to its end."""
+        """Runs the job to its end."""
         return subprocess.run(
             self.command(workdir, *more),
             env=self.environment,
@@ -98,9 +99,10 @@ class Job:
         )
 
     def wrong_numbers(self, workdir: Path, *, metrics: bool = True) -> int:
-        """How many numbers of a finished run differ from the undisturbed one's.
+        """Returns how many numbers of a finished run differ from the undisturbed run's.
 
-        A signal ends a line of metrics early: then lines cannot be compared (``metrics=False``).
+        After a signal a line of metrics covers fewer steps, so that lines of metrics cannot be
+        compared: pass ``metrics=False``.
         """
         found = outcome(workdir)
         if not metrics:
@@ -109,14 +111,14 @@ class Job:
 
 
 def _virtual(devices: int) -> dict[str, str]:
-    """That many devices; other flags stay, such as those that make compiling quick."""
+    """Returns XLA_FLAGS for that many devices; keeps other flags, for example for fast compile."""
     name = "--xla_force_host_platform_device_count"
     others = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if name not in flag]
     return {"XLA_FLAGS": " ".join([*others, f"{name}={devices}"])}
 
 
 def outcome(workdir: Path) -> dict[str, Any]:
-    """Everything that a run ends with and that must not depend on its history."""
+    """Returns everything in a finished workdir that must not depend on interruptions."""
     results = json.loads((workdir / "results.json").read_text())
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
@@ -137,7 +139,7 @@ def outcome(workdir: Path) -> dict[str, Any]:
 
 
 def differences(expected: Any, found: Any) -> int:
-    """How many leaves of two JSON values differ, exactly."""
+    """Returns how many leaves of two JSON values are not exactly equal."""
     if isinstance(expected, dict) and isinstance(found, dict):
         return sum(differences(expected.get(k), found.get(k)) for k in {**expected, **found})
     if isinstance(expected, list) and isinstance(found, list):
@@ -148,20 +150,20 @@ def differences(expected: Any, found: Any) -> int:
 
 
 def latest_step(workdir: Path, kind: str = "last") -> int:
-    """The newest finished checkpoint; -1 if there is none."""
+    """Returns the step of the newest finished checkpoint, or -1 if there is none."""
     folder = workdir / "checkpoints" / RUN / kind
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     return max((int(name) for name in names if name.isdecimal()), default=-1)
 
 
 def limit_files(process: subprocess.Popen, size: int | None) -> None:
-    """Makes every file of a running process end at so many bytes, as a full disk does."""
+    """Limits the size in bytes of every file of a running process, as a full disk does."""
     limit = resource.RLIM_INFINITY if size is None else size
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 
 
 def until_step(workdir: Path, step: int, *processes: subprocess.Popen) -> None:
-    """Waits until training has written something past ``step``, or a process has ended."""
+    """Waits until training has logged a step after ``step``, or until a process has ended."""
     metrics = workdir / "metrics.jsonl"
     while all(process.poll() is None for process in processes):
         lines = metrics.read_text().count('"kind": "train"') if metrics.exists() else 0
@@ -171,7 +173,7 @@ def until_step(workdir: Path, step: int, *processes: subprocess.Popen) -> None:
 
 
 def wait(process: subprocess.Popen, seconds: float) -> bool:
-    """Whether the process ended by itself in time."""
+    """Returns whether the process ended by itself within ``seconds``."""
     try:
         process.wait(min(seconds, 10 * HANG_SECONDS))
     except subprocess.TimeoutExpired:
@@ -180,12 +182,12 @@ def wait(process: subprocess.Popen, seconds: float) -> bool:
 
 
 def copy(source: Path, target: Path) -> Path:
-    """A workdir copied, without its lock."""
+    """Copies a workdir without its lock; returns ``target``."""
     shutil.copytree(source, target, ignore=shutil.ignore_patterns(".lock"))
     return target
 
 
 def last_line(text: str) -> str:
-    """The last line that says something."""
+    """Returns the last line that is not blank, or an empty string."""
     lines = [line for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else ""

@@ -1,4 +1,4 @@
-"""Storage: damaged checkpoints, a full disk, a workdir that cannot be written or is taken."""
+"""Storage faults: damaged checkpoints, a full disk, a workdir that is read-only or in use."""
 
 import contextlib
 import functools
@@ -33,14 +33,15 @@ from kdjax.train.run import workdir as workdirs
 from kdjax.train.run.checkpoint import CheckpointError, Checkpoints
 from kdjax.train.tasks.experiment import resolve
 
-# How much of the disk is left while it is full.
+# The size of the largest file that a run can write while the disk is full.
 _LEFT_BYTES = 600
 
 
 def damaged_checkpoints(job: Job, count: int, chance: random.Random) -> Iterator[Trial]:
-    """A file of the newest checkpoint is harmed: the one before it is used, or no harm is done.
+    """A file of the newest checkpoint is damaged: recovery has to find a good checkpoint.
 
-    Every state that comes back is compared with the one that was saved, number for number.
+    That is the checkpoint before it, or the newest one if the damage does not matter. Every
+    restored state is compared with the saved one, number by number.
     """
     half = _half_done(job)
     good = {step: _read(half, step) for step in (latest_step(half), _previous(half))}
@@ -55,7 +56,7 @@ def damaged_checkpoints(job: Job, count: int, chance: random.Random) -> Iterator
             continue
         step, state, warnings = found
         wrong = sum(int((a != b).any()) for a, b in zip(state, good[step], strict=True))
-        # A file that does not matter may be gone without a word; a step may not.
+        # No message is needed if the newest step was recovered; a lost step must be named.
         named = step == newest or str(workdir) in warnings
         lost = 0 if step in (newest, _previous(half)) else newest - step
         yield Trial(f"checkpoint {fault}", named, True, lost, wrong, note=f"{harmed}: {warnings}")
@@ -63,7 +64,7 @@ def damaged_checkpoints(job: Job, count: int, chance: random.Random) -> Iterator
 
 
 def resumed_after_damage(job: Job, count: int, chance: random.Random) -> Iterator[Trial]:
-    """The same, by the command itself, to the end of the run; metrics are cut mid-line too."""
+    """The same damage, but the command itself resumes to the end; metrics are cut mid-line too."""
     half = _half_done(job)
     for number in range(count):
         _, harm = list(_HARMS.items())[number % len(_HARMS)]
@@ -83,7 +84,7 @@ def resumed_after_damage(job: Job, count: int, chance: random.Random) -> Iterato
 
 
 def full_disks(job: Job, count: int, chance: random.Random) -> Iterator[Trial]:
-    """The disk fills up in the middle of training, and has room again, or not."""
+    """The disk fills up in the middle of training; every second time it stays full."""
     for number in range(count):
         for_ever = number % 2 == 1
         workdir = job.workdir("full")
@@ -96,7 +97,8 @@ def full_disks(job: Job, count: int, chance: random.Random) -> Iterator[Trial]:
             ended = wait(process, 2 * HANG_SECONDS)
             text = Path(f"{workdir}.log").read_text()
             kept = latest_step(workdir) >= before
-            # Training itself went on; what could not be written at its end is an error.
+            # Training continues on a full disk. The error comes at the end, if something was not
+            # written.
             detected = ended and process.returncode == 2 and "could not be written" in text
             finished = kept and job.run(workdir).returncode == 0
         else:
@@ -114,13 +116,14 @@ def refused_workdirs(job: Job, count: int, chance: random.Random) -> Iterator[Tr
     for number in range(count):
         workdir = job.workdir("taken")
         if number % 2:
-            done = job.run(Path("/sys/kdjax-run"))  # A file system that nobody can write.
+            done = job.run(Path("/sys/kdjax-run"))  # Nobody can create a folder in /sys.
             refused = done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
             yield Trial("read-only workdir", refused, refused, note=last_line(done.stderr))
             continue
         first = job.start(workdir)
         until_step(workdir, chance.randrange(60), first)
-        first.send_signal(signal.SIGSTOP)  # Else it would be done before the second one starts.
+        # Stop the first run: otherwise it could finish before the second one starts.
+        first.send_signal(signal.SIGSTOP)
         second = job.run(workdir)
         first.send_signal(signal.SIGCONT)
         refused = second.returncode == 2 and "in use by another process" in second.stderr
@@ -130,7 +133,7 @@ def refused_workdirs(job: Job, count: int, chance: random.Random) -> Iterator[Tr
 
 
 def _half_done(job: Job) -> Path:
-    """A workdir that stopped after a few checkpoints."""
+    """Returns the workdir of a run that was killed after a few checkpoints."""
     workdir = job.workdir("half")
     process = job.start(workdir)
     until_step(workdir, 90, process)
@@ -145,7 +148,7 @@ def _previous(workdir: Path) -> int:
 
 
 def _recover(workdir: Path, half: Path) -> tuple[int, list[Any], str] | None:
-    """What a run would go on from: step, arrays, and what was said; None if nothing."""
+    """Returns the step, arrays and messages of the checkpoint a run would use, or None."""
     said = io.StringIO()
     handler = logging.StreamHandler(said)
     logging.getLogger().addHandler(handler)
@@ -159,7 +162,7 @@ def _recover(workdir: Path, half: Path) -> tuple[int, list[Any], str] | None:
 
 
 def _read(workdir: Path, step: int) -> list[Any]:
-    """The arrays of one checkpoint, of a copy in which it is the newest."""
+    """Returns the arrays of one checkpoint, read from a copy in which it is the newest."""
     import jax
 
     copied = copy(workdir, workdir.with_name(f"{workdir.name}-step{step}"))
@@ -186,7 +189,7 @@ def _template(workdir: Path) -> tuple[TrainState, dict[str, Any]]:
 
 
 def _some_file(step: Path, chance: random.Random) -> Path:
-    """Mostly one with contents that matter: chosen in proportion to its size."""
+    """Draws a file with probability proportional to its size, so that it mostly matters."""
     files = sorted(path for path in step.rglob("*") if path.is_file())
     return chance.choices(files, [path.stat().st_size + 200 for path in files])[0]
 

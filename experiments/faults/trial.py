@@ -1,4 +1,4 @@
-"""What came of one injected fault, and the table of all."""
+"""The outcome of one injected fault, and the table of all outcomes."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,13 +9,13 @@ class Trial:
     """One injected fault.
 
     Attributes:
-      fault: its kind.
-      detected: whether kdjax said so, or had nothing to notice because nothing was harmed.
-      recovered: whether the run came to its proper end afterwards, or was refused as it should.
+      fault: the kind of fault.
+      detected: whether kdjax reported the fault, or did not have to because nothing was damaged.
+      recovered: whether the run then finished properly, or was refused if it should be refused.
       lost_steps: steps lost beyond the last checkpoint.
-      wrong_numbers: numbers in the end that differ from an undisturbed run's.
-      seconds: until the process ended, at most, where it had to end by itself.
-      note: what happened, for a person.
+      wrong_numbers: how many final numbers differ from those of an undisturbed run.
+      seconds: until the process ended by itself, if it had to; otherwise 0.
+      note: a description for the reader.
     """
 
     fault: str
@@ -32,7 +32,7 @@ class Trial:
 
 
 def table(trials: Sequence[Trial]) -> str:
-    """One line per kind of fault, and one of sums, in Markdown."""
+    """Returns a Markdown table with one line per kind of fault, and one of sums."""
     header = (
         "fault",
         "tried",

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# All hosts of a TPU pod slice: TPU=name ZONE=zone experiments/launch/tpu_pod.sh gs-or-nfs-workdir
-# Each host needs a checkout of kdjax as its working directory.
+# Runs kdjax on all hosts of a TPU pod slice:
+#   TPU=name ZONE=zone experiments/launch/tpu_pod.sh gs-or-nfs-workdir
 #
-# The workdir has to be a directory that the first host can write (NFS, a mounted bucket).
+# Each host needs a checkout of kdjax as its working directory. The workdir has to be a directory
+# that the first host can write to (NFS, a mounted bucket).
 set -eu
 workdir=${1:?usage: TPU=name ZONE=zone tpu_pod.sh WORKDIR}
 gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=all --command="

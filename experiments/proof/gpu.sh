@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Studies on an accelerator, for as long as it is there; the same command goes on where it was cut.
+# Runs studies on an accelerator until it is taken away. The same command continues after a stop.
 #
 #     TFDS_DATA_DIR=DIR experiments/proof/gpu.sh KEPT [SECONDS] [STUDY...]
 #
-# KEPT is a directory that outlives the machine: results and the last checkpoints are copied there
-# after every study, and taken from there at the start; `summarize.py --workdir=KEPT` adds them to
-# the page. SECONDS: all studies together are stopped
-# after so many (default 3000).
-# OVERRIDES: further --config.a.b=c, but no tuples, to try it at a small size.
+# KEPT is a directory that outlives the machine. Results and the last checkpoints are copied to it
+# after every study, and copied back at the start; `summarize.py --workdir=KEPT` adds them to the
+# page.
+# SECONDS is the time limit for all studies together (default 3000).
+# OVERRIDES has further --config.a.b=c, but no tuples, for example to try studies at a small size.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 kept=${1:?where results are kept}
@@ -17,12 +17,12 @@ studies=("$@")
 [ ${#studies[@]} -gt 0 ] ||
   studies=(cifar10_resnet20 cifar10_searched tin100a_resnet110 cifar10_searched_mobilenet_v2)
 
-# The same path on every machine: rows name the workdirs of searches.
+# The path must be the same on every machine, because rows name the workdirs of searches.
 work=${TMPDIR:-/tmp}/kdjax-proof
 mkdir -p "$kept"
 [ -d "$work" ] || cp -r "$kept" "$work"
 
-keep() { # All but events and the checkpoints that were best.
+keep() { # Copies everything except TensorBoard events and the best checkpoints.
   (cd "$work" && find . \( -name tensorboard -o -name best \) -prune -o -type f -print |
     tar -cf - -T -) | tar -C "$kept" -xf -
 }
@@ -31,7 +31,7 @@ trap keep EXIT
 status=0
 for study in "${studies[@]}"; do
   left=$((seconds - SECONDS)) # Bash counts SECONDS from the start of this script.
-  [ "$left" -gt 0 ] || { # As timeout says it.
+  [ "$left" -gt 0 ] || { # The status that timeout returns.
     status=124
     break
   }

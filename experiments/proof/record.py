@@ -1,4 +1,4 @@
-"""What was measured: a line for each run in ``runs.jsonl``, which outlives the workdirs."""
+"""The record of all runs: one line per run in ``runs.jsonl``, kept when workdirs are deleted."""
 
 import dataclasses
 import json
@@ -10,8 +10,8 @@ from studies import STUDIES
 
 from kdjax import atomic
 
-UNIFORM = "uniform, distilled"  # The rival of a search.
-Accuracies = dict[int, list[float]]  # Of each network by seed, in %.
+UNIFORM = "uniform, distilled"  # The candidate that a searched network is compared with.
+Accuracies = dict[int, list[float]]  # Seed -> accuracy of each network, in %.
 _MADE_WITH = ("device", "processor", "cores", "kdjax", "jax", "python")
 
 
@@ -20,17 +20,17 @@ class Run:
     """Test accuracies, in %, of a row that one command trained.
 
     Attributes:
-      study: its name.
-      row: the row's name.
-      seeds: those that the command trained.
-      setting: ``data``, ``network``, ``labels`` of each class or "all", and ``epochs``.
-      networks: for each seed what the row trained, the widest first.
-      baselines: for each seed what it is compared with, where the command trained that too;
-        otherwise empty.
-      beside: what else it says. Of students, ``ensemble``: their averaged logits, for each seed, or
-        one mean where only that was kept. Of a distillation, ``teacher``. Of a search, for each
-        seed, ``full``, ``found_alone`` and ``costs`` of what was found and of the uniform network.
-      made_with: versions, the kind of device and, of runs since it is known, the processor.
+      study: name of the study.
+      row: name of the row.
+      seeds: the seeds that the command trained.
+      setting: ``data``, ``network``, ``labels`` (a number per class, or "all") and ``epochs``.
+      networks: for each seed the accuracies of the trained networks, the widest first.
+      baselines: for each seed the accuracies to compare with, if the same command trained these
+        networks; otherwise empty.
+      beside: further results. For students ``ensemble``: the accuracy of their averaged logits, for
+        each seed, or one mean if only that was kept. For a distillation ``teacher``. For a search,
+        by seed, ``full``, ``found_alone`` and ``costs`` of the found and the uniform network.
+      made_with: versions, the kind of device and, except in old runs, the processor.
     """
 
     study: str
@@ -44,7 +44,7 @@ class Run:
 
     @classmethod
     def finished(cls, study: str, row: str, workdir: Path) -> Self:
-        """What a finished workdir says."""
+        """Reads the run of a finished workdir."""
         results = json.loads((workdir / "results.json").read_text())
         config = json.loads((workdir / "config.json").read_text())
         task, made = STUDIES[study].rows[row].task, results["made_with"]
@@ -109,7 +109,7 @@ _READERS = {"train": _trained, "distill": _distilled, "search": _searched}
 
 
 def found(workdir: Path) -> list[Run]:
-    """All finished runs of a workdir of ``run.py``."""
+    """Returns all finished runs in a workdir of ``run.py``."""
     return [
         Run.finished(study, row, results.parent)
         for study in STUDIES
@@ -119,25 +119,25 @@ def found(workdir: Path) -> list[Run]:
 
 
 def read(path: Path) -> list[Run]:
-    """The runs of a file; none if it is not there."""
+    """Returns the runs in a file, or an empty list if the file does not exist."""
     lines = path.read_text().splitlines() if path.exists() else []
     return [Run(**json.loads(line)) for line in lines]
 
 
 def write(path: Path, runs: Iterable[Run]) -> None:
-    """One line for each run, by study, row and seeds."""
+    """Writes one line for each run, in the given order."""
     lines = [json.dumps(dataclasses.asdict(run), allow_nan=False) + "\n" for run in runs]
     atomic.write(path, "".join(lines))
 
 
 def merged(recorded: Iterable[Run], finished: Iterable[Run]) -> list[Run]:
-    """Recorded runs and those of a workdir, in the studies' order.
+    """Merges recorded runs and those of a workdir, and sorts them by study, row and seeds.
 
-    A run that has all seeds of a recorded one takes its place; one whose seeds are recorded beside
-    others is left out.
+    A finished run that has all seeds of a recorded run replaces it. A finished run is left out if a
+    recorded run has all its seeds and more.
 
     Raises:
-      ValueError: if a run has some seeds of a recorded one, others not, and not all of them.
+      ValueError: if a finished run has only some of a recorded run's seeds, and also other seeds.
     """
     runs = list(recorded)
     for new in finished:
@@ -159,15 +159,15 @@ def _rows() -> list[tuple[str, str]]:
 
 
 def of_row(runs: Iterable[Run], study: str, row: str) -> list[Run]:
-    """The runs of a row, in the order of their seeds."""
+    """Returns the runs of one row, in their order in ``runs``."""
     return [run for run in runs if (run.study, run.row) == (study, row)]
 
 
 def networks(runs: Iterable[Run]) -> Accuracies:
-    """What a row trained, by seed."""
+    """Returns the accuracies of the networks that a row trained, by seed."""
     return {s: one for run in runs for s, one in zip(run.seeds, run.networks, strict=True)}
 
 
 def baselines(runs: Iterable[Run]) -> Accuracies:
-    """What a row brings to be compared with, by seed."""
+    """Returns the accuracies of the baselines that a row trained itself, by seed."""
     return {s: one for run in runs for s, one in zip(run.seeds, run.baselines, strict=True)}

@@ -1,7 +1,7 @@
 """The rows of studies: what is trained, and what it is compared with.
 
-A row is a set of overrides of one recipe, and is compared with another row of the same seeds. For
-the online ensemble that is ``alone``: the same students, each by itself.
+A row is a set of overrides of one recipe. It is compared with another row of the same seeds. Rows
+of the online ensemble are compared with ``alone``: the same students, each trained by itself.
 """
 
 import dataclasses
@@ -16,13 +16,13 @@ class Row:
     """One kind of run.
 
     Attributes:
-      what: in words.
-      overrides: of the study's recipe. In a text, ``{ROW}`` is the workdir of another row of the
-        same study and seed.
-      task: the command that runs it.
-      against: the row whose students are the baselines; empty for a row that is one. A search
-        brings its own baseline, the network that is thinned uniformly to the same cost; and so does
-        a distillation, its students alone.
+      what: a description in words.
+      overrides: changes to the study's recipe. In a string value, ``{ROW}`` stands for the workdir
+        of another row of the same study and seed.
+      task: the command that runs the row.
+      against: the row whose students are the baselines; empty if the row itself is a baseline. A
+        search trains its own baseline, the network thinned uniformly to the same cost. A
+        distillation does too: its students alone.
     """
 
     what: str
@@ -68,11 +68,12 @@ RULES = {
 
 
 def ablation(strong: Row, shares: Mapping[int, str]) -> dict[str, Row]:
-    """One change at a time to the row ``strong``.
+    """Returns rows that each make one change to the row ``strong``.
 
     Args:
-      strong: that row.
-      shares: in the teacher of the first two, three and four students, as in ``strong``.
+      strong: the row to change.
+      shares: number of students (2, 3 and 4) -> shares in the teacher of these widest students, as
+        in ``strong``.
     """
     changes = {
         "temperature_1": ("temperature 1", {"temperature": 1.0}),
@@ -104,10 +105,10 @@ def ablation(strong: Row, shares: Mapping[int, str]) -> dict[str, Row]:
 
 
 def searched(budgets: Mapping[str, tuple[str, Overrides]]) -> dict[str, Row]:
-    """A search for each budget, and what it found as students of the online ensemble.
+    """Returns a search for each budget, and rows that train the found widths as students.
 
     Args:
-      budgets: the wider first: name -> (in words, overrides of the search).
+      budgets: name -> (description in words, overrides of the search), the wider budget first.
     """
 
     def students(found: str) -> str:

@@ -1,11 +1,11 @@
-"""Trains the rows of a study, seed by seed, in order of value; the same command goes on.
+"""Trains the rows of a study, seed by seed; after a stop the same command continues.
 
     python experiments/proof/run.py --study=cifar10_5000 --workdir=DIR [--rows=alone,soft]
         [--config.epochs=1 ...]
 
-Each row and seed has a workdir of its own, ``DIR/STUDY/ROW/seed0``, or where seeds are quick each
-row, ``DIR/STUDY/ROW/seeds``; whatever is finished there is left as it is, so that a study can be
-cut anywhere.
+Each row and seed has its own workdir, ``DIR/STUDY/ROW/seed0``. If seeds are quick, all seeds of a
+row share one workdir, ``DIR/STUDY/ROW/seeds``. Finished workdirs are left as they are, so that a
+study can be interrupted anywhere. Rows are trained in the order of the study.
 """
 
 import argparse
@@ -25,14 +25,14 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 def command(
     study: Study, row: str, seeds: Sequence[int], folder: Path, overrides: Sequence[str] = ()
 ) -> list[str]:
-    """The command that trains one row; ``overrides`` come last.
+    """Returns the command that trains one row.
 
     Args:
-      study: with the row.
-      row: its name.
-      seeds: all that the command trains, one after another.
-      folder: of the study; each row and seed lies in it.
-      overrides: ``--config.a.b=value``.
+      study: the study that has the row.
+      row: name of the row.
+      seeds: the seeds that the command trains, one after another.
+      folder: the study's folder, which holds the workdirs of its rows and seeds.
+      overrides: ``--config.a.b=value``; these come last in the command.
     """
     wanted = study.rows[row]
     fields = {**study.recipe[wanted.task], **wanted.overrides, "seeds": tuple(seeds)}
@@ -52,21 +52,21 @@ def command(
 
 
 def workdir(folder: Path, row: str, study: Study, seeds: Sequence[int]) -> Path:
-    """Where a row lies: in one directory for all seeds, or in one for each."""
+    """Returns a row's workdir: one directory for all seeds, or one for each seed."""
     return folder / row / ("seeds" if study.one_run else f"seed{seeds[0]}")
 
 
 def finished(path: Path) -> set[int]:
-    """The seeds whose results a workdir has."""
+    """Returns the seeds whose results a workdir has."""
     results = path / "results.json"
     return set(json.loads(results.read_text())["seeds"]) if results.exists() else set()
 
 
 def finish(arguments: Sequence[str]) -> int:
-    """Runs a command to its end; SIGTERM is passed on, and waited for while the command saves.
+    """Runs a command to its end; passes SIGTERM on and waits while the command saves.
 
     Returns:
-      Its exit status; as a shell would say it, 143, if it was asked to stop.
+      The command's exit status, or 143, as in a shell, if SIGTERM arrived.
     """
     child = subprocess.Popen(arguments)
     asked = []
@@ -84,7 +84,7 @@ def finish(arguments: Sequence[str]) -> int:
 
 
 def seed_range(text: str) -> range:
-    """Seeds as the command line names them: ``3`` for 0, 1 and 2; ``6:12`` for 6 to 11."""
+    """Parses seeds from the command line: ``3`` means 0, 1 and 2; ``6:12`` means 6 to 11."""
     first, _, end = text.rpartition(":")
     seeds = range(int(first or 0), int(end))
     if not seeds or seeds[0] < 0:

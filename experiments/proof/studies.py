@@ -1,4 +1,4 @@
-"""What is measured: studies, and the rows of each, fixed before they are trained."""
+"""The studies and their rows, which are fixed before they are trained."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -22,14 +22,15 @@ class Study:
     """A question that is answered by rows on one data set with one recipe.
 
     Attributes:
-      question: what is asked.
-      config: file under configs/ of each task.
-      recipe: overrides that the rows of a task share.
-      rows: by name, those first that others need.
-      seeds: how many seeds are meant, from 0.
-      one_run: whether one run of a row has all seeds, where they are quick.
-      baselines: the study whose rows are compared with; empty: this one.
-      reference: a row of it, a control or what the others change, that they are set against too.
+      question: the question in words.
+      config: task -> its file under configs/.
+      recipe: task -> overrides that all rows of the task share.
+      rows: rows by name; a row comes after the rows that it needs.
+      seeds: how many seeds are planned; they count from 0.
+      one_run: whether one run trains all seeds of a row, because seeds are quick.
+      baselines: the study that has the baseline rows; empty: this study.
+      reference: a row of the baselines' study that all rows are also compared with: a control, or
+        the row that the others change.
     """
 
     question: str
@@ -156,7 +157,7 @@ STUDIES: Mapping[str, Study] = {
     "cifar10_50000": Study(
         "And with all 45,000 labels outside validation?",
         {"train": "cifar10_resnet20.py"},
-        # At half width a row takes under two hours of one core.
+        # At half width a row takes less than two hours on one core.
         {"train": {**_RESNET8, "network_width": 0.5, "epochs": 30}},
         ONLINE,
         1,
@@ -276,7 +277,8 @@ STUDIES: Mapping[str, Study] = {
         },
         {
             **_HALF_AND_QUARTER,
-            # What the first finds has more FLOPs than the uniform network; the second has not.
+            # The first search finds a network with more FLOPs than the uniform one; the second
+            # limits FLOPs too.
             **{
                 name: Row(
                     f"searched at a tenth of the {words}",
@@ -296,7 +298,7 @@ STUDIES: Mapping[str, Study] = {
         "And the second paper's network and budget, on the embedded digits?",
         {"search": "search_digits.py"},
         {
-            # The rate was chosen on a validation split, where this network has 97 % with it.
+            # The learning rate was chosen on a validation split, where it gives this network 97 %.
             "search": {
                 **_QUIET,
                 "network": "mobilenet_v2",

@@ -1,9 +1,9 @@
-"""Makes ``summary.json``, ``tables.md`` and a figure of each study from what was measured.
+"""Makes ``summary.json``, ``tables.md`` and a figure for each study from the recorded runs.
 
     python experiments/proof/summarize.py [--workdir=DIR]
 
-Finished runs of a workdir are first added to ``runs.jsonl``, which has those of earlier workdirs. A
-row counts for the seeds that it and the row it is compared with have both finished.
+Finished runs of a workdir are first added to ``runs.jsonl``, which already has the runs of earlier
+workdirs. A row counts for the seeds that both it and the row it is compared with have finished.
 """
 
 import argparse
@@ -26,7 +26,8 @@ HEAD = """# All rows that are finished
 
 Test accuracy in %, gains in points with 95 % intervals over seeds. s1 is the widest student.
 `average of all` is the students' averaged logits, with their shares in the teacher of the row."""
-# What the page shows of each student: data in words -> study and row, beside the control `stem`.
+# Panels of the figure with the gains of each student: title -> study and row. Each panel also shows
+# the control row `stem`.
 HEADLINES = {
     "digits, 200 images": ("digits_rules", "strong"),
     "CIFAR-10, 5,000 images": ("cifar10_5000", "strong"),
@@ -36,7 +37,7 @@ HEADLINES = {
 
 
 def compare(name: str, row: str, runs: Sequence[Run]) -> dict[str, Any] | None:
-    """One entry of ``summary.json``; None if no seed is finished in both rows."""
+    """Returns one entry of ``summary.json``, or None if no seed is finished in both rows."""
     study = STUDIES[name]
     wanted = study.rows[row]
     own = record.of_row(runs, name, row)
@@ -51,7 +52,7 @@ def compare(name: str, row: str, runs: Sequence[Run]) -> dict[str, Any] | None:
     if not seeds:
         return None
     distilled = np.array([trained[seed] for seed in seeds])
-    # Where the thinnest are left out, the others are compared.
+    # A row may leave out the thinnest students: compare only the students it has.
     baseline = np.array([baselines[seed] for seed in seeds])[:, : distilled.shape[1]]
     gains = distilled - baseline
     return {
@@ -83,7 +84,7 @@ def compare(name: str, row: str, runs: Sequence[Run]) -> dict[str, Any] | None:
 def further(
     study: Study, row: str, trained: Accuracies, reference: Sequence[Run]
 ) -> dict[str, dict[str, Any]]:
-    """What a row gains beyond the study's reference, on average over the students that it has."""
+    """Returns a row's gain over the study's reference row, as a mean over the row's students."""
     if row == study.reference:
         return {}
     accuracies = record.networks(reference)
@@ -99,9 +100,9 @@ def further(
 
 
 def beside(runs: Sequence[Run], task: str) -> dict[str, Any]:
-    """What else a row says, in %: of the teacher, of the structure alone, or of all students.
+    """Returns a row's other accuracies, in %: teacher, found structure alone, or ensemble.
 
-    Of searches also what the networks cost, one for each seed.
+    For searches also the costs of the networks, one for each seed.
     """
     if task != "search":
         seeds = [len(run.seeds) for run in runs]
@@ -128,9 +129,9 @@ def beside(runs: Sequence[Run], task: str) -> dict[str, Any]:
 
 
 def rounded(value: Any) -> Any:
-    """All numbers of an entry to six decimals, so that every machine writes the same."""
+    """Rounds all numbers of an entry to six decimals, so that every machine writes the same."""
     if isinstance(value, float):
-        return round(value, 6) + 0.0  # No -0.
+        return round(value, 6) + 0.0  # Turns -0.0 into 0.0.
     if isinstance(value, dict):
         return {name: rounded(one) for name, one in value.items()}
     return [rounded(one) for one in value] if isinstance(value, list) else value
@@ -155,7 +156,7 @@ def _labelled(entry: dict[str, Any]) -> str:
 
 
 def table(entries: list[dict[str, Any]]) -> str:
-    """Markdown: a row for each ensemble, gains in points with 95 % intervals."""
+    """Returns Markdown with a row for each ensemble: gains in points with 95 % intervals."""
     widest = max(entries, key=lambda entry: len(entry["students"]))
     count = len(widest["students"])
     references = {entry["beyond"]["row"] for entry in entries if "beyond" in entry}
@@ -178,7 +179,7 @@ def table(entries: list[dict[str, Any]]) -> str:
 
 
 def search_table(entries: list[dict[str, Any]]) -> str:
-    """Markdown: a row for each search, accuracies in %, costs, the gain over uniform thinning."""
+    """Returns Markdown with a row for each search: accuracies in %, costs, gain over uniform."""
     head = ["full", "found, distilled", "found, alone", UNIFORM, "found over uniform"]
     head += [f"{cost}, found and uniform" for cost in ("parameters", "million MACs")]
     lines = [f"| | {' | '.join(head)} |", "| --- |" + " ---: |" * len(head)]
@@ -197,7 +198,7 @@ def search_table(entries: list[dict[str, Any]]) -> str:
 
 
 def draw(name: str, entries: list[dict[str, Any]], path: Path) -> Path:
-    """Mean gains over students with their intervals, a line for each row of a study."""
+    """Draws the gains averaged over students, with intervals, one line for each row of a study."""
     figure, (axis,) = new_figure(1, size=(8.0, 1.2 + 0.4 * len(entries)))
     for place, entry in enumerate(entries):
         gain = entry["mean_gain"]
@@ -212,7 +213,7 @@ def draw(name: str, entries: list[dict[str, Any]], path: Path) -> Path:
 
 
 def draw_students(entries: Sequence[dict[str, Any]], path: Path) -> None:
-    """Gains of each student with their intervals, a panel for each headline that is there."""
+    """Draws each student's gain with its interval, a panel for each headline in ``entries``."""
     by_name = {entry["name"]: entry for entry in entries}
     panels = {
         words: (study, row)
@@ -269,7 +270,7 @@ def main() -> None:
         entries += found
     draw_students(entries, options.out / "gains.png")
     text = json.dumps({"experiments": entries}, indent=2, allow_nan=False)
-    # The values of all seeds stand on one line.
+    # Write lists of numbers, such as the values of all seeds, on one line.
     text = re.sub(r"\[[-\d.,\se]+\]", lambda numbers: " ".join(numbers[0].split()), text)
     (options.out / "summary.json").write_text(text + "\n")
     (options.out / "tables.md").write_text("\n\n".join(page) + "\n")

@@ -1,4 +1,4 @@
-"""The sliced network against the searched one, on real images."""
+"""Compares the sliced network with the searched one, on real images."""
 
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,13 @@ from kdjax.train.tasks.structure import find_structure
 def sliced_against_searched(
     config: ml_collections.ConfigDict, workdir: Path, summary: dict[str, Any], images: int = 256
 ) -> float:
-    """Largest difference of the logits on training images, over the largest logit.
+    """Returns the largest difference of the logits on training images, over the largest logit.
 
     Args:
-      config: of the search.
-      workdir: that it was run in.
-      summary: its results.
-      images: how many.
+      config: configuration of the search.
+      workdir: workdir of the search.
+      summary: results of the search.
+      images: how many training images.
     """
     experiment = resolve(config)
     budget = resolve_budget(experiment)

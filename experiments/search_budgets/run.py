@@ -1,9 +1,9 @@
-"""Budgets of every kind on networks of every kind: what a search keeps, and what it is worth.
+"""Measures what a search keeps, and what that is worth, for all kinds of budgets and networks.
 
-For each network one teacher, trained by its first search; then a search for every setting: all
-blocks at once, one after another, with frozen blocks, with two targets, in multiples of 4, in
-latency. What was found is distilled from fresh weights beside the uniform network of equal cost.
-The same command goes on where it stopped.
+Each network has one teacher, trained by its first search. Then every setting is searched: all
+blocks at once, one block after another, with frozen blocks, with two targets, in multiples of 4,
+and with a latency target. The found network is distilled from fresh weights beside the uniform
+network of equal cost. The same command continues where it stopped.
 
 Command:  python experiments/search_budgets/run.py --workdir=DIR --out=experiments/search_budgets
 """
@@ -24,7 +24,8 @@ from kdjax import models
 from kdjax.bench import LayerSettings, bench_layers, time_network
 from kdjax.train import search
 
-# The larger ones are narrowed, so that the whole table takes hours on two cores, not days.
+# Network -> factor of its widths. Large networks are narrowed, so that the whole table takes hours
+# on two cores, not days.
 NETWORKS = {
     "resnet20": 1.0,
     "mobilenet_v2": 0.25,
@@ -36,12 +37,12 @@ HALF = {"search.target.flops": 0.5}
 SETTINGS: dict[str, dict[str, Any]] = {
     "joint": HALF,
     "sequential": {**HALF, "search.schedule": "sequential"},
-    "frozen": HALF,  # And the network's first block, by its name.
+    "frozen": HALF,  # `make_config` also freezes the network's first block.
     "two targets": {**HALF, "search.target.params": 0.3},
     "multiple of 4": {**HALF, "search.multiple": 4},
     "latency": {"search.target.flops": 0.0, "search.target.latency": 0.7},
 }
-IMAGES = 64  # In the batch whose time is measured.
+IMAGES = 64  # In the batch whose latency is measured.
 
 
 def main() -> None:
@@ -71,7 +72,7 @@ def main() -> None:
 
 
 def row(name: str, setting: str, path: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Searches one network with one setting; what the table shows of it."""
+    """Searches one network with one setting; returns its row of the table."""
     config = make_config(name, setting, options)
     first = path.parent / "joint"
     if setting != "joint":
@@ -121,7 +122,7 @@ def row(name: str, setting: str, path: Path, options: argparse.Namespace) -> dic
 
 
 def make_config(name: str, setting: str, options: argparse.Namespace) -> Any:
-    """The search's own defaults on the embedded digits, but for what the row is about."""
+    """Returns the search's defaults on the embedded digits, with the changes of this row."""
     config = configuration.search_default()
     config.update_from_flattened_dict(
         {

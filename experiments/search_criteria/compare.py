@@ -1,8 +1,9 @@
-"""The criteria of a search at equal budget: what each keeps, and what that is worth.
+"""Compares the criteria of a search at equal budget: what each keeps, and what that is worth.
 
-One teacher; then for every seed a search with each criterion, of the same length and budget. All
-structures of a seed, and the one multiplier that keeps the budget without a search, are distilled
-side by side in one compiled step, from fresh weights. Nothing here looks at the test split.
+One teacher is trained. For every seed there is one search per criterion, all of the same length and
+budget. The structures found with a seed, and the uniform network (one width multiplier that meets
+the budget without a search), are distilled side by side in one compiled step, from fresh weights.
+The test split is never used.
 
 Command:  python experiments/search_criteria/compare.py --out=experiments/search_criteria
 """
@@ -64,7 +65,7 @@ def main() -> None:
 
 
 def make_config(criterion: str, options: argparse.Namespace) -> Any:
-    """A search of the default network on the embedded digits."""
+    """Returns the configuration of a search of the default network on the embedded digits."""
     config = configuration.search_default()
     config.update_from_flattened_dict(
         {
@@ -86,7 +87,7 @@ def make_config(criterion: str, options: argparse.Namespace) -> Any:
 
 
 def train_teacher(experiment: Experiment) -> dict[str, Any]:
-    """Host variables of the full network."""
+    """Trains the full network; returns its variables on the host."""
     feed = experiment.feed()
     config = stage_config(experiment.config, experiment.config.teacher.epochs)
     runner = experiment.runner("independent", feed, config)
@@ -111,7 +112,7 @@ class Search:
         )
 
     def structure(self, seed: int) -> Structure:
-        """What the search finds from the teacher's weights, with batches drawn from ``seed``."""
+        """Searches from the teacher's weights, with batches drawn from ``seed``."""
         start = {kind: {"student_1": tree} for kind, tree in self.teacher.items()}
         state = self.runner.initial_state(seed).replace(**start)
         state = run(self.runner, state, self.experiment.config.search.epochs)
@@ -121,7 +122,7 @@ class Search:
 def distil(
     experiment: Experiment, teacher: dict[str, Any], found: dict[str, Structure], seed: int
 ) -> dict[str, Any]:
-    """Widths, costs and validation accuracy of each structure and the uniform one."""
+    """Returns widths, costs and validation accuracy of each structure and the uniform one."""
     widths = {name: structure.compact for name, structure in found.items()}
     widths[UNIFORM] = found["scale"].uniform
     config = stage_config(experiment.config, experiment.config.distil.epochs)
@@ -148,7 +149,7 @@ def distil(
 
 
 def run(runner: Runner, state: TrainState, epochs: int) -> TrainState:
-    """All steps from a host state to the device state at the end."""
+    """Runs all steps from a host state; returns the final state on the devices."""
     state, step = runner.place(state), 0
     for epoch in range(1, epochs + 1):
         inputs = runner.epoch(state, step)
@@ -160,7 +161,7 @@ def run(runner: Runner, state: TrainState, epochs: int) -> TrainState:
 
 
 def alone(state: TrainState, number: int) -> dict[str, Any]:
-    """The variables of one student, as those of the network itself."""
+    """Returns the variables of one student under the names of a network of its own."""
     return {
         kind: jax.tree.map(np.asarray, tree[f"student_{number}"])
         for kind, tree in state.variables.items()
@@ -168,7 +169,7 @@ def alone(state: TrainState, number: int) -> dict[str, Any]:
 
 
 def summarize(records: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Means over seeds, and paired differences from the uniform network in points."""
+    """Returns means over seeds, and paired differences from the uniform network in points."""
     summary = {}
     for name in (*CRITERIA, UNIFORM):
         scores = [100 * record[name]["accuracy"] for record in records]
@@ -185,7 +186,7 @@ def summarize(records: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def table(summary: dict[str, dict[str, Any]]) -> str:
-    """Markdown."""
+    """Returns the summary as a Markdown table."""
     lines = [
         "| criterion | parameters | validation accuracy | minus uniform, points |",
         "| --- | ---: | ---: | ---: |",

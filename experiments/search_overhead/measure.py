@@ -1,8 +1,8 @@
-"""What the penalty and its controller add to a training step.
+"""Measures the time that the penalty and its controller add to a training step.
 
-Three steps of the same full network on the same images, timed in turn: of the teacher's own
-training; of a student with a frozen teacher; the same under the search's controller. Dispatches of
-the three alternate, so that a noisy machine disturbs all alike.
+Three training steps of the same full network on the same images are timed in turn: the teacher's
+own training, a student with a frozen teacher, and this student under the search's controller.
+Dispatches of the three alternate, so that a noisy machine disturbs all alike.
 
 Command:  python experiments/search_overhead/measure.py --network=resnet20 --out=overhead.json
 """
@@ -49,14 +49,14 @@ def main() -> None:
             started = time.perf_counter()
             states[name], metrics, steps = runner.steps(states[name], inputs, taken[name], 10**6)
             jax.block_until_ready((states[name], metrics))
-            if number >= 2:  # The first two compile and warm up.
+            if number >= 2:  # The first two rounds compile and warm up.
                 times[name].append((time.perf_counter() - started) / steps)
             taken[name] += steps
     print(report(options, times))
 
 
 def make_runners(options: argparse.Namespace) -> dict[str, Runner]:
-    """The three steps, ready to compile, on generated images."""
+    """Returns runners of the three training steps, not compiled yet, on generated images."""
     config = configuration.search_default()
     config.update_from_flattened_dict(
         {
@@ -115,7 +115,10 @@ def make_runners(options: argparse.Namespace) -> dict[str, Runner]:
 
 
 def report(options: argparse.Namespace, times: dict[str, list[float]]) -> str:
-    """JSON; ratios are medians of the ratios of neighbouring dispatches, with their quartiles."""
+    """Returns the results as JSON and writes them if ``options.out`` names a file.
+
+    Ratios are medians of the ratios of neighbouring dispatches, with their quartiles.
+    """
 
     def ratio(first: str, second: str) -> dict[str, float]:
         values = np.divide(times[first], times[second])

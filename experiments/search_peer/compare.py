@@ -1,7 +1,7 @@
-"""`kdjax search` beside Torch-Pruning: same network, images, budget and epochs, seed by seed.
+"""Compares `kdjax search` with Torch-Pruning: same network, images, budget and epochs, by seed.
 
 Every seed has its own full network, search and fine-tuning on both sides. Nothing is chosen on the
-test split. The same command goes on where it stopped.
+test split. The same command continues where it stopped.
 
 Command:  python experiments/search_peer/compare.py --workdir=DIR --torch_python=PATH \\
               --out=experiments/search_peer
@@ -28,7 +28,7 @@ from kdjax.train import search
 from kdjax.train.tasks.experiment import read_dataset
 
 RIVAL = Path(__file__).with_name("rival.py")
-# As the study digits_searched of experiments/proof, at its tightest budget.
+# As in the study digits_searched of experiments/proof, at its smallest budget.
 SETTINGS = {
     "network_width": 0.625,
     "data.test": 0.8,
@@ -43,7 +43,8 @@ SETTINGS = {
     "evaluation.every_epochs": 50,
     "log.tensorboard": False,
 }
-# The row that the others are compared with: the peer's method with both of its ways to do better.
+# The row that the others are compared with: the peer with both of its better options, global
+# pruning and a teacher.
 PEER = "Torch-Pruning, global, distilled"
 
 
@@ -67,18 +68,18 @@ def main() -> None:
 
 
 def settings(seed: int, start: str) -> ml_collections.ConfigDict:
-    """A search of the default network on few digits."""
+    """Returns the configuration of a search of the default network on few digits."""
     config = configuration.search_default()
     config.update_from_flattened_dict({**SETTINGS, "seeds": (seed,), "distil.start": start})
     return config
 
 
 def networks(folder: Path, seed: int) -> dict[str, dict[str, float]]:
-    """What `kdjax search` makes of one seed: name -> params, macs and test accuracy."""
+    """Runs `kdjax search` with one seed; returns name -> params, macs and test accuracy."""
     found = {}
     for start in ("fresh", "slim"):
         config = settings(seed, start)
-        if start == "slim":  # The same teacher, and so the same search.
+        if start == "slim":  # Take the same teacher, so that the search is the same too.
             config.teacher.workdir = str(folder / f"fresh{seed}")
         summary = search(config, folder / f"{start}{seed}")
         if start == "fresh":
@@ -93,7 +94,7 @@ def _numbers(network: dict[str, Any]) -> dict[str, float]:
 
 
 def rivals(folder: Path, seed: int, python: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """What Torch-Pruning makes of one seed, and its versions."""
+    """Runs Torch-Pruning with one seed; returns its networks by name, and its versions."""
     path = folder / f"rival{seed}.json"
     if not path.exists():
         path.write_text(_run_rival(folder, seed, python))
@@ -140,7 +141,7 @@ def _run_rival(folder: Path, seed: int, python: str) -> str:
 
 
 def summarize(runs: Sequence[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
-    """Means over seeds, and how far each row is from the peer, with 95 % intervals."""
+    """Returns means over seeds, and each row's difference from the peer, with 95 % intervals."""
 
     def percent(name: str) -> np.ndarray:
         return 100 * np.array([run[name]["accuracy"] for run in runs])
@@ -160,7 +161,7 @@ def summarize(runs: Sequence[dict[str, Any]]) -> dict[str, dict[str, float | Non
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
-    """As Markdown."""
+    """Returns the rows as a Markdown table."""
     lines = [
         f"| network | parameters | MACs | accuracy | minus {PEER}, points |",
         "| --- | ---: | ---: | ---: | ---: |",

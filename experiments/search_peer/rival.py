@@ -1,8 +1,9 @@
 """The rival of a search: Torch-Pruning on the same network and images, for as many epochs.
 
-Needs PyTorch, Torch-Pruning and NumPy, and nothing of kdjax; ``compare.py`` writes the data and
-calls it. Trains the full network; then prunes it channel by channel while it goes on training,
-until it has the share of parameters that is asked for; then fine-tunes what is left. Prints JSON.
+This program needs PyTorch, Torch-Pruning and NumPy, but not kdjax; ``compare.py`` writes the data
+and starts it. It trains the full network. It then prunes the network channel by channel while
+training continues, until the asked share of parameters is left, and fine-tunes the rest. It prints
+JSON.
 """
 
 import argparse
@@ -22,10 +23,9 @@ from torch import nn
 sys.path.append(str(Path(__file__).resolve().parents[1] / "throughput"))
 from peer import ConvNorm, Student
 
-STEPS = 400  # Of the pruner from all channels to none.
-DESCENT = (
-    0.7  # Share of the pruning epochs over which parameters are led down, as in `kdjax search`.
-)
+STEPS = 400  # Pruner steps from all channels to none.
+# Share of the pruning epochs in which the number of parameters falls, as in `kdjax search`.
+DESCENT = 0.7
 
 
 class Network(nn.Module):
@@ -41,7 +41,7 @@ class Network(nn.Module):
 
 
 class Recipe:
-    """One seed's training on one set, with the recipe of the search that it is compared with."""
+    """Training with one seed on one data set, with the recipe of the search to compare with."""
 
     def __init__(self, data: dict[str, np.ndarray], recipe: dict, seed: int):
         self.recipe = recipe
@@ -51,7 +51,7 @@ class Recipe:
             torch.from_numpy((data[f"{split}_images"] / 255 - mean) / deviation).float()[:, None]
             for split in ("train", "test")
         )
-        # What is beyond the border is a black pixel.
+        # Padding is black: this is the normalised value of a black pixel.
         self.border = -mean / deviation
         self.labels = torch.from_numpy(data["train_labels"]).long()
         self.test_labels = torch.from_numpy(data["test_labels"]).long()
@@ -65,7 +65,7 @@ class Recipe:
         constant_rate: float = 0.0,
         after_step: Callable[[int, int], nn.Module | None] = lambda step, steps: None,
     ) -> None:
-        """SGD with Nesterov momentum; cosine with warm-up, or a constant rate."""
+        """Trains with SGD and Nesterov momentum; cosine rate with warm-up, or a constant rate."""
         recipe, batch = self.recipe, self.recipe["batch_size"]
         per_epoch = math.ceil(len(self.images) / batch)
         steps, warmup = epochs * per_epoch, recipe["warmup_epochs"] * per_epoch
@@ -103,7 +103,7 @@ class Recipe:
                 optimizer = self._optimizer(network, optimizer)
 
     def _optimizer(self, network: nn.Module, before: torch.optim.SGD | None = None):
-        """SGD that decays kernels alone; what has been pruned starts without momentum."""
+        """Returns SGD that decays kernels only; momentum of pruned parameters starts from zero."""
         decayed = [p for name, p in network.named_parameters() if p.ndim > 1]
         others = [p for name, p in network.named_parameters() if p.ndim <= 1]
         optimizer = torch.optim.SGD(
@@ -136,7 +136,7 @@ class Recipe:
 
     @torch.no_grad()
     def accuracy(self, network: nn.Module) -> float:
-        """On the test images."""
+        """Returns the accuracy on the test images."""
         network.eval()
         right = network(self.test_images).argmax(-1) == self.test_labels
         return right.float().mean().item()
@@ -145,15 +145,15 @@ class Recipe:
 def pruned(
     full: nn.Module, recipe: Recipe, share: float, *, everywhere: bool, teacher: nn.Module | None
 ) -> nn.Module:
-    """The full network, pruned while it trains and then fine-tuned.
+    """Returns a copy of the full network, pruned while it trains and then fine-tuned.
 
     Args:
-      full: trained.
-      recipe: of the training.
-      share: of the parameters that stay.
-      everywhere: whether channels of all layers are compared with each other; else each group loses
-        the same share.
-      teacher: of the soft targets, or None.
+      full: the trained full network.
+      recipe: the training recipe.
+      share: share of the parameters to keep.
+      everywhere: whether channels of all layers are compared with each other; otherwise each group
+        loses the same share.
+      teacher: network that gives soft targets, or None.
     """
     network = copy.deepcopy(full)
     target = share * size(full)
@@ -169,7 +169,7 @@ def pruned(
     )
 
     def lead_down(step: int, steps: int) -> bool:
-        """Prunes to where the number of parameters is planned to be at this step."""
+        """Prunes to the number of parameters planned for this step; returns whether it pruned."""
         left = max(0.0, 1 - step / (DESCENT * steps))
         planned, changed = target + left * (size(full) - target), False
         while size(network) > planned and pruner.current_step < STEPS:
@@ -192,7 +192,7 @@ def pruned(
 
 
 def size(network: nn.Module) -> int:
-    """Number of parameters."""
+    """Returns the number of parameters."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 
@@ -221,7 +221,7 @@ def main() -> None:
 
 
 def describe(network: nn.Module, recipe: Recipe) -> dict:
-    """Its size, the channels of its normalised layers in order, and its accuracy."""
+    """Returns a network's size, MACs, channels of its normalised layers in order, and accuracy."""
     norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
     return {
         "params": size(network),

@@ -1,14 +1,15 @@
-"""Whether the peer computes what kdjax computes: one training step on the same weights and images.
+"""Checks that the peer and kdjax compute the same training step on the same weights and images.
 
-The kdjax half, here, writes parameters, a batch and everything its step computes to npz files, one
-for each of several batches. The PyTorch half, ``check_peer.py``, computes it again in float64 and
-float32. Augmented images, logits, each term of the loss, the loss, all gradients and the
-optimiser's first update are compared; exit status 1 if a difference, relative to an array's largest
-entry, is above the tolerance.
+This program, the kdjax half, writes parameters, a batch and everything its step computes to npz
+files, one for each of several batches. The PyTorch half, ``check_peer.py``, computes the step again
+in float64 and float32. Augmented images, logits, each term of the loss, the loss, all gradients and
+the optimiser's first update are compared. The exit status is 1 if a difference, relative to an
+array's largest entry, is above the tolerance.
 
-Where an activation lies within rounding of zero, float32 and float64 may take different sides of
-the ReLU, which moves some gradients by a percent. A mistake shows in every batch, such a chance in
-few: for each array the smallest difference of all batches counts, and the JSON has all of them.
+If an activation is within rounding of zero, float32 and float64 may take different sides of the
+ReLU, which changes some gradients by a percent. A real mistake shows in every batch, but this
+effect only in few. Therefore the smallest difference over the batches counts for each array; the
+JSON has all differences.
 
 Command:  python experiments/throughput/check.py --network=resnet20 --out=check.json
 """
@@ -40,7 +41,8 @@ from kdjax.train.program.optimizer import make_optimizer
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     options.add_job(parser)
-    # Few activations: with 32 images of 32 x 32 some lies within rounding of zero in every batch.
+    # Small batches have few activations: with 32 images of 32 x 32, every batch has an activation
+    # within rounding of zero.
     parser.set_defaults(network="resnet20", batch=8, image_size=16)
     parser.add_argument("--execution", default="sequential", help="a value of compute.execution")
     parser.add_argument("--torch_python", default=sys.executable, help="one that has PyTorch")
@@ -70,7 +72,7 @@ def main() -> int:
         side: {name: min(values) for name, values in found[side].items()}
         for side in ("kdjax", "torch_float32")
     }
-    # A comparison with NaN is False, too.
+    # `<=` is False for NaN, so that NaN does not pass.
     passed = all(value <= chosen.tolerance for value in smallest["kdjax"].values())
     content = {
         "passed": passed,
@@ -93,7 +95,7 @@ def main() -> int:
 
 
 def compute(chosen: argparse.Namespace) -> Iterator[dict[str, np.ndarray]]:
-    """The step by kdjax's own functions, as named arrays, on one batch after another."""
+    """Computes the step with kdjax's own functions; yields named arrays for each batch."""
     scales = options.student_scales(chosen)
     workload = Workload(
         network=chosen.network,
@@ -153,7 +155,7 @@ def compute(chosen: argparse.Namespace) -> Iterator[dict[str, np.ndarray]]:
 
 
 def make_batch(rng: np.random.Generator, batch: int, classes: int, shape: tuple[int, int, int]):
-    """Raw images with what augments them, and kdjax's batch of them."""
+    """Returns raw images with their random crops and flips, and kdjax's batch of them."""
     count = 2 * batch
     raw = {
         "raw_images": rng.integers(0, 256, (count, *shape), dtype=np.uint8),
@@ -169,7 +171,7 @@ def make_batch(rng: np.random.Generator, batch: int, classes: int, shape: tuple[
 
 
 def group(differences: dict[str, float]) -> dict[str, float]:
-    """The largest difference of each kind: ``gradient/student_1/...`` counts as ``gradient``."""
+    """Returns the largest difference of each kind: ``gradient/student_1/...`` is a ``gradient``."""
     worst: dict[str, float] = {}
     for name, value in differences.items():
         kind = name.split("/")[0]
@@ -178,7 +180,7 @@ def group(differences: dict[str, float]) -> dict[str, float]:
 
 
 def _disturb(rng: np.random.Generator, name: str, leaf: np.ndarray) -> np.ndarray:
-    """Scales and biases away from 1 and 0, where mistakes about them would not show."""
+    """Moves scales and biases away from 1 and 0, because mistakes do not show at these values."""
     if name == "kernel":
         return leaf
     return (leaf + 0.2 * rng.normal(size=leaf.shape)).astype(np.float32)

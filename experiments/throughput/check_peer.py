@@ -1,7 +1,8 @@
-"""The PyTorch half of ``check.py``: computes the steps that npz files hold, and compares.
+"""The PyTorch half of ``check.py``: computes the steps stored in npz files and compares results.
 
-Prints JSON: ``torch``, its version; and ``kdjax`` and ``torch_float32``, for each array and file
-the largest difference from the peer in float64, relative to the array's largest entry.
+Prints JSON. ``torch`` is the version of PyTorch. ``kdjax`` and ``torch_float32`` have, for each
+array and file, the largest difference from the peer in float64, relative to the array's largest
+entry.
 """
 
 import json
@@ -32,7 +33,7 @@ def main() -> None:
 
 
 def compute(given: dict[str, np.ndarray], dtype: torch.dtype) -> dict[str, np.ndarray]:
-    """The step in PyTorch; arrays are named and laid out as kdjax's."""
+    """Computes the step in PyTorch; returns arrays with kdjax's names and memory layout."""
     tensors = {
         name: torch.as_tensor(given[name])
         for name in ("raw_images", "indices", "offsets", "flips", "images", "labels")
@@ -53,7 +54,7 @@ def compute(given: dict[str, np.ndarray], dtype: torch.dtype) -> dict[str, np.nd
     }
     peer.load(model, before)
     named = peer.named_parameters(model)
-    # The very images that kdjax saw: a difference in rounding is not one of the step.
+    # Use the augmented images of kdjax: then their rounding does not count as an error of the step.
     loss, terms, logits = model(
         tensors["images"].permute(0, 3, 1, 2).to(dtype), tensors["labels"].long()
     )
@@ -67,19 +68,19 @@ def compute(given: dict[str, np.ndarray], dtype: torch.dtype) -> dict[str, np.nd
     }
     trainer.optimizer.step()
     for path, tensor in named.items():
-        # In float32 the difference of old and new would be rounded to nothing.
+        # In float32 rounding removes most digits of this small difference; in float64 it does not.
         result[f"update/{path}"] = as_kdjax(tensor) - before[path]
     return result
 
 
 def as_kdjax(tensor: torch.Tensor) -> np.ndarray:
-    """[out, in, h, w] -> [h, w, in, out]; [out, in] -> [in, out]; vectors as they are."""
+    """[out, in, h, w] -> [h, w, in, out]; [out, in] -> [in, out]; vectors stay as they are."""
     array = tensor.detach().numpy().copy()  # The optimiser changes tensors in place.
     return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
 
 
 def difference(value: np.ndarray, expected: np.ndarray) -> float:
-    """The largest, relative to the largest entry that is expected."""
+    """Returns the largest difference, relative to the largest expected entry."""
     if value.shape != expected.shape:
         sys.exit(f"shapes differ: {value.shape} and {expected.shape}")
     scale = np.abs(expected).max() or 1.0

@@ -1,19 +1,19 @@
-"""kdjax against the peer in PyTorch: images a second of the same training step, taken in turn.
+"""Compares kdjax with the peer in PyTorch: images per second of the same step, taking turns.
 
-Each contestant is a process of its own. All start one after another and take their first step;
-then rounds A B C A B C ... of equally many steps follow, so that one works at a time and a noisy
-machine disturbs all alike. A contestant that cannot run is reported with its error.
+Each contestant is a separate process. All start one after another and take their first step. Then
+rounds A B C A B C ... with the same number of steps follow, so that only one works at a time and a
+noisy machine disturbs all alike. A contestant that cannot run is reported with its error.
 
     python experiments/throughput/compare.py --network=resnet20 --executions=auto,sequential \\
         --out=compare.json
     python experiments/throughput/compare.py --device=cuda --network=resnet110 --batch=128 \\
         --dtypes=float32,bfloat16 --out=compare.json
 
-On a processor, PyTorch's threads spin until all have done their share of an operation. Beside
-another program two of them may come to lie on one core, and all is ten times slower: compare on a
-quiet machine, and believe a number only where the cores that PyTorch kept busy are nearly as many
-as its threads. Where the machine cannot be had alone, --torch_environment=OMP_WAIT_POLICY=PASSIVE
-or --threads=1 are steadier.
+On a CPU, PyTorch's threads spin until all have done their share of an operation. If another program
+runs, two of these threads may share one core, and everything becomes ten times slower. Compare on a
+quiet machine, and trust a number only if PyTorch kept nearly as many cores busy as it has threads.
+If the machine is shared, --torch_environment=OMP_WAIT_POLICY=PASSIVE or --threads=1 give steadier
+numbers.
 """
 
 import argparse
@@ -81,7 +81,7 @@ def main() -> int:
 
 
 def choose(chosen: argparse.Namespace, cache: str) -> list[Contestant]:
-    """The contestants that the options name, float32 before bfloat16."""
+    """Returns the contestants that the options name, in the order of ``--dtypes``."""
     common = options.job(chosen) | {"device": chosen.device, "tf32": chosen.tf32}
     found = []
     for dtype in names(chosen.dtypes) or [chosen.dtype]:
@@ -107,20 +107,21 @@ def choose(chosen: argparse.Namespace, cache: str) -> list[Contestant]:
 
 
 def settings(chosen: argparse.Namespace) -> dict[str, Any]:
-    """The options that may change a number."""
+    """Returns the options that may change a result."""
     elsewhere = ("torch_python", "caches", "out")
     return {name: value for name, value in vars(chosen).items() if name not in elsewhere}
 
 
 def names(text: str) -> list[str]:
-    """The words between commas."""
+    """Returns the words between commas."""
     return [word for word in text.split(",") if word]
 
 
 def evaluate(results: Sequence[Result], steps: int, batch: int) -> dict[str, dict[str, Any]]:
-    """For each contestant its images a second, and how often faster it is than each of PyTorch's.
+    """Returns, for each contestant, images per second and its speed relative to PyTorch's.
 
-    Ratios above 1 say that it is faster; they are medians over rounds, with their quartiles.
+    A ratio above 1 means faster than that contestant in PyTorch. Ratios are medians over rounds,
+    with their quartiles.
     """
     peers = [result for result in results if result.name.startswith("torch") and result.seconds]
     content: dict[str, dict[str, Any]] = {}
@@ -143,7 +144,7 @@ def evaluate(results: Sequence[Result], steps: int, batch: int) -> dict[str, dic
 
 
 def table(content: dict[str, dict[str, Any]]) -> str:
-    """The evaluation for people; errors of those that failed below it."""
+    """Returns the evaluation as a table of text, followed by the errors of failed contestants."""
     peers = [
         name for name, entry in content.items() if name.startswith("torch") and entry["seconds"]
     ]

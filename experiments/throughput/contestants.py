@@ -1,4 +1,4 @@
-"""How the workers of both libraries are started: command and environment."""
+"""Commands and environments that start the workers of both libraries."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ _FOLDER = Path(__file__).resolve().parent
 
 @contextlib.contextmanager
 def caches(kept: str = "") -> Iterator[str]:
-    """A directory for what is compiled: one that is kept, or an empty one that is not."""
+    """Yields a directory for compiled programs: ``kept``, or an empty one that is removed later."""
     if kept:
         yield kept
         return
@@ -34,25 +34,26 @@ def kdjax(
     virtual_devices: int = 0,
     **flags: object,
 ) -> Contestant:
-    """A worker of ``kdjax_worker.py``, in the environment that the command ``kdjax`` gives itself.
+    """Returns a worker of ``kdjax_worker.py``, with the environment that command ``kdjax`` sets.
 
     Args:
-      name: in tables.
-      cache: of :func:`caches`.
+      name: name in tables.
+      cache: the directory from :func:`caches`.
       device: ``cpu`` or ``cuda``.
-      tf32: whether float32 convolutions and products may use it, on CUDA.
-      virtual_devices: pretend that the processor is so many devices; 0: do not.
-      flags: of the worker.
+      tf32: whether float32 convolutions and products may use TF32 on CUDA.
+      virtual_devices: number of virtual devices of the CPU; 0: none.
+      flags: flags of the worker.
     """
     own = "JAX_COMPILATION_CACHE_DIR"
     given = {variable: value for variable, value in os.environ.items() if variable != own}
     changed = {"JAX_PLATFORMS": {"cpu": "cpu", "cuda": "cuda,cpu"}[device]}
     if device == "cuda":
-        changed["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # Others stand by on the same GPU.
+        # Other contestants hold memory of the same GPU while they wait.
+        changed["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     if virtual_devices:
         flag = f"--xla_force_host_platform_device_count={virtual_devices}"
         changed["XLA_FLAGS"] = f"{given.get('XLA_FLAGS', '')} {flag}".strip()
-        # On few cores XLA starts too few threads for devices to wait for each other.
+        # On few cores XLA starts too few threads: virtual devices wait for each other.
         changed["NPROC"] = str(max(16, records.usable_cores()))
     changed |= process.tuned(given | changed, Path(cache) / name / "jax")
     precision = {"JAX_DEFAULT_MATMUL_PRECISION": None if tf32 else "float32"}
@@ -69,22 +70,22 @@ def torch(
     environment: Mapping[str, str] | None = None,
     **flags: object,
 ) -> Contestant:
-    """A worker of ``torch_worker.py``.
+    """Returns a worker of ``torch_worker.py``.
 
     Args:
-      name: in tables.
+      name: name in tables.
       python: an interpreter that has PyTorch.
-      cache: of :func:`caches`.
+      cache: the directory from :func:`caches`.
       device: ``cpu`` or ``cuda``.
       environment: further variables.
-      flags: of the worker.
+      flags: flags of the worker.
     """
     folder = Path(cache) / name
     changed = {
         "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
         "TRITON_CACHE_DIR": str(folder / "triton"),
     }
-    # What kdjax asks of malloc is no part of either library: both have it.
+    # The malloc settings that kdjax chooses are part of neither library: give them to both.
     tuned = process.tuned({"JAX_PLATFORMS": device}, folder)
     if "GLIBC_TUNABLES" in tuned:
         changed["GLIBC_TUNABLES"] = tuned["GLIBC_TUNABLES"]

@@ -1,8 +1,9 @@
-"""Where a step on a processor spends its time: its convolutions one by one, beside PyTorch's.
+"""Times the convolutions of a training step on a CPU one by one, in kdjax and in PyTorch.
 
-The convolutions are those of the step itself: kdjax's from the jaxpr of its forward pass, students
-packed as they run, and the peer's from its modules. Each is run by itself, with its operands ready:
-forward, gradient of its input, gradient of its kernel. Times of a kind are added up over the step.
+The convolutions are those of the step itself. kdjax's are read from the jaxpr of its forward pass,
+with students packed as in training; the peer's are read from its modules. Each convolution is run
+by itself, with its operands ready: forward, gradient of its input, gradient of its kernel. Times of
+each kind are summed over the step.
 
     python experiments/throughput/convolutions.py --network=resnet20 --batch=64 \\
         --torch_python=PATH --out=experiments/throughput/cpu_convolutions.json
@@ -24,7 +25,7 @@ KINDS = ("forward", "input gradient", "kernel gradient")
 
 
 class Convolution(NamedTuple):
-    """One shape: pixels of the input's side, its channels and the result's, kernel, stride."""
+    """A shape: input height in pixels, input and output channels, kernel size, stride."""
 
     pixels: int
     inputs: int
@@ -50,11 +51,11 @@ def main() -> None:
     if chosen.side:
         print(json.dumps(_measure(chosen)))
         return
-    import contestants  # Of kdjax, which the other side does without.
+    import contestants  # It imports kdjax, which the PyTorch side does not have.
 
     host, rounds = records.host(), collections.defaultdict(list)
     with contestants.caches("") as cache:
-        sides = (  # For what they change of the environment.
+        sides = (  # Only their environments and interpreters are used.
             contestants.kdjax("kdjax", cache=cache),
             contestants.torch("torch", cache=cache, python=chosen.torch_python),
         )
@@ -71,12 +72,12 @@ def main() -> None:
 
 
 def _measure(chosen: argparse.Namespace) -> list[dict[str, Any]]:
-    """Seconds of each convolution of one side, by kind."""
+    """Returns the seconds of each convolution of one side, by kind."""
     layers, prepare = {"kdjax": _of_kdjax, "torch": _of_torch}[chosen.side](chosen)
     found = []
     for place, (layer, count) in enumerate(layers.items()):
         runs = prepare(layer, chosen.batch)
-        if place == 0:  # The stem's: nobody asks for the gradient of the images.
+        if place == 0:  # The stem: training needs no gradient of the images.
             del runs["input gradient"]
         seconds = {kind: _seconds(run, chosen.seconds) for kind, run in runs.items()}
         found.append({**layer._asdict(), "count": count, "seconds": seconds})
@@ -187,7 +188,7 @@ def _of_torch(chosen: argparse.Namespace) -> tuple[dict[Convolution, int], Calla
 
 
 def _seconds(run: Callable, limit: float) -> float:
-    """The median of as many calls as the limit takes, five at least."""
+    """Returns the median time of as many calls as fit into ``limit`` seconds, at least five."""
     run()
     taken, end = [], time.perf_counter() + limit
     while len(taken) < 5 or time.perf_counter() < end:
@@ -198,7 +199,7 @@ def _seconds(run: Callable, limit: float) -> float:
 
 
 def _median(runs: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Layers with the median of the rounds' times."""
+    """Returns the layers with the medians of their times over the rounds."""
     return [
         own[0]
         | {
@@ -212,7 +213,7 @@ def _median(runs: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
 
 
 def _rows(sides: dict[str, list[dict[str, Any]]]) -> list[tuple[str, ...]]:
-    """Milliseconds of a step by kind and side, and how many convolutions a forward pass has."""
+    """Returns table rows: ms of a step by kind and side, and convolutions in a forward pass."""
     names = list(sides)
     rows = [("ms a step", *names)]
     for kind in (*KINDS, "all"):

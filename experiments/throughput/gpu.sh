@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# What is measured on a machine with a GPU, each part with a JSON of its own in this folder:
+# Runs all measurements for a machine with a GPU. Each part writes its own JSON to this folder:
 #
 #   experiments/throughput/gpu.sh                     all parts
 #   experiments/throughput/gpu.sh check compare       some of them
 #
 # Variables: PYTHON (with kdjax[cuda]) and TORCH_PYTHON (with PyTorch for CUDA; default: the same);
-# EXECUTIONS of kdjax and PEERS of PyTorch to compare; OUT, a folder; TIMEOUT of each start and
-# turn, in seconds; ROUNDS. A part that fails does not stop the others.
+# EXECUTIONS of kdjax and PEERS of PyTorch to compare; OUT, the folder for the JSON files; TIMEOUT
+# of each start and turn, in seconds; ROUNDS. A part that fails does not stop the others.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -29,7 +29,7 @@ check() {
   part "$python" $here/check.py --torch_python="$torch_python" --out="$out/gpu_check.json"
 }
 
-compare() { # Name of the JSON, then further options.
+compare() { # Arguments: the name of the JSON, then further options.
   part "$python" $here/compare.py --device=cuda --network=resnet110 --executions="$executions" \
     --peers="$peers" --torch_python="$torch_python" --rounds="$rounds" --timeout="$timeout" \
     --out="$out/gpu_$1.json" "${@:2}"

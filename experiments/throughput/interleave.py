@@ -1,4 +1,4 @@
-"""Contestants measured in turn, A B C A B C ...: a noisy machine disturbs all alike."""
+"""Measures contestants in turn, A B C A B C ..., so that a noisy machine disturbs all alike."""
 
 import contextlib
 import dataclasses
@@ -11,14 +11,14 @@ from worker import Contestant, Turn, Worker, WorkerError
 
 @dataclasses.dataclass
 class Result:
-    """What became of one contestant.
+    """The result of one contestant.
 
     Attributes:
-      name: the contestant's.
-      record: what its worker said when it was ready; empty if it never was.
-      seconds: of each round.
-      cpu_seconds: of each round, on all cores together.
-      error: why it could not go on; empty if it could.
+      name: name of the contestant.
+      record: the worker's message when it was ready; empty if it never was.
+      seconds: wall time of each round.
+      cpu_seconds: CPU time of each round, summed over all cores.
+      error: why the contestant failed; empty if it did not.
     """
 
     name: str
@@ -36,24 +36,24 @@ def measure(
     timeout: float,
     say: Callable[[str], None] = lambda text: None,
 ) -> tuple[int, list[Result]]:
-    """Starts all, one after another, then has them take turns; one that fails drops out.
+    """Starts all contestants one after another, then lets them take turns; a failed one drops out.
 
     Args:
-      contestants: with different names.
+      contestants: contestants with different names.
       rounds: how many turns each has.
-      seconds: what a turn lasts for the fastest of them, about.
-      timeout: of a start and of a turn, in seconds.
-      say: is told what happens.
+      seconds: about how long a turn of the fastest contestant lasts.
+      timeout: limit for a start and for a turn, in seconds.
+      say: called with progress messages.
 
     Returns:
-      ``(steps, results)``: the steps of a turn, the same for all, and a result for each.
+      ``(steps, results)``: steps per turn, the same for all, and a result for each contestant.
     """
     results = {contestant.name: Result(contestant.name) for contestant in contestants}
     with contextlib.ExitStack() as stack:
         workers: dict[str, Worker] = {}
 
         def attempt(name: str, action: Callable[[], Any]) -> Any:
-            """What the action returns; None if it fails, with the contestant out of the race."""
+            """Returns the action's result; if it fails, drops the contestant and returns None."""
             try:
                 return action()
             except (WorkerError, OSError) as error:
@@ -79,13 +79,15 @@ def measure(
             return attempt(name, lambda: workers[name].run(steps, timeout))
 
         whole = math.lcm(*(results[name].record["steps_per_dispatch"] for name in workers))
-        for _ in range(2):  # The second round counts: the first may still allocate or tune.
+        # Only the second round is used: the first may still allocate memory or tune kernels.
+        for _ in range(2):
             warm = [turn(name, whole) for name in list(workers)]
         steps = settle([taken.seconds / whole for taken in warm if taken], seconds, whole)
         say(f"{steps} steps a turn")
         for _ in range(rounds):
             for name in list(workers):
-                # Not counted: training has no pauses, and the first step after one is slower.
+                # The first turn is not counted: a step after a pause is slower, and training has no
+                # pauses.
                 taken = turn(name, whole) and turn(name, steps)
                 if taken:
                     results[name].seconds.append(taken.seconds)
@@ -94,7 +96,7 @@ def measure(
 
 
 def settle(seconds_per_step: Sequence[float], seconds: float, whole: int = 1) -> int:
-    """Steps of a turn that lasts about ``seconds`` for the fastest, a multiple of ``whole``.
+    """Returns the steps of a turn of about ``seconds`` for the fastest, a multiple of ``whole``.
 
     >>> settle([0.1, 0.5], 1.0)
     10

@@ -20,12 +20,12 @@ def main() -> None:
     parser.add_argument("--method", default="ensemble", choices=("ensemble", "independent"))
     parser.add_argument("--threads", type=int, default=0, help="cores to run on; 0: all")
     chosen = parser.parse_args()
-    worker.limit_cores(chosen.threads)  # Before jax counts them.
+    worker.limit_cores(chosen.threads)  # Before jax counts the cores.
     worker.serve(lambda: prepare(chosen))
 
 
 def prepare(chosen: argparse.Namespace) -> tuple[worker.Run, dict[str, Any]]:
-    """The job, and what to say of it."""
+    """Returns the job, and the record that describes it."""
     import jax
     import jaxlib
 
@@ -43,7 +43,8 @@ def prepare(chosen: argparse.Namespace) -> tuple[worker.Run, dict[str, Any]]:
         classes=chosen.classes,
         image_size=chosen.image_size,
         method=chosen.method,
-        # A configuration's first student is the pivot; a narrow one trains alone only here.
+        # The configuration demands scale 1.0 for the first student, the pivot. Only this program
+        # trains a narrow student alone, so the configuration gets scales of 1.0 here.
         overrides=() if scales[0] == 1.0 else (("student_scales", (1.0,) * len(scales)),),
     )
     job = Job(workload)
@@ -66,7 +67,7 @@ def prepare(chosen: argparse.Namespace) -> tuple[worker.Run, dict[str, Any]]:
             "devices": chosen.devices,
         },
         "steps_per_dispatch": job.runner.steps_per_dispatch,
-        # What `auto` stands for, too.
+        # The resolved execution, also if the option was `auto`.
         "execution": dataclasses.asdict(workload.experiment().execution),
         "matmul_precision": str(jax.config.jax_default_matmul_precision),
     }

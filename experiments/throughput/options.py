@@ -1,4 +1,4 @@
-"""Options that say what is trained; the same for every program of this folder."""
+"""The options that define the training job; all programs in this folder share them."""
 
 import argparse
 
@@ -6,7 +6,7 @@ SCALES = (1.0, 0.8, 0.6, 0.4, 0.2)
 
 
 def add_job(parser: argparse.ArgumentParser) -> None:
-    """Adds what both kinds of worker understand."""
+    """Adds the options that both kinds of worker understand."""
     parser.add_argument("--network", default="resnet8", help="a CIFAR ResNet")
     parser.add_argument("--batch", type=int, default=32, help="images a step")
     parser.add_argument("--image_size", type=int, default=32, help="height and width in pixels")
@@ -19,13 +19,13 @@ def add_job(parser: argparse.ArgumentParser) -> None:
 
 
 def student_scales(chosen: argparse.Namespace) -> tuple[float, ...]:
-    """One factor per student."""
+    """Returns one width factor per student."""
     if chosen.scales:
         return tuple(float(scale) for scale in chosen.scales.split(","))
     return SCALES[: chosen.students]
 
 
 def job(chosen: argparse.Namespace) -> dict[str, object]:
-    """What :func:`add_job` added, by name."""
+    """Returns the values of the options that :func:`add_job` added, by name."""
     names = ("network", "batch", "image_size", "classes", "students", "scales", "dtype")
     return {name: getattr(chosen, name) for name in names}

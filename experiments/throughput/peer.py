@@ -1,9 +1,10 @@
 """The peer: the ensemble training step in PyTorch, as someone who knows PyTorch would write it.
 
-An implementation of its own: nothing of kdjax is imported. CIFAR ResNets, five students with a
-shared stem, the online ensemble loss, SGD with Nesterov momentum, images as uint8 on the device,
-cropped, flipped and normalised there. :func:`load` takes parameters by their kdjax path, so that
-both can be compared number by number (``check.py``) and timed side by side (``compare.py``).
+The implementation is independent: it imports nothing from kdjax. It has CIFAR ResNets, five
+students with a shared stem, the online ensemble loss and SGD with Nesterov momentum. Images are
+uint8 on the device, and are cropped, flipped and normalised there. :func:`load` takes parameters by
+their kdjax path, so that both implementations can be compared number by number (``check.py``) and
+timed side by side (``compare.py``).
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ MEAN, DEVIATION = 127.5, 63.75  # Of the pixels, in every channel.
 
 
 def student_widths(network: str, scales: Sequence[float]) -> list[dict[str, int]]:
-    """Channels of each student of ``resnet8``, ``resnet20``, ...; the stem stays as it is."""
+    """Returns the channels of each student of ``resnet8``, ``resnet20``, ...; stems stay full."""
     blocks = (int(network.removeprefix("resnet")) - 2) // 6
     students = []
     for scale in scales:
@@ -64,7 +65,7 @@ class Block(nn.Module):
 
 
 class Student(nn.Module):
-    """Everything after the stem; returns logits and the map after each stage."""
+    """A student without the stem; returns logits and the feature map after each stage."""
 
     def __init__(self, widths: dict[str, int], classes: int):
         super().__init__()
@@ -139,19 +140,19 @@ class Ensemble(nn.Module):
 
 
 def _wide(x: torch.Tensor) -> torch.Tensor:
-    """At least float32, in which losses are computed whatever the networks compute in."""
+    """Converts to float32 or wider, because losses never use the networks' lower precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def load(model: Ensemble, parameters: dict[str, "numpy.ndarray"]) -> None:  # noqa: F821
-    """Copies parameters named by their kdjax path, as ``student_1/classifier/kernel``."""
+    """Copies parameters into the model by their kdjax path, as ``student_1/classifier/kernel``."""
     with torch.no_grad():
         for path, tensor in named_parameters(model).items():
             tensor.copy_(as_torch(torch.as_tensor(parameters[path])))
 
 
 def named_parameters(model: Ensemble) -> dict[str, torch.Tensor]:
-    """The parameters by their kdjax path."""
+    """Returns the parameters by their kdjax path."""
     named = {}
     for name, tensor in model.named_parameters():
         *parts, leaf = name.split(".")
@@ -167,7 +168,7 @@ def named_parameters(model: Ensemble) -> dict[str, torch.Tensor]:
 
 
 def as_torch(array: torch.Tensor) -> torch.Tensor:
-    """[h, w, in, out] -> [out, in, h, w]; [in, out] -> [out, in]; vectors as they are."""
+    """[h, w, in, out] -> [out, in, h, w]; [in, out] -> [out, in]; vectors stay as they are."""
     order = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}[array.ndim]
     return array.permute(order)
 
@@ -179,13 +180,13 @@ def crop_and_flip(
     left: torch.Tensor,
     flip: torch.Tensor,
 ) -> torch.Tensor:
-    """Images moved and perhaps flipped, one gather; what moves in from outside is 0.
+    """Crops and perhaps flips images with one gather; pixels outside an image are 0.
 
     Args:
       images: ``[n, height, width, channels]`` uint8.
-      indices: ``[batch]`` which images.
-      top: ``[batch, 1]`` the crop's first row, relative to the image's.
-      left: ``[batch, 1]`` its first column.
+      indices: ``[batch]`` the images to take.
+      top: ``[batch, 1]`` first row of the crop, relative to the image's first row.
+      left: ``[batch, 1]`` first column of the crop.
       flip: ``[batch, 1]`` bool.
 
     Returns:
@@ -215,12 +216,12 @@ class Trainer:
     """A whole training step, ready to be timed.
 
     Attributes:
-      model: on its device.
-      images, labels: the set, uint8 ``[n, height, width, 3]`` and int64 ``[n]``, on the device.
-      batch: images a step.
-      dtype: of the networks' arithmetic, under autocast if not float32.
-      compile_mode: in which ``torch.compile`` makes the forward and backward pass; empty: eager.
-      channels_last: whether maps and kernels lie so in memory.
+      model: the model, on its device.
+      images, labels: the data, uint8 ``[n, height, width, 3]`` and int64 ``[n]``, on the device.
+      batch: images per step.
+      dtype: dtype of the networks' arithmetic, with autocast if it is not float32.
+      compile_mode: mode of ``torch.compile`` for augmentation, forward and backward; empty: eager.
+      channels_last: whether feature maps and kernels are stored channels last.
     """
 
     model: Ensemble
@@ -251,7 +252,7 @@ class Trainer:
             self._augment = torch.compile(self.augment, mode=self.compile_mode)
 
     def augment(self, indices: torch.Tensor, pad: int = 4) -> torch.Tensor:
-        """Random crop and flip of a batch, normalised."""
+        """Returns a batch with random crops and flips, normalised."""
         count, device = len(indices), self.images.device
         top, left = torch.randint(-pad, pad + 1, (2, count, 1), device=device)
         flip = torch.rand(count, 1, device=device) < 0.5
@@ -261,10 +262,10 @@ class Trainer:
         )
 
     def step(self) -> torch.Tensor:
-        """One step on a random batch; returns the loss, on the device."""
+        """Takes one step on a random batch; returns the loss on the device."""
         device = self.images.device
         if self.compile_mode:
-            # Memory that CUDA graphs of the last step hold may be used again.
+            # Allow reuse of the memory that CUDA graphs of the last step hold.
             torch.compiler.cudagraph_mark_step_begin()
         indices = torch.randint(len(self.labels), (self.batch,), device=device)
         self.optimizer.zero_grad(set_to_none=True)

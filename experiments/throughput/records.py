@@ -1,4 +1,4 @@
-"""What every record of this folder shares: medians with quartiles, the host, the command, JSON."""
+"""Functions that all records of this folder share: medians, quartiles, host, command, JSON."""
 
 import json
 import os
@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def summary(values: Sequence[float]) -> dict[str, Any]:
-    """The median with its quartiles, linear between neighbours.
+    """Returns the median and quartiles, interpolated linearly between neighbouring values.
 
     >>> summary([1.0, 2.0, 3.0, 4.0])
     {'median': 2.5, 'quartiles': [1.75, 3.25]}
@@ -26,9 +26,10 @@ def summary(values: Sequence[float]) -> dict[str, Any]:
 
 
 def ratio(first: Sequence[float], second: Sequence[float]) -> dict[str, Any]:
-    """Summary of first over second, round by round; a round that only one has is left out.
+    """Summarises first over second, round by round; a round that only one has is left out.
 
-    Neighbours in time share the machine's mood, so their ratio says more than that of two medians.
+    Two turns that follow each other see the same machine load, so the ratio within a round is more
+    reliable than the ratio of two medians.
 
     >>> ratio([2.0, 6.0, 9.0], [1.0, 2.0, 3.0])
     {'median': 3.0, 'quartiles': [2.5, 3.0]}
@@ -37,7 +38,7 @@ def ratio(first: Sequence[float], second: Sequence[float]) -> dict[str, Any]:
 
 
 def host() -> dict[str, Any]:
-    """Processor, usable cores, memory and system of this machine."""
+    """Returns the processor, usable cores, memory, system and load of this machine."""
     return {
         "processor": _field("/proc/cpuinfo", "model name") or platform.processor(),
         "architecture": platform.machine(),
@@ -49,13 +50,13 @@ def host() -> dict[str, Any]:
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on."""
+    """Returns the number of cores that this process may run on."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def command() -> str:
-    """The command line of this program; a path to elsewhere is cut to its name."""
+    """Returns the command line of this program; absolute paths are cut to their last name."""
     program = Path(sys.argv[0]).resolve()
     if program.is_relative_to(ROOT):
         program = program.relative_to(ROOT)
@@ -68,13 +69,13 @@ def command() -> str:
 
 
 def save(content: dict[str, Any], path: str) -> None:
-    """Writes JSON, if there is a path."""
+    """Writes JSON to ``path``, unless it is empty."""
     if path:
         Path(path).write_text(json.dumps(content, indent=1) + "\n")
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of text in columns, the first to the left and the others to the right."""
+    """Aligns rows of text in columns, the first column left and the others right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(
@@ -86,13 +87,13 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def show(values: dict[str, Any], digits: int = 3) -> str:
-    """``median [quartile, quartile]``."""
+    """Formats a summary as ``median [quartile, quartile]``."""
     low, high = values["quartiles"]
     return f"{values['median']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def _field(path: str, name: str) -> str:
-    """The first value of that name in a file of ``name : value`` lines; empty if there is none."""
+    """Returns the first value of a name in a file of ``name : value`` lines, or an empty string."""
     try:
         lines = Path(path).read_text().splitlines()
     except OSError:

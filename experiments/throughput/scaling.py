@@ -1,8 +1,8 @@
-"""What a training step costs on more devices, and with more students, depth, images or classes.
+"""Measures a training step on more devices, and with more students, depth, images or classes.
 
-``devices``: the step mapped over 1, 2, 4 and 8 virtual devices of the processor, at a constant
-global batch, against the one on a single device; since the cores stay the same, what it takes
-longer is overhead. The other axes: the base setting with one thing changed. All points are
+The axis ``devices`` maps the step over 1, 2, 4 and 8 virtual devices of the CPU, at a constant
+global batch, and compares it with the step on a single device. The cores stay the same, so that any
+additional time is overhead. The other axes change one thing of the base setting. All points are
 processes that take turns; relative costs are medians over rounds.
 
 Command:  python experiments/throughput/scaling.py --out=scaling.json --plot=scaling.png
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def measure(chosen: argparse.Namespace, cache: str) -> dict[str, list[dict[str, Any]]]:
-    """The points of every axis."""
+    """Measures and returns the points of every axis."""
     axes = chosen.axes.split(",")
     if unknown := set(axes) - set(AXES):
         sys.exit(f"--axes: unknown are {sorted(unknown)}, known are {', '.join(AXES)}")
@@ -100,7 +100,7 @@ def describe(job: dict[str, Any]) -> str:
 def take_turns(
     chosen: argparse.Namespace, jobs: dict[str, dict[str, Any]], started: dict[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    """Seconds a step of each job, and what its worker said."""
+    """Measures jobs in turn; returns each job's seconds per step and its worker's record."""
     steps, results = interleave.measure(
         [contestants.kdjax(name, **started, **job) for name, job in jobs.items()],
         rounds=chosen.rounds,
@@ -121,7 +121,7 @@ def take_turns(
 
 
 def along(values: Sequence[int], points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The points of an axis, each with its place there, and its cost relative to the first."""
+    """Returns the points of an axis, each with its value and its cost relative to the first."""
     first = points[0]["seconds_a_step"]
     placed = []
     for value, point in zip(values, points, strict=True):
@@ -139,7 +139,7 @@ def numbers(text: str) -> list[int]:
 
 
 def table(axis: str, points: Sequence[dict[str, Any]]) -> str:
-    """An axis for people."""
+    """Returns an axis as a table of text."""
     rows = [(axis, "ms a step", "over the first", "first step, s")]
     for point in points:
         if "summary" in point:
@@ -151,7 +151,7 @@ def table(axis: str, points: Sequence[dict[str, Any]]) -> str:
 
 
 def plot(measured: dict[str, list[dict[str, Any]]], path: str) -> None:
-    """One panel for each axis."""
+    """Plots one panel for each axis."""
     import matplotlib
 
     matplotlib.use("Agg")

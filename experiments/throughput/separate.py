@@ -1,7 +1,7 @@
-"""Five students in one ensemble step against five runs of one student each, on as many images.
+"""Compares an ensemble of five students with five separate runs on the same number of images.
 
-Every run is a process of its own, one after another: the ensemble, then each student alone, which
-learns from labels only. Time is counted from the start of the process, compilation included, and
+Every run is a separate process, one after another: the ensemble, then each student alone, which
+learns from labels only. Time is measured from the start of the process, with compilation, and also
 from the end of the first step.
 
 Command:  python experiments/throughput/separate.py --network=resnet8 --out=separate.json
@@ -55,7 +55,7 @@ def main() -> None:
 def choose(
     chosen: argparse.Namespace, scales: tuple[float, ...], cache: str
 ) -> dict[str, Contestant]:
-    """The ensemble, and each student alone."""
+    """Returns the ensemble and each student alone, by name."""
     job = options.job(chosen) | {
         "cache": cache,
         "device": chosen.device,
@@ -69,7 +69,7 @@ def choose(
 
 
 def measure(contestant: Contestant, chosen: argparse.Namespace) -> dict[str, Any]:
-    """One run, from start to end."""
+    """Measures one run from start to end."""
     with Worker(contestant) as worker:
         record = worker.ready(chosen.timeout)
         whole = record["steps_per_dispatch"]
@@ -84,7 +84,7 @@ def measure(contestant: Contestant, chosen: argparse.Namespace) -> dict[str, Any
 
 
 def ratios(runs: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """What all separate runs took over what the ensemble's took, repeat by repeat."""
+    """Returns the time of all separate runs over the ensemble's time, repeat by repeat."""
 
     def total(key: str) -> list[float]:
         alone = [repeats for name, repeats in runs.items() if name != "ensemble"]

@@ -30,14 +30,14 @@ def main() -> None:
 
 
 def prepare(chosen: argparse.Namespace) -> tuple[worker.Run, dict[str, Any]]:
-    """The job, and what to say of it."""
+    """Returns the job, and the record that describes it."""
     import numpy as np
     import peer
     import records
     import torch
 
     torch.set_num_threads(records.usable_cores())
-    # XLA flushes them too; where training has come to rest they would slow down one side only.
+    # XLA flushes denormals too. When training has converged, they would slow down PyTorch only.
     torch.set_flush_denormal(True)
     torch.backends.cuda.matmul.allow_tf32 = bool(chosen.tf32)
     torch.backends.cudnn.allow_tf32 = bool(chosen.tf32)

@@ -4,7 +4,7 @@ its own, so that kdjax and PyTorch need not be installed together.
 A worker prepares its training job, takes the first step and prints one line of JSON with
 ``"ready": true``, ``first_step_seconds``, ``versions`` and ``hardware``. Then it answers each line
 ``{"steps": n}`` on its standard input with ``{"seconds": t, "cpu_seconds": c, "steps": n}``, where
-``c`` counts all its threads, and ends with the input.
+``c`` is the CPU time of all its threads. It ends when its input ends.
 """
 
 import contextlib
@@ -24,16 +24,16 @@ from typing import Any, NamedTuple
 
 _STARTED = time.perf_counter()  # Workers import this module before anything that takes time.
 
-# One call of the job: takes that many steps or a few more, waits for the device, says how many.
+# One call of the job: takes that many steps or a few more, waits for the device, returns how many.
 Run = Callable[[int], int]
 
 _PATIENCE = 10.0  # Seconds that a process has to end by itself.
 
 
 def serve(prepare: Callable[[], tuple[Run, dict[str, Any]]]) -> None:
-    """The worker's side, until the input ends; ``prepare`` returns the job and what to say of it.
+    """Runs the worker's side until the input ends; ``prepare`` returns the job and its record.
 
-    Whatever libraries print goes to standard error, since standard output is the protocol's.
+    Output that libraries print goes to standard error: standard output belongs to the protocol.
     """
     with os.fdopen(os.dup(1), "w") as replies:
         os.dup2(2, 1)
@@ -54,7 +54,7 @@ def serve(prepare: Callable[[], tuple[Run, dict[str, Any]]]) -> None:
 
 
 def limit_cores(count: int) -> None:
-    """Leaves this process, and every thread it starts from now on, so many cores; 0: all."""
+    """Limits this process, and all threads it starts from now on, to ``count`` cores; 0: all."""
     if count:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
 
@@ -64,9 +64,9 @@ class Contestant:
     """A worker to be started.
 
     Attributes:
-      name: in tables.
-      command: of the process.
-      environment: variables to set, or to remove where None.
+      name: name in tables.
+      command: command line of the process.
+      environment: variables to set; a variable with the value None is removed.
     """
 
     name: str
@@ -74,14 +74,14 @@ class Contestant:
     environment: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
 
     def variables(self) -> dict[str, str]:
-        """The whole environment of its process."""
+        """Returns the whole environment of the worker's process."""
         changes = self.environment
         kept = {name: value for name, value in os.environ.items() if name not in changes}
         return kept | {name: value for name, value in changes.items() if value is not None}
 
     @property
     def settings(self) -> dict[str, str | None]:
-        """The environment without directories, which belong to one machine."""
+        """The environment without directories, which differ between machines."""
         return {
             name: value
             for name, value in self.environment.items()
@@ -90,21 +90,21 @@ class Contestant:
 
 
 class Turn(NamedTuple):
-    """What some steps took, by the clock and on all cores together."""
+    """The time of some steps: wall time, and CPU time summed over all cores."""
 
     seconds: float
     cpu_seconds: float
 
 
 class WorkerError(Exception):
-    """A worker ended or fell silent; the message is its last word."""
+    """A worker ended or did not answer; the message says why."""
 
 
 class Worker(contextlib.AbstractContextManager["Worker"]):
-    """The measuring program's side: a started process, ended on leaving the context."""
+    """The measuring program's side: a started process, which ends when the context ends."""
 
     def __init__(self, contestant: Contestant):
-        # A file, not a pipe: nobody reads it before the end, and a full pipe would stop the worker.
+        # A file instead of a pipe: it is read only at the end, and a full pipe blocks the worker.
         self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
         self._started = time.perf_counter()
         try:
@@ -124,7 +124,9 @@ class Worker(contextlib.AbstractContextManager["Worker"]):
         threading.Thread(target=self._listen, daemon=True).start()
 
     def ready(self, timeout: float) -> dict[str, Any]:
-        """Waits for the first step; the worker's record, with ``start_seconds`` seen from here.
+        """Waits for the first step; returns the worker's record with ``start_seconds`` added.
+
+        ``start_seconds`` is measured by this process, from the start of the worker.
 
         Raises:
           WorkerError: if the worker ended or took longer.
@@ -134,12 +136,13 @@ class Worker(contextlib.AbstractContextManager["Worker"]):
         return record
 
     def run(self, steps: int, timeout: float) -> Turn:
-        """Has the worker take that many steps.
+        """Makes the worker take that many steps.
 
         Raises:
           WorkerError: if the worker ended, took longer, or took another number of steps.
         """
-        with contextlib.suppress(BrokenPipeError):  # The missing answer tells it better.
+        # If the worker has ended, the missing answer below gives a better error.
+        with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps({"steps": steps}) + "\n")
             self._process.stdin.flush()
         answer = self._answer(timeout)
@@ -152,7 +155,7 @@ class Worker(contextlib.AbstractContextManager["Worker"]):
             self._process.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_PATIENCE)
-        # Compilers that it started may be at work still.
+        # Kill the whole group: compilers that the worker started may still be running.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -177,7 +180,7 @@ class Worker(contextlib.AbstractContextManager["Worker"]):
 
 
 def last_words(text: str) -> str:
-    """The line of a traceback that names the error, or else the last line there is."""
+    """Returns the last line that names an error, or else the last line that is not blank."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     named = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Exit|Interrupt)\b", line)]
     return (named or lines or [""])[-1][:500]

@@ -1,7 +1,8 @@
 """Compares imported networks with torchvision's own: the same random parameters, the same images.
 
-Needs torch and torchvision beside kdjax. Nothing is downloaded: all parameters are random, running
-statistics, scales and biases too, so that whatever goes to the wrong place changes the logits.
+This program needs torch and torchvision in addition to kdjax. It downloads nothing: all parameters
+are random, and so are running statistics, scales and biases. An array that is imported to the wrong
+place therefore changes the logits.
 """
 
 import argparse
@@ -19,8 +20,8 @@ import torchvision
 
 from kdjax import models
 
-# kdjax's network: torchvision's, and sizes of images. Odd ones show how strided layers pad. VGG has
-# dense layers that fit one size alone.
+# Name in kdjax -> name in torchvision, and image sizes. Odd sizes show how strided layers pad. The
+# dense layers of VGG fit only one size.
 NETWORKS = {
     "resnet18": ("resnet18", ((224, 224), (97, 65))),
     "resnet34": ("resnet34", ((128, 128), (97, 65))),
@@ -43,7 +44,7 @@ NETWORKS = {
     "efficientnet_b6": ("efficientnet_b6", ((128, 128), (97, 65))),
     "efficientnet_b7": ("efficientnet_b7", ((128, 128), (97, 65))),
 }
-LIMIT = 1e-5  # Of the largest difference, relative to the largest logit.
+LIMIT = 1e-5  # For the largest difference, relative to the largest logit.
 IMAGES = 2
 SETTLING_IMAGES = 8
 
@@ -74,12 +75,12 @@ def main() -> None:
 
 
 def allowed(row: dict[str, Any]) -> float:
-    """The limit, or twice the rounding of PyTorch itself where a network multiplies it beyond."""
+    """Returns the limit, or twice PyTorch's own rounding error if a network makes that larger."""
     return max(LIMIT, 2 * row["torch_rounding"])
 
 
 def check(name: str) -> list[dict[str, Any]]:
-    """One row for each size of images."""
+    """Checks one network; returns one row for each image size."""
     theirs, sizes = NETWORKS[name]
     torch.manual_seed(0)
     network = getattr(torchvision.models, theirs)(weights=None).eval()
@@ -100,7 +101,7 @@ def check(name: str) -> list[dict[str, Any]]:
         with torch.no_grad():
             expected = network(torch.from_numpy(images)).numpy()
             exact = network.double()(torch.from_numpy(images).double()).numpy()
-        network.float()  # Exact for numbers that were float32 before.
+        network.float()  # Exact, because all numbers were float32 before.
         found = np.asarray(ours(images.transpose(0, 2, 3, 1)))
         largest = float(np.abs(expected).max())
         rows.append(
@@ -126,7 +127,7 @@ def check(name: str) -> list[dict[str, Any]]:
 
 
 def randomize(network: torch.nn.Module) -> int:
-    """Draws scales, biases and running statistics too; returns the number of parameters."""
+    """Draws random parameters, scales and biases too; returns the number of parameters."""
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.weight, 0.8, 1.2)
@@ -141,9 +142,10 @@ def randomize(network: torch.nn.Module) -> int:
 
 
 def last_norms(network: torch.nn.Module) -> list[torch.nn.Module]:
-    """The normalisations that end a residual branch.
+    """Returns the normalisations that end a residual branch.
 
-    Branches as large as what they are added to would multiply rounding errors block by block.
+    Their scales are drawn small: if a branch is as large as its shortcut, rounding errors grow with
+    every block.
     """
     ends = {
         torchvision.models.resnet.BasicBlock: lambda block: block.bn2,
@@ -155,16 +157,17 @@ def last_norms(network: torch.nn.Module) -> list[torch.nn.Module]:
 
 
 def settle(network: torch.nn.Module, images: np.ndarray) -> None:
-    """Running statistics near those of real maps, so that logits neither vanish nor overflow.
+    """Sets running statistics close to those of ``images``, so that logits stay in range.
 
-    Each is that of its own input, times or plus a random number: else a deep network multiplies
-    rounding errors by thousands.
+    Each statistic is measured on the layer's own input, and then shifted or scaled at random. With
+    other statistics a deep network multiplies rounding errors by thousands.
     """
 
     def measure(module: torch.nn.BatchNorm2d, inputs: tuple[torch.Tensor, ...]) -> None:
         (x,) = inputs
         mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3), unbiased=False)
-        variance += 0.1 * variance.mean()  # Dead channels would come alive a thousandfold.
+        # Without this, the tiny variance of a dead channel could scale its later values by 1000.
+        variance += 0.1 * variance.mean()
         spread = variance.sqrt()
         module.running_mean.copy_(mean + spread * (0.2 * torch.rand_like(mean) - 0.1))
         module.running_var.copy_(variance * (0.8 + 0.4 * torch.rand_like(variance)))

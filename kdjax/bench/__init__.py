@@ -1,4 +1,4 @@
-"""Measuring kdjax on the machine at hand: speed, start-up and memory against what is possible."""
+"""Measures kdjax on this machine: speed, start-up and memory, compared to what is possible."""
 
 from kdjax.bench.layers import LayerSettings, bench_layers, time_network
 from kdjax.bench.run import Settings, bench

@@ -1,10 +1,11 @@
-"""`kdjax bench --layers`: how long each layer of a network takes here, at several widths.
+"""`kdjax bench --layers`: measures how long each layer of a network takes, at several widths.
 
-A layer is run by itself, compiled, on one batch; what calling an empty program takes is subtracted.
-To the times at several widths four numbers are fitted, none of them negative: a fixed time, a time
-for each channel read, for each one written, and for each pair of both. Normalisation, activations
-and what a compiler merges are not in a single layer's time, so all are scaled by one factor: their
-sum at full width is the measured time of the whole network.
+Each layer is compiled and run by itself on one batch. The time of calling an empty program is
+subtracted. Four numbers, none of them negative, are fitted to the times at several widths: a fixed
+time, a time per channel read, a time per channel written, and a time per pair of a channel read and
+a channel written. A single layer's time does not include normalisation and activations, or what the
+compiler gains by merging layers. So all times are scaled by one factor, which makes their sum at
+full width equal to the measured time of the whole network.
 """
 
 import dataclasses
@@ -25,10 +26,10 @@ from kdjax.records import check_output
 from kdjax.search.latency import KIND
 from kdjax.tracing import Layer
 
-# Shares of the channels read and written at which a layer is timed.
+# A layer is timed with these shares of the channels that it reads and writes.
 _SHARES = ((1, 1), (1, 0.5), (0.5, 1), (0.5, 0.5), (0.25, 1), (1, 0.25), (0.25, 0.25), (0.1, 0.1))
 _DTYPES = ("float32", "bfloat16")
-_LEAST_SECONDS = 2e-3  # Of one measurement: shorter ones are called several times.
+_LEAST_SECONDS = 2e-3  # One measurement lasts about this long; fast programs run several times.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +37,12 @@ class LayerSettings:
     """What to measure.
 
     Attributes:
-      network, width: its name, and the factor of all its widths.
-      classes, channels: of the generated images.
-      image_size: their height and width in pixels.
-      batch_size: images at a time.
+      network, width: the network's name, and the factor of all its widths.
+      classes, channels: the numbers of classes and channels of the generated images.
+      image_size: the images' height and width in pixels.
+      batch_size: images in a batch.
       dtype: ``float32`` or ``bfloat16``.
-      rounds: measurements of each; the median counts.
+      rounds: how often each program is measured; the median is used.
     """
 
     network: str
@@ -57,15 +58,15 @@ class LayerSettings:
 def bench_layers(
     settings: LayerSettings, path: Path, say: Callable[[str], None] = lambda line: None
 ) -> dict[str, Any]:
-    """Measures, writes the table that a search takes, and returns it.
+    """Measures all layers, writes the table that a search reads, and returns the table.
 
     Args:
       settings: what to measure.
-      path: the file; one that `kdjax bench` wrote before is replaced.
-      say: hears what is being done.
+      path: the file to write; a file that `kdjax bench --layers` wrote before is replaced.
+      say: called with progress messages.
 
     Raises:
-      ValueError: for bad settings, or if the file is something else.
+      ValueError: for bad settings, if a layer cannot be timed, or if something else wrote the file.
     """
     check_output(path, KIND)
     _check(settings)
@@ -121,7 +122,10 @@ def _check(settings: LayerSettings) -> None:
 
 
 def time_network(settings: LayerSettings, widths: Mapping[str, int]) -> float:
-    """Microseconds of one batch through the network of some widths, as the table's whole one."""
+    """Returns the microseconds of one batch through the network with the given widths.
+
+    The time is measured in the same way as that of the whole network in the table.
+    """
     architecture = models.create(settings.network, settings.classes, width=settings.width)
     shape = (*settings.image_size, settings.channels)
     return _Timer(settings).network(
@@ -132,7 +136,7 @@ def time_network(settings: LayerSettings, widths: Mapping[str, int]) -> float:
 def _row(layer: Layer, timer: "_Timer") -> dict[str, Any]:
     """A layer's times at several widths, and the four numbers fitted to them."""
     assert layer.operation is not None
-    # A dense layer that reads or writes several axes has several numbers for each channel.
+    # A dense layer that reads or writes several axes has several values for each channel.
     per_read = layer.operation.x[layer.operation.feature] / len(layer.reads)
     per_written = layer.operation.kernel[layer.operation.out] / len(layer.writes)
     points: list[tuple[float, float, float]] = []
@@ -156,10 +160,10 @@ def _row(layer: Layer, timer: "_Timer") -> dict[str, Any]:
 
 
 def fit(points: Sequence[tuple[float, float, float]]) -> tuple[list[float], float]:
-    """Four numbers, none negative: fixed, for each channel read, written, and for each pair.
+    """Fits four numbers, none negative: fixed, per channel read, per channel written, per pair.
 
     Args:
-      points: channels read, channels written, time.
+      points: (channels read, channels written, time) of each measurement.
 
     Returns:
       The numbers, and the root mean square of the relative errors.
@@ -168,9 +172,10 @@ def fit(points: Sequence[tuple[float, float, float]]) -> tuple[list[float], floa
 
     read, written, times = np.array(points, float).T
     times = np.maximum(times, 1e-3)
-    # Relative errors count, or the narrow layers would not.
+    # Relative errors are minimized; with absolute errors, narrow layers would hardly count.
     columns = np.stack([np.ones_like(read), read, written, read * written], 1) / times[:, None]
-    # A column that says the same as another, where one side cannot be thinned, is left out.
+    # If the channels of one side cannot change, some columns are proportional to each other, and
+    # nnls uses only one of them.
     scale = np.linalg.norm(columns, axis=0)
     numbers, residual = nnls(columns / scale, np.ones(len(times)))
     return (numbers / scale).tolist(), float(residual / np.sqrt(len(times)))
@@ -179,12 +184,15 @@ def fit(points: Sequence[tuple[float, float, float]]) -> tuple[list[float], floa
 def _narrowed(
     layer: Layer, read: float, written: float
 ) -> tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]:
-    """Shapes and parameters of a layer with a share of its channels; what stays, stays."""
+    """Returns a layer's shapes and parameters with a share of its channels.
+
+    A side of the layer whose channels cannot be removed keeps all of them.
+    """
     operation = layer.operation
     assert operation is not None
     x, kernel, params = list(operation.x), list(operation.kernel), dict(operation.params)
     groups = params.get("feature_group_count", 1)
-    if layer.grouped:  # Whole groups go, from what is read and from what is written.
+    if layer.grouped:  # Whole groups are removed, from the input and from the output.
         left = max(1, round(read * groups)) if layer.writes.any() else groups
         x[operation.feature] = x[operation.feature] // groups * left
         kernel[operation.out] = kernel[operation.out] // groups * left
@@ -201,7 +209,7 @@ def _narrowed(
 
 @dataclasses.dataclass(frozen=True)
 class _Operation:
-    """An operation with shapes; equal ones are timed once."""
+    """An operation with its operands' shapes; equal operations are timed once."""
 
     x: tuple[int, ...]
     kernel: tuple[int, ...]
@@ -211,12 +219,12 @@ class _Operation:
     def of(
         cls, x: tuple[int, ...], kernel: tuple[int, ...], params: Mapping[str, Any]
     ) -> "_Operation":
-        """The operation on operands of these shapes.
+        """Returns the operation on operands of these shapes.
 
         Args:
           x: shape of the input, for one image.
           kernel: shape of the kernel.
-          params: of the convolution; empty for a product.
+          params: the parameters of the convolution; empty for a matrix product.
         """
         frozen = {name: _frozen(value) for name, value in params.items()}
         return cls(x, kernel, tuple(sorted(frozen.items())))
@@ -242,7 +250,7 @@ class _Timer:
         self._empty = self._microseconds(jax.jit(lambda x: x + 1), x)
 
     def operation(self, operation: _Operation) -> float:
-        """Microseconds of an operation on a batch, without those of a call."""
+        """Returns the microseconds of an operation on a batch, without the cost of the call."""
         if operation not in self._known:
             batch = self._settings.batch_size
             x = jnp.ones((batch * operation.x[0], *operation.x[1:]), self._settings.dtype)
@@ -251,7 +259,7 @@ class _Timer:
         return self._known[operation]
 
     def network(self, net: Any, shape: tuple[int, int, int]) -> float:
-        """Microseconds of a network on a batch, without those of a call."""
+        """Returns the microseconds of a network on a batch, without the cost of the call."""
         variables = jax.device_put(models.initialize(net, 0, shape))
         images = jnp.ones((self._settings.batch_size, *shape), jnp.float32)
         apply = jax.jit(functools.partial(_logits, net))

@@ -1,30 +1,32 @@
-"""What a step has to compute and to move, and the speed that a device's rates allow it.
+"""What a step has to compute and to move, and the highest speed that a device's rates allow.
 
-Counted layer by layer, for all students; per image, of one training step and of one
-evaluation.
+Operations and bytes are counted layer by layer, for all students. They are counted per image, for
+one training step and for one evaluation.
 
 Operations: two for each multiply-accumulate of the convolutions and dense layers. A training step
-takes three times the forward pass: the forward pass itself, the gradient by each layer's input and
-the gradient by its weights.
+takes three times the forward pass: the forward pass itself, the gradient with respect to each
+layer's input, and the gradient with respect to its weights.
 
-Bytes: the maps between layers are too large for caches, so that each pass over one goes to memory.
-A layer's output of ``activations`` numbers is touched
+Bytes: the feature maps between layers are too large for caches, so each pass over a map goes to
+memory. A touch is one read or one write. A layer's output of ``activations`` numbers is touched
 
-- 14 times in a training step if normalised: forward it is written, read for the batch statistics,
-  read and written by the normalisation, and read by the next layer (5); backward its gradient after
-  the normalisation is written and the map read by the next layer (2), the normalisation reads both
-  map and gradient for its sums, reads both again and writes (5), and the layer reads the gradient
-  for its input and for its weights (2);
-- 6 times if not normalised (classifier, adapters): written, read; gradient written, the map read
-  for the weights after it, the gradient read twice;
-- 3 times in an evaluation: between 2, with the normalisation inside the convolution, and 4, with a
-  pass of its own.
+- 14 times in a training step if it is normalised. Forward (5): it is written, read for the batch
+  statistics, read and written by the normalisation, and read by the next layer. Backward (9): the
+  next layer writes the gradient after the normalisation and reads the map (2); the normalisation
+  reads both map and gradient for its sums, reads both again, and writes its gradient (5); and the
+  layer reads the gradient for its input and for its weights (2).
+- 6 times in a training step if it is not normalised (classifier, adapters): it is written and read,
+  its gradient is written, the map is read for the weights of the layer after it, and the gradient
+  is read twice.
+- 3 times in an evaluation. This is between 2, if the normalisation is merged into the convolution,
+  and 4, if it is a separate pass.
 
-Each touch is as many bytes as a number of the networks' dtype has. Parameters are touched 8 times
-in a training step (read forward and backward; gradient written and read; momentum and parameter
-read and written) and once in an evaluation, 4 bytes each, once for a whole batch. Images, element
-by element work and losses are left out. A compiler that keeps maps in a cache, or merges passes,
-can do with less: the limit is an orientation and no law.
+Each touch moves as many bytes as a number of the networks' dtype has. Parameters are touched 8
+times in a training step (read forward and backward; gradient written and read; momentum and
+parameter read and written) and once in an evaluation. Each touch of a parameter moves 4 bytes, and
+all images of a batch share it. Images, element-wise operations and losses are not counted. A
+compiler that keeps maps in a cache, or merges passes, can move fewer bytes: the limit is only a
+guide.
 """
 
 import dataclasses
@@ -35,16 +37,16 @@ from kdjax import tracing
 from kdjax.costs import Cost
 from kdjax.models import Architecture
 
-TRAINING_TOUCHES = {True: 14, False: 6}  # By whether the output is normalised.
+TRAINING_TOUCHES = {True: 14, False: 6}  # The key says whether the output is normalised.
 EVALUATION_TOUCHES = 3
 TRAINING_PARAMETER_TOUCHES = 8
-NORMALISATION_SCALE = "scale"  # What batch normalisation calls its factors.
-PARAMETER_BYTES = 4  # They are float32 whatever the networks compute in.
+NORMALISATION_SCALE = "scale"  # The name of batch normalisation's factors.
+PARAMETER_BYTES = 4  # Parameters are float32 with any dtype of the networks.
 
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """A convolution or dense layer: where it is, what it costs, whether it is normalised."""
+    """A convolution or dense layer: its path, its cost, and whether its output is normalised."""
 
     path: tuple[str, ...]
     cost: Cost
@@ -53,7 +55,7 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What one image costs: ``bytes`` moved and floating-point operations, ``flops``."""
+    """The cost of one image: ``bytes`` moved, and floating-point operations ``flops``."""
 
     bytes: float
     flops: float
@@ -61,7 +63,7 @@ class Work:
 
 @dataclasses.dataclass(frozen=True)
 class Rates:
-    """What devices reach: ``bytes_per_second`` moved, ``flops_per_second`` computed."""
+    """The rates that devices reach: ``bytes_per_second`` moved, ``flops_per_second`` computed."""
 
     bytes_per_second: float
     flops_per_second: float
@@ -72,7 +74,7 @@ def ensemble_layers(
     student_widths: Sequence[Mapping[str, int]],
     image_shape: tuple[int, int, int],
 ) -> tuple[Layer, ...]:
-    """The layers of students around a shared stem, without adapters.
+    """Returns the layers of students that share one stem, without adapters.
 
     Args:
       architecture: the family, depth and classes.
@@ -88,7 +90,7 @@ def independent_layers(
     student_widths: Sequence[Mapping[str, int]],
     image_shape: tuple[int, int, int],
 ) -> list[tuple[Layer, ...]]:
-    """The layers of each student, with a stem of its own.
+    """Returns the layers of each student; every student has its own stem.
 
     Args:
       architecture: the family, depth and classes.
@@ -116,7 +118,7 @@ def _layers(
 def adapter_layers(
     student_maps: Sequence[Sequence[tuple[int, ...]]],
 ) -> tuple[Layer, ...]:
-    """The 1x1 convolutions that bring the maps of students 2..S to the pivot's channels.
+    """Returns the 1x1 convolutions that map features of students 2..S to the pivot's channels.
 
     Args:
       student_maps: for each student, the pivot first, the shape of the map after each block:
@@ -137,12 +139,12 @@ def adapter_layers(
 
 
 def training_work(layers: Sequence[Layer], number_bytes: int, batch_size: int) -> Work:
-    """One image's share of a training step.
+    """Returns the work of a training step per image.
 
     Args:
-      layers: of all students, and the adapters.
-      number_bytes: of a number of the networks' dtype.
-      batch_size: images a step on one device.
+      layers: the layers of all students, and the adapters.
+      number_bytes: bytes of a number of the networks' dtype.
+      batch_size: images per step on one device.
     """
     moved = (
         sum(TRAINING_TOUCHES[layer.norm] * layer.cost.activations for layer in layers)
@@ -156,10 +158,10 @@ def training_work(layers: Sequence[Layer], number_bytes: int, batch_size: int) -
 
 
 def evaluation_work(layers: Sequence[Layer], number_bytes: int, batch_size: int) -> Work:
-    """One image's share of an evaluation, in which adapters do not run.
+    """Returns the work of an evaluation per image; adapters do not run in it.
 
     Args:
-      layers: of the network, without adapters.
+      layers: the layers of the network, without adapters.
       number_bytes: bytes of a number in a map, such as 4 for float32.
       batch_size: images in a batch of one device; they share the reading of the parameters.
     """
@@ -171,12 +173,12 @@ def evaluation_work(layers: Sequence[Layer], number_bytes: int, batch_size: int)
 
 
 def limit(work: Work, rates: Rates, reached: float) -> dict[str, Any]:
-    """The speed that the rates allow, which of them bounds it, and the share of it reached.
+    """Returns the speed that the rates allow, the rate that bounds it, and the share reached.
 
     Args:
-      work: of an image.
-      rates: of all devices together.
-      reached: images/s.
+      work: the work of one image.
+      rates: the rates of all devices together.
+      reached: the measured speed in images/s.
 
     Returns:
       ``bytes_per_image``, ``flops_per_image``, ``images_per_second``, ``bound_by`` (``bytes`` or

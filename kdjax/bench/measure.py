@@ -1,4 +1,4 @@
-"""Start-up, speed and memory of training jobs, taken in turns."""
+"""Measures start-up, speed and memory of training jobs, which run in turns."""
 
 import statistics
 import time
@@ -19,21 +19,21 @@ from kdjax.bench.limits import (
 )
 from kdjax.bench.workload import Job, Workload
 
-ROUND_SECONDS = 0.5  # How long one turn of one job lasts, at least.
+ROUND_SECONDS = 0.5  # About how long one turn of one job lasts.
 
 
 class Trial:
-    """One workload being measured: started, then taking its turns.
+    """The measurement of one workload, which is started once and then runs in turns.
 
     Attributes:
-      job: the workload under way.
+      job: the started workload.
       startup: seconds of ``initialize``, ``trace``, ``compile`` and ``first_step``, and their sum.
       memory: bytes; see :func:`memory`.
-      seconds: of a training step, by turn.
+      seconds: seconds per training step, one number for each turn.
     """
 
     def __init__(self, workload: Workload):
-        """Compiles the workload's step and takes the first ones."""
+        """Compiles the workload's step and runs the first steps."""
         self.job = Job(workload)
         program, seconds = self.job.runner.compile_steps(self.job.state, self.job.inputs)
         started = time.perf_counter()
@@ -44,23 +44,24 @@ class Trial:
         self.startup["time_to_first_step"] = sum(self.startup.values())
         self.memory = memory(program, self.job)
         self.seconds: list[float] = []
-        # A first dispatch warms caches up; the second one says how many make a turn.
+        # The first dispatch warms up the caches; the time of the second one decides how many
+        # dispatches make a turn.
         started = time.perf_counter()
         self.job.dispatch()
         self._dispatches = max(1, round(ROUND_SECONDS / (time.perf_counter() - started)))
 
     def turn(self) -> None:
-        """Measures for one turn."""
+        """Runs one turn and records the seconds per step."""
         started = time.perf_counter()
         steps = self.job.dispatch(self._dispatches)
         self.seconds.append((time.perf_counter() - started) / steps)
 
     def finish(self, rates: Rates, first: "Trial") -> dict[str, Any]:
-        """What was measured, as JSON.
+        """Returns the measurements, as JSON.
 
         Args:
-          rates: of the devices used, together.
-          first: the trial to compare with, of as many turns.
+          rates: the rates of all used devices together.
+          first: the trial to compare with, which has the same number of turns.
         """
         workload = self.job.workload
         speeds = [workload.batch_size / seconds for seconds in self.seconds]
@@ -94,7 +95,7 @@ class Trial:
         }
 
     def _rate(self, run: Callable[[], int]) -> float:
-        """How much ``run`` gets done in a second; the best of three after a first."""
+        """Returns how much ``run`` does per second: the best of three calls after a first one."""
         run()
         rates = []
         for _ in range(3):
@@ -105,7 +106,7 @@ class Trial:
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """``median`` and the quartiles ``low`` and ``high``."""
+    """Returns ``median`` and the quartiles ``low`` and ``high``."""
     if len(values) < 2:
         return dict.fromkeys(("median", "low", "high"), values[0])
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -113,7 +114,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def work(workload: Workload) -> tuple[Work, Work]:
-    """What an image costs in a training step and in an evaluation, counted layer by layer."""
+    """Returns the work per image of a training step and an evaluation, counted by layer."""
     experiment = workload.experiment(images=workload.batch_size)
     shape = (workload.image_size, workload.image_size, 3)
     widths = experiment.student_widths
@@ -140,13 +141,13 @@ def _maps(architecture: Any, widths: Any, shape: tuple[int, int, int]) -> list[t
 
 
 def memory(program: Any, job: Job) -> dict[str, float]:
-    """Bytes on one device.
+    """Returns the bytes used on one device.
 
     Returns:
       ``planned``: arguments, results and temporaries of the compiled step; ``state``: parameters,
-      optimiser and statistics; ``data``: the images; ``activations``: one output of each normalised
-      layer, counted; ``device_peak``, where the device counts: the most that was in use since the
-      process began, by all workloads that are measured together.
+      optimiser state and statistics; ``data``: the images; ``activations``: one output of each
+      normalised layer, computed from the layers' shapes; ``device_peak``, if the device reports it:
+      the most memory in use since the process began, by all workloads that are measured together.
     """
     workload = job.workload
     analysis = program.memory_analysis()

@@ -1,4 +1,4 @@
-"""How fast a device copies and multiplies, measured by the compiler that trains on it."""
+"""Measures how fast a device copies and multiplies, with the compiler that training uses."""
 
 import time
 from collections.abc import Callable
@@ -9,26 +9,27 @@ import jax.numpy as jnp
 
 from kdjax.bench.limits import Rates
 
-_REPETITIONS = 7  # The best one counts: it is the limit that is looked for.
+_REPETITIONS = 7  # The best one is used, because the limit is wanted.
 
 
 def measure_rates(device: jax.Device, dtype: str) -> Rates:
-    """Copy bandwidth, reading and writing counted, and the rate of square matrix products.
+    """Measures copy bandwidth, bytes read plus written, and the rate of square matrix products.
 
-    In the default precision, as the networks: where a GPU multiplies float32 with fewer bits, this
-    does too. Sizes are well above caches, and on a CPU small enough for a fraction of a second.
+    Products use the default precision, as the networks do: if a GPU multiplies float32 with fewer
+    bits, so does this function. The arrays are much larger than caches, but on a CPU small enough
+    to take a fraction of a second.
 
     Args:
-      device: the one measured.
+      device: the device to measure.
       dtype: ``float32`` or ``bfloat16``.
     """
     on_cpu = device.platform == "cpu"
-    # One call of an accelerator holds many repetitions, so that calling costs nothing; a loop on a
-    # CPU would cost more than the call.
+    # On an accelerator, one call runs many repetitions, so that the cost of the call does not
+    # matter. On a CPU, a loop would cost more than the call.
     numbers, side, loop = (2**24, 1024, 1) if on_cpu else (2**28, 8192, 16)
     vector = jax.device_put(jnp.ones((numbers // 1024, 1024), dtype), device)
     copy_seconds = _best(jax.jit(_repeated(lambda x: x + 1, loop)), vector) / loop
-    # Products with this matrix neither grow without end nor vanish.
+    # Scaled so that repeated products with this matrix neither explode nor vanish.
     matrix = jax.random.normal(jax.random.key(0), (side, side)) / side**0.5
     matrix = jax.device_put(matrix.astype(dtype), device)
     product = jax.jit(lambda a: _repeated(lambda x: a @ x, loop)(a))
@@ -43,8 +44,8 @@ def together(rates: Rates, devices: int, platform: str) -> Rates:
     """The rates of several devices together; devices of a CPU are virtual and share its cores.
 
     Args:
-      rates: of one device.
-      devices: how many there are.
+      rates: the rates of one device.
+      devices: the number of devices.
       platform: such as ``cpu`` or ``gpu``.
     """
     count = 1 if platform == "cpu" else devices

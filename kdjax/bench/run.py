@@ -1,4 +1,4 @@
-"""`kdjax bench`: every combination of workloads, in turns, and the choice of a strategy."""
+"""`kdjax bench`: measures all combinations of workloads in turns, and chooses a strategy."""
 
 import dataclasses
 import itertools
@@ -18,21 +18,21 @@ from kdjax.models.execution import EXECUTIONS
 from kdjax.records import check_output, made_with
 from kdjax.train.program import execution_choice
 
-KIND = "kdjax bench"  # What tells a file of this command from any other.
+KIND = "kdjax bench"  # Marks the files that this command writes.
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What to measure: every combination of the sequences.
+    """What to measure: every combination of the values in the sequences.
 
     Attributes:
       networks, batch_sizes, dtypes, executions, devices, students, remat: as in
-        :class:`kdjax.bench.Workload`; students is how many of the factors 1, .8, .6, .4, .2 (a
-        single one is trained alone), remat 0 or 1.
-      rounds: turns of each workload.
-      classes, image_size: of the generated images.
-      choose: measure every strategy, and record the fastest for `auto`.
-      cached: take compiled programs from the cache, as a second start does.
+        :class:`kdjax.bench.Workload`. ``students`` is how many of the factors 1, .8, .6, .4, .2 are
+        used (a single student is trained alone); ``remat`` is 0 or 1.
+      rounds: the number of turns of each workload.
+      classes, image_size: number of classes and size of the generated images.
+      choose: whether to measure every strategy, and record the fastest for `auto`.
+      cached: whether to take compiled programs from the cache, as a second start does.
     """
 
     networks: Sequence[str] = ("resnet8",)
@@ -49,7 +49,7 @@ class Settings:
     cached: bool = False
 
     def workloads(self) -> list[Workload]:
-        """The combinations, checked.
+        """Returns the combinations, after checking them.
 
         Raises:
           ValueError: if a value is not allowed.
@@ -64,7 +64,7 @@ class Settings:
             raise ValueError(f"--image_size is {self.image_size}: at least 8")
         for count in self.students:
             if not 1 <= count <= 5:
-                raise ValueError(f"--students is {count}: 1 to 5")
+                raise ValueError(f"--students is {count}: expected 1 to 5")
         for remat in self.remat:
             if remat not in (0, 1):
                 raise ValueError(f"--remat is {remat}: 0 or 1")
@@ -82,7 +82,7 @@ class Settings:
             known = ("auto", *models.create(network, 2).executions)
             for execution in executions:
                 if execution not in known and not self.executions:
-                    continue  # Of the default ones, a family runs those it has.
+                    continue  # A family skips default executions that it does not have.
                 workload = Workload(
                     network,
                     batch,
@@ -99,7 +99,7 @@ class Settings:
                     raise ValueError(
                         f"--execution is {execution}: {network} has {', '.join(known)}"
                     )
-                workload.experiment(images=batch)  # What it makes checks everything else.
+                workload.experiment(images=batch)  # This checks everything else.
                 if devices > 0 and batch % devices:
                     raise ValueError(f"--batch is {batch}: a multiple of the {devices} devices")
                 found.append(workload)
@@ -109,15 +109,15 @@ class Settings:
 def bench(
     settings: Settings, path: Path, say: Callable[[str], None] = lambda line: None
 ) -> dict[str, Any]:
-    """Measures, writes the JSON, and returns it.
+    """Measures all workloads, writes the results as JSON, and returns them.
 
     Args:
       settings: what to measure.
-      path: the file; one that this command wrote before is replaced.
-      say: hears what is being done.
+      path: the file to write; a file that this command wrote before is replaced.
+      say: called with progress messages.
 
     Raises:
-      ValueError: for bad settings, or if the file is something else.
+      ValueError: for bad settings, or if something else wrote the file.
     """
     check_output(path, KIND)
     workloads = settings.workloads()
@@ -153,7 +153,7 @@ def bench(
 
 
 def fastest(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The fastest strategy of each network, batch and dtype, for `auto` to choose from."""
+    """Returns the fastest strategy for each network, batch size and dtype; `auto` reads them."""
     device = jax.devices()[0]
     entries: dict[tuple[Any, ...], dict[str, Any]] = {}
     for result in results:
@@ -174,7 +174,7 @@ def fastest(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def label(workload: Workload) -> str:
-    """A workload in a few words."""
+    """Returns a short description of a workload."""
     return (
         f"{workload.network} x {len(workload.student_scales)}, batch {workload.batch_size}, "
         f"{workload.dtype}, {workload.execution}, {workload.devices} device(s)"
@@ -184,7 +184,7 @@ def label(workload: Workload) -> str:
 
 
 def environment() -> dict[str, Any]:
-    """Hardware, versions and command."""
+    """Returns the hardware, versions and command."""
     devices = jax.devices()
     return {
         "platform": devices[0].platform,

@@ -1,5 +1,7 @@
-"""What is measured: one training method on generated images, through the compiled functions that
-`kdjax train` uses."""
+"""The workload that is measured: one training method on generated images.
+
+It uses the same compiled functions as `kdjax train`.
+"""
 
 import dataclasses
 import time
@@ -24,19 +26,19 @@ _MEAN, _DEVIATION = (0.5,) * 3, (0.25,) * 3
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """A training job of a size to be measured.
+    """A training job that is measured.
 
     Attributes:
       network: as in :func:`kdjax.models.create`, at its full widths.
-      batch_size: images a step, over all devices.
-      dtype: of the networks, ``float32`` or ``bfloat16``.
+      batch_size: images per step, over all devices.
+      dtype: the networks' dtype, ``float32`` or ``bfloat16``.
       execution: how the students run: a value of ``config.compute.execution``.
-      devices: how many.
-      student_scales: one factor per student.
-      classes: of the classifiers.
+      devices: the number of devices.
+      student_scales: one width factor per student.
+      classes: the number of classes.
       image_size: height and width in pixels.
       method: ``ensemble`` or ``independent``.
-      remat: compute blocks again in the backward pass.
+      remat: whether to compute blocks again in the backward pass.
       overrides: further fields of the configuration, ``(name, value)``.
     """
 
@@ -53,7 +55,7 @@ class Workload:
     overrides: tuple[tuple[str, object], ...] = ()
 
     def experiment(self, images: int = 0) -> Experiment:
-        """The experiment, on ``images`` generated images (0: eight batches)."""
+        """Returns the experiment on ``images`` generated images; 0 means eight batches."""
         config = configuration.default()
         config.update_from_flattened_dict(
             {
@@ -93,20 +95,20 @@ class Workload:
 
 
 class Job:
-    """A workload under way: a state, and the inputs of its first epoch, on the devices.
+    """A started workload: its state and the inputs of its first epoch, on the devices.
 
     Attributes:
-      workload: what it is.
+      workload: the workload.
       runner: the compiled functions.
       data: the images on the devices.
-      state: after ``taken`` steps.
-      inputs: of the epoch.
-      initialization_seconds: what preparing the functions and drawing the variables took, on the
-        host; without making the images and moving them to the devices.
+      state: the state after ``taken`` steps.
+      inputs: the inputs of the epoch.
+      initialization_seconds: the time on the host to prepare the functions and draw the variables,
+        without making the images and moving them to the devices.
     """
 
     def __init__(self, workload: Workload, seed: int = 0):
-        """Makes the functions and the state; no step is compiled before the first one."""
+        """Makes the functions and the state; the training step is not compiled yet."""
         self.workload = workload
         experiment = workload.experiment()
         feed = experiment.feed()
@@ -123,10 +125,10 @@ class Job:
         self._input = experiment.parallel.compile(self._make_batches)
 
     def dispatch(self, count: int = 1) -> int:
-        """``count`` dispatches of training steps, waited for; returns how many steps they took."""
+        """Runs ``count`` dispatches of training steps to their end; returns the number of steps."""
         before = self.taken
         for _ in range(count):
-            # The epoch goes round for ever: an order is as long as the epoch, whatever the step.
+            # The same epoch is repeated for ever: its order of examples fits any step.
             self.state, metrics, steps = self.runner.steps(
                 self.state, self.inputs, self.taken, 2**30
             )
@@ -135,13 +137,13 @@ class Job:
         return self.taken - before
 
     def evaluate(self, batches: int) -> int:
-        """Evaluates on so many batches, at most eight; returns how many images they had."""
+        """Evaluates on ``batches`` batches, at most eight; returns their number of images."""
         limit = min(self.runner.feed.sizes["train"], batches * self.workload.batch_size)
         self.runner.evaluate(self.state.variables, "train", limit)
         return limit
 
     def make_batches(self, count: int = 1) -> int:
-        """The batches of ``count`` dispatches without the training; returns how many they were."""
+        """Makes the batches of ``count`` dispatches without training; returns their number."""
         for _ in range(count):
             batch = self._input(self.data, next(self.inputs), self.state.key, self.state.step)
         jax.block_until_ready(batch)
@@ -157,6 +159,6 @@ class Job:
                 self._parallel.device_index(),
             )
 
-        # Carried through the loop, every batch has to be written to memory.
+        # Each batch is carried through the loop, so it has to be written to memory.
         count = self.runner.steps_per_dispatch
         return jax.lax.fori_loop(1, count, lambda number, _: make(number), make(0))

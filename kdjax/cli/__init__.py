@@ -1,4 +1,4 @@
-"""The command line: flags in, one library call each."""
+"""The command line: each command reads its flags and makes one library call."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from typing import Any
 
 __all__ = ["default_workdir", "main", "make_parser", "read_config"]
 
-STOPPED = 130  # What shells use for a process that Ctrl-C ended.
+STOPPED = 130  # The exit status that shells use for a process ended by Ctrl-C.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +37,7 @@ def _ask_again(found: "sys.UnraisableHookArgs") -> None:
 
 
 def __getattr__(name: str) -> Any:
-    """The parts that :func:`main` is made of, imported when they are asked for."""
+    """Imports a public function from another module when it is accessed."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from kdjax.cli import configs, parser

@@ -1,4 +1,4 @@
-"""What each command does: one library call, and what it prints of the result."""
+"""The function of each command: it makes one library call and prints the result."""
 
 import argparse
 import sys
@@ -15,8 +15,8 @@ from kdjax.cli.configs import default_workdir, is_stored, no_more, overridden, r
 if TYPE_CHECKING:
     from kdjax.plan import DataShape
 
-LOST = 3  # Most likely another process of the run is gone.
-UNFIT = 1  # A program that was planned does not compile.
+LOST = 3  # The exit status if another process of the run has most likely died.
+NOT_COMPILED = 1  # The exit status if a planned program does not compile.
 
 
 def train(known: argparse.Namespace, overrides: Sequence[str]) -> int:
@@ -63,9 +63,10 @@ def _run(
     known: argparse.Namespace,
     remarks: Sequence[str],
 ) -> tuple[dict[str, Any] | None, int]:
-    """What a run returns, None if there is nothing to report here, and the exit status.
+    """Runs a task; returns its summary and the exit status.
 
-    ``remarks`` are printed first, by one process.
+    The summary is None if this process has nothing to report. ``remarks`` are printed first, by the
+    first process only.
     """
     from kdjax.train.devices import processes
     from kdjax.train.run.interrupt import Interrupted
@@ -78,7 +79,7 @@ def _run(
         summary = run(config, path)
         return (summary if processes.is_first() else None), 0
     except Interrupted as interrupted:
-        print(f"{interrupted}. The same command goes on from there.", file=sys.stderr)
+        print(f"{interrupted}. The same command continues from there.", file=sys.stderr)
         return None, 0 if interrupted.signal_name == "SIGTERM" else STOPPED
     except Exception as error:
         # kdjax's own errors are raised in all processes alike, and all of them end normally.
@@ -91,7 +92,7 @@ def _run(
             "goes on from the last checkpoint.",
             file=sys.stderr,
         )
-        processes.leave(LOST)
+        processes.exit_now(LOST)
 
 
 def _say_where(path: Path, written: Sequence[Path]) -> None:
@@ -101,7 +102,7 @@ def _say_where(path: Path, written: Sequence[Path]) -> None:
 
 def bench(known: argparse.Namespace, overrides: Sequence[str]) -> int:
     no_more(overrides)
-    _no_more_than_used(known)
+    _check_unused_options(known)
     if known.layers:
         return _bench_layers(known)
     from kdjax import report
@@ -109,7 +110,7 @@ def bench(known: argparse.Namespace, overrides: Sequence[str]) -> int:
 
     height, width = known.image_size
     if height != width:
-        raise ValueError(f"--image_size is {height}x{width}: a square, but for --layers")
+        raise ValueError(f"--image_size is {height}x{width}: expected a square (but for --layers)")
     settings = Settings(
         networks=known.network,
         batch_sizes=known.batch,
@@ -132,14 +133,14 @@ def bench(known: argparse.Namespace, overrides: Sequence[str]) -> int:
     return 0
 
 
-# Options of one kind of benchmark alone -> what they are if they are not given.
+# Options that only one kind of benchmark reads -> their defaults.
 _OF_STEPS: dict[str, Any] = {"execution": (), "devices": (1,), "students": (5,), "remat": (0,)}
 _OF_STEPS |= {"choose": False, "cached": False}
 _OF_LAYERS: dict[str, Any] = {"image_channels": 3, "network_width": 1.0}
 
 
-def _no_more_than_used(known: argparse.Namespace) -> None:
-    """Raises ValueError for an option that the benchmark would not look at."""
+def _check_unused_options(known: argparse.Namespace) -> None:
+    """Raises ValueError for an option that the benchmark would ignore."""
     for name, default in (_OF_STEPS if known.layers else _OF_LAYERS).items():
         if getattr(known, name) != default:
             raise ValueError(
@@ -178,7 +179,7 @@ def plan(known: argparse.Namespace, overrides: Sequence[str]) -> int:
     from kdjax import report
     from kdjax.plan import plan
 
-    # A compiler for TPUs that is installed would look for the TPU itself in this process.
+    # Without this, an installed compiler for TPUs would look for a TPU in this process.
     jax.config.update("jax_platforms", "cpu")
     path = Path(known.out) if known.out else None
     record = plan(
@@ -187,7 +188,7 @@ def plan(known: argparse.Namespace, overrides: Sequence[str]) -> int:
         executions=known.executions,
         batches=known.batches,
         data=_given_shape(known, config.data.memory == "stream"),
-        # A workdir's config.json is data: nothing is to be run again.
+        # A workdir's config.json is data: there is no Python file to run again.
         config_file="" if is_stored(known.config) else known.config,
         path=path,
         say=lambda line: print(line, file=sys.stderr),
@@ -195,11 +196,11 @@ def plan(known: argparse.Namespace, overrides: Sequence[str]) -> int:
     report.print_plan(record)
     if path:
         print(f"Results: {path}")
-    return 0 if all(result["compiles"] for result in record["results"]) else UNFIT
+    return 0 if all(result["compiles"] for result in record["results"]) else NOT_COMPILED
 
 
 def _given_shape(known: argparse.Namespace, streamed: bool) -> "DataShape | None":
-    """The shape of data that is elsewhere, if the flags give one."""
+    """The shape of data that is not on this machine, if the flags give one; else None."""
     given = {name: getattr(known, name) for name in ("images", "image_size", "classes")}
     if not any(given.values()):
         return None

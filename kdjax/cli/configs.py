@@ -1,4 +1,4 @@
-"""Configurations from files and overrides, with errors that name the field."""
+"""Reads configurations from files and overrides; errors name the field."""
 
 import difflib
 import re
@@ -19,15 +19,15 @@ def read_config(
     """The configuration of a file with overrides applied.
 
     Args:
-      path: ``file.py`` or ``file.py:argument`` with a ``get_config``, a config file, which is
-        Python and is run; or a workdir's ``config.json``. Empty: the recipe for the embedded
-        digits. If an override names other data, that recipe does not fit, and every field starts
-        from its default.
+      path: ``file.py`` or ``file.py:argument``, a Python file with a ``get_config`` function,
+        which is run; or a workdir's ``config.json``. Empty: the recipe for the embedded digits. If
+        an override names other data, that recipe does not fit, and every field starts from its
+        default.
       overrides: ``--config.a.b=value`` (or the value as the next argument).
       task: ``train``, ``search`` or ``distill``.
 
     Raises:
-      ConfigError: if the file cannot be used or is of the other task, an argument is not an
+      ConfigError: if the file cannot be used or is for another task, an argument is not an
         override, or a field does not exist or has another type.
     """
     from absl import flags
@@ -74,12 +74,12 @@ def read_config(
 def _start(
     path: str, overrides: Sequence[str], task: configuration.Task
 ) -> ml_collections.ConfigDict | None:
-    """The configuration that overrides start from; None: that of a Python file, which is run.
+    """The configuration to which overrides are applied; None if a Python file makes it.
 
     Args:
-      path: as :func:`read_config` takes it.
-      overrides: of the command line.
-      task: of the command.
+      path: as in :func:`read_config`.
+      overrides: the overrides on the command line.
+      task: the task of the command.
     """
     if not path:
         return _without_file(overrides, task)
@@ -88,9 +88,9 @@ def _start(
     file = Path(path.partition(":")[0])
     if not file.is_file():
         raise configuration.ConfigError(f"--config={path}: there is no such file")
-    # As for a script, so that a config file may import files beside it.
+    # As Python does for a script, so that a config file may import files from its directory.
     sys.path.insert(0, str(file.resolve().parent))
-    _check_task(path, task)  # Runs the file, which may register terms: fields are known now.
+    _check_task(path, task)  # Runs the file. It may register terms, which add fields.
     return None
 
 
@@ -100,7 +100,7 @@ def is_stored(path: str) -> bool:
 
 
 def _read_json(path: str, task: configuration.Task) -> ml_collections.ConfigDict:
-    """The configuration that a workdir keeps."""
+    """Reads the configuration in a workdir's ``config.json``."""
     try:
         config = configuration.from_json(Path(path).read_text())
     except (configuration.ConfigError, UnicodeDecodeError) as error:
@@ -117,20 +117,20 @@ def _same_task(path: str, found: configuration.Task, task: configuration.Task) -
 
 
 def _without_file(overrides: Sequence[str], task: configuration.Task) -> ml_collections.ConfigDict:
-    """The configuration that overrides start from if no file is named."""
-    text = "=".join(overrides)  # A value may be an argument of its own.
+    """The configuration to which overrides are applied if no file is named."""
+    text = "=".join(overrides)  # A value may be a separate argument.
     if re.search(r"--config\.data\.name=(?!['\"]?digits\b)", text):
         config = configuration.default_of(task)
     else:
         config = configuration.first_run(task)
     if task == "search" and re.search(r"--config\.search\.target\.", text):
-        # Who names a target means that one, and not another one that is there by default.
+        # A user who names a target wants only that one, not the default one too.
         config.search.target.update(dict.fromkeys(config.search.target, 0.0))
     return config
 
 
 def _drop_shares(config: ml_collections.ConfigDict, overrides: Sequence[str]) -> None:
-    """Takes the recipe's shares from the teacher of other students, or of another rule."""
+    """Removes the recipe's ``teacher_weights`` if the students or the rule are different ones."""
     students = len(config.student_widths or config.student_scales)
     same = config.ensemble.rule == "average" and students == len(config.teacher_weights)
     if not same and "teacher_weights" not in overridden(overrides):
@@ -144,7 +144,7 @@ def _cannot_be_run(path: str, error: Exception) -> configuration.ConfigError:
 
 
 def _check_task(path: str, task: configuration.Task) -> None:
-    """Raises ConfigError if a file, before any override, is a configuration of the other task."""
+    """Raises ConfigError if a file, before any override, is a configuration of another task."""
     from absl import flags
     from ml_collections import config_flags
 
@@ -158,7 +158,7 @@ def _check_task(path: str, task: configuration.Task) -> None:
 
 
 def default_workdir(config: ml_collections.ConfigDict) -> Path:
-    """Where an experiment is written if no workdir is given."""
+    """The directory that an experiment is written to if no workdir is given."""
     name = f"{config.data.name}-{config.network}".replace("/", "-").replace(":", "-")
     task = configuration.task_of(config)
     prefix = "" if task == "train" else f"{task}-"
@@ -169,13 +169,13 @@ def check_overrides(arguments: Sequence[str], fields: Mapping[str, configuration
     """Checks that arguments are overrides of known fields, before anything reads their values.
 
     Raises:
-      ConfigError: for the first one that is not; it names what was probably meant.
+      ConfigError: for the first argument that is not; the message names what was probably meant.
     """
     named = set[str]()
     for before, text in zip(["", *arguments], arguments, strict=False):
         name = text.partition("=")[0]
         if name in named and isinstance(_default(name, fields), tuple):
-            # ml_collections would join the two.
+            # ml_collections would join the two tuples.
             raise configuration.ConfigError(f"{name} is given twice: expected one tuple")
         named.add(name)
         if name.startswith("--config."):
@@ -199,7 +199,7 @@ def _default(name: str, fields: Mapping[str, configuration.Field]) -> object:
 
 
 def overridden(arguments: Sequence[str]) -> list[str]:
-    """The fields that overrides set, in their order, each once."""
+    """The fields that overrides set, each once, in the order of the overrides."""
     found = (re.match(r"--(?:no)?config\.([\w.]+)", text) for text in arguments)
     return list(dict.fromkeys(match[1] for match in found if match))
 
@@ -216,8 +216,8 @@ def no_more(
     """Raises ConfigError if arguments are left over.
 
     Args:
-      arguments: what no flag has taken.
-      fields: those that the command can override; None: it takes no overrides.
+      arguments: the arguments that no flag has taken.
+      fields: the fields that the command can override; None: it takes no overrides.
     """
     if not arguments:
         return

@@ -18,13 +18,14 @@ _LOGGER = logging.getLogger(__name__)
 
 
 def add_evaluate_options(command: argparse.ArgumentParser) -> None:
-    """The options of `kdjax evaluate`."""
+    """Adds the options of `kdjax evaluate`."""
     _add_network_options(
         command,
         "0",
-        "one student, by number or name; of a search 1 compact and distilled, 2 compact, 3 uniform "
-        "and distilled; of a distillation the students distilled, then the same alone; of both "
-        "also 'teacher', if it was trained there; default: all, and the average of an ensemble",
+        "one network, by number or name; for a search, 1 is compact and distilled, 2 compact, "
+        "3 uniform and distilled; for a distillation, the distilled students come first, then the "
+        "same ones alone; for both also 'teacher', if it was trained there; default: all networks, "
+        "and the average of an ensemble",
     )
     command.add_argument(
         "--split", choices=("train", "validation", "test"), default="test", help="default: test"
@@ -33,28 +34,28 @@ def add_evaluate_options(command: argparse.ArgumentParser) -> None:
         "--data",
         default="",
         metavar="PLACE",
-        help="where the data of training lies now: a directory or file, or a name as in "
-        "--config.data.name; default: where it lay",
+        help="where the training data is now: a directory, a file, or a name as in "
+        "--config.data.name; default: where it was during training",
     )
     command.add_argument(
         "--other_data",
         default="",
         metavar="PLACE",
-        help="other data of the same classes, named in the same way; all of it is evaluated",
+        help="other data of the same classes, given as for --data; all of it is evaluated",
     )
     command.add_argument(
-        "--out", default="", metavar="FILE.json", help="writes all numbers there too"
+        "--out", default="", metavar="FILE.json", help="also write all numbers to this file"
     )
 
 
 def add_predict_options(command: argparse.ArgumentParser) -> None:
-    """The options of `kdjax predict`."""
+    """Adds the options of `kdjax predict`."""
     _add_student_options(command)
     command.add_argument(
-        "--top", type=int, metavar="K", help="classes for each image; default: up to 5"
+        "--top", type=int, metavar="K", help="how many classes for each image; default: up to 5"
     )
     command.add_argument(
-        "--batch", type=int, default=64, metavar="N", help="images computed at once; default: 64"
+        "--batch", type=int, default=64, metavar="N", help="images per batch; default: 64"
     )
     command.add_argument(
         "--out",
@@ -66,18 +67,18 @@ def add_predict_options(command: argparse.ArgumentParser) -> None:
         "images",
         nargs="+",
         metavar="IMAGE",
-        help="files, folders (with all below, but nothing hidden) or patterns in quotes",
+        help="files, folders (with subfolders, without hidden files) or patterns in quotes",
     )
 
 
 def add_export_options(command: argparse.ArgumentParser) -> None:
-    """The options of `kdjax export`."""
+    """Adds the options of `kdjax export`."""
     _add_student_options(command)
     command.add_argument(
         "--platforms",
         default="",
         metavar="NAMES",
-        help="that a .jaxexport file is for; default: cpu,cuda,tpu",
+        help="platforms on which a .jaxexport file can run; default: cpu,cuda,tpu",
     )
     command.add_argument(
         "--out",
@@ -88,18 +89,21 @@ def add_export_options(command: argparse.ArgumentParser) -> None:
 
 
 def _add_student_options(command: argparse.ArgumentParser) -> None:
-    """Those that name one trained network."""
+    """Adds the options that name one trained network."""
     _add_network_options(
-        command, "1", "its number or name, such as 3, compact or teacher; default: 1"
+        command, "1", "number or name of the network, such as 3, compact or teacher; default: 1"
     )
     command.add_argument(
-        "--seed", type=int, metavar="N", help="of the run; default: the first of its seeds"
+        "--seed", type=int, metavar="N", help="seed of the run; default: the first seed"
     )
 
 
 def _add_network_options(command: argparse.ArgumentParser, student: str, meaning: str) -> None:
     command.add_argument(
-        "--workdir", required=True, metavar="DIR", help="of `kdjax train`, `search` or `distill`"
+        "--workdir",
+        required=True,
+        metavar="DIR",
+        help="workdir of `kdjax train`, `search` or `distill`",
     )
     command.add_argument("--student", default=student, metavar="N", help=meaning)
     command.add_argument(
@@ -111,7 +115,7 @@ def _add_network_options(command: argparse.ArgumentParser, student: str, meaning
 
 
 def evaluate(known: argparse.Namespace, overrides: Sequence[str]) -> int:
-    """Prints an evaluation, draws it, and writes it where asked."""
+    """Evaluates networks; prints and draws the result, and writes it to ``--out`` if given."""
     no_more(overrides)
     out = _out(known.out, ".json")
     from kdjax import report
@@ -140,11 +144,11 @@ def evaluate(known: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def predict(known: argparse.Namespace, overrides: Sequence[str]) -> int:
-    """Prints or writes the classes of images."""
+    """Classifies images, and prints their classes or writes them to ``--out``."""
     no_more(overrides)
     out = _out(known.out, ".json", ".csv")
     if known.batch < 1:
-        raise configuration.ConfigError(f"--batch is {known.batch}: at least 1")
+        raise configuration.ConfigError(f"--batch is {known.batch}: expected at least 1")
     from kdjax import deploy, report
 
     files = deploy.find_images(known.images)
@@ -175,7 +179,7 @@ def export(known: argparse.Namespace, overrides: Sequence[str]) -> int:
 
     try:
         deploy.check_export(out, platforms)
-    except ValueError as error:  # It begins with the name of the argument, here an option.
+    except ValueError as error:  # The message begins with the argument's name: here, an option's.
         raise configuration.ConfigError(f"--{error}") from None
     student = deploy.load_student(
         known.workdir, known.student, seed=known.seed, checkpoint=known.checkpoint
@@ -189,7 +193,7 @@ def export(known: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def _csv(found: dict[str, Any]) -> str:
-    """One line for each image and class, the likeliest first."""
+    """Returns CSV with one line for each image and class, the likeliest class first."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["image", "rank", "class", "probability"])
@@ -203,7 +207,7 @@ def _out(name: str, *endings: str) -> Path | None:
     """The file to write, checked before anything is computed.
 
     Raises:
-      ConfigError: if it has another ending, or its directory is not there.
+      ConfigError: if the file has another ending, or its directory does not exist.
     """
     if not name:
         return None

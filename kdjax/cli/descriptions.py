@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Description(NamedTuple):
-    """Of a command: one line, and a page."""
+    """The help texts of a command: one line, and one page."""
 
     summary: str
     text: str
@@ -21,7 +21,8 @@ same students each by itself; prints what distillation gained each of them.
   kdjax train --config=configs/cifar10_resnet20.py --workdir=runs/c10
   kdjax train --config.weights.soft=0.3 --config.seeds='(0,)' --workdir=runs/soft3
 
-The same command again continues an unfinished run, and shows a finished one.""",
+Running the same command again continues an unfinished run, or shows the results of a
+finished one.""",
     ),
     "search": Description(
         "find a compact structure under a budget, distil it, and compare",
@@ -35,8 +36,8 @@ with the same structure trained alone and with uniform thinning at equal budget.
   kdjax search --config=configs/search_cifar10_resnet56.py --workdir=runs/r56 \\
     --config.search.target.flops=0.5 --config.search.target.params=0.4
 
-The same command again continues at whatever stage it was in. The structure it finds can
-be a student of an online ensemble:
+Running the same command again continues at the stage where it stopped. The structure
+that a search finds can be a student of an online ensemble:
 
   kdjax train --config.student_widths='("W/full.json", "W/widths.json")'
 
@@ -46,7 +47,7 @@ with W the workdir of the search.""",
         "distil students from any teacher, and compare them with the same ones alone",
         """\
 Trains students of any network and widths from labels and from a fixed teacher of any
-other, and the same students alone; prints what the teacher was worth to them. The
+network, and the same students alone; prints how much they gain from the teacher. The
 teacher is trained first, or taken from a workdir of any command.
 
   kdjax distill
@@ -55,20 +56,21 @@ teacher is trained first, or taken from a workdir of any command.
   kdjax distill --config=configs/distill_cifar100.py:resnet56_resnet20 \\
     --workdir=runs/r56r20
 
-Several teachers teach by their averaged logits:
+With several teachers, the students learn from the average of their logits:
 
   --config.teacher.workdir='("runs/a", "runs/b")'
 
-Terms that read feature maps pair blocks by depth: all of the network that has fewer,
-evenly spaced ones of the other, the last with the last. 1x1 convolutions bring a
-student's maps to the teacher's channels, and the larger map is averaged to the size of
-the smaller. The same command again continues at whatever stage it was in.""",
+Terms that read feature maps pair the blocks of student and teacher by depth. All blocks
+of the network with fewer blocks are paired with evenly spaced blocks of the other; the
+last block is paired with the last. 1x1 convolutions bring a student's maps to the
+teacher's channels, and the larger map is averaged to the size of the smaller. Running
+the same command again continues at the stage where it stopped.""",
     ),
     "prepare": Description(
         "download and prepare a TFDS set as array_record",
         """\
 Downloads a TensorFlow Datasets set and writes it in the format that kdjax reads
-without TensorFlow. Preparing itself needs TensorFlow and the network:
+without TensorFlow. Preparing itself needs TensorFlow and an internet connection:
 
   pip install ".[prepare]"
   kdjax prepare cifar100""",
@@ -77,8 +79,8 @@ without TensorFlow. Preparing itself needs TensorFlow and the network:
         "evaluate the networks of a finished or running experiment",
         """\
 Restores the checkpoints of an experiment and evaluates its networks, each as it
-would be deployed, on a whole split: accuracy over seeds and of each class; confusion
-matrices go to the workdir's report/confusion.
+would be deployed, on a whole split. Prints accuracy over seeds and of each class, and
+draws confusion matrices into report/confusion in the workdir.
 
   kdjax evaluate --workdir=kdjax-runs/digits-resnet8 --student=3
   kdjax evaluate --workdir=runs/mine --data=/new/place/images --out=mine.json
@@ -87,8 +89,8 @@ matrices go to the workdir's report/confusion.
     "predict": Description(
         "classify images with a trained student",
         """\
-Classifies image files with one network of a workdir, treated as in its evaluation.
-The data it was trained on is not needed.
+Classifies image files with one network of a workdir. Images are preprocessed as in its
+evaluation. The data that the network was trained on is not needed.
 
   kdjax predict --workdir=kdjax-runs/digits-resnet8 --student=3 seven.png scans/
   kdjax predict --workdir=runs/found --student=compact --out=classes.csv 'in/*.jpg'""",
@@ -96,23 +98,23 @@ The data it was trained on is not needed.
     "export": Description(
         "write a trained student to a file for programs without kdjax",
         """\
-Writes one network of a workdir to a file, and what its input and output mean to the
-same name with .json. FILE.jaxexport is a program, parameters inside, that JAX loads
-(`pip install jax flatbuffers`) and runs on any batch of uint8 images, on CPUs, NVIDIA
-GPUs and TPUs; JAX releases of the next six months will load it. FILE.npz and
-FILE.safetensors are the arrays, to keep.
+Writes one network of a workdir to a file, and a description of its input and output to
+the same name with .json added. FILE.jaxexport is a program with the parameters inside.
+JAX loads it (`pip install jax flatbuffers`) and runs it on any batch of uint8 images, on
+CPUs, NVIDIA GPUs and TPUs; JAX releases of the next six months will load it. FILE.npz
+and FILE.safetensors hold the arrays only, for longer storage.
 
   kdjax export --workdir=kdjax-runs/digits-resnet8 --student=3 --out=three.jaxexport
   kdjax export --workdir=runs/found --student=compact --out=found.npz""",
     ),
     "import-torch": Description(
-        "take parameters that torchvision's network of the same name was trained to",
+        "import trained parameters of torchvision's network of the same name",
         """\
 Reads parameters with torchvision's names and writes a workdir with that network, as
-if `kdjax train` had begun there: to evaluate it, to predict with it, to train it on
-(the same --config fields with method=independent and student_scales='(1.0,)'), or
-to have it as the teacher of a search. Classes are in the order of the data, and
-images are normalised as the data is here.
+if `kdjax train` had started there. You can then evaluate it, predict with it, continue
+to train it (the same --config fields with method=independent and
+student_scales='(1.0,)'), or use it as the teacher of a search. The classes are in the
+order of the data, and images are normalised with the mean and deviation of the data.
 
   kdjax import-torch --config.network=resnet50 --weights=resnet50.npz \\
     --config.data.name=imagenet2012 --config.data.memory=stream \\
@@ -144,11 +146,12 @@ layer of one network at several widths, for `kdjax search` with
 --config.search.latency_table=FILE.""",
     ),
     "plan": Description(
-        "compile the training step for accelerators that are not here, and count it",
+        "compile the training step for accelerators that are not here, and analyse it",
         """\
 Compiles the very step that `kdjax train` would run, for GPUs and TPUs that need not
-be there: does it compile, does it fit, how many kernels it launches, how many bytes
-it moves, what it computes, and an estimate of its speed. Nothing is measured.
+be there. Prints whether it compiles and fits into memory, how many kernels it launches,
+how many bytes it moves, what it computes, and an estimate of its speed. Nothing is
+measured.
 
   kdjax plan --config=configs/cifar10_resnet20.py --target=h200,v5e \\
     --executions=sequential,merged --batches=128,512 --config.compute.dtype=bfloat16

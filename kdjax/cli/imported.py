@@ -8,7 +8,7 @@ from kdjax.cli.configs import read_config
 
 
 def add_import_options(command: argparse.ArgumentParser) -> None:
-    """The options of `kdjax import-torch`."""
+    """Adds the options of `kdjax import-torch`."""
     command.add_argument(
         "--weights",
         required=True,
@@ -22,19 +22,19 @@ def add_import_options(command: argparse.ArgumentParser) -> None:
         "--config",
         default="",
         metavar="FILE.py[:ARG]",
-        help="a Python file with get_config(), of `kdjax train`; it and overrides name the "
-        "network, the data and how both are used; without it config.network_width is 1.0",
+        help="a Python file with get_config() for `kdjax train`; the file and the overrides set "
+        "the network, the data and how both are used; without it, config.network_width is 1.0",
     )
     command.add_argument(
         "--new_classifier",
         action="store_true",
-        help="draw the classifier anew, for data of other classes",
+        help="initialise a new classifier, for data with other classes",
     )
 
 
 def import_torch(known: argparse.Namespace, overrides: Sequence[str]) -> int:
-    """Writes a workdir from a file of tensors, and says what is in it."""
-    # The recipe for the embedded digits has a narrow network.
+    """Writes a workdir from a file of tensors, and prints what the workdir contains."""
+    # The recipe for the embedded digits, used without --config, has a narrow network.
     full = [] if known.config else ["--config.network_width=1.0"]
     config = read_config(known.config, [*full, *overrides])
     configuration.validate(config)
@@ -44,7 +44,7 @@ def import_torch(known: argparse.Namespace, overrides: Sequence[str]) -> int:
         config, known.workdir, known.weights, new_classifier=known.new_classifier
     )
     height, width, channels = found["image_shape"]
-    classifier = ", its classifier drawn anew" if known.new_classifier else ""
+    classifier = ", its classifier initialised anew" if known.new_classifier else ""
     print(
         f"{found['network']} from {known.weights}: {found['params']:,} parameters{classifier}\n"
         f"for {found['dataset']}: images of {height} x {width} x {channels}, {found['classes']} "

@@ -4,13 +4,14 @@ import argparse
 
 
 def add_task_options(command: argparse.ArgumentParser, default: str) -> None:
-    """Options of a command that trains; ``default`` is its workdir."""
+    """Adds the options of a command that trains; ``default`` is its default workdir."""
     command.add_argument(
         "--config",
         default="",
         metavar="FILE.py[:ARG]",
         help="a Python file with get_config(), or the config.json of a workdir; default: a recipe "
-        "for the embedded digits, or with --config.data.name no recipe",
+        "for the embedded digits, or, if --config.data.name sets other data, the default of every "
+        "field",
     )
     command.add_argument(
         "--workdir",
@@ -19,17 +20,19 @@ def add_task_options(command: argparse.ArgumentParser, default: str) -> None:
         help=f"where everything is written; default: {default}",
     )
     group = command.add_argument_group(
-        "several processes", "found by themselves on TPU pods, under SLURM and Open MPI"
+        "several processes", "detected automatically on TPU pods, under SLURM and Open MPI"
     )
     group.add_argument(
         "--coordinator",
         default="",
         metavar="HOST:PORT",
-        help="of the first process, the same for all; auto: ask the cluster",
+        help="address of the first process, the same for all processes; auto: ask the cluster",
     )
-    group.add_argument("--num_processes", type=int, default=0, metavar="N", help="how many")
     group.add_argument(
-        "--process_id", type=int, default=-1, metavar="I", help="which one this is, from 0"
+        "--num_processes", type=int, default=0, metavar="N", help="number of processes"
+    )
+    group.add_argument(
+        "--process_id", type=int, default=-1, metavar="I", help="index of this process, from 0"
     )
 
 
@@ -45,7 +48,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _size(text: str) -> tuple[int, int]:
-    """``32`` or ``24x32``, height and width."""
+    """Parses ``32`` or ``24x32`` to height and width."""
     sides = tuple(int(side) for side in text.split("x"))
     if len(sides) not in (1, 2):
         raise ValueError
@@ -61,8 +64,8 @@ def add_plan_options(command: argparse.ArgumentParser) -> None:
     )
     for name, kind, metavar, meaning in (
         ("target", _words, "A,B", "what to compile for, such as h200,a100:4,v5e:2x2"),
-        ("executions", _words, "A,B", "in place of config.compute.execution, to compare"),
-        ("batches", _numbers, "A,B", "in place of config.batch_size, to compare"),
+        ("executions", _words, "A,B", "compare these in place of config.compute.execution"),
+        ("batches", _numbers, "A,B", "compare these in place of config.batch_size"),
     ):
         command.add_argument(
             f"--{name}",
@@ -73,13 +76,13 @@ def add_plan_options(command: argparse.ArgumentParser) -> None:
             help=meaning,
         )
     for name, meaning in (
-        ("images", "training images, where the data is not on this machine; with:"),
-        ("image_size", "their height and width in pixels"),
-        ("classes", "how many there are"),
+        ("images", "number of training images, if the data is not on this machine"),
+        ("image_size", "with --images: their height and width in pixels"),
+        ("classes", "with --images: number of classes"),
     ):
         command.add_argument(f"--{name}", type=int, default=0, metavar="N", help=meaning)
     command.add_argument(
-        "--out", default="", metavar="FILE.json", help="writes all numbers there too"
+        "--out", default="", metavar="FILE.json", help="also write all numbers to this file"
     )
 
 
@@ -87,7 +90,7 @@ def add_bench_options(command: argparse.ArgumentParser) -> None:
     words, numbers = _words, _numbers
     for name, kind, default, meaning in (
         ("network", words, "resnet8", "names of networks"),
-        ("batch", numbers, "64", "images a step, over all devices"),
+        ("batch", numbers, "64", "images per step, over all devices"),
         ("dtype", words, "float32", "float32, bfloat16"),
         ("execution", words, "", "strategies; default: auto,sequential,scanned"),
         ("devices", numbers, "1", "numbers of devices"),
@@ -99,9 +102,9 @@ def add_bench_options(command: argparse.ArgumentParser) -> None:
             f"--{name}", type=kind, default=kind(default), help=text, metavar="A,B"
         )
     for name, number, meaning in (
-        ("rounds", 5, "turns of each"),
-        ("classes", 10, "of the generated images"),
-        ("image_channels", 3, "with --layers: 1 or 3"),
+        ("rounds", 5, "measurements of each"),
+        ("classes", 10, "classes of the generated images"),
+        ("image_channels", 3, "with --layers: channels of the images, 1 or 3"),
     ):
         command.add_argument(
             f"--{name}", type=int, default=number, help=f"{meaning}; default: {number}"
@@ -111,11 +114,11 @@ def add_bench_options(command: argparse.ArgumentParser) -> None:
         type=_size,
         default=(32, 32),
         metavar="N",
-        help="in pixels; default: 32. With --layers also height x width: 24x32",
+        help="size of the images in pixels; default: 32; with --layers also height x width: 24x32",
     )
     for name, meaning in (
-        ("choose", "record the fastest execution"),
-        ("cached", "use programs compiled earlier, as a second start"),
+        ("choose", "measure all executions and record the fastest"),
+        ("cached", "use programs compiled earlier, as a second start does"),
         ("layers", "time each layer, for a search by latency; one network, batch and dtype"),
     ):
         command.add_argument(f"--{name}", action="store_true", help=meaning)
@@ -123,18 +126,18 @@ def add_bench_options(command: argparse.ArgumentParser) -> None:
         "--network_width",
         type=float,
         default=1.0,
-        help="with --layers: factor of widths; default: 1",
+        help="with --layers: factor of all widths; default: 1",
     )
     out = "default: kdjax-runs/bench.json, with --layers kdjax-runs/latency.json"
     command.add_argument("--out", default="", metavar="FILE.json", help=out)
 
 
 def add_prepare_options(command: argparse.ArgumentParser) -> None:
-    """Adds the set's name and where it goes."""
+    """Adds the options for the name of the data set and its directory."""
     command.add_argument("name", help="as in the TFDS catalogue: cifar10, svhn_cropped, ...")
     command.add_argument(
         "--data_dir",
         default="",
         metavar="DIR",
-        help="default: $TFDS_DATA_DIR, else ~/tensorflow_datasets",
+        help="where to write the set; default: $TFDS_DATA_DIR, else ~/tensorflow_datasets",
     )

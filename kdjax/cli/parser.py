@@ -17,12 +17,13 @@ environment variables:
       where decoded images, compiled programs and measured speeds are kept; default:
       $XDG_CACHE_HOME/kdjax, else ~/.cache/kdjax
   KDJAX_TUNE
-      0: leave the environment as it is; else what is not set yet of JAX_COMPILATION_CACHE_DIR,
-      JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS and, on a CPU, XLA_FLAGS and GLIBC_TUNABLES is set
+      0: leave the environment as it is; otherwise kdjax sets JAX_COMPILATION_CACHE_DIR,
+      JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS and, on a CPU, XLA_FLAGS and GLIBC_TUNABLES, if
+      they are not set yet
   KDJAX_TRACEBACK
-      anything: errors with their full traceback
+      any value: print errors with their full traceback
   TFDS_DATA_DIR
-      where prepared TFDS sets lie, unless data.data_dir says so; default: ~/tensorflow_datasets
+      directory of prepared TFDS sets, if data.data_dir names none; default: ~/tensorflow_datasets
   JAX_PLATFORMS
       cpu, cuda or tpu: the kind of devices to use; default: the fastest there is
   SLURM_*, OMPI_*, TPU_WORKER_HOSTNAMES, MEGASCALE_COORDINATOR_ADDRESS, JAX_COORDINATOR_ADDRESS
@@ -38,7 +39,7 @@ installing, in a checkout:
 
 
 class Command(NamedTuple):
-    """A command: what it runs, and what adds its options to its parser."""
+    """A command: the function that runs it, and the one that adds its options to its parser."""
 
     run: Callable[[argparse.Namespace, Sequence[str]], int]
     add_options: Callable[[argparse.ArgumentParser], None]
@@ -64,7 +65,7 @@ _TASKS: tuple[configuration.Task, ...] = ("train", "search", "distill")
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of all commands; ``run`` of what it finds is the command's function."""
+    """The parser of all commands; ``run`` in its result is the function of the command."""
     parser = argparse.ArgumentParser(
         prog="kdjax",
         description="Compress convolutional networks by knowledge distillation.",
@@ -89,8 +90,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _describe_fields(task: configuration.Task) -> str:
     lines = [
-        "fields (--config.NAME=VALUE), with default, meaning and what they may be; [in brackets]",
-        "what the recipe for the embedded digits has, which holds without --config and data.name:",
+        "fields (--config.NAME=VALUE), with default, meaning and allowed values; [in brackets] the",
+        "value of the recipe for the embedded digits, used without --config and data.name:",
     ]
     first_run = dict(configuration.flatten(configuration.first_run(task)))
     for name, field in configuration.fields_of(task).items():

@@ -1,4 +1,4 @@
-"""One command from its arguments to its exit status."""
+"""Runs one command, from its arguments to its exit status."""
 
 import logging
 import os
@@ -14,16 +14,17 @@ _USAGE_ERROR = 2
 def run(arguments: Sequence[str] | None) -> int:
     """Runs the command that ``arguments`` name; returns the exit status.
 
-    None stands for the arguments of the program itself.
+    If ``arguments`` is None, the arguments of this program are used.
     """
     parser = make_parser()
     known, rest = parser.parse_known_args(arguments)
     if arguments is None:  # Started as a program, not called from Python.
         process.restart_tuned(sys.orig_argv, process.cache_directory() / "compiled")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    logging.getLogger("kdjax").setLevel(logging.INFO)  # Such as what was found in the data.
-    # Orbax reports every barrier of a save, and every failure with several stack traces; what
-    # matters of it kdjax says.
+    # Shows messages of kdjax, such as what was found in the data.
+    logging.getLogger("kdjax").setLevel(logging.INFO)
+    # Orbax logs every barrier of a save, and every failure with several stack traces. kdjax
+    # reports what matters of it.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
         return known.run(known, rest)

@@ -1,4 +1,4 @@
-"""The configuration: every field, its default, its meaning and what it may be.
+"""The configuration: every field with its default, its meaning and its allowed values.
 
 Each of the tasks `kdjax train`, `search` and `distill` has one table. The default
 :class:`ConfigDict`, the checks, the help texts and the list of what a resumed run may change are

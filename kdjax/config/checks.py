@@ -10,14 +10,15 @@ from kdjax.config.terms import BY_LOGITS, TERMS
 
 
 def validate(config: ml_collections.ConfigDict, *, learns: bool = True) -> None:
-    """Checks every field by itself and against the others, by the table of its task.
+    """Checks every field of a configuration by itself, then the fields against each other.
 
     Args:
-      config: of any task.
-      learns: whether a term has to be switched on; not so where only what was trained is used.
+      config: a configuration of any task.
+      learns: whether a loss term must be switched on; False if trained networks are only used.
 
     Raises:
-      ConfigError: for the first wrong field; names it, its value and what is allowed.
+      ConfigError: for the first wrong field; the message names the field, its value and what is
+        allowed.
     """
     fields = fields_of(task_of(config))
     values = dict(flatten(config))
@@ -130,7 +131,7 @@ def _teachers(config: ml_collections.ConfigDict) -> None:
     _require(
         not readers or len(teacher.workdir) <= 1,
         f"config.weights.{readers[0] if readers else ''} reads the maps of one teacher, but "
-        f"config.teacher.workdir is {teacher.workdir}: several teach by their logits alone",
+        f"config.teacher.workdir is {teacher.workdir}: several teachers can teach by logits only",
     )
     if not teacher.cache_logits:
         return
@@ -157,7 +158,7 @@ def _teachers(config: ml_collections.ConfigDict) -> None:
 
 
 def terms_of_maps(config: ml_collections.ConfigDict) -> list[str]:
-    """The terms of a configuration that are switched on and read more than labels and logits."""
+    """The terms that are switched on and read more than labels and logits: maps or embeddings."""
     weights = config.weights.items()
     return [name for name, weight in weights if weight > 0 and TERMS[name].reads not in BY_LOGITS]
 

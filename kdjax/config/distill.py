@@ -1,4 +1,4 @@
-"""The table of `kdjax distill`: every field, its default, its meaning and what it may be."""
+"""The table of `kdjax distill`: every field with its default, meaning and allowed values."""
 
 from kdjax.config import terms
 from kdjax.config.fields import Field, is_count, is_number, is_text, number, one_of, tuple_of
@@ -17,7 +17,7 @@ FIELDS: dict[str, Field] = {
     **NETWORK,
     "student_scales": tuple_of(
         (1.0,),
-        "width of each student relative to the network; its stem keeps its width",
+        "width of each student relative to the full network; the stem keeps its full width",
         "numbers above 0 and at most 1, at least one",
         lambda value: is_number(value) and 0 < value <= 1,
         lambda n: n > 0,
@@ -32,22 +32,22 @@ FIELDS: dict[str, Field] = {
     **DATA,
     "teacher.workdir": tuple_of(
         (),
-        "take the teacher from this workdir of `kdjax train`, `search` or `distill`; of several "
-        "the averaged logits teach; empty: train teacher.network here",
+        "workdirs of `kdjax train`, `search` or `distill` to take the teacher from; several "
+        "teachers teach by their averaged logits; empty: train teacher.network here",
         "paths, in brackets and quotes if there are several or one has a space: '(\"a b\",)'",
         is_text,
     ),
     "teacher.student": tuple_of(
         (),
-        "for each teacher.workdir which network of it, by number or name as in --student of "
-        "`kdjax predict`; empty: its first",
+        "for each teacher.workdir, the network to take, by number or name as in --student of "
+        "`kdjax predict`; empty: the first",
         "numbers from 1 or names, one for each of teacher.workdir; in brackets and quotes if there "
         "are several or one has a space: '(\"student 1, alone\",)'",
         lambda value: is_text(value) or (is_count(value) and value > 0),
     ),
     "teacher.seed": tuple_of(
         (),
-        "for each teacher.workdir the seed of the run to take; empty: its first",
+        "for each teacher.workdir, the seed of the run to take; empty: the first seed",
         "whole numbers from 0, one for each of teacher.workdir",
         is_count,
     ),
@@ -62,11 +62,11 @@ FIELDS: dict[str, Field] = {
     "teacher.network_width": number(
         1.0, "multiplies every full width of a teacher trained here", 0, 16, above=True
     ),
-    "teacher.epochs": number(20, "passes of a teacher trained here", 1),
+    "teacher.epochs": number(20, "training epochs of a teacher trained here", 1),
     "teacher.cache_logits": Field(
         False,
-        "compute the teacher's logits once for all training images; only where these are not "
-        "augmented, and no term reads feature maps",
+        "compute the teacher's logits for all training images once; allowed only if images are "
+        "not augmented and no term reads feature maps",
     ),
     **terms.term_fields({"hard": 0.5, "feature": 0.0, "soft": 0.5}),
     **terms.ramp_fields(),

@@ -1,10 +1,10 @@
-"""What one field of a configuration is, and the kinds of fields there are."""
+"""The class of a configuration field, and functions that make fields of each kind."""
 
 import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-_LARGEST = 3e38  # What is above it may be infinite in float32.
+_LARGEST = 3e38  # Larger numbers may be infinite in float32.
 _TYPES = {
     bool: "True or False",
     int: "a whole number",
@@ -15,7 +15,7 @@ _TYPES = {
 
 
 class ConfigError(ValueError):
-    """A field with a value that is not allowed; the message names field, value and allowed ones."""
+    """A field has a wrong value; the message names the field, its value and what is allowed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,10 +23,10 @@ class Field:
     """One configuration field.
 
     Attributes:
-      default: also decides the type.
-      meaning: one line for people.
+      default: the default value; its type is the type of the field.
+      meaning: a one-line description for users.
       allowed: what a valid value is, in words.
-      valid: value -> bool.
+      valid: function ``value -> bool`` that says whether a value is valid.
       resumable: whether a run may be continued with another value.
     """
 
@@ -38,7 +38,7 @@ class Field:
 
     @property
     def expected(self) -> str:
-        """The type and what is allowed of it, in words."""
+        """The type of the field and its allowed values, in words."""
         name = _TYPES[type(self.default)]
         if isinstance(self.default, tuple) and self.default:
             name += f" such as {self.default}"
@@ -50,7 +50,7 @@ def one_of(default: str, meaning: str, *known: str, resumable: bool = False) -> 
 
     Args:
       default: one of ``known``.
-      meaning: one line for people.
+      meaning: a one-line description for users.
       known: the allowed words.
       resumable: whether a run may be continued with another value.
     """
@@ -72,9 +72,9 @@ def number(
 
     Args:
       default: an int for a field of whole numbers, else a float.
-      meaning: one line for people.
+      meaning: a one-line description for users.
       low: the smallest allowed number.
-      high: the largest allowed number; infinity: there is no limit, but the number must be finite.
+      high: the largest allowed number; infinity means no limit, but the number must be finite.
       above: whether ``low`` itself is not allowed.
       below: whether ``high`` itself is not allowed.
       resumable: whether a run may be continued with another value.
@@ -86,7 +86,7 @@ def number(
         text += ", finite"
 
     def valid(value: float) -> bool:
-        # NaN fails every comparison.
+        # NaN fails every comparison, so it is never valid.
         return (value > low or (value == low and not above)) and (
             value < min(high, _LARGEST) or (value == high <= _LARGEST and not below)
         )
@@ -107,10 +107,10 @@ def tuple_of(
 
     Args:
       default: a tuple of the right kind.
-      meaning: one line for people.
+      meaning: a one-line description for users.
       allowed: what a valid tuple is, in words.
-      valid: entry -> bool; every entry must pass.
-      length: number of entries -> bool; it must pass too.
+      valid: function ``entry -> bool``; every entry must pass.
+      length: function ``number of entries -> bool``; the number must pass too.
       resumable: whether a run may be continued with another value.
     """
     return Field(
@@ -123,12 +123,12 @@ def tuple_of(
 
 
 def is_number(value: Any) -> bool:
-    """Whether a tuple's entry is a number, and finite; ``True`` does not count as one."""
+    """Whether a tuple's entry is a finite number; booleans do not count as numbers."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _LARGEST
 
 
 def is_count(value: Any) -> bool:
-    """Whether a tuple's entry is a whole number from 0."""
+    """Whether a tuple's entry is a whole number, at least 0; booleans do not count as numbers."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 

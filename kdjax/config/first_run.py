@@ -1,9 +1,9 @@
-"""What the commands do where no configuration is named: the embedded digits.
+"""The configurations that the commands use without ``--config``: recipes for the embedded digits.
 
-The set is small and easy. So `train` and `distill` get few labels and `search` few parameters;
-otherwise there would be little to gain. The settings were chosen on validation splits under other
-split seeds, which share images with the test splits here (experiments/digits, search_digits,
-distill say how many).
+This data set is small and easy, so with all labels and all parameters there would be little to
+gain. Therefore `train` and `distill` get few labels and `search` few parameters. The settings were
+chosen on validation splits of other split seeds. Those splits share images with the test splits
+used here (experiments/digits, search_digits and distill say how many).
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ import ml_collections
 
 from kdjax.config.tasks import Task, default_of
 
-# 20 labels of each class to train on; four fifths of the set are left to test on.
+# 20 labels of each class are for training, and four fifths of the data set for testing.
 _FEW_LABELS: Mapping[str, Any] = {
     "seeds": (0, 1, 2, 3, 4, 5),
     "network_width": 0.625,
@@ -29,7 +29,7 @@ _FEW_LABELS: Mapping[str, Any] = {
     "evaluation.every_epochs": 20,
     "checkpoint.every_epochs": 50,
 }
-# With a tenth of the parameters it matters which channels are kept.
+# If only a tenth of the parameters is kept, it matters which channels these are.
 _FEW_PARAMETERS: Mapping[str, Any] = {
     "seeds": (0, 1, 2, 3, 4, 5, 6),
     "network_width": 0.625,

@@ -1,4 +1,4 @@
-"""How warm-up and ramps are shortened in runs that are too short, such as a try of one epoch."""
+"""Shortens warm-up and ramps in runs that are too short for them, such as a test of one epoch."""
 
 import ml_collections
 
@@ -17,27 +17,27 @@ _RAMPED = {
 
 
 def warmup_epochs(wanted: float, epochs: int) -> float:
-    """``wanted``; but half the run if ``wanted`` is as long as the run or longer."""
+    """Returns ``wanted``, or half the run if ``wanted`` is as long as the run or longer."""
     return wanted if wanted < epochs else epochs / 2
 
 
 def ramp_epochs(wanted: float, epochs: int) -> float:
-    """``wanted``; but the whole run if ``wanted`` is longer, so that the ramp ends with the run."""
+    """Returns ``wanted``, but at most the whole run, so that the ramp ends with the run."""
     return min(wanted, epochs)
 
 
 def shortened(config: ml_collections.ConfigDict, *, given_teacher: bool = False) -> list[str]:
-    """One line for each length that does not fit into the run: its value, and what is used.
+    """One line for each length that does not fit into the run: its value, and what is used instead.
 
     Args:
-      config: of any task.
-      given_teacher: whether a program brings the teacher, so that none is trained.
+      config: a configuration of any task.
+      given_teacher: whether a trained teacher is given, so that none is trained.
     """
     values = dict(flatten(config))
     task, warmup, lines = task_of(config), config.schedule.warmup_epochs, []
     for name in _WARMED[task]:
         if name == "teacher.epochs" and (given_teacher or config.teacher.workdir):
-            continue  # There is no such stage.
+            continue  # No teacher is trained, so this stage does not exist.
         if warmup and (taken := warmup_epochs(warmup, values[name])) != warmup:
             lines.append(
                 f"config.schedule.warmup_epochs is {warmup:g}, not below config.{name}, "
@@ -56,7 +56,7 @@ def shortened(config: ml_collections.ConfigDict, *, given_teacher: bool = False)
 
 
 def growing(config: ml_collections.ConfigDict) -> list[str]:
-    """The terms that are switched on and whose weights grow."""
+    """The terms that are switched on and whose weights grow during training."""
     return [
         term
         for term, weight in config.weights.items()

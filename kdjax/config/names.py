@@ -1,9 +1,9 @@
-"""Which field a name that does not exist was probably meant to be."""
+"""Finds the field that a user probably meant by an unknown name."""
 
 import difflib
 from collections.abc import Iterable
 
-# What people call fields elsewhere.
+# Names that other libraries use for these fields.
 _OTHER_NAMES = {
     "lr": "schedule.learning_rate",
     "base_lr": "schedule.learning_rate",
@@ -36,13 +36,13 @@ _OTHER_NAMES = {
 
 
 def nearest(name: str, fields: Iterable[str]) -> str:
-    """The field that was probably meant by ``name``, or empty."""
+    """The field that was probably meant by ``name``; an empty string if none is similar."""
     fields = list(fields)
     leaf = name.split(".")[-1]
     other = _OTHER_NAMES.get(leaf.lower().replace("-", "_"), "")
     if other in fields and leaf not in fields:
         return other
-    # The right leaf in the wrong place, or something misspelt.
+    # The last part of the name is right but its section is wrong, or the name is misspelt.
     leaves = [known for known in fields if known.split(".")[-1] == leaf]
     near = difflib.get_close_matches(name, fields, n=1, cutoff=0.6)
     if near and (not leaves or near[0] in leaves):

@@ -1,4 +1,4 @@
-"""Configurations on disk: JSON, and what a resumed run may change."""
+"""Configurations as JSON on disk, and the changes that a resumed run may make."""
 
 import json
 from typing import Any
@@ -16,21 +16,21 @@ from kdjax.config.tasks import (
     unknown_field,
 )
 
-_LARGEST = 1 << 20  # characters: far beyond any configuration, far below what would hurt
+_LARGEST = 1 << 20  # Characters: far more than any configuration has, far fewer than would hurt.
 
 
 def to_json(config: ml_collections.ConfigDict) -> str:
-    """Indented JSON, fields sorted by name."""
+    """Returns a configuration as indented JSON, with fields sorted by name."""
     return json.dumps(config.to_dict(), indent=2) + "\n"
 
 
 def from_json(text: str, *, all_terms: bool = True) -> ml_collections.ConfigDict:
-    """The configuration written by :func:`to_json`, validated; the text shows which task it is for.
+    """Reads and validates a configuration; the text shows which task it is for.
 
     Args:
-      text: JSON.
-      all_terms: whether a loss term that is not registered is an error; else its fields are left
-        out.
+      text: JSON as :func:`to_json` writes it.
+      all_terms: whether a loss term that is not registered is an error; otherwise its fields are
+        left out.
 
     Raises:
       ConfigError: if the text is not a configuration.
@@ -78,17 +78,17 @@ def forbidden_changes(
     """Why a run started with ``stored`` cannot be continued with ``wanted``.
 
     Args:
-      stored: what the run was started with.
-      wanted: what it is to be continued with. Seeds may be added at any time.
-      finished: whether the test set has been read; then the run may not become longer.
+      stored: the configuration that the run was started with.
+      wanted: the configuration to continue with. Seeds may be added at any time.
+      finished: whether the test set has been read; if so, the run may not become longer.
 
     Returns:
-      One line per field that differs and may not; a single line if the two are configurations of
-      different commands; empty if the run may go on.
+      One line for each field that differs but must not; a single line if the two are
+      configurations of different commands; empty if the run may continue.
     """
     if task_of(stored) != task_of(wanted):
         return [
-            f"the stored one is a configuration of `kdjax {task_of(stored)}`, the wanted of "
+            f"the stored configuration is of `kdjax {task_of(stored)}`, the new one of "
             f"`kdjax {task_of(wanted)}`"
         ]
     fields = fields_of(task_of(wanted))
@@ -112,12 +112,12 @@ def _forbidden_seeds(before: dict[str, Any], after: dict[str, Any], task: Task) 
         return [f"{line}seeds may only be added"]
     whose = {"search": "teacher and search", "distill": "the teacher"}
     if task in whose and old[0] != new[0]:
-        return [f"{line}the first one, of {whose[task]}, stays"]
+        return [f"{line}the first one, of {whose[task]}, cannot change"]
     return []
 
 
 def _forbidden_epochs(before: dict[str, Any], after: dict[str, Any], finished: bool) -> list[str]:
-    old, new = before.get("epochs"), after.get("epochs")  # A search has none of this name.
+    old, new = before.get("epochs"), after.get("epochs")  # A search has no field of this name.
     if old is None or new is None or old == new:
         return []
     line = f"config.epochs was {old!r}, is {new!r}: "

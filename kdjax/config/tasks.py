@@ -1,4 +1,4 @@
-"""The tasks: the table of fields of each, and what is computed from the table alone."""
+"""The table of fields of each task, and functions that need nothing but this table."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, get_args
@@ -13,7 +13,7 @@ from kdjax.config.terms import BY_LOGITS, TERMS, Reads, Term, ramp_field, term_f
 Task = Literal["train", "search", "distill"]
 
 BUILT_IN = tuple(TERMS)
-# What a step measures beside its terms, by the same names in metrics.jsonl.
+# Names under which metrics.jsonl has a step's other measurements; no term may have one of them.
 _METRICS = {"loss", "accuracy", "ensemble_accuracy", "gradient_norm", "gate"}
 FIELDS = training.FIELDS
 SEARCH_FIELDS = search.FIELDS
@@ -26,20 +26,24 @@ _TABLES: dict[Task, dict[str, Field]] = {
 
 
 def register_term(name: str, term: Term) -> None:
-    """Adds a term to the objective of all commands, with its fields; a config file may call it.
+    """Adds a loss term and its fields to all commands; a config file may call this function.
 
     Args:
-      name: of the term, as in ``--config.weights.<name>``.
-      term: what it reads, its loss and its fields. One registered before is replaced.
+      name: the name of the term, as in ``--config.weights.<name>``.
+      term: what it reads, its loss and its fields. It replaces a term that was registered under
+        the same name.
 
     Raises:
-      ConfigError: if the name is no Python name, that of a term of kdjax, or of a field; if the
-        term reads something unknown; or if it has modules or a memory and reads no maps.
+      ConfigError: if the name is not a Python name, or is taken by a built-in term, a metric or a
+        field; if the term reads something unknown; or if it has modules or a memory but reads
+        neither maps nor embeddings.
     """
     fields = [field for table in _TABLES.values() for field in table]
     taken = set(BUILT_IN) | _METRICS | _sections(*fields) - set(TERMS)
     if not name.isidentifier() or name in taken:
-        raise ConfigError(f"a term cannot be called {name!r}: that is no Python name, or taken")
+        raise ConfigError(
+            f"a term cannot be called {name!r}: that is not a Python name, or it is taken"
+        )
     if term.reads not in (known := get_args(Reads)):
         raise ConfigError(
             f"term {name!r} reads {term.reads!r}: expected one of {', '.join(map(repr, known))}"
@@ -56,17 +60,17 @@ def register_term(name: str, term: Term) -> None:
 
 
 def default() -> ml_collections.ConfigDict:
-    """The default of every field of `kdjax train`, from which configurations start."""
+    """Returns the default of every field of `kdjax train`, for config files to start from."""
     return _default_of(FIELDS)
 
 
 def search_default() -> ml_collections.ConfigDict:
-    """The default of every field of `kdjax search`, from which configurations start."""
+    """Returns the default of every field of `kdjax search`, for config files to start from."""
     return _default_of(SEARCH_FIELDS)
 
 
 def distill_default() -> ml_collections.ConfigDict:
-    """The default of every field of `kdjax distill`, from which configurations start."""
+    """Returns the default of every field of `kdjax distill`, for config files to start from."""
     return _default_of(DISTILL_FIELDS)
 
 
@@ -83,8 +87,8 @@ def fields_of(task: Task) -> dict[str, Field]:
 def task_of(config: Any) -> Task:
     """Which task a configuration is for; works on dicts and ConfigDicts.
 
-    A configuration with a ``search`` section is one of `kdjax search`; of the others one with a
-    ``teacher`` section is one of `kdjax distill`.
+    A configuration with a ``search`` section is for `kdjax search`. Without it, one with a
+    ``teacher`` section is for `kdjax distill`, and any other is for `kdjax train`.
     """
     sections: dict[str, Task] = {"search": "search", "teacher": "distill"}
     for section, found in sections.items():
@@ -94,7 +98,7 @@ def task_of(config: Any) -> Task:
 
 
 def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """``(dotted name, value)`` of every leaf; works on dicts and ConfigDicts."""
+    """Yields ``(dotted name, value)`` of every leaf; works on dicts and ConfigDicts."""
     for name, value in config.items():
         if hasattr(value, "items"):
             yield from flatten(value, f"{prefix}{name}.")
@@ -103,7 +107,7 @@ def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def unknown_field(name: str, fields: Mapping[str, Field] = FIELDS) -> ConfigError:
-    """The error for a field that ``fields`` lacks; it names the field that was probably meant."""
+    """The error for a field that is not in ``fields``; names the field that was probably meant."""
     for known_by in (
         lambda others: name in set(others) - set(fields),
         lambda others: _sections(name) & (_sections(*others) - _sections(*fields)),

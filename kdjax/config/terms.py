@@ -1,8 +1,8 @@
-"""The table of loss terms: what each reads, its own fields, and how it is weighted by default.
+"""The table of loss terms: what each reads, its own fields, and its default weight.
 
-A term is switched on by its weight, ``--config.weights.<term>``. Fields, help, checks and metrics
-follow from this table, and :mod:`kdjax.train.program.objective` computes what is switched on and
-nothing else. :func:`kdjax.config.register_term` adds a loss of one's own.
+A weight above 0, ``--config.weights.<term>``, switches a term on. Fields, help texts, checks and
+metrics are built from this table, and :mod:`kdjax.train.program.objective` computes only the terms
+that are switched on. :func:`kdjax.config.register_term` adds a user's own loss.
 """
 
 import dataclasses
@@ -25,28 +25,30 @@ Reads = Literal[
 ]
 
 
-# What terms read that have no parts: nothing of maps, nothing that one student's module could take.
+# A term that reads one of BY_LOGITS has no parts: modules and memories need maps or embeddings.
 BY_TEACHER = ("logits", "logits and labels")
 BY_LOGITS = ("labels", *BY_TEACHER)
 
 
 class Parts(NamedTuple):
-    """What a term is made of that trains modules of its own, or remembers.
+    """The parts of a term that has trained modules or a memory.
 
-    Each student that has a teacher gets a module and a memory of its own; of a term that reads
-    ``maps``, ``adapted maps`` or ``map pairs`` one for each block or pair.
+    Each student that has a teacher gets its own module and memory. If the term reads ``maps``,
+    ``adapted maps`` or ``map pairs``, each student gets one of each for every block or pair.
 
     Attributes:
       loss: a function of what the term reads, or of what its module returns, that returns
-        ``[batch]``. With a memory it takes ``memory`` and ``examples``
-        (:class:`kdjax.train.program.objective.Examples`) too, and returns ``([batch], memory for
-        the next step)``: constants for the gradient, equal on all of ``examples.devices``.
+        ``[batch]``. With a memory it also takes ``memory`` and ``examples``
+        (:class:`kdjax.train.program.objective.Examples`), and returns ``([batch], memory for the
+        next step)``. The new memory is a constant for the gradient, and must be equal on all of
+        ``examples.devices``.
       module: a linen module, called with what the term reads and ``mode``
         (:class:`kdjax.models.execution.Mode`); it returns a tuple. It is trained with the students
-        by the same optimiser, and is no part of a deployed one.
-      memory: ``(*given, examples, key) -> tree of float32 or int32 arrays`` before the first step:
-        ``given`` are shapes of what the loss is given, ``examples`` is the size of the training
-        split. It is part of the state, and kept in checkpoints.
+        by the same optimiser, and is not part of a deployed student.
+      memory: a function ``(*given, examples, key) -> tree of float32 or int32 arrays`` that makes
+        the memory before the first step. ``given`` are the shapes of what the loss is given, and
+        ``examples`` is the size of the training split. The memory is part of the training state
+        and is kept in checkpoints.
     """
 
     loss: Callable[..., Any]
@@ -59,26 +61,32 @@ class Term:
     """One term of the objective.
 
     Attributes:
-      meaning: one line for people.
-      reads: what its loss is given, of a student and of its teacher: ``labels``, ``(logits,
-        labels)``, the labels integers, or distributions where images are mixed; ``logits``,
-        ``(student, teacher)``; ``logits and labels``, ``(student, teacher, labels)``, the labels
-        integers, of mixed images the likeliest; ``maps``, for each block ``(student, teacher)``,
-        the results summed, or with ``adapted maps`` after the student's have been brought to the
-        teacher's channels; ``last map``, of the last block; ``all maps``, ``(student maps, teacher
-        maps)``, or with ``map sequence`` adapted; ``map pairs``, the maps of neighbouring blocks,
-        adapted, ``(student first, student second, teacher first, teacher second)``;
-        ``embedding``, the last map averaged over space.
-      loss: a function of that which returns ``[batch]``, or the name of one in
-        :mod:`kdjax.losses`; empty: the term's own name. One that reads labels is given the logits
-        of all students, ``[students, batch, classes]``, and returns ``[students, batch]``.
-      fields: its own fields, ``--config.<term>.<field>``, handed to the loss by name.
-      shared_fields: fields of all terms that are handed to the loss: name there -> argument.
-      parts: for a term with modules or a memory, in place of the loss: a function of its fields
-        that returns :class:`Parts`, or the name of the file of one in :mod:`kdjax.train.terms`.
-      coupled: whether the loss judges a batch together: it is handed ``where``, the real rows, and
-        ``axis_name``, the devices that share the batch (None: each device's share by itself).
-      weight: by default; 0 leaves the term out.
+      meaning: a one-line description for users.
+      reads: the arguments that its loss is given, taken from a student and its teacher.
+        ``labels``: ``(logits, labels)``; labels are integers, or distributions if images are mixed.
+        ``logits``: ``(student, teacher)``.
+        ``logits and labels``: ``(student, teacher, labels)``; labels are integers, for mixed images
+        the likeliest class.
+        ``maps``: ``(student, teacher)`` for each block; the results are summed.
+        ``adapted maps``: like ``maps``, with the student's maps brought to the teacher's channels.
+        ``last map``: ``(student, teacher)`` of the last block.
+        ``all maps``: ``(student maps, teacher maps)``, one call for all blocks.
+        ``map sequence``: like ``all maps``, with adapted student maps.
+        ``map pairs``: ``(student first, student second, teacher first, teacher second)`` for each
+        two neighbouring blocks, with adapted student maps.
+        ``embedding``: ``(student, teacher)``, the last maps averaged over space.
+      loss: a function of these arguments that returns ``[batch]``, or the name of one in
+        :mod:`kdjax.losses`; empty: the function with the name of the term. A loss that reads
+        ``labels`` is given the logits of all students, ``[students, batch, classes]``, and returns
+        ``[students, batch]``.
+      fields: the term's own fields, ``--config.<term>.<field>``, passed to the loss by name.
+      shared_fields: top-level fields that are passed to the loss: field -> name of the argument.
+      parts: replaces the loss of a term with modules or a memory: a function of the term's fields
+        that returns :class:`Parts`, or the name of a file in :mod:`kdjax.train.terms` with one.
+      coupled: whether the loss compares the examples of a batch. If so, it is also given ``where``,
+        the real rows, and ``axis_name``, the devices that share the batch (None: each device
+        compares its own examples only).
+      weight: the default weight; 0 leaves the term out.
       ramp: how the weight grows by default.
     """
 
@@ -127,8 +135,8 @@ TERMS: dict[str, Term] = {
         "decoupled distillation (CVPR 2022); published weight 1",
         "logits and labels",
         fields={
-            "target_weight": _part(1.0, "of the labelled class against the rest"),
-            "other_weight": _part(8.0, "of the other classes among themselves"),
+            "target_weight": _part(1.0, "weight of the labelled class against the rest"),
+            "other_weight": _part(8.0, "weight of the other classes among themselves"),
             **_temperature(4.0),
         },
     ),
@@ -136,8 +144,8 @@ TERMS: dict[str, Term] = {
         "correlation loss DIST (NeurIPS 2022); published weight 2",
         "logits",
         fields={
-            "inter_weight": _part(1.0, "over the classes of an example"),
-            "intra_weight": _part(1.0, "over the examples of a class"),
+            "inter_weight": _part(1.0, "weight of correlations over the classes of an example"),
+            "intra_weight": _part(1.0, "weight of correlations over the examples of a class"),
             **_temperature(1.0),
         },
         coupled=True,
@@ -145,7 +153,7 @@ TERMS: dict[str, Term] = {
     "nkd": Term(
         "normalised distillation (ICCV 2023); published weight 1",
         "logits and labels",
-        fields={"other_weight": _part(1.5, "of the other classes"), **_temperature(1.0)},
+        fields={"other_weight": _part(1.5, "weight of the other classes"), **_temperature(1.0)},
     ),
     "mlkd_batch": Term(
         "alignment of predictions between examples (MLKD, CVPR 2023)",
@@ -172,8 +180,8 @@ TERMS: dict[str, Term] = {
         "distances and angles between examples (CVPR 2019); published weight 1",
         "embedding",
         fields={
-            "distance_weight": _part(25.0, "of the distances"),
-            "angle_weight": _part(50.0, "of the angles"),
+            "distance_weight": _part(25.0, "weight of the distances"),
+            "angle_weight": _part(50.0, "weight of the angles"),
         },
         coupled=True,
     ),
@@ -191,7 +199,7 @@ TERMS: dict[str, Term] = {
         "likelihood of the teacher's maps (variational, CVPR 2019); published weight 1",
         "maps",
         parts="vid",
-        fields={"variance": number(5.0, "of every channel at the start", 1e-4, above=True)},
+        fields={"variance": number(5.0, "initial variance of every channel", 1e-4, above=True)},
     ),
     "crd": Term(
         "contrast with the training set's embeddings (ICLR 2020), which it holds in memory for "
@@ -199,9 +207,11 @@ TERMS: dict[str, Term] = {
         "embedding",
         parts="crd",
         fields={
-            "dim": number(128, "numbers in an embedding", 1),
-            "negatives": number(16384, "other examples that each is contrasted with, at most", 1),
-            "momentum": number(0.5, "share of an embedding that a step keeps", 0, 1, below=True),
+            "dim": number(128, "size of an embedding", 1),
+            "negatives": number(16384, "how many other examples to contrast with, at most", 1),
+            "momentum": number(
+                0.5, "share of a stored embedding that a step keeps", 0, 1, below=True
+            ),
             **_temperature(0.07),
         },
     ),
@@ -211,11 +221,11 @@ RAMPS = ("constant", "linear", "cosine")
 
 
 def term_fields(weights: Mapping[str, float], *names: str) -> dict[str, Field]:
-    """The weights and the own fields of terms, for the table of a command.
+    """Returns the fields of terms for the table of a command: their weights and their own fields.
 
     Args:
-      weights: defaults of the command, in place of the terms' own.
-      *names: of the terms; default: all.
+      weights: the command's default weights; a term that is missing here keeps its own.
+      *names: the names of the terms; default: all.
     """
     chosen = {name: TERMS[name] for name in names or TERMS}
     fields: dict[str, Field] = {}
@@ -229,7 +239,7 @@ def term_fields(weights: Mapping[str, float], *names: str) -> dict[str, Field]:
 
 
 def ramp_fields(shape: str | None = None) -> dict[str, Field]:
-    """How the weight of each term grows, and how long.
+    """Returns the fields that say how the weight of each term grows, and for how long.
 
     Args:
       shape: the default of every term; None: each term's own.
@@ -242,10 +252,10 @@ def ramp_fields(shape: str | None = None) -> dict[str, Field]:
 
 
 def ramp_field(name: str, shape: str | None = None) -> dict[str, Field]:
-    """The field that says how a term's weight grows.
+    """Returns the field that says how a term's weight grows.
 
     Args:
-      name: of the term.
+      name: the name of the term.
       shape: the default; None: the term's own.
     """
     meaning = f"how weights.{name} grows from 0 over weight_ramp.epochs"

@@ -1,4 +1,4 @@
-"""The table of `kdjax train`: every field, its default, its meaning and what it may be."""
+"""The table of `kdjax train`: every field with its default, meaning and allowed values."""
 
 from kdjax.config import terms
 from kdjax.config.fields import Field, is_number, is_text, number, one_of, tuple_of
@@ -19,7 +19,7 @@ RULES = (
 FIELDS: dict[str, Field] = {
     "method": one_of(
         "both",
-        "what to train: the ensemble, its baselines, or both to compare them",
+        "what to train: the ensemble, its baselines (independent), or both to compare them",
         "both",
         "ensemble",
         "independent",
@@ -34,8 +34,8 @@ FIELDS: dict[str, Field] = {
     ),
     "student_widths": tuple_of(
         (),
-        "JSON files with width vectors, the pivot's first, whose stem all share; replaces "
-        "student_scales",
+        "JSON files with the students' width vectors, the pivot's first; all share the pivot's "
+        "stem; replaces student_scales",
         "paths",
         is_text,
     ),
@@ -45,16 +45,17 @@ FIELDS: dict[str, Field] = {
     "temperature": number(2.0, "softens the logits of the soft term", 1e-3, 1e6),
     "ensemble.rule": one_of(
         "average",
-        "who teaches whom, by logits: all the average of all (the paper), or one weighted by how "
-        "well each student fits the batch; each the others' average, the wider ones' average, or "
-        "every other by itself; all, example by example, the best student, the smallest margins, "
-        "or shares that a small trained network gives (gate); each the others' averaged copies "
+        "who teaches whom, by logits: all learn from the average of all (as in the paper), or from "
+        "one with larger shares for smaller training losses (by_accuracy); each learns from the "
+        "others' average, the wider ones' average, or every other one separately (pairwise); all "
+        "learn, for each example, from the best student, the smallest margins, or an average with "
+        "shares from a small trained network (gate); each learns from the others' averaged copies "
         "(ema: one more forward pass, and all parameters once more in memory)",
         *RULES,
     ),
     "ensemble.ema_decay": number(
         0.999,
-        "rule ema: share of the copies that a step keeps, at most",
+        "rule ema: decay of the averaged copies; smaller at the start",
         0,
         1,
         above=True,
@@ -62,19 +63,19 @@ FIELDS: dict[str, Field] = {
     ),
     "teacher_weights": tuple_of(
         (),
-        "rule average: share of each student in the ensemble teacher, and in the average of all "
-        "that is reported, of the baselines too; empty: equal",
+        "rule average: share of each student in the ensemble teacher and in the reported average "
+        "of all, also for the baselines; empty: equal shares",
         "numbers, none negative, summing to 1",
         lambda value: is_number(value) and value >= 0,
     ),
     "student_weights": tuple_of(
         (),
-        "for each student what the weights of all terms but hard are multiplied by; empty: 1",
+        "for each student, a factor for the weights of all terms except hard; empty: 1",
         "numbers, none negative, finite",
         lambda value: is_number(value) and value >= 0,
     ),
     "feature_gradient_to_stem": Field(
-        True, "whether terms of maps and embeddings also train the shared stem"
+        True, "whether terms that read maps or embeddings also train the shared stem"
     ),
     **LABELS_AND_LOGITS,
     "epochs": number(15, "passes over the training split", 1, resumable=True),

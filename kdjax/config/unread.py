@@ -1,4 +1,4 @@
-"""Fields that were set and that nothing reads, as the other fields stand."""
+"""Finds fields that were set but have no effect, because of the values of other fields."""
 
 from collections.abc import Callable, Iterable, Mapping
 
@@ -20,7 +20,7 @@ _OPTIMIZERS: Mapping[str, tuple[str, ...]] = {
     "b2": ("adam", "adamw", "rmsprop"),
     "eps": ("adam", "adamw", "rmsprop"),
 }
-# What the method independent, in which nobody teaches, does not read.
+# Fields that the method independent does not read, because it has no teacher.
 _TEACHING = (
     "ensemble",
     "feature_gradient_to_stem",
@@ -34,10 +34,10 @@ _TRAINED_TEACHER = ("teacher.epochs", "teacher.network", "teacher.network_width"
 
 
 def unread(config: ml_collections.ConfigDict, names: Iterable[str]) -> list[str]:
-    """One line for each field that has no effect, with the field that decides it.
+    """One line for each field that has no effect, with the other field that is the reason.
 
     Args:
-      config: of any task, checked.
+      config: a validated configuration of any task.
       names: the fields that were set, such as those of the command line.
     """
     lines = []
@@ -48,7 +48,7 @@ def unread(config: ml_collections.ConfigDict, names: Iterable[str]) -> list[str]
 
 
 def _decided(config: ml_collections.ConfigDict, name: str) -> str:
-    """What keeps a field from being read; empty if it is."""
+    """Why a field is not read; empty if it is read."""
     group, _, field = name.rpartition(".")
     if config.get("method") == "independent" and _teaches(name):
         return "config.method is 'independent'"
@@ -122,7 +122,7 @@ def _scales(config: ml_collections.ConfigDict) -> str:
 
 def _shared(config: ml_collections.ConfigDict, field: str) -> str:
     readers = [name for name, term in TERMS.items() if field in term.shared_fields]
-    # The labels' own is read by baselines and by teachers too.
+    # label_smoothing, the shared field of the term hard, is also read by baselines and teachers.
     if not readers or "hard" in readers or any(config.weights[name] for name in readers):
         return ""
     return " and ".join(f"config.weights.{name} is 0" for name in readers)

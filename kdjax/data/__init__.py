@@ -1,4 +1,4 @@
-"""Named sources of images, read into memory or streamed, as uint8, and their augmentation."""
+"""Named image datasets, read into memory or streamed as uint8, and their augmentation."""
 
 from kdjax.data.dataset import DataError, Dataset, Split
 from kdjax.data.division import SourceOptions

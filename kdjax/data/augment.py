@@ -1,4 +1,4 @@
-"""Crops of images of any size to one size, on the host, from Pillow to Pillow."""
+"""Crops Pillow images of any size to one fixed size, on the host."""
 
 import dataclasses
 import math
@@ -10,20 +10,20 @@ _BILINEAR = PIL.Image.Resampling.BILINEAR
 _TRIES = 10
 _AREA = (0.08, 1.0)
 _RATIO = (3 / 4, 4 / 3)
-# The shorter side before the central crop, relative to the crop's.
+# Before a central crop, the image is resized to cover the crop's size times this factor.
 _MARGIN = 256 / 224
 
 
 def random_box(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """A random part of an image, of 8 to 100 % of its area.
+    """Returns a random box that covers 8 to 100 % of an image's area.
 
-    The ratio of the sides is log-uniform in 3/4 to 4/3. If ten draws do not fit into the image, the
-    largest central box with a ratio in that range is taken.
+    The ratio of width to height is log-uniform in 3/4 to 4/3. If none of ten draws fits into the
+    image, the largest central box with a ratio in that range is returned.
 
     Args:
-      width: of the image, in pixels.
-      height: of the image, in pixels.
-      rng: for the random numbers.
+      width: the image's width, in pixels.
+      height: the image's height, in pixels.
+      rng: the random number generator.
 
     Returns:
       (left, top, right, bottom), in pixels.
@@ -47,26 +47,26 @@ def random_box(width: int, height: int, rng: np.random.Generator) -> tuple[int, 
 def resized_crop(
     image: PIL.Image.Image, size: tuple[int, int], rng: np.random.Generator
 ) -> PIL.Image.Image:
-    """A random part of the image (:func:`random_box`), resized.
+    """Returns a random part of the image (:func:`random_box`), resized.
 
     Args:
-      image: of any size.
+      image: an image of any size.
       size: (height, width) of the result, in pixels; resizing is bilinear.
-      rng: for the random numbers.
+      rng: the random number generator.
     """
     return image.resize((size[1], size[0]), _BILINEAR, box=random_box(*image.size, rng))
 
 
 def resized(image: PIL.Image.Image, size: tuple[int, int]) -> PIL.Image.Image:
-    """The whole image as (height, width), bilinear; (0, 0) keeps its size."""
+    """Returns the whole image resized to (height, width), bilinear; (0, 0) keeps its size."""
     return image if size == (0, 0) else image.resize((size[1], size[0]), _BILINEAR)
 
 
 def central_crop(image: PIL.Image.Image, size: tuple[int, int]) -> PIL.Image.Image:
-    """The middle of the image as (height, width), cut from the image resized with a margin.
+    """Returns the central (height, width) part of the image, after resizing it with a margin.
 
     The image is first resized, with its proportions kept, to cover 256/224 of the crop's height and
-    width. An image that already has the crop's size is taken whole.
+    width. An image that already has the crop's size is returned as it is.
     """
     height, width = size
     if (image.height, image.width) == size:
@@ -79,12 +79,13 @@ def central_crop(image: PIL.Image.Image, size: tuple[int, int]) -> PIL.Image.Ima
 
 @dataclasses.dataclass(frozen=True)
 class TrainingCrop:
-    """How a training image of a stream is cropped; can be sent to another process.
+    """Crops the training images of a stream; can be sent to another process.
 
     Attributes:
       size: (height, width) of the crop.
-      padding: -1: a random part of the image, resized. Else the middle of the image, moved by up to
-        this many pixels in height and in width; pixels from outside the image are 0.
+      padding: -1 takes a random part of the image and resizes it. 0 or more takes the central crop
+        and shifts it by up to this many pixels in height and in width; pixels from outside the
+        central crop are 0.
     """
 
     size: tuple[int, int]

@@ -1,11 +1,11 @@
 """Batches made on the device: order, gathering, augmentation and normalisation, all inside jit.
 
-The whole set is on the device as uint8, each image a row: in this order a TPU reads single images.
-Of ``[n, height, width, channels]`` it keeps the pixels of many images side by side, and would copy
-the whole set into another order at every call.
+The whole dataset is on the device as uint8, with one row per image. In this layout a TPU can read
+single images. With ``[n, height, width, channels]``, a TPU stores the pixels of many images side by
+side, and would copy the whole dataset into another layout at every call.
 
-A batch depends only on the run's key and the step, so a continued run sees the same batches as an
-uninterrupted one. Random numbers are drawn for the global batch, and each device takes those of its
+A batch depends only on the run's key and the step, so a resumed run sees the same batches as an
+uninterrupted one. Random numbers are drawn for the global batch, and each device uses those of its
 own examples, so the batches do not depend on the number of devices either.
 """
 
@@ -24,7 +24,7 @@ from kdjax.data.dataset import Dataset
 
 
 class DeviceData(NamedTuple):
-    """All splits, one after another.
+    """The images and labels of all splits, one split after another.
 
     Attributes:
       images: ``[n, height * width * channels]`` uint8.
@@ -42,8 +42,8 @@ class Batch(NamedTuple):
       images: ``[batch, height, width, channels]`` float32, normalised.
       labels: ``[batch]`` int32.
       mask: ``[batch]`` bool, False for padding.
-      indices: ``[batch]`` int32, the numbers of the examples in the training split, the same in
-        every epoch and on any number of devices; of padding 0. None in evaluation.
+      indices: ``[batch]`` int32, the index of each example in the training split. It is the same in
+        every epoch and on any number of devices; 0 for padding. None in evaluation.
     """
 
     images: chex.Array
@@ -53,7 +53,7 @@ class Batch(NamedTuple):
 
 
 def device_data(dataset: Dataset) -> tuple[DeviceData, dict[str, tuple[int, int]]]:
-    """All splits as one pair of host arrays, and where each split starts and stops in them."""
+    """Returns all splits as one pair of host arrays, and each split's (start, stop) in them."""
     splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     bounds = np.cumsum([0] + [len(split) for split in splits.values()]).tolist()
     images = np.concatenate([split.images for split in splits.values()])
@@ -66,12 +66,12 @@ def device_data(dataset: Dataset) -> tuple[DeviceData, dict[str, tuple[int, int]
 
 @dataclasses.dataclass(frozen=True)
 class Batches:
-    """How batches are cut and augmented; the methods are traced.
+    """Makes batches from the device data and augments them; the methods are traced.
 
     Attributes:
-      train_size: training examples; they come first in the device data.
-      batch_size: over all devices.
-      devices: how many share a batch.
+      train_size: the number of training examples, which come first in the device data.
+      batch_size: examples in a batch, over all devices.
+      devices: the number of devices that share a batch.
       image_shape: (height, width, channels).
       mean, std: per channel, of pixel values in [0, 1].
       crop_padding: pixels of zeros around a training image before a random crop.
@@ -92,7 +92,7 @@ class Batches:
         return -(-self.train_size // self.batch_size)
 
     def epoch_order(self, key: chex.PRNGKey, epoch: chex.Array) -> chex.Array:
-        """``[steps_per_epoch * batch_size]`` int32: a permutation of train, padded with 0."""
+        """A permutation of train, ``[steps_per_epoch * batch_size]`` int32, padded with 0."""
         order_key, _ = jax.random.split(key)
         order = jax.random.permutation(jax.random.fold_in(order_key, epoch), self.train_size)
         padding = self.steps_per_epoch * self.batch_size - self.train_size
@@ -106,12 +106,12 @@ class Batches:
         step: chex.Array,
         device: chex.Numeric,
     ) -> Batch:
-        """The device's share of a training batch.
+        """Returns this device's share of a training batch.
 
         Args:
           data: all splits, train first.
-          order: ``[steps_per_epoch * batch_size]`` int32 of :meth:`epoch_order`, for this epoch.
-          key: of the run.
+          order: ``[steps_per_epoch * batch_size]`` int32 from :meth:`epoch_order`, for this epoch.
+          key: the run's key.
           step: an integer scalar, the training step, counted from the start of the run.
           device: the number of this device, from 0.
         """
@@ -130,7 +130,7 @@ class Batches:
     def evaluation(
         self, data: DeviceData, start: chex.Array, stop: chex.Array, device: chex.Numeric
     ) -> Batch:
-        """The device's share of a batch for evaluation, in order and not augmented.
+        """Returns this device's share of an evaluation batch, in order and not augmented.
 
         Args:
           data: all splits.
@@ -167,9 +167,10 @@ def normalize(images: chex.Array, mean: Sequence[float], std: Sequence[float]) -
 
 
 def crop_and_flip(images: chex.Array, offsets: chex.Array, flips: chex.Array) -> chex.Array:
-    """Moves images, and flips some of them; pixels from outside an image are 0.
+    """Shifts images, and flips some of them; pixels from outside an image are 0.
 
-    Equal to padding with zeros, cropping at ``padding + offset`` and flipping, in one gather.
+    The result is the same as padding with zeros, cropping at ``padding + offset`` and flipping, but
+    it takes only one gather.
 
     Args:
       images: ``[batch, height, width, channels]`` uint8.

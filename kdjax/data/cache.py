@@ -1,4 +1,4 @@
-"""Decoded arrays on disk, keyed by the content they were decoded from."""
+"""A cache on disk for arrays that were made from a dataset's files."""
 
 import hashlib
 import logging
@@ -16,26 +16,27 @@ _FORMAT = "2"  # Part of every key: raise it when the meaning of a cached file c
 
 
 def key(files: Iterable[Path], *parameters: object) -> str:
-    """A digest of the files' contents, in order, and of all else that the arrays depend on."""
+    """Returns a digest of the files' contents, in order, and of all else the arrays depend on."""
     digest = hashlib.sha256(repr((_FORMAT, *parameters)).encode())
     for path in files:
         try:
             with open(path, "rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
-        except OSError:  # Who reads it meets the error, and may leave the file out.
+        except OSError:  # The decoder raises this error later, or leaves the file out.
             digest.update(b"unreadable")
     return digest.hexdigest()
 
 
 def cached(name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The arrays stored under ``name``; if there are none yet, they are made and stored.
+    """Returns the arrays stored under ``name``; if there are none, makes and stores them.
 
-    If the cache cannot be read or written, the arrays are made again; the run goes on.
+    If the cache cannot be read or written, a warning is logged and the run goes on: the arrays are
+    made again.
     """
     path = cache_directory() / "data" / f"{name}.npz"
     if path.exists():
         try:
-            # Opened here because NumPy leaves a broken archive open.
+            # The file is opened here because NumPy does not close a broken archive.
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
                 return {field: stored[field] for field in stored.files}
         except Exception as error:  # A damaged archive raises errors of many types.
@@ -44,7 +45,7 @@ def cached(name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np
     arrays = make()
     try:
         with atomic.replacing(path) as temporary, open(temporary, "wb") as output:
-            # Typed as keyword arguments of any kind by NumPy's stubs.
+            # By NumPy's stubs, an array here could also be the value of allow_pickle.
             np.savez(output, **arrays)  # type: ignore[arg-type]
     except OSError as error:
         _LOGGER.warning("decoded images are not cached: %s", error)

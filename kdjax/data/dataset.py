@@ -1,4 +1,4 @@
-"""What every source of data returns, and the checks that every source must pass."""
+"""The types that every data source returns, and the checks that every source must pass."""
 
 import dataclasses
 import hashlib
@@ -27,7 +27,7 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class RawSet:
-    """What a source reads: ``train``, perhaps ``validation`` and ``test``; names of the classes."""
+    """What a source reads: ``train``, optionally ``validation`` and ``test``; class names."""
 
     splits: Mapping[str, Split]
     class_names: tuple[str, ...]
@@ -35,12 +35,12 @@ class RawSet:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A named set with its splits.
+    """A named dataset with its splits.
 
     Attributes:
-      name: as asked for.
-      train, validation, test: the splits; where a source has no validation or test split of its
-        own, they are held out of its train split. Validation may be empty.
+      name: the name that was asked for.
+      train, validation, test: the splits. If a source has no validation or test split of its own,
+        the split is held out of its train split. Validation may be empty.
       class_names: one per class, in label order.
       mean, std: per channel, of pixel values in [0, 1], for normalisation.
     """
@@ -65,7 +65,7 @@ class Dataset:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Examples of each split."""
+        """The number of examples in each split."""
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: len(split) for name, split in splits.items()}
 
@@ -80,18 +80,18 @@ class Dataset:
 
 
 def check_split(split: Split, where: str, num_classes: int) -> Split:
-    """Checks that the arrays are a set of uint8 images with labels in range.
+    """Checks that the arrays are uint8 images with labels in range.
 
     Args:
       split: the arrays as the source gives them.
-      where: the name of set and split, for errors.
-      num_classes: how many classes the set has.
+      where: the name of the dataset and split, for error messages.
+      num_classes: how many classes the dataset has.
 
     Returns:
       The split with contiguous images and int32 labels.
 
     Raises:
-      DataError: if they are not.
+      DataError: if the images or the labels are wrong.
     """
     images, labels = split.images, split.labels
     if images.ndim != 4:
@@ -119,11 +119,11 @@ def check_labels(labels: np.ndarray, where: str, num_classes: int) -> None:
 
     Args:
       labels: ``[n]``.
-      where: the name of set and split, for errors.
+      where: the name of the dataset and split, for error messages.
       num_classes: labels must be in ``[0, num_classes)``.
 
     Raises:
-      DataError: if there are not.
+      DataError: if there are no labels, or they are not integers or not in range.
     """
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(
@@ -149,8 +149,8 @@ def channel_statistics(images: np.ndarray) -> Statistics:
 
 
 def histogram(images: np.ndarray) -> np.ndarray:
-    """``[channels, 256]``: how often each value occurs in uint8 images ``[..., channels]``."""
-    # Exact, and much smaller in memory than a float copy of the set.
+    """Counts the values of uint8 images ``[..., channels]``; returns ``[channels, 256]``."""
+    # The counts are exact, and take much less memory than a float copy of the images.
     channels = [images[..., channel].ravel() for channel in range(images.shape[-1])]
     return np.stack([np.bincount(channel, minlength=256) for channel in channels])
 

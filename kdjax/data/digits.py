@@ -1,4 +1,4 @@
-"""The embedded set: scikit-learn's 1,797 handwritten digits, 8 x 8 pixels, 10 classes."""
+"""The built-in dataset: scikit-learn's 1,797 handwritten digits, 8 x 8 pixels, 10 classes."""
 
 import numpy as np
 
@@ -6,7 +6,9 @@ from kdjax.data.dataset import RawSet, Split
 
 
 def read() -> RawSet:
-    """All images, from which a test split is cut; pixel values 0..16 become 0..255.
+    """Returns all images as ``train``, with pixel values scaled from 0..16 to 0..255.
+
+    The test split is held out of them later.
 
     References:
       Kaynak, *Methods of Combining Multiple Classifiers and Their Applications to Handwritten

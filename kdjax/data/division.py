@@ -1,4 +1,4 @@
-"""How a set is read, and which examples each split has, for sets in memory and for streams."""
+"""Options for reading a dataset, and its division into splits, in memory or as a stream."""
 
 import dataclasses
 import logging
@@ -17,20 +17,20 @@ class SourceOptions:
     """How a source is read.
 
     Attributes:
-      data_dir: where prepared TFDS sets lie; empty means ``$TFDS_DATA_DIR`` or
+      data_dir: the directory of prepared TFDS datasets; empty means ``$TFDS_DATA_DIR`` or
         ``~/tensorflow_datasets``.
-      validation: share of train held out for validation, in [0, 1), where a source has no
-        validation split of its own.
-      test: share of the whole held out for test where a source has no test split of its own; 0:
-        the test split is empty.
+      validation: share of train held out for validation, in [0, 1), if a source has no validation
+        split of its own.
+      test: share of the source's train part held out for test, if a source has no test split of its
+        own; with 0 the test split is empty.
       split_seed: decides which examples are held out.
       labels_per_class: how many examples of each class to train on, of those that are not held out;
-        0: all.
-      image_size: (height, width) in pixels that images are resized to while decoding; for a stream
-        the size of the crops. (0, 0) keeps sizes, which must be equal.
-      skip_corrupt: leave out examples that do not decode, instead of stopping.
-      min_classes: how many classes must have images. A classifier is trained on two or more, but
-        may be evaluated on images of one.
+        0 means all.
+      image_size: (height, width) in pixels that images are resized to while decoding; for a stream,
+        the size of the crops. (0, 0) keeps the images' sizes, which must be equal.
+      skip_corrupt: whether to leave out examples that do not decode, instead of stopping.
+      min_classes: how many classes must have images. A classifier is trained on two or more
+        classes, but may be evaluated on images of one class.
     """
 
     data_dir: str = ""
@@ -48,10 +48,10 @@ class Division:
     """Which examples each split has.
 
     Attributes:
-      splits: of ``train``, ``validation`` and ``test``: the part of the source that a split is
-        taken from, and the examples' numbers in it, sorted.
-      measured: the examples of the source's train part that mean and deviation are computed from:
-        all that are not held out for test.
+      splits: for each of ``train``, ``validation`` and ``test``, the part of the source that the
+        split is taken from, and the sorted indices of its examples in that part.
+      measured: indices in the source's train part of the examples from which mean and standard
+        deviation are computed. These are all examples that are not held out for test.
     """
 
     splits: Mapping[str, tuple[str, np.ndarray]]
@@ -67,17 +67,18 @@ def needs_labels(parts: Collection[str], options: SourceOptions) -> bool:
 def divide(
     name: str, sizes: Mapping[str, int], labels: np.ndarray | None, options: SourceOptions
 ) -> Division:
-    """Takes the splits that a source has, and holds out the others from its train part.
+    """Uses the splits that a source has, and holds out the missing ones from its train part.
 
     Args:
-      name: of the set, for errors.
-      sizes: examples of each part of the source: ``train``, perhaps ``validation`` and ``test``.
+      name: the dataset's name, for error messages.
+      sizes: the number of examples in each part of the source: ``train``, optionally
+        ``validation`` and ``test``.
       labels: ``[sizes["train"]]`` integers; may be None if :func:`needs_labels` returns False.
-      options: the shares and their seed.
+      options: the shares to hold out, and the seed.
 
     Raises:
-      DataError: if train is empty, or test although a share was asked for, or a class has fewer
-        examples than are asked for.
+      DataError: if train is empty, if test is empty although a share above 0 was asked for, or if a
+        class has fewer examples than were asked for.
     """
     train, seed = np.arange(sizes["train"]), options.split_seed
     test = train[:0]
@@ -97,7 +98,7 @@ def divide(
     if not len(train):
         raise DataError(
             f"config.data.validation is {options.validation} and config.data.test {options.test}: "
-            f"of {name}'s {sizes['train']} images none is left to train on"
+            f"of {name}'s {sizes['train']} images none is left for training"
         )
     if options.labels_per_class and labels is not None:
         train = train[_few(name, labels[train], options)]
@@ -105,7 +106,7 @@ def divide(
     splits["test"] = ("train", test)
     for part in set(sizes) - {"train"}:
         splits[part] = (part, np.arange(sizes[part]))
-    _say(name, sizes, options)
+    _log_unused_options(name, sizes, options)
     return Division(splits, measured)
 
 
@@ -118,11 +119,11 @@ def _few(name: str, labels: np.ndarray, options: SourceOptions) -> np.ndarray:
         ) from None
 
 
-def _say(name: str, parts: Collection[str], options: SourceOptions) -> None:
+def _log_unused_options(name: str, parts: Collection[str], options: SourceOptions) -> None:
     """Logs which options have no effect for a source with these parts."""
     for split in ("validation", "test"):
         share, default = getattr(options, split), getattr(SourceOptions(), split)
-        if split in parts and share != default:  # The default was not asked for.
+        if split in parts and share != default:  # Nobody asked for the default.
             _LOGGER.warning(
                 "%s has a %s split of its own: config.data.%s = %s is not used",
                 *(name, split, split, share),
@@ -140,22 +141,23 @@ def _say(name: str, parts: Collection[str], options: SourceOptions) -> None:
 def check_classes(
     name: str, labels: np.ndarray | None, class_names: tuple[str, ...], least: int
 ) -> None:
-    """Warns of classes that have no training images.
+    """Checks that enough classes have training images; logs a warning for classes without any.
 
     Args:
-      name: of the set.
-      labels: ``[n]`` integers of the source's train part, in range; None: all classes have images.
+      name: the dataset's name.
+      labels: ``[n]`` integers, the labels of the source's train part, in range; None means that all
+        classes have images.
       class_names: one per class.
       least: how many classes must have images.
 
     Raises:
-      DataError: if fewer have.
+      DataError: if fewer classes have images.
     """
     counts = np.ones(len(class_names), int)
     if labels is not None:
         counts = np.bincount(labels, minlength=len(class_names))
     present = [name for name, count in zip(class_names, counts, strict=True) if count]
-    if 0 < len(present) < least:  # An empty split has an error of its own.
+    if 0 < len(present) < least:  # An empty split raises another error.
         raise DataError(
             f"{name}: images of 1 class; a classifier needs at least 2 (there is only {present[0]})"
         )

@@ -16,16 +16,16 @@ _LOGGER = logging.getLogger(__name__)
 
 _PARTS = ("train", "validation", "test")
 
-# So many classes may always be counted from labels, even if there are few images of them.
-_COUNTED = 100_000
+# Up to this many classes may be counted from labels, even if there are fewer images.
+_MAX_COUNTED_CLASSES = 100_000
 
 
 def read_npz(location: str) -> RawSet:
-    """Reads ``train_images``, ``train_labels`` and perhaps the same of ``validation`` and ``test``.
+    """Reads ``train_images`` and ``train_labels``, and those of validation and test if present.
 
     Images are ``[n, height, width, channels]`` or ``[n, height, width]`` uint8, labels ``[n]``
-    integers. ``class_names [classes]`` strings is optional, bytes of it are UTF-8; without it the
-    classes are 0 to the largest training label.
+    integers. ``class_names``, ``[classes]`` strings, is optional; if it holds bytes, they are
+    UTF-8. Without it, the classes are 0 to the largest training label.
 
     Raises:
       DataError: if the file is not such an archive.
@@ -39,7 +39,7 @@ def read_npz(location: str) -> RawSet:
     if not zipfile.is_zipfile(path):
         raise DataError(f"npz:{location} cannot be read: it is not an npz archive")
     try:
-        # Opened here because NumPy leaves a broken archive open.
+        # The file is opened here because NumPy does not close a broken archive.
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except Exception as error:  # A damaged archive raises errors of many types, some without text.
@@ -56,29 +56,29 @@ def read_npz(location: str) -> RawSet:
     if unknown:
         _LOGGER.warning("npz:%s: not used: %s", location, ", ".join(sorted(unknown)))
     known = set(arrays) - unknown
-    # NumPy returns the bytes of what is not stored as an array.
+    # NumPy returns raw bytes for an entry that is not stored as an array.
     if raw := sorted(name for name in known if not isinstance(arrays[name], np.ndarray)):
         raise DataError(f"npz:{location} cannot be read: {raw[0]} is not stored as an array")
     splits = {part: _npz_split(arrays, part) for part in _PARTS if f"{part}_labels" in arrays}
     if "class_names" in arrays:
         class_names = _class_names(location, arrays["class_names"])
     else:
-        class_names = _counted(location, splits)
+        class_names = _numbered_class_names(location, splits)
     return RawSet(splits, class_names)
 
 
-def _counted(location: str, splits: Mapping[str, Split]) -> tuple[str, ...]:
-    """Names of the classes 0 to the largest training label."""
+def _numbered_class_names(location: str, splits: Mapping[str, Split]) -> tuple[str, ...]:
+    """Returns the names of the classes, from 0 to the largest training label."""
     labels = splits["train"].labels
     if not labels.size or not np.issubdtype(labels.dtype, np.integer):
-        return ()  # Whoever checks the split says what is wrong.
+        return ()  # A later check of the split raises the error.
     largest = int(labels.max())
     images = sum(split.labels.size for split in splits.values())
-    if largest >= max(images, _COUNTED):
+    if largest >= max(images, _MAX_COUNTED_CLASSES):
         raise DataError(
             f"npz:{location}, train: label {largest} of example {labels.argmax()} means "
             f"{largest + 1:,} classes; without class_names there may be as many classes as images "
-            f"in all splits, {images:,}, or up to {_COUNTED:,}"
+            f"in all splits, {images:,}, or up to {_MAX_COUNTED_CLASSES:,}"
         )
     return tuple(str(index) for index in range(largest + 1))
 
@@ -92,7 +92,7 @@ def _class_names(location: str, names: np.ndarray) -> tuple[str, ...]:
     try:
         listed = (np.char.decode(names, "utf-8") if names.dtype.kind == "S" else names).tolist()
     except UnicodeDecodeError as error:
-        raise DataError(f"npz:{location}, class_names: bytes that are no UTF-8: {error}") from None
+        raise DataError(f"npz:{location}, class_names: bytes that are not UTF-8: {error}") from None
     if twice := [name for name in dict.fromkeys(listed) if listed.count(name) > 1]:
         raise DataError(f"npz:{location}, class_names: {twice[0]!r} is there more than once")
     return tuple(listed)
@@ -104,12 +104,14 @@ def _npz_split(arrays: dict[str, np.ndarray], part: str) -> Split:
 
 
 def read_folder(location: str, size: tuple[int, int], *, skip_corrupt: bool = False) -> RawSet:
-    """Reads the files of :func:`kdjax.data.folders.find_images`; grey if all images are grey.
+    """Reads the image files of a folder; the result is grey if all images are grey.
+
+    :func:`kdjax.data.folders.find_images` finds the files.
 
     Args:
       location: the folder.
       size: (height, width) in pixels to resize to; (0, 0) keeps sizes, which must be equal.
-      skip_corrupt: whether to leave out files that do not decode, with a warning each.
+      skip_corrupt: whether to leave out files that do not decode, with a warning for each.
 
     Raises:
       DataError: as :func:`kdjax.data.folders.find_images`, or if a file does not decode.
@@ -122,7 +124,9 @@ def read_folder(location: str, size: tuple[int, int], *, skip_corrupt: bool = Fa
         path = paths[index]
         try:
             return path.read_bytes(), str(path)
-        except PermissionError as error:  # Others may pass, and must not shorten what is cached.
+        except PermissionError as error:
+            # Other errors may be temporary. As a DataError, such an error would let skip_corrupt
+            # leave the image out of the cached arrays.
             raise DataError(f"{path} cannot be read: {error.strerror}") from None
 
     def make() -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""What lies in a folder of images: which folders are splits, which are classes, and their files."""
+"""Finds the splits, the classes and the image files in a folder of images."""
 
 import logging
 from pathlib import Path
@@ -15,8 +15,8 @@ _SPLITS = {
     "validation": "validation",
     "test": "test",
 }
-# What operating systems, archives and file servers leave behind.
-_LEFT_BEHIND = {
+# Names of folders that operating systems, archives and file servers leave behind.
+_IGNORED = {
     "__MACOSX",
     "__pycache__",
     "@eaDir",
@@ -29,18 +29,19 @@ Listing = list[tuple[Path, int]]
 
 
 def find_images(location: str) -> tuple[Path, tuple[str, ...], dict[str, Listing]]:
-    """The image files of ``<class>/<image>``, or of splits, ``train/<class>/<image>`` and others.
+    """Finds image files stored as ``<class>/<image>``, or in splits as ``train/<class>/<image>``.
 
     Splits are called ``train``, ``val`` (or ``valid``, ``validation``) and ``test``. A folder is
     read as splits if all folders in it have such names and ``train`` is one of them. It is also
-    read as splits if ``train`` and another split hold folders, even if other folders are beside
-    them. Otherwise its folders are classes, and one of them may be called ``train``. Names that
-    start with a dot, and what archives and operating systems leave behind (``__MACOSX``), are
-    ignored.
+    read as splits if ``train`` and another split hold folders, even if there are other folders
+    beside them. Otherwise its folders are classes, and one of them may be called ``train``. Names
+    that start with a dot are ignored, and so are folders that archives and operating systems leave
+    behind (``__MACOSX``).
 
     Returns:
-      The folder; the classes, its folders' names in sorted order; the files of each part,
-      ``train``, perhaps ``validation`` and ``test``, with their labels.
+      The folder; the class names, which are the sorted names of the class folders; and the files of
+      each part with their labels. The parts are ``train`` and, if present, ``validation`` and
+      ``test``.
 
     Raises:
       DataError: if there is no such folder, it holds no classes or images, it can be read in two
@@ -73,27 +74,29 @@ def find_images(location: str) -> tuple[Path, tuple[str, ...], dict[str, Listing
 
 
 def _folders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, sorted, without hidden and left-behind ones."""
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and _counts(path.name))
+    """Returns the sorted names of the folders in a folder, without those that are ignored."""
+    return sorted(
+        path.name for path in folder.iterdir() if path.is_dir() and _is_visible(path.name)
+    )
 
 
-def _counts(name: str) -> bool:
-    return not name.startswith(".") and name not in _LEFT_BEHIND
+def _is_visible(name: str) -> bool:
+    return not name.startswith(".") and name not in _IGNORED
 
 
 def images_below(folder: Path) -> list[Path]:
-    """The image files in a folder and below, sorted, without hidden and left-behind ones."""
+    """Returns the sorted image files in a folder and its subfolders; ignored names are left out."""
     return sorted(
         path
         for path in folder.rglob("*")
         if path.suffix.lower() in IMAGE_ENDINGS
-        and all(_counts(name) for name in path.relative_to(folder).parts)
+        and all(_is_visible(name) for name in path.relative_to(folder).parts)
         and path.is_file()
     )
 
 
 def _parts(root: Path) -> dict[str, Path]:
-    """The folder of each part; none if the folders are classes."""
+    """Returns the folder of each part; empty if the folders are classes."""
     folders = _folders(root)
     splits = [name for name in folders if name.lower() in _SPLITS]
     others = [name for name in folders if name not in splits]

@@ -19,25 +19,26 @@ from kdjax.data.dataset import DataError
 
 _LOGGER = logging.getLogger(__name__)
 
-_CHUNK = 256  # images a task: large enough that handing out tasks costs nothing
+_CHUNK = 256  # images per task: large enough that starting tasks costs almost nothing
 _GREY_MODES = ("1", "L", "LA")
 
 
 def read_image(source: str | Path | bytes | PIL.Image.Image, where: str = "") -> PIL.Image.Image:
-    """One image as training reads it, upright and without transparency, of the size it has.
+    """Reads one image as training reads it: upright, without transparency, in its own size.
 
     The image is rotated as its EXIF data says, as image viewers do. Transparent parts become white.
-    Of an animation the first image is taken.
+    If the file is an animation, its first image is used.
 
     Args:
-      source: a file, or the bytes of one, in any format Pillow reads; or an image of Pillow.
-      where: what to call it in errors; empty: the file's path.
+      source: a file, or the bytes of a file, in any format Pillow reads; or a Pillow image.
+      where: the image's name in error messages; empty means the file's path.
 
     Returns:
       The image in mode ``L`` if it is grey, else ``RGB``.
 
     Raises:
-      DataError: if it cannot be read, does not decode or has more than 8 bits a channel; names it.
+      DataError: if the image cannot be read, does not decode or has more than 8 bits per channel;
+        the message names the image.
     """
     encoded: bytes | PIL.Image.Image
     if isinstance(source, (bytes, PIL.Image.Image)):
@@ -50,10 +51,10 @@ def read_image(source: str | Path | bytes | PIL.Image.Image, where: str = "") ->
             raise DataError(f"{where} cannot be read: {error.strerror or error}") from None
     try:
         image = encoded if isinstance(encoded, PIL.Image.Image) else _open(encoded)
-        # A caller's image stays open.
+        # An image that the caller opened must stay open.
         with contextlib.nullcontext() if image is encoded else image:
             if image.mode.startswith(("I", "F")):
-                # Pillow would clip them to 8 bits, silently.
+                # Pillow would clip the values to 8 bits without a warning.
                 raise OSError(f"it has more than 8 bits a channel (mode {image.mode})")
             image.load()
             return _opaque(_upright(image, where))
@@ -64,14 +65,14 @@ def read_image(source: str | Path | bytes | PIL.Image.Image, where: str = "") ->
 def _open(source: bytes | Path) -> PIL.Image.Image:
     try:
         return PIL.Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
-    except PIL.UnidentifiedImageError:  # Its message is a memory address.
-        raise OSError("it is in no format that Pillow knows") from None
+    except PIL.UnidentifiedImageError:  # Its message only has a memory address.
+        raise OSError("Pillow does not know its format") from None
 
 
 def _upright(image: PIL.Image.Image, where: str) -> PIL.Image.Image:
     try:
         return PIL.ImageOps.exif_transpose(image)
-    except Exception as error:  # Pillow raises bare errors of many types for broken EXIF data.
+    except Exception as error:  # Pillow raises errors of many types for broken EXIF data.
         _LOGGER.warning("%s: its EXIF data cannot be read (%s), taken as stored", where, error)
         return image
 
@@ -87,16 +88,17 @@ def _opaque(image: PIL.Image.Image) -> PIL.Image.Image:
 def fit_image(
     image: PIL.Image.Image, image_shape: tuple[int, int, int], memory: str = "device"
 ) -> np.ndarray:
-    """An image as evaluation sees it.
+    """Returns an image as evaluation sees it.
 
-    With ``device`` the whole image is resized. With ``stream`` the middle of the image is taken
-    (:func:`kdjax.data.augment.central_crop`). Both leave an image as it is if it already has the
-    size. Grey becomes colour, or colour grey, as the networks need it.
+    With ``device``, the whole image is resized. With ``stream``, the middle of the image is taken
+    (:func:`kdjax.data.augment.central_crop`). An image that already has the right size is neither
+    resized nor cropped. Grey images become colour images, or colour images grey, as the networks
+    need.
 
     Args:
-      image: of :func:`read_image`.
+      image: what :func:`read_image` returns.
       image_shape: (height, width, channels) of a dataset.
-      memory: of the dataset, ``device`` or ``stream``, as the field ``data.memory`` names it.
+      memory: the dataset's value of the field ``data.memory``, ``device`` or ``stream``.
 
     Returns:
       ``[height, width, channels]`` uint8.
@@ -113,16 +115,16 @@ def _array(image: PIL.Image.Image) -> np.ndarray:
 
 
 def decode(encoded: bytes, where: str, size: tuple[int, int], mode: str) -> np.ndarray:
-    """``[height, width, channels]`` uint8 of one encoded image.
+    """Decodes one image to ``[height, width, channels]`` uint8.
 
     Args:
       encoded: the bytes of a PNG, JPEG or any format Pillow reads.
-      where: the file or record, for errors.
+      where: the file or record, for error messages.
       size: (height, width) to resize to, bilinear; (0, 0) keeps the size.
       mode: ``RGB``, or ``L`` for grey.
 
     Raises:
-      DataError: if the bytes do not decode; names ``where``.
+      DataError: if the bytes do not decode; the message names ``where``.
     """
     return decode_with(encoded, where, mode, lambda image: resized(image, size))
 
@@ -133,16 +135,16 @@ def decode_with(
     mode: str,
     transform: Callable[[PIL.Image.Image], PIL.Image.Image],
 ) -> np.ndarray:
-    """``[height, width, channels]`` uint8 of one encoded image, transformed.
+    """Decodes one image, transforms it and returns ``[height, width, channels]`` uint8.
 
     Args:
       encoded: the bytes of a PNG, JPEG or any format Pillow reads.
-      where: the file or record, for errors.
+      where: the file or record, for error messages.
       mode: ``RGB``, or ``L`` for grey.
-      transform: image -> image, both of that mode.
+      transform: a function from an image to an image, both in that mode.
 
     Raises:
-      DataError: if the bytes do not decode; names ``where``.
+      DataError: if the bytes do not decode; the message names ``where``.
     """
     return _array(transform(read_image(encoded, where).convert(mode)))
 
@@ -156,22 +158,25 @@ def decode_all(
     *,
     skip_corrupt: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Decodes ``count`` images, which must agree in shape, on all cores, with a progress bar.
+    """Decodes ``count`` images of one shape on all cores, with a progress bar.
 
     Args:
-      count: how many.
-      read: index -> (encoded bytes, what to call the image in errors); raises DataError if the
-        image cannot be read, which counts as one that does not decode.
+      count: the number of images.
+      read: a function from an index to (encoded bytes, the image's name in error messages). It
+        raises DataError if the image cannot be read; such an image counts as one that does not
+        decode.
       size: (height, width) to resize to; (0, 0) keeps sizes.
       mode: ``RGB``, or ``L`` for grey.
-      name: of the set, for the progress bar.
-      skip_corrupt: whether images that do not decode are left out, with a warning each.
+      name: the dataset's name, for the progress bar.
+      skip_corrupt: whether images that do not decode are left out, with a warning for each.
 
     Returns:
-      ``[decoded, height, width, channels]`` uint8, and ``[count]`` bool, which were decoded.
+      ``[decoded, height, width, channels]`` uint8, and ``[count]`` bool, True for each image that
+      was decoded.
 
     Raises:
-      DataError: if one does not decode, none does, or one differs in shape from the first.
+      DataError: if an image does not decode (unless ``skip_corrupt``), if no image decodes, or if
+        an image differs in shape from the first one.
     """
 
     def one(index: int) -> np.ndarray | None:
@@ -220,9 +225,9 @@ def sizes_differ(
 
     Args:
       where: the file or record of the image.
-      size: its (height, width), in pixels.
+      size: the image's (height, width), in pixels.
       other: the file or record that it is compared with.
-      expected: the (height, width) of that one.
+      expected: the (height, width) of that other image.
     """
     return DataError(
         f"{where} is {size[0]} x {size[1]} pixels, {other} is {expected[0]} x {expected[1]}: "
@@ -231,7 +236,7 @@ def sizes_differ(
 
 
 def colour_mode(encoded: Iterable[tuple[bytes | Path, str]], *, skip_corrupt: bool = False) -> str:
-    """``L`` if every image is grey, else ``RGB``; only headers are read."""
+    """Returns ``L`` if every image is grey, else ``RGB``; reads only headers."""
     for source, where in encoded:
         found = header(source, where, skip_corrupt=skip_corrupt)
         if found is not None and found[0] not in _GREY_MODES:
@@ -242,11 +247,11 @@ def colour_mode(encoded: Iterable[tuple[bytes | Path, str]], *, skip_corrupt: bo
 def header(
     source: bytes | Path, where: str, *, skip_corrupt: bool = False
 ) -> tuple[str, tuple[int, int]] | None:
-    """Pillow's mode of a stored image, and the (height, width) that it decodes to.
+    """Returns Pillow's mode of a stored image, and the (height, width) that it decodes to.
 
     Args:
       source: the encoded image, or its file.
-      where: what to call it in errors.
+      where: the image's name in error messages.
       skip_corrupt: whether to return None instead of raising.
 
     Raises:
@@ -254,9 +259,9 @@ def header(
     """
     try:
         with _open(source) as image:
-            # Pillow rotates a TIFF by itself. Without the look at "exif", it would decode a whole
-            # PNG to find out.
-            turned = image.format != "TIFF" and "exif" in image.info and _lies(image)
+            # Pillow rotates a TIFF by itself. "exif" is looked up first, because Pillow would
+            # decode a whole PNG to search for EXIF data.
+            turned = image.format != "TIFF" and "exif" in image.info and _is_rotated(image)
             return image.mode, image.size if turned else (image.height, image.width)
     except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
         if skip_corrupt:
@@ -264,8 +269,8 @@ def header(
         raise DataError(f"{where} does not decode as an image: {error}") from None
 
 
-def _lies(image: PIL.Image.Image) -> bool:
-    """Whether EXIF data says that rows are stored as columns."""
+def _is_rotated(image: PIL.Image.Image) -> bool:
+    """Returns whether the EXIF data says that rows are stored as columns."""
     try:
         return image.getexif().get(PIL.ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
     except Exception:  # Broken EXIF data; _upright warns of it.

@@ -1,4 +1,4 @@
-"""Mixup and cutmix: training images with parts of others, and labels alike, inside jit."""
+"""Mixup and cutmix: mixes training images, and their labels, with others, inside jit."""
 
 import chex
 import jax
@@ -16,22 +16,23 @@ def mixed(
     mixup: float = 0.0,
     cutmix: float = 0.0,
 ) -> Batch:
-    """A batch in which every image is mixed with another real one of this device's share.
+    """Returns a batch in which every image is mixed with another real one of the device's share.
 
-    The share of the own image is drawn from Beta(alpha, alpha), once for a step. With mixup it is
-    that of every pixel, with cutmix that of the pixels outside of a box, whose sides have the
-    proportions of the image and whose centre is any of its pixels; what lies beyond the image is
-    not cut. With both, each step does one of them, each as often. Where the own share is below a
-    half, the two images change places: what comes out is as likely as before, and the likeliest
-    class is that of the example which keeps its place in the batch.
+    An image's own share is drawn from Beta(alpha, alpha), once per step. Mixup weights every pixel
+    of the image with this share. Cutmix keeps this share of the pixels: those outside a box. The
+    box has the proportions of the image, its centre is any pixel of the image, and the part of it
+    that lies beyond the image has no effect. If both alphas are above 0, each step uses mixup or
+    cutmix with equal probability. If an image's own share is below a half, the two images are
+    swapped. This does not change the probability of any mixed image, and the most likely class of
+    a row is then that of the row's own example.
 
     Args:
-      batch: one device's share, its labels integers. Padded rows stay as they are.
-      key: of the step, equal on all devices.
+      batch: one device's share of a batch, with integer labels. Padded rows stay as they are.
+      key: the step's key, equal on all devices.
       device: the number of this device, from 0.
-      classes: how many there are.
-      mixup: alpha; 0: no mixup.
-      cutmix: alpha; 0: no cutmix.
+      classes: the number of classes.
+      mixup: alpha of mixup; 0 means no mixup.
+      cutmix: alpha of cutmix; 0 means no cutmix.
 
     Returns:
       The batch with new images, and labels ``[batch, classes]`` float32, each a distribution.
@@ -64,7 +65,11 @@ def mixed(
 
 
 def _outside_of_box(key: chex.PRNGKey, alpha: float, size: tuple[int, int]) -> chex.Array:
-    """``[height, width]``: 0 in a box of a share of 1 - Beta(alpha, alpha) of the image, else 1."""
+    """Returns ``[height, width]``: 0 inside a random box, else 1.
+
+    The box, before it is cut off at the image's edges, has a share of 1 - Beta(alpha, alpha) of the
+    image's area.
+    """
     key_share, *keys = jax.random.split(key, 3)
     part = jnp.sqrt(1.0 - jax.random.beta(key_share, alpha, alpha))
 
@@ -79,7 +84,7 @@ def _outside_of_box(key: chex.PRNGKey, alpha: float, size: tuple[int, int]) -> c
 
 
 def _partners(key: chex.PRNGKey, mask: chex.Array) -> chex.Array:
-    """``[batch]`` integers: a permutation of the real rows; padded rows are their own partners."""
+    """A permutation of the real rows, ``[batch]`` integers; padded rows stay where they are."""
     rows = jnp.arange(mask.shape[0])
     order = jnp.argsort(jnp.where(mask, jax.random.uniform(key, mask.shape), 2.0))
     return jnp.where(mask, order[jnp.cumsum(mask) - 1], rows)

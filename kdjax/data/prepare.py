@@ -1,4 +1,4 @@
-"""Preparing a TFDS set as array_record, where TensorFlow and the network are there."""
+"""Prepares a TFDS dataset as array_record; needs TensorFlow and a network connection."""
 
 import importlib.util
 from pathlib import Path
@@ -8,17 +8,18 @@ from kdjax.data.tfds_source import default_data_dir
 
 
 def prepare(name: str, data_dir: str = "") -> Path:
-    """Downloads and prepares a TFDS set in the format that kdjax reads.
+    """Downloads and prepares a TFDS dataset in the format that kdjax reads.
 
     Args:
-      name: as in the TFDS catalogue.
-      data_dir: empty means ``$TFDS_DATA_DIR``, else ``~/tensorflow_datasets``.
+      name: the dataset's name in the TFDS catalogue.
+      data_dir: the directory to prepare it in; empty means ``$TFDS_DATA_DIR`` if that is set, else
+        ``~/tensorflow_datasets``.
 
     Returns:
       The directory of the prepared version.
 
     Raises:
-      DataError: if TensorFlow is missing, there is no such set, or it cannot be downloaded.
+      DataError: if TensorFlow is missing, there is no such dataset, or it cannot be downloaded.
     """
     if importlib.util.find_spec("tensorflow") is None:
         raise DataError(
@@ -32,6 +33,6 @@ def prepare(name: str, data_dir: str = "") -> Path:
             name, data_dir=default_data_dir(data_dir), file_format="array_record"
         )
         builder.download_and_prepare()
-    except Exception as error:  # TFDS raises bare errors of many types when offline.
+    except Exception as error:  # TFDS raises errors of many types when offline.
         raise DataError(f"{name} cannot be prepared: {error}") from error
     return Path(builder.data_path)

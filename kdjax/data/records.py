@@ -1,4 +1,4 @@
-"""Encoded images one by one, from prepared TFDS sets and folders.
+"""Reads encoded images one by one, from prepared TFDS datasets and from folders.
 
 Files are opened by the process that reads them.
 """
@@ -16,16 +16,16 @@ from kdjax.data.images import colour_mode
 from kdjax.data.tfds_source import feature_keys, open_builder, open_part, split_names
 
 _CHUNK = 512  # records read at once
-# TFDS imports its parts when they are first used, up to the first record. Two threads that do so at
-# once can wait for each other for ever.
+# TFDS imports its modules when they are first used, some only when the first record is read. Two
+# threads that do this at the same time can wait for each other for ever.
 _OPENING = threading.Lock()
 
 
 class Records(Protocol):
-    """Labelled, encoded images by number; can be sent to another process.
+    """Encoded images with labels, read by index; can be sent to another process.
 
     Attributes:
-      size: (height, width) of all images, where it is known without looking at them.
+      size: (height, width) of all images, if it is known without reading them; else None.
     """
 
     size: tuple[int, int] | None
@@ -33,27 +33,30 @@ class Records(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> tuple[bytes, int]:
-        """(encoded image, label)."""
+        """Returns (encoded image, label) of one record."""
         ...
 
     def all(self) -> Iterator[tuple[bytes | Path, int]]:
-        """All in order: (encoded image or its file, label); faster than one by one."""
+        """Yields (encoded image or its file, label) of all in order; faster than :meth:`read`."""
         ...
 
     def where(self, index: int) -> str:
-        """What to call it in errors."""
+        """Returns the record's name in error messages."""
         ...
 
     def identity(self, *, times: bool = False) -> str:
-        """A digest of names and sizes of all files, with or without the times of their changes."""
+        """Returns a digest of all files' names and sizes.
+
+        With ``times``, the digest also depends on the files' modification times.
+        """
         ...
 
 
 class PreparedRecords:
-    """One part of a prepared TFDS set."""
+    """One part of a prepared TFDS dataset."""
 
     def __init__(self, folder: Path, part: str, image_key: str, label_key: str):
-        """Opens nothing but the description; ``part`` is the split as TFDS calls it."""
+        """Opens only the dataset's description; ``part`` is TFDS's name of the split."""
         self._folder, self._part = folder, part
         self._image_key, self._label_key = image_key, label_key
         info = open_builder(folder).info
@@ -66,7 +69,7 @@ class PreparedRecords:
         return self._count
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_source": None}  # Open files do not travel.
+        return self.__dict__ | {"_source": None}  # Open files cannot be sent to another process.
 
     def read(self, index: int) -> tuple[bytes, int]:
         return self._pair(self._get(lambda source: source[index], self.where(index)))
@@ -84,13 +87,14 @@ class PreparedRecords:
                 self._source = self._open()
         try:
             return get(self._source)
-        except Exception as error:  # array_record raises bare errors of many types.
+        except Exception as error:  # array_record raises errors of many types.
             raise DataError(f"{where} cannot be read: {error}") from None
 
     def _open(self) -> Any:
         builder = open_builder(self._folder)
         source = open_part(builder, self._part, self._folder, self._image_key)
-        with contextlib.suppress(Exception):  # Whoever asks for a record is told.
+        # Reading a record completes TFDS's imports. If it fails, the next read raises the error.
+        with contextlib.suppress(Exception):
             source[0]
         return source
 
@@ -148,10 +152,12 @@ Opened = tuple[dict[str, Records], tuple[str, ...], int]
 
 
 def open_prepared(folder: Path) -> Opened:
-    """The parts ``train``, perhaps ``validation`` and ``test``; class names; channels.
+    """Opens a prepared TFDS dataset; returns its parts, class names and number of channels.
+
+    The parts are ``train`` and, if present, ``validation`` and ``test``.
 
     Raises:
-      DataError: if it is not a prepared array_record set with one image and one class label.
+      DataError: if it is not a prepared array_record dataset with one image and one class label.
     """
     builder = open_builder(folder)
     image_key, label_key = feature_keys(builder.info.features, folder)
@@ -164,7 +170,9 @@ def open_prepared(folder: Path) -> Opened:
 
 
 def open_folder(location: str, *, skip_corrupt: bool = False) -> Opened:
-    """The same for ``<class>/<image>`` files; 1 channel if all images are grey, else 3.
+    """Opens ``<class>/<image>`` files; returns parts, class names and number of channels.
+
+    There is 1 channel if all images are grey, else there are 3.
 
     Raises:
       DataError: as :func:`kdjax.data.folders.find_images`, or if a file is not an image.

@@ -1,4 +1,4 @@
-"""Names of datasets. A new embedded or special set adds its file and a line here."""
+"""Names of datasets. A new built-in or special dataset adds its own file and a line here."""
 
 import difflib
 from collections.abc import Callable, Mapping
@@ -14,8 +14,8 @@ from kdjax.data.dataset import (
 )
 from kdjax.data.division import SourceOptions, check_classes, divide
 
-# The usual statistics of well-known sets (tin100a: measured on its train split). Those of any other
-# set are computed from its train split.
+# The usual statistics of well-known datasets (tin100a: measured on its train split). For any other
+# dataset they are computed from its train split.
 _STATISTICS: Mapping[str, Statistics] = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
@@ -27,32 +27,35 @@ _KNOWN = ("digits", "cifar10", "cifar100", "svhn_cropped", "tin100a")
 
 
 def statistics(name: str) -> Statistics | None:
-    """The usual mean and deviation per channel of a well-known set; None for other sets."""
+    """The usual mean and standard deviation per channel of a well-known dataset, else None."""
     return _STATISTICS.get(name)
 
 
 def names() -> tuple[str, ...]:
-    """The named sources; beside them any prepared TFDS set, ``npz:<file>``, ``folder:<dir>``."""
+    """Returns the names of the well-known datasets.
+
+    Any prepared TFDS dataset, ``npz:<file>`` and ``folder:<dir>`` can be loaded too.
+    """
     return _KNOWN
 
 
 def load(name: str, options: SourceOptions | None = None) -> Dataset:
-    """Reads a dataset whole.
+    """Reads a whole dataset into memory.
 
     Args:
-      name: ``digits``; the name of a TFDS set prepared as array_record (``cifar10``,
+      name: ``digits``; the name of a TFDS dataset prepared as array_record (``cifar10``,
         ``cifar100``, ``svhn_cropped``, ``tin100a``, any other) or the path of a prepared
         directory as ``tfds:<dir>``; ``npz:<file>``; ``folder:<dir>``.
       options: how to read it.
 
     Raises:
-      DataError: if there is no such set, or it is not a set of labelled images of one shape.
+      DataError: if there is no such dataset, or it does not hold labelled images of one shape.
     """
     options = options or SourceOptions()
     raw = _read(name, options)
     num_classes = len(raw.class_names)
     parts = {}
-    for part, split in raw.splits.items():  # Train first.
+    for part, split in raw.splits.items():  # The first part is train.
         parts[part] = check_split(split, f"{name}, {part}", num_classes)
         if part == "train":
             check_classes(name, parts[part].labels, raw.class_names, options.min_classes)

@@ -4,14 +4,14 @@ import numpy as np
 
 
 def stratified(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Splits indices so that every class gives the same fraction, as nearly as possible.
+    """Holds out the same fraction of every class, as nearly as possible.
 
-    The held-out part has ``round(fraction * n)`` examples. Every class first gives its share
-    rounded down; the classes with the largest remainders then give one example more.
+    The held-out part has ``round(fraction * n)`` examples. The share of every class is first
+    rounded down. The classes with the largest remainders then give one more example each.
 
     Args:
       labels: ``[n]`` integers.
-      fraction: share to hold out, in [0, 1).
+      fraction: the share to hold out, in [0, 1).
       seed: decides which examples of a class are held out.
 
     Returns:
@@ -39,13 +39,13 @@ def few_per_class(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     Args:
       labels: ``[n]`` integers.
       count: examples to take of each class that occurs.
-      seed: decides which.
+      seed: decides which examples are drawn.
 
     Returns:
       ``[count * classes]`` integers, sorted.
 
     Raises:
-      ValueError: if a class has fewer examples; names it.
+      ValueError: if a class has fewer examples; the message names the class.
     """
     classes, counts = np.unique(labels, return_counts=True)
     if counts.min() < count:

@@ -1,8 +1,8 @@
-"""Images that are read, decoded and cropped for every batch, because the set is too large to hold.
+"""Datasets too large for memory: images are read, decoded and cropped for every batch.
 
-An example of a training batch depends only on the seed, the step and its place in the batch. So a
-stream can start at any step, and gives the same examples with any number of processes, workers or
-threads. It has no other state.
+An example of a training batch depends only on the seed, the step and its position in the batch. So
+a stream can start at any step, and gives the same examples with any number of processes, workers or
+threads. A stream has no other state.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from kdjax.data.tfds_source import directory, find
 
 _LOGGER = logging.getLogger(__name__)
 
-# How many steps a stream can give; more than any run takes.
+# The number of steps in a stream; no run takes more.
 _STEPS = 1 << 40
 
 
@@ -36,7 +36,7 @@ class HostBatch(NamedTuple):
       images: ``[rows, height, width, channels]`` uint8, cropped and flipped.
       labels: ``[rows]`` int32.
       mask: ``[rows]`` bool, False for padding and for examples that were left out.
-      indices: ``[rows]`` int32, the numbers of the examples in their split; of padding 0.
+      indices: ``[rows]`` int32, the index of each example in its split; 0 for padding.
     """
 
     images: np.ndarray
@@ -47,16 +47,16 @@ class HostBatch(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Streamed:
-    """A named set whose images are not held in memory.
+    """A named dataset whose images are not held in memory.
 
     Attributes:
-      name: as asked for.
-      records: of each split: where it is read from, and the number of each example's record.
+      name: the name that was asked for.
+      records: for each split, the records it is read from, and the record index of each example.
       class_names: one per class, in label order.
       mean, std: per channel, of pixel values in [0, 1], for normalisation.
       size: (height, width) of the crops.
-      keep_sizes: whether all images must have that size; then another size is an error.
-      skip_corrupt: whether examples that do not decode are left out instead of raised.
+      keep_sizes: whether all images must have that size; if so, another size is an error.
+      skip_corrupt: whether examples that do not decode are left out, instead of raising an error.
     """
 
     name: str
@@ -79,13 +79,13 @@ class Streamed:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Examples of each split."""
+        """The number of examples in each split."""
         return {split: len(indices) for split, (_, indices) in self.records.items()}
 
     def fingerprint(self) -> str:
-        """A digest of names and sizes of all files, of the splits and of the crops' size.
+        """Returns a digest of all files' names and sizes, of the splits and of the crops' size.
 
-        Contents are not read: that would take as long as an epoch.
+        The files' contents are not read, because that would take as long as an epoch.
         """
         digest = hashlib.sha256(repr((self.image_shape, self.class_names)).encode())
         for split, (records, indices) in sorted(self.records.items()):
@@ -107,7 +107,7 @@ class Streamed:
         workers: int = 0,
         threads: int = 16,
     ) -> Iterator[HostBatch]:
-        """Training batches without end, from a step on.
+        """Returns an endless iterator of training batches, starting at a given step.
 
         Every epoch has each training example once, in a new order; its last batch is padded. A
         process gets every ``processes``-th row of the batch, starting with row ``process``.
@@ -115,15 +115,16 @@ class Streamed:
         Args:
           seed: for order, crops and flips; below 2**31.
           first_step: the step of the run to start at.
-          batch_size: of all processes together; a multiple of their number.
+          batch_size: examples per batch of all processes together; a multiple of ``processes``.
           flip: whether half of the images are flipped left to right.
-          resized_crop: whether to take a random part of each image, resized; else it is cropped
-            as in evaluation, and then moved.
-          crop_padding: by how many pixels an image is moved at most, in height and in width,
-            without ``resized_crop``; pixels from outside the image are 0.
-          process: which one this is, from 0.
-          processes: how many there are.
-          workers: how many processes decode; 0: threads of this process do. The results are equal.
+          resized_crop: whether to take a random part of each image and resize it. If not, the
+            image is cropped as in evaluation, and then shifted.
+          crop_padding: without ``resized_crop``, the largest shift of an image in pixels, in height
+            and in width; pixels from outside the central crop are 0.
+          process: the index of this process, from 0.
+          processes: the number of processes.
+          workers: how many worker processes decode images; with 0, threads of this process decode
+            them. The results are equal.
           threads: how many threads decode if there are no workers.
         """
         _check_shares(batch_size, processes)
@@ -145,14 +146,15 @@ class Streamed:
         workers: int = 0,
         threads: int = 16,
     ) -> Iterator[HostBatch]:
-        """The examples of a split in order, centrally cropped; the last batch is padded.
+        """Returns batches of a split's examples in order, centrally cropped; the last is padded.
 
         Args:
           split: ``train``, ``validation`` or ``test``.
-          batch_size: of all processes together; a multiple of their number.
-          process: which one this is, from 0.
-          processes: how many there are.
-          workers: how many processes decode; 0: threads of this process do.
+          batch_size: examples per batch of all processes together; a multiple of ``processes``.
+          process: the index of this process, from 0.
+          processes: the number of processes.
+          workers: how many worker processes decode images; with 0, threads of this process decode
+            them.
           threads: how many threads decode if there are no workers.
         """
         _check_shares(batch_size, processes)
@@ -194,7 +196,8 @@ class Streamed:
                     raise
                 except Exception as error:
                     raise _unwrapped(error) from error
-                # Copied, because memory that is shared with a worker is freed when it ends.
+                # The arrays are copied, because memory that is shared with a worker is freed when
+                # the worker ends.
                 yield HostBatch(*(np.array(batch[name]) for name in HostBatch._fields))
                 del batch
         finally:
@@ -203,20 +206,20 @@ class Streamed:
     def example(
         self, split: str, index: int, crop: Callable[[PIL.Image.Image], PIL.Image.Image]
     ) -> dict[str, Any]:
-        """One example of a split, cropped.
+        """Reads one example of a split and crops it.
 
         Args:
           split: ``train``, ``validation`` or ``test``.
-          index: of the example in its split, from 0.
-          crop: image -> image of the set's size.
+          index: the example's index in its split, from 0.
+          crop: a function from an image to an image of :attr:`size`.
 
         Returns:
           ``images`` ``[height, width, channels]`` uint8, and the scalars ``labels`` int32, ``mask``
           bool and ``indices`` int32.
 
         Raises:
-          DataError: if it cannot be read or decoded (unless ``skip_corrupt``), if its label is out
-            of range, or if it does not have the size that all images must have.
+          DataError: if the example cannot be read or decoded (unless ``skip_corrupt``), if its
+            label is out of range, or if it does not have the size that all images must have.
         """
         records, indices = self.records[split]
         record = int(indices[index])
@@ -242,18 +245,18 @@ class Streamed:
         return _row(image, label, True, index)
 
     def padding(self) -> dict[str, Any]:
-        """What fills a row that has no example."""
+        """Returns the values that fill a row without an example."""
         return _row(np.zeros(self.image_shape, np.uint8), 0, False, 0)
 
 
 def _row(image: np.ndarray, label: int, real: bool, index: int) -> dict[str, Any]:
-    """The parts of a :class:`HostBatch` for one example."""
+    """Returns the fields of a :class:`HostBatch` for one example."""
     scalars = {"labels": np.int32(label), "mask": np.bool_(real), "indices": np.int32(index)}
     return {"images": image, **scalars}
 
 
 class _TrainExample:
-    """Position in the run -> example; is sent to worker processes."""
+    """Maps a position in the run to an example; is sent to worker processes."""
 
     def __init__(
         self, streamed: Streamed, seed: int, size: int, padded: int, crop: Any, flip: bool
@@ -263,7 +266,7 @@ class _TrainExample:
         self._streamed, self._seed = streamed, seed
         self._size, self._padded = size, padded
         self._crop, self._flip = crop, flip
-        # grain computes the place of each index, so no array as large as the set is needed.
+        # grain computes each index of the order, so no array as large as the dataset is needed.
         self._order = grain.MapDataset.range(size).seed(seed).shuffle().repeat()
 
     def __call__(self, position: int) -> dict[str, Any]:
@@ -281,7 +284,7 @@ class _TrainExample:
 
 
 class _EvaluationExample:
-    """Position in a split -> example; is sent to worker processes."""
+    """Maps a position in a split to an example; is sent to worker processes."""
 
     def __init__(self, streamed: Streamed, split: str, size: int):
         self._streamed, self._split, self._size = streamed, split, size
@@ -295,23 +298,25 @@ class _EvaluationExample:
 
 
 def stream(name: str, options: SourceOptions | None = None) -> Streamed:
-    """A set that is read while it is used.
+    """Opens a dataset whose images are read while it is used.
 
-    It has the same splits and classes as with :func:`kdjax.data.load`, and the same mean and
-    deviation, except that these may come from a sample. Two things differ. With an ``image_size``,
-    evaluation crops images of another size instead of distorting them. With ``skip_corrupt``,
-    images that do not decode are left out when they are read, not before the set is divided.
+    Splits and classes are the same as with :func:`kdjax.data.load`. Mean and standard deviation are
+    also the same, except that they may come from a sample. Two other things differ. With an
+    ``image_size``, evaluation crops images of another size instead of distorting them. With
+    ``skip_corrupt``, images that do not decode are left out when they are read, not before the
+    dataset is divided.
 
-    Mean and deviation of a set that is not well-known are computed from at most 10,000 training
-    images, drawn by ``split_seed`` if there are more. Labels are read once if the division depends
-    on them. Both are kept in the cache.
+    Mean and standard deviation of a dataset that is not well-known are computed from at most 10,000
+    training images, drawn with ``split_seed`` if there are more. Labels are read once if the
+    division depends on them. Both results are kept in the cache.
 
     Args:
-      name: a TFDS set prepared as array_record, by name or as ``tfds:<dir>``, or ``folder:<dir>``.
+      name: a TFDS dataset prepared as array_record, by name or as ``tfds:<dir>``; or
+        ``folder:<dir>``.
       options: how to read it.
 
     Raises:
-      DataError: if there is no such set, or it cannot be streamed, or its images differ in size
+      DataError: if there is no such dataset, or it cannot be streamed, or its images differ in size
         and ``image_size`` is (0, 0).
     """
     options = options or SourceOptions()
@@ -363,7 +368,7 @@ def _check_shares(batch_size: int, processes: int) -> None:
 
 
 def _parse_flags() -> None:
-    # grain hands absl's flags to its workers, and insists that they have been parsed.
+    # grain passes absl's flags to its workers, and requires that they have been parsed.
     from absl import flags
 
     if not flags.FLAGS.is_parsed():
@@ -371,7 +376,7 @@ def _parse_flags() -> None:
 
 
 def _unwrapped(error: Exception) -> DataError:
-    """The error of a thread or worker; the last line of the text that it sends has the reason."""
+    """Turns the error of a thread or worker into a DataError, with the last line as the reason."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     ours = [line for line in lines if "DataError: " in line]
     text = (ours or lines or [type(error).__name__])[-1]

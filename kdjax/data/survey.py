@@ -1,7 +1,7 @@
-"""What must be known of a set before it is streamed: labels, the images' size, statistics.
+"""Finds what must be known before a dataset is streamed: labels, image size, statistics.
 
-Results that need many files to be read are kept in the cache, keyed by names, sizes and times of
-the set's files.
+Results that need many files to be read are kept in the cache, keyed by the names, sizes and
+modification times of the dataset's files.
 """
 
 import hashlib
@@ -18,13 +18,13 @@ from kdjax.data.dataset import DataError, Statistics, histogram, statistics_of
 from kdjax.data.images import decode, header, sizes_differ
 from kdjax.data.records import Records
 
-# Mean and deviation of a stream are computed from at most this many images.
+# Mean and standard deviation of a stream are computed from at most this many images.
 SAMPLE = 10_000
-_LONG = 5_000  # records from which on progress is shown
+_LONG = 5_000  # with at least this many records, a progress bar is shown
 
 
 def read_labels(records: Records, name: str) -> np.ndarray:
-    """``[n]`` int32 labels of all records; no image is decoded."""
+    """Returns ``[n]`` int32 labels of all records; no image is decoded."""
 
     def make() -> dict[str, np.ndarray]:
         return {"labels": np.array([label for _, label in _all(records, f"labels of {name}")])}
@@ -36,15 +36,16 @@ def read_labels(records: Records, name: str) -> np.ndarray:
 def common_size(
     parts: Mapping[str, Records], name: str, *, skip_corrupt: bool = False
 ) -> tuple[int, int]:
-    """The (height, width) that all images have, from their headers.
+    """Returns the (height, width) that all images have; reads only their headers.
 
     Args:
-      parts: of the set.
-      name: of the set, for the progress bar.
-      skip_corrupt: whether to pass over what is not an image.
+      parts: the parts of the dataset.
+      name: the dataset's name, for the progress bar.
+      skip_corrupt: whether to skip files that are not images.
 
     Raises:
-      DataError: if two differ; names them and the field that resizes them.
+      DataError: if two images differ in size; the message names them, and the field that resizes
+        images.
     """
     known = {records.size for records in parts.values()}
     if len(known) == 1 and (size := known.pop()) is not None:
@@ -78,20 +79,21 @@ def sampled_statistics(
     *,
     skip_corrupt: bool = False,
 ) -> Statistics:
-    """Mean and deviation per channel of up to :data:`SAMPLE` images, each resized as a whole.
+    """Computes mean and standard deviation per channel of up to :data:`SAMPLE` images.
 
-    For a set that is held in memory, they are computed in the same way from all images.
+    Each image is resized as a whole. For a dataset that is held in memory, mean and standard
+    deviation are computed in the same way from all images.
 
     Args:
-      records: where images are read.
-      indices: of the images to choose from.
+      records: the records to read images from.
+      indices: the records' indices to choose from.
       size: (height, width) to resize to.
       mode: ``RGB``, or ``L`` for grey.
-      seed: decides which are drawn, where there are more.
-      skip_corrupt: whether to pass over what does not decode.
+      seed: decides which images are drawn if there are more.
+      skip_corrupt: whether to skip images that do not decode.
 
     Raises:
-      DataError: if an image does not decode, or none does.
+      DataError: if an image does not decode (unless ``skip_corrupt``), or no image decodes.
     """
     if len(indices) > SAMPLE:
         indices = np.sort(np.random.default_rng(seed).choice(indices, SAMPLE, replace=False))

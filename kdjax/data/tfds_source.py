@@ -1,4 +1,4 @@
-"""TFDS sets prepared as array_record, read without TensorFlow."""
+"""Reads TFDS datasets that are prepared as array_record, without TensorFlow."""
 
 import logging
 import os
@@ -16,18 +16,19 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class MissingError(DataError):
-    """A set that is not prepared in the data directory."""
+    """A dataset that is not prepared in the data directory."""
 
 
 def find(name: str, data_dir: str) -> Path:
-    """The newest prepared version of a set under the data directory.
+    """Returns the directory of a dataset's newest prepared version.
 
     Args:
-      name: ``cifar10``, or with a TFDS builder config ``imagenet_resized/32x32``.
-      data_dir: empty means ``$TFDS_DATA_DIR``, else ``~/tensorflow_datasets``.
+      name: such as ``cifar10``, or, with a TFDS builder config, ``imagenet_resized/32x32``.
+      data_dir: the data directory; empty means ``$TFDS_DATA_DIR`` if that is set, else
+        ``~/tensorflow_datasets``.
 
     Raises:
-      MissingError: if it is not there; says how to get it.
+      MissingError: if the dataset is not there; the message says how to get it.
     """
     root = default_data_dir(data_dir)
     folder = root / name
@@ -47,7 +48,7 @@ def find(name: str, data_dir: str) -> Path:
 
 
 def default_data_dir(data_dir: str = "") -> Path:
-    """The directory that TFDS sets are prepared in."""
+    """The directory that TFDS datasets are prepared in."""
     chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return Path(chosen).expanduser()
 
@@ -55,15 +56,15 @@ def default_data_dir(data_dir: str = "") -> Path:
 def read_directory(location: str, size: tuple[int, int], *, skip_corrupt: bool = False) -> RawSet:
     """Reads one prepared directory (the one that holds ``dataset_info.json``).
 
-    Its parts are those of :func:`split_names`.
+    The result has the parts that :func:`split_names` returns.
 
     Args:
       location: the directory.
       size: (height, width) in pixels to resize to; (0, 0) keeps sizes, which must be equal.
-      skip_corrupt: whether to leave out images that do not decode, with a warning each.
+      skip_corrupt: whether to leave out images that do not decode, with a warning for each.
 
     Raises:
-      DataError: if it is not a prepared array_record set with one image and one class label.
+      DataError: if it is not a prepared array_record dataset with one image and one class label.
     """
     builder = open_builder(folder := directory(location))
     image_key, label_key = feature_keys(builder.info.features, folder)
@@ -104,14 +105,14 @@ def read_directory(location: str, size: tuple[int, int], *, skip_corrupt: bool =
 
 
 def split_names(builder: Any, folder: Path, image_key: str, label_key: str) -> dict[str, str]:
-    """Which stored split of a set is used as ``train``, ``validation`` and ``test``.
+    """Returns which stored split of a dataset is used as ``train``, ``validation`` and ``test``.
 
-    If there is no test split with labels, ``validation`` is the test split: published results on
-    such sets use it.
+    If there is no test split with labels, ``validation`` is used as the test split, because
+    published results on such datasets use it.
 
     Args:
-      builder: of the prepared set.
-      folder: where it lies.
+      builder: the builder of the prepared dataset.
+      folder: the directory of the prepared dataset.
       image_key: the name of the image in a record.
       label_key: the name of the label in a record.
 
@@ -139,7 +140,7 @@ def directory(location: str) -> Path:
     """The directory that ``tfds:<location>`` names.
 
     Raises:
-      DataError: if there is none.
+      DataError: if there is no such directory.
     """
     folder = Path(location).expanduser()
     if not location:
@@ -153,7 +154,7 @@ def open_builder(folder: Path) -> Any:
     """The TFDS builder of a prepared directory.
 
     Raises:
-      DataError: if it is none, or of another format than array_record.
+      DataError: if the directory is not a prepared dataset, or its format is not array_record.
     """
     if not (folder / "dataset_info.json").is_file():
         raise DataError(f"{folder} is not a prepared TFDS set: it has no dataset_info.json")
@@ -172,7 +173,8 @@ def feature_keys(features: Any, folder: Path) -> tuple[str, str]:
     """The names of the image and of the label in a record.
 
     Raises:
-      DataError: if there is not one of each, and none is called ``image`` and ``label``.
+      DataError: if there is not exactly one image and none is called ``image``, or the same for the
+        label and ``label``.
     """
     import tensorflow_datasets as tfds
 
@@ -189,12 +191,12 @@ def feature_keys(features: Any, folder: Path) -> tuple[str, str]:
 
 
 def open_part(builder: Any, part: str, folder: Path, image_key: str) -> Any:
-    """A sequence of records of a part, whose images are still encoded bytes.
+    """Opens a part as a sequence of records, whose images are still encoded bytes.
 
     Args:
-      builder: of the prepared set.
-      part: the split, as TFDS calls it.
-      folder: where the set is, for errors.
+      builder: the builder of the prepared dataset.
+      part: TFDS's name of the split.
+      folder: the dataset's directory, for error messages.
       image_key: the name of the image in a record.
 
     Raises:
@@ -204,5 +206,5 @@ def open_part(builder: Any, part: str, folder: Path, image_key: str) -> Any:
 
     try:
         return builder.as_data_source(part, decoders={image_key: tfds.decode.SkipDecoding()})
-    except Exception as error:  # array_record raises bare errors of many types for broken files
+    except Exception as error:  # array_record raises errors of many types for broken files
         raise DataError(f"{folder}, {part}, cannot be opened: {error}") from error

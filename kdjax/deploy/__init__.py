@@ -1,4 +1,4 @@
-"""Using a trained student: loading it from its workdir, classifying images, exporting it."""
+"""Loads a trained student from its workdir, classifies images with it, and exports it."""
 
 from kdjax.deploy.export import check_export, export
 from kdjax.deploy.images import find_images

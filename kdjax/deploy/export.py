@@ -1,4 +1,4 @@
-"""A trained student in files that other programs read: a program for any device, or its arrays."""
+"""Exports a trained student for other software: as a program for any device, or as arrays."""
 
 import importlib.util
 import io
@@ -20,27 +20,28 @@ from kdjax.deploy.student import Student
 PLATFORMS = ("cpu", "cuda", "tpu")
 _NORMALISATION = "(pixels / 255 - mean) / std, before the network"
 _CROPPED = "to cover 256/224 of image_shape with its proportions kept, then the middle cut out"
-# Python packages that a format needs beyond kdjax's own; `pip install ".[export]"` has them all.
+# Additional Python packages that a format needs; `pip install ".[export]"` installs them all.
 _NEEDS: Mapping[str, str] = {".jaxexport": "flatbuffers", ".safetensors": "safetensors"}
 
 
 def export(student: Student, path: str | Path, *, platforms: Sequence[str] = ()) -> None:
-    """Writes a student to a file, and what its input and output mean to ``<path>.json``.
+    """Writes a student to a file, and a description of its input and output to ``<path>.json``.
 
-    ``.jaxexport`` is a program of :mod:`jax.export`, parameters inside: uint8 images
-    ``[batch, height, width, channels]``, of any batch, -> float32 logits ``[batch, classes]``,
-    normalisation included. JAX loads it, with the package flatbuffers, and promises to do so in its
-    releases of the next six months: keep the arrays too. ``.npz`` and ``.safetensors`` are the
-    arrays, by names such as ``params/stem/conv/kernel``.
+    ``.jaxexport`` is a program of :mod:`jax.export` that contains the parameters and the
+    normalisation. It turns uint8 images ``[batch, height, width, channels]``, of any batch size,
+    into float32 logits ``[batch, classes]``. JAX needs the package flatbuffers to load it, and
+    promises to load it only in its releases of the next six months, so keep the arrays too.
+    ``.npz`` and ``.safetensors`` hold the arrays, by names such as ``params/stem/conv/kernel``.
 
     Args:
-      student: of :func:`kdjax.load_student`.
-      path: a file whose directory is there; its ending decides the format.
-      platforms: that a program is for, of ``cpu``, ``cuda`` and ``tpu``; empty: all.
+      student: what :func:`kdjax.load_student` returns.
+      path: a file in an existing directory; its ending decides the format.
+      platforms: the platforms of a program, from ``cpu``, ``cuda`` and ``tpu``; empty means all.
 
     Raises:
-      ValueError: if the ending or a platform is another one, a package is missing that the format
-        needs, or the network cannot be a program for any batch.
+      ValueError: if the ending or a platform is not one of these, platforms are given for arrays, a
+        package that the format needs is missing, or the network cannot be a program for any batch
+        size.
     """
     check_export(path, platforms)
     path = Path(path)
@@ -50,7 +51,7 @@ def export(student: Student, path: str | Path, *, platforms: Sequence[str] = ())
 
 
 def check_export(path: str | Path, platforms: Sequence[str] = ()) -> None:
-    """Checks what :func:`export` is given, before a student is loaded; see there for the errors."""
+    """Checks the arguments of :func:`export` before a student is loaded; raises its errors."""
     ending = Path(path).suffix
     if ending not in _WRITERS:
         raise ValueError(f"out is {str(path)!r}: it must end in {', '.join(_WRITERS)}")
@@ -93,13 +94,13 @@ def _program(student: Student, platforms: Sequence[str]) -> bytes:
 
 
 def _arrays(student: Student) -> dict[str, np.ndarray]:
-    """Parameters and running statistics by their place in the network."""
+    """Returns parameters and running statistics by their path in the network."""
     flat = flax.traverse_util.flatten_dict(dict(student.variables), sep="/")
     return {name: np.asarray(value) for name, value in flat.items()}
 
 
 def _npz(student: Student, platforms: Sequence[str]) -> bytes:
-    del platforms  # Arrays are the same everywhere.
+    del platforms  # Arrays are the same on all platforms.
     file = io.BytesIO()
     contents: dict[str, Any] = {**_arrays(student)}
     np.savez(file, **contents)
@@ -121,7 +122,10 @@ _WRITERS: Mapping[str, Callable[[Student, Sequence[str]], bytes]] = {
 
 
 def _description(student: Student, *, program: bool) -> dict[str, Any]:
-    """What a user of the file has to know, as JSON; ``program``: of a program, or of arrays."""
+    """Returns what a user of the file has to know, as JSON.
+
+    ``program`` says whether the file is a program; if not, it holds arrays.
+    """
     fit = student.preprocess
     return {
         "input": f"{'uint8' if program else 'float32'} [batch, height, width, channels]",

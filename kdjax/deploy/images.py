@@ -1,4 +1,4 @@
-"""Image files named by a person: files, folders and patterns."""
+"""Finds the image files that a user names by files, folders and patterns."""
 
 import glob
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ from kdjax.data.folders import IMAGE_ENDINGS, images_below
 
 
 def find_images(named: Sequence[str]) -> list[Path]:
-    """The files that arguments name, each once, in the order of the arguments.
+    """Returns the files that the arguments name, each once, in the order of the arguments.
 
     A folder stands for the image files in it and in its subfolders, sorted; hidden files and
     folders are left out. A pattern such as ``"photos/*.png"`` stands for the files that match it. A
     file that is named directly is taken whatever its ending.
 
     Raises:
-      DataError: if an argument names nothing.
+      DataError: if an argument names no file.
     """
     found: dict[Path, Path] = {}
     for name in named:

@@ -1,4 +1,4 @@
-"""Classes and probabilities of image files, in batches of one compiled function."""
+"""Predicts classes and probabilities of image files, in batches, with one compiled function."""
 
 import dataclasses
 import logging
@@ -23,8 +23,8 @@ class Predictions:
 
     Attributes:
       images: the files that were read, in order.
-      classes: for each image the names of the likeliest classes, the likeliest first.
-      probabilities: of those classes, from 0 to 1.
+      classes: for each image, the names of the most likely classes, the most likely first.
+      probabilities: the probabilities of those classes, from 0 to 1.
       unread: the files that could not be read.
     """
 
@@ -34,7 +34,7 @@ class Predictions:
     unread: tuple[Path, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """``predictions``, one entry per image, and ``unread``."""
+        """Returns ``predictions``, with one entry per image, and ``unread``."""
         return {
             "predictions": [
                 {
@@ -55,12 +55,12 @@ class Predictions:
 def predict(
     student: Student, files: Sequence[Path], *, top: int | None = None, batch_size: int = 64
 ) -> Predictions:
-    """The likeliest classes of image files; a file that cannot be read is left out with a warning.
+    """Predicts the most likely classes of image files; warns of unreadable files and skips them.
 
     Args:
       student: the network.
       files: the images.
-      top: how many classes for each image; None: five, or all if there are fewer.
+      top: how many classes to return per image; None means five, or all if there are fewer.
       batch_size: how many images go into one call of the compiled function.
 
     Raises:
@@ -89,7 +89,7 @@ def predict(
         read += paths
         padding = np.zeros((size - len(images), *images.shape[1:]), np.uint8)
         pending.append((run(np.concatenate([images, padding])), len(images)))
-        if len(pending) > 2:  # One is computed while the next is read.
+        if len(pending) > 2:  # Batches are computed while the next is read.
             collect()
     while pending:
         collect()
@@ -108,7 +108,10 @@ def predict(
 
 
 def _compiled(student: Student, top: int) -> Callable[[np.ndarray], Any]:
-    """uint8 images -> probabilities and numbers of the likeliest classes, ``[batch, top]``."""
+    """Returns a function from uint8 images to the most likely classes.
+
+    Its results are the classes' probabilities and their indices, both ``[batch, top]``.
+    """
 
     @jax.jit
     def run(variables: Any, images: jax.Array) -> Any:
@@ -123,7 +126,7 @@ def _compiled(student: Student, top: int) -> Callable[[np.ndarray], Any]:
 def _batches(
     fit: Callable[[Path], np.ndarray], files: Sequence[Path], size: int
 ) -> Iterator[tuple[list[Path], np.ndarray]]:
-    """Files that could be read and their images, up to ``size`` at once, read by threads."""
+    """Yields the readable files and their images, up to ``size`` at once; threads read them."""
 
     def attempt(path: Path) -> np.ndarray | None:
         try:

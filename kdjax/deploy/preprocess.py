@@ -14,13 +14,13 @@ import PIL.Image
 from kdjax.data import fit_image, read_image
 from kdjax.data.batches import normalize
 
-# A file, its bytes, an image of Pillow, or uint8 pixels [height, width, channels].
+# A file, its bytes, a Pillow image, or uint8 pixels [height, width, channels].
 Source = str | PathLike[str] | bytes | PIL.Image.Image | np.ndarray | jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocess:
-    """Images -> ``[batch, height, width, channels]`` float32, as the network was evaluated.
+    """Turns images into ``[batch, height, width, channels]`` float32, as in evaluation.
 
     Attributes:
       image_shape: (height, width, channels) as the network sees them.
@@ -36,10 +36,10 @@ class Preprocess:
     memory: str
 
     def __call__(self, images: Source | Iterable[Source]) -> np.ndarray:
-        """Reads, fits and normalises.
+        """Reads images, fits them to the network's size and normalises them.
 
         Args:
-          images: files, images of Pillow, or uint8 arrays, of any size; one or several; or
+          images: one or several files, Pillow images or uint8 arrays, of any size; or one array,
             ``[batch, height, width, channels]`` uint8.
 
         Returns:
@@ -47,12 +47,15 @@ class Preprocess:
 
         Raises:
           kdjax.data.DataError: if a file cannot be read as an image.
-          ValueError: if an array is not one of uint8 images.
+          ValueError: if an array does not hold uint8 images.
         """
         return np.asarray(self.normalize(self.pixels(images)))
 
     def pixels(self, images: Source | Iterable[Source]) -> np.ndarray:
-        """The same as ``[batch, height, width, channels]`` uint8, before :meth:`normalize`."""
+        """Reads images and fits them to the network's size, without :meth:`normalize`.
+
+        Takes what :meth:`__call__` takes; returns ``[batch, height, width, channels]`` uint8.
+        """
         if isinstance(images, jax.Array):
             images = np.asarray(images)
         if isinstance(images, np.ndarray) and images.ndim == 4:
@@ -65,7 +68,7 @@ class Preprocess:
         return np.stack(fitted) if fitted else np.empty((0, *self.image_shape), np.uint8)
 
     def fit(self, image: Source) -> np.ndarray:
-        """One image as ``[height, width, channels]`` uint8 of the network's size."""
+        """Returns one image as ``[height, width, channels]`` uint8 of the network's size."""
         opened: Any = Path(image) if isinstance(image, str) else image
         if isinstance(image, (np.ndarray, jax.Array)):
             opened = _from_array(np.asarray(image))

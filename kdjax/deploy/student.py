@@ -18,12 +18,12 @@ class Student:
     Attributes:
       network: the linen module; ``network.apply(variables, images, train=False).logits`` is
         ``[batch, classes]`` float32.
-      variables: of the module: ``params`` and ``batch_stats``, on the host.
-      preprocess: uint8 images or files -> ``images``, as in evaluation.
+      variables: the module's ``params`` and ``batch_stats``, on the host.
+      preprocess: turns uint8 images or files into the network's ``images``, as in evaluation.
       class_names: one per class, in the order of the logits.
-      widths: channel group -> width.
+      widths: the width of each channel group.
       name: such as ``student 3, distilled``.
-      run, step: the run it comes from, and its training steps.
+      run, step: the run that the network comes from, and how many training steps it took.
     """
 
     network: models.Network
@@ -50,12 +50,14 @@ def load_student(
     >>> student.network.apply(student.variables, images, train=False).logits  # doctest: +SKIP
 
     Args:
-      workdir: of `kdjax train`, `search` or `distill`, finished or running, wherever it lies now.
-      student: its number, from 1; or its name. Of `kdjax train` a number is a student as it was
-        distilled; ``"student 3, alone"`` is the same one trained by itself. Of `kdjax search` the
-        names are ``"compact"``, ``"compact, alone"``, ``"uniform"`` and ``"teacher"``; of
-        `kdjax distill` as of `kdjax train`, and ``"teacher"`` if it was trained there.
-      seed: one of the run's seeds; None: the first.
+      workdir: the workdir of `kdjax train`, `search` or `distill`, finished or running; it may have
+        been moved.
+      student: the student's number, from 1, or its name. With `kdjax train`, a number means the
+        distilled student; ``"student 3, alone"`` is the same student trained by itself. With
+        `kdjax search`, the names are ``"compact"``, ``"compact, alone"``, ``"uniform"`` and
+        ``"teacher"``. With `kdjax distill`, the names are those of `kdjax train`, and ``"teacher"``
+        if the teacher was trained in the same workdir.
+      seed: one of the run's seeds; None means the first.
       checkpoint: ``last``, or ``best`` on validation.
 
     Raises:

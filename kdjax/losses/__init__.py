@@ -1,4 +1,4 @@
-"""Distillation losses: pure functions on arrays that know nothing else of kdjax.
+"""Distillation losses: pure functions on arrays, independent of the rest of kdjax.
 
 Every function computes in float32, whatever dtype it is given. It returns one value per example:
 the caller knows which examples are padding, and takes the mean. Losses that compare the examples of

@@ -4,7 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-# Beyond these T^2, or logits divided by T, leave what float32 holds.
+# Outside this range T^2, or logits divided by T, may leave the range of float32.
 _LOWEST, _HIGHEST = 1e-3, 1e6
 
 
@@ -30,7 +30,7 @@ def check_students_logits(logits: chex.Array) -> None:
 
 
 def is_known(array: chex.Array) -> bool:
-    """Whether the numbers can be looked at: they are not traced, and lie on this process."""
+    """Whether the values can be read here: the array is not traced and lies on this process."""
     traced = isinstance(array, jax.core.Tracer)
     return not traced and getattr(array, "is_fully_addressable", True)
 
@@ -38,8 +38,8 @@ def is_known(array: chex.Array) -> bool:
 def class_indices(labels: chex.Array, classes: int) -> tuple[chex.Array, chex.Array]:
     """Checks integer labels; returns ``(indices, valid)``.
 
-    A label out of range is an error. Inside ``jit``, ``pmap`` or ``vmap`` the values of labels are
-    not known: there such a label has ``valid`` False and the index 0.
+    A label out of range raises ValueError. Inside ``jit``, ``pmap`` or ``vmap`` the values of
+    labels are not known: there a label out of range gets ``valid`` False and the index 0.
     """
     with jax.ensure_compile_time_eval():
         array = jnp.asarray(labels)
@@ -60,12 +60,12 @@ def class_indices(labels: chex.Array, classes: int) -> tuple[chex.Array, chex.Ar
 
 
 def check_batches(student: chex.Array, teacher: chex.Array, name: str) -> None:
-    """Refuses a student's and a teacher's array whose first axes, the examples, differ.
+    """Refuses a student's and a teacher's array with different batch sizes.
 
     Args:
       student: ``[batch, ...]``.
       teacher: ``[batch, ...]``.
-      name: of the arrays without ``student_`` and ``teacher_``, for errors.
+      name: of the arrays without ``student_`` and ``teacher_``, for error messages.
     """
     if student.ndim < 2 or teacher.ndim < 2 or student.shape[0] != teacher.shape[0]:
         raise ValueError(
@@ -79,8 +79,8 @@ def check_equal_shapes(student: chex.Array, teacher: chex.Array, name: str) -> N
 
     Args:
       student: an array of any shape.
-      teacher: the same of the teacher.
-      name: of the arrays without ``student_`` and ``teacher_``, for errors.
+      teacher: the teacher's array.
+      name: of the arrays without ``student_`` and ``teacher_``, for error messages.
     """
     if student.shape != teacher.shape:
         raise ValueError(

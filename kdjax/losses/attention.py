@@ -22,8 +22,8 @@ def attention_transfer(student_map: chex.Array, teacher_map: chex.Array) -> chex
 
     Args:
       student_map: ``[batch, height, width, channels]`` floats.
-      teacher_map: floats of as many axes. Differentiable in both; a caller whose teacher is a
-        constant stops its gradient.
+      teacher_map: floats with the same axes. The loss is differentiable in both maps; if the
+        teacher is fixed, the caller stops its gradient.
 
     Returns:
       ``[batch]`` float32.

@@ -14,14 +14,14 @@ _EPSILON = 1e-7
 
 
 class CRDMemory(NamedTuple):
-    """What the loss remembers between steps: a tree of arrays.
+    """The memory that the loss keeps between steps: a tree of arrays.
 
     Attributes:
       student: ``[examples, dim]`` float32, embeddings of length 1 (about 1 at the start).
-      teacher: the same of the teacher.
-      student_normaliser: scalar, divides the scores of the student's embeddings; 0 until the first
-        :func:`crd_update` sets it, once.
-      teacher_normaliser: the same of the teacher's.
+      teacher: the same for the teacher.
+      student_normaliser: scalar that divides the scores of the student's embeddings. It is 0 until
+        the first :func:`crd_update` sets it; later calls keep it.
+      teacher_normaliser: the same for the teacher's embeddings.
     """
 
     student: chex.Array
@@ -35,8 +35,8 @@ def crd_memory(key: chex.PRNGKey, *, examples: int, dim: int) -> CRDMemory:
 
     Args:
       key: for the random numbers.
-      examples: how many the training set has; they are numbered from 0.
-      dim: numbers in an embedding; 128 in the released code.
+      examples: number of examples in the training set; they are numbered from 0.
+      dim: length of an embedding; 128 in the released code.
 
     Returns:
       Entries drawn uniformly between plus and minus ``sqrt(3 / dim)``, and no normalisers yet.
@@ -61,25 +61,25 @@ def crd_negatives(
     count: int = 16384,
     labels: chex.Array | None = None,
 ) -> chex.Array:
-    """Draws the examples that each example of a batch is contrasted with.
+    """Draws the negatives: the examples that each example of a batch is contrasted with.
 
-    They are drawn with replacement, uniformly among all other examples, or, with ``labels``, among
-    the examples of other classes, as in the released CIFAR-100 code (which draws without
-    replacement where there are enough).
+    They are drawn with replacement, uniformly among all other examples. With ``labels`` they are
+    drawn among the examples of other classes, as in the released CIFAR-100 code (but that code
+    draws without replacement if there are enough of them).
 
     Args:
       key: for the random numbers; a different one for every step and every device.
       indices: ``[batch]`` integers, the numbers of the batch's examples in the training set.
-      examples: how many the training set has.
-      count: negatives for each example; at most as many as there are other examples are drawn.
+      examples: number of examples in the training set.
+      count: negatives for each example; at most ``examples - 1`` are drawn.
       labels: ``[examples]`` integers of at least two classes, of the whole training set.
 
     Returns:
       ``[batch, min(count, examples - 1)]`` integers.
 
     Raises:
-      ValueError: if ``count`` is below 1, or ``labels`` is not one for each example, or they are
-        all the same (where they are known).
+      ValueError: if ``count`` is below 1, ``labels`` does not have one entry for each example, or
+        all labels are equal (checked where their values are known).
     """
     if count < 1:
         raise ValueError(f"count is {count}: at least 1 negative is needed")
@@ -92,8 +92,8 @@ def crd_negatives(
             if alike:
                 raise ValueError(f"labels are all {labels[0]}: no example is of another class")
     shape = (indices.shape[0], min(count, examples - 1))
-    # Order the examples so that those to leave out are neighbours. A drawn number that is at or
-    # after the first of them skips all of them.
+    # Order the examples so that those to leave out are neighbours. If a drawn number is at or after
+    # the first of these, it is moved past all of them.
     if labels is None:
         order, first, left_out = jnp.arange(examples), indices, jnp.ones_like(indices)
     else:
@@ -118,8 +118,8 @@ def crd(
 ) -> chex.Array:
     r"""Noise contrastive estimation: find an example's own embedding among those of K others.
 
-    Let v be one network's embedding of example i, divided by its length. Let :math:`m_j` be what
-    the memory holds of the *other* network's embedding of example j, Z a normaliser and n the
+    Let v be one network's embedding of example i, divided by its length. Let :math:`m_j` be the
+    memory's entry of the *other* network's embedding of example j, Z a normaliser and n the
     number of training examples. The score is :math:`s_j = \exp(v \cdot m_j / T) / Z`. The value of
     example i is the sum over both networks of
 
@@ -127,21 +127,22 @@ def crd(
         - \sum_{j \in \mathrm{negatives}} \log \frac{K/n}{s_j + K/n + \epsilon},
         \quad \epsilon = 10^{-7}
 
-    Z is n times the mean of the first batch's scores without Z. It is read from ``memory``. Before
-    the first :func:`crd_update` it is computed from this batch. A training step draws negatives,
-    takes the loss and its gradient, then updates the memory. The weight in the released code is .8.
+    Z is n times the mean score of the first batch, where the score is not yet divided by Z. It is
+    read from ``memory``. Before the first :func:`crd_update` it is computed from this batch. A
+    training step draws negatives, computes the loss and its gradient, then updates the memory. The
+    weight in the released code is 0.8.
 
     Args:
       student_embedding: ``[batch, dim]`` floats, from a trained linear map of the pooled features.
-      teacher_embedding: the same; the teacher's linear map is trained too, so the function is
-        differentiable in both. No gradient flows into the memory.
-      memory: of :func:`crd_memory` and :func:`crd_update`.
+      teacher_embedding: the same for the teacher. The teacher's linear map is trained too, so the
+        function is differentiable in both. No gradient flows into the memory.
+      memory: from :func:`crd_memory` or :func:`crd_update`.
       indices: ``[batch]`` integers, the numbers of the examples in the training set.
-      negatives: ``[batch, K]`` integers of :func:`crd_negatives`.
+      negatives: ``[batch, K]`` integers from :func:`crd_negatives`.
       temperature: T from 1e-3 to 1e6.
       where: ``[batch]`` booleans: real rows. Padded rows are ignored.
       axis_name: a mapped axis of devices that share the batch (:mod:`kdjax.losses.global_batch`);
-        it matters for the first batch, from which Z comes. None: this device has the whole batch.
+        it matters only for the first batch, which sets Z. None: this device has the whole batch.
 
     Returns:
       ``[batch]`` float32, 0 in padded rows.
@@ -179,19 +180,19 @@ def crd_update(
     """The memory after a batch: its examples moved towards their new embeddings.
 
     An entry becomes ``momentum * old + (1 - momentum) * new``, divided by its length. The first
-    call sets the normalisers, from the memory before the move. The result is a constant for the
-    gradient, and equal on all devices of ``axis_name``.
+    call sets the normalisers, computed with the memory before the update. No gradient flows through
+    the result, and it is equal on all devices of ``axis_name``.
 
     Args:
-      memory: before.
+      memory: the memory before this step.
       student_embedding: ``[batch, dim]`` floats, as given to :func:`crd`.
-      teacher_embedding: the same of the teacher.
+      teacher_embedding: the same for the teacher.
       indices: ``[batch]`` integers. If an example is in the batch twice, the memory keeps one of
-        its two embeddings, no matter which.
+        its two embeddings; which one is not specified.
       negatives: ``[batch, K]`` integers, as given to :func:`crd`.
       momentum: in [0, 1).
       temperature: as given to :func:`crd`.
-      where: ``[batch]`` booleans: real rows; the others change nothing.
+      where: ``[batch]`` booleans: real rows. Padded rows change nothing.
       axis_name: a mapped axis of devices that share the batch; None: this device has the whole
         batch.
 
@@ -253,7 +254,7 @@ def _scores(
     negatives: chex.Array,
     temperature: chex.Numeric,
 ) -> tuple[chex.Array, chex.Array]:
-    """Logarithms of scores without normaliser, ``[batch, 1 + K]``; column 0: the example itself."""
+    """Logs of scores before normalisation, ``[batch, 1 + K]``; column 0 is the example itself."""
     candidates = jnp.concatenate([indices[:, None], negatives], axis=1)
     candidates = jnp.where(rows.real[:, None], candidates, 0)
 
@@ -269,14 +270,14 @@ def _scores(
 
 
 def _normaliser(rows: Rows, scores: chex.Array, memory: CRDMemory, side: str) -> chex.Array:
-    """The memory's, or n times the mean score of this batch where the memory has none."""
+    """The memory's normaliser; if it has none yet, n times the mean score of this batch."""
     known = getattr(memory, f"{side}_normaliser")
     mean = rows.total(rows.keep(jnp.mean(jnp.exp(scores), axis=1))) / rows.count()
     return jax.lax.stop_gradient(jnp.where(known > 0, known, mean * memory.student.shape[0]))
 
 
 def _contrast(scores: chex.Array, examples: int) -> chex.Array:
-    """``[batch]`` from logarithms of scores, ``[batch, 1 + K]``."""
+    """The loss ``[batch]`` of one network, from logarithms of its scores ``[batch, 1 + K]``."""
     noise = (scores.shape[1] - 1) / examples
     mixed = jnp.logaddexp(scores, jnp.log(noise + _EPSILON))
     return mixed[:, 0] - scores[:, 0] + jnp.sum(mixed[:, 1:] - jnp.log(noise), axis=1)

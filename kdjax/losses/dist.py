@@ -1,4 +1,4 @@
-"""DIST: correlations between and within classes in place of a divergence."""
+"""DIST: correlations between classes and within classes, instead of a divergence."""
 
 from collections.abc import Callable
 
@@ -32,10 +32,10 @@ def dist(
         T^2 \Big[ w_{\mathrm{inter}} \Big(1 - \frac{1}{B} \sum_i \rho(P_{i\cdot}, Q_{i\cdot})\Big)
         + w_{\mathrm{intra}} \Big(1 - \frac{1}{K} \sum_k \rho(P_{\cdot k}, Q_{\cdot k})\Big) \Big]
 
-    The second part depends on all examples of the batch. An example's value holds its own summand
+    The second part depends on all examples of the batch. An example's value contains its own term
     of each :math:`\rho(P_{\cdot k}, Q_{\cdot k})`, times B.
 
-    The function is differentiable in both logits; a caller whose teacher is a constant stops its
+    The function is differentiable in both logits; if the teacher is fixed, the caller stops its
     gradient. Where all probabilities are equal (such as for logits of 0), the correlation counts as
     0 and gives no gradient.
 

@@ -39,10 +39,11 @@ def distillation_loss(
       logits: ``[students, batch, classes]`` floats.
       teacher_logits: ``[batch, classes]`` floats.
       feature_pairs: for each block, for each student, ``(student_map, teacher_map)`` of equal
-        shapes ``[batch, ...]``, or None for a student without. Empty: no feature term.
+        shapes ``[batch, ...]``, or None for a student without a feature term in this block. Empty:
+        no feature term.
       labels: ``[batch]`` integers.
-      weights: ``hard``, ``feature`` and ``soft``: a number, or ``[students]`` numbers. A student
-        with (1, 0, 0) learns from labels alone.
+      weights: for each of ``hard``, ``feature`` and ``soft`` one number, or ``[students]`` numbers.
+        A student with the weights (1, 0, 0) learns from labels alone.
       temperature: T from 1e-3 to 1e6.
       label_smoothing: of the hard term.
 
@@ -52,7 +53,7 @@ def distillation_loss(
 
     Raises:
       ValueError: if a weight is missing or unknown, a block does not have one pair per student, or
-        axes do not fit.
+        shapes do not match.
 
     References:
       Hinton, Vinyals, Dean, *Distilling the Knowledge in a Neural Network*, 2015.

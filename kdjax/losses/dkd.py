@@ -1,4 +1,4 @@
-"""Decoupled knowledge distillation: the target class, and the others among themselves."""
+"""Decoupled knowledge distillation: one term for the target class, one for all others."""
 
 import chex
 import jax
@@ -30,23 +30,23 @@ def dkd(
     space (the released code takes the logarithm of a sum, which may be 0), and the target class is
     left out, not masked by a large number.
 
-    The function is differentiable in both logits; a caller whose teacher is a constant stops its
+    The function is differentiable in both logits; if the teacher is fixed, the caller stops its
     gradient. Finite logits give finite values and gradients.
 
     Args:
       student_logits: ``[..., classes]`` floats, usually ``[batch, classes]``.
       teacher_logits: floats that broadcast against ``student_logits``.
-      labels: integers that broadcast to ``[...]``. Inside ``jit`` one out of range yields NaN.
+      labels: integers that broadcast to ``[...]``. Inside ``jit`` a label out of range gives NaN.
       target_weight: of the first divergence.
-      other_weight: of the second. The released CIFAR-100 settings have 8, 6 (wide residual and
-        VGG networks) and 2 (small residual networks), those of ImageNet .5 and 2.
+      other_weight: of the second. The released CIFAR-100 settings use 8, 6 (wide residual and VGG
+        networks) and 2 (small residual networks); the ImageNet settings use 0.5 and 2.
       temperature: T from 1e-3 to 1e6; 4 on CIFAR-100, 1 on ImageNet.
 
     Returns:
       ``[...]`` float32.
 
     Raises:
-      ValueError: if the temperature is not in its range, or labels are no integers or (outside
+      ValueError: if the temperature is not in its range, or labels are not integers or (outside
         ``jit``) out of range.
 
     References:
@@ -71,7 +71,7 @@ def dkd(
 def _target_and_rest(
     logits: chex.Array, is_target: chex.Array, temperature: chex.Numeric
 ) -> chex.Array:
-    """``[..., 2]`` logits whose softmax at the temperature is that of the target and the rest."""
+    """``[..., 2]`` logits whose softmax at the temperature is that of target and other classes."""
     target = jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1)
     rest = jax.nn.logsumexp(logits / temperature, axis=-1, where=~is_target)
     return jnp.stack([target, temperature * rest], axis=-1)

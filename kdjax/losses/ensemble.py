@@ -1,4 +1,4 @@
-"""The online ensemble's objective: all students against the labels, their mean and the pivot."""
+"""The online ensemble's objective: students learn from labels, their mean and the pivot."""
 
 from collections.abc import Mapping, Sequence
 
@@ -27,8 +27,8 @@ def ensemble_logits(
       ``[..., classes]`` float32.
 
     Raises:
-      ValueError: if the weights are not one per student, negative, or do not sum to 1; the last
-        two only where their values are known, outside of jit.
+      ValueError: if there is not one weight per student, a weight is negative, or the weights do
+        not sum to 1. The last two are checked only outside ``jit``, where the values are known.
 
     References:
       Walawalkar, Shen, Savvides, *Online Ensemble Model Compression using Knowledge Distillation*,
@@ -66,15 +66,15 @@ def online_ensemble_loss(
         + w_\mathrm{feature} \sum_b \sum_{i \ge 2} \mathrm{MSE}(A_{b,i}(m_{b,i}), m_{b,1})
         + w_\mathrm{soft} \sum_i T^2 \, \mathrm{KL}(t / T \,\|\, z_i / T)
 
-    No gradient flows through the ensemble's logits nor through the pivot's maps.
+    No gradient flows through the combined logits t or through the pivot's maps.
 
     Args:
       logits: ``[students, batch, classes]`` floats; student 1 (index 0) is the pivot.
       feature_pairs: for each block, for each student 2..S in order, the pair ``(student_map,
         pivot_map)`` of equal shapes ``[batch, ...]``. Empty: no feature term.
       labels: ``[batch]`` integers.
-      weights: ``hard``, ``feature`` and ``soft``: a number, or ``[students]`` numbers; the paper
-        uses .7, .15, .15.
+      weights: for each of ``hard``, ``feature`` and ``soft`` one number, or ``[students]`` numbers;
+        the paper uses 0.7, 0.15 and 0.15.
       temperature: T from 1e-3 to 1e6; the paper uses 2.
       teacher_weights: the convex combination of :func:`ensemble_logits`.
       label_smoothing: of the hard term.
@@ -86,7 +86,7 @@ def online_ensemble_loss(
 
     Raises:
       ValueError: if a weight is missing or unknown, a block does not pair students 2..S, or
-        axes do not fit.
+        shapes do not match.
 
     References:
       Walawalkar, Shen, Savvides, *Online Ensemble Model Compression using Knowledge Distillation*,

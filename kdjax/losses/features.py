@@ -1,4 +1,4 @@
-"""Features: the distance between a student's and a teacher's intermediate maps."""
+"""Feature distillation: the distance between a student's and a teacher's feature maps."""
 
 import chex
 import jax.numpy as jnp
@@ -7,16 +7,17 @@ import jax.numpy as jnp
 def feature_mse(student_map: chex.Array, teacher_map: chex.Array) -> chex.Array:
     """Mean squared error between two feature maps, one number per example.
 
-    The mean runs over every axis but the first. A student narrower than its teacher is brought to
-    the teacher's channels first (an adapter, see :class:`kdjax.models.StudentEnsemble`).
+    The mean runs over every axis but the first. If a student is narrower than its teacher, an
+    adapter first brings its map to the teacher's number of channels (see
+    :class:`kdjax.models.StudentEnsemble`).
 
     >>> feature_mse(jnp.ones((2, 4, 4, 3)), jnp.zeros((2, 4, 4, 3))).tolist()
     [1.0, 1.0]
 
     Args:
       student_map: ``[batch, ...]`` floats, usually ``[batch, height, width, channels]``.
-      teacher_map: floats of the same shape. The function is differentiable in both; a caller
-        whose teacher is a constant stops its gradient.
+      teacher_map: floats of the same shape. The function is differentiable in both; if the teacher
+        is fixed, the caller stops its gradient.
 
     Returns:
       ``[batch]`` float32.

@@ -20,15 +20,15 @@ def fsp(
         M_{cd} = \frac{1}{HW} \sum_{h,w} F^1_{hwc} F^2_{hwd}
 
     The two maps of one network are averaged to the smaller height and width of both. Student and
-    teacher may differ in size, not in channels: a thinned student cannot use this loss. The usual
-    weight is 50, on the sum over pairs of stages.
+    teacher may differ in height and width, but not in channels: a thinned student cannot use this
+    loss. The usual weight is 50, on the sum over pairs of stages.
 
     Args:
-      student_first: ``[batch, height, width, channels]`` floats, where the flow starts.
-      student_second: the same of the map where it ends.
-      teacher_first: the teacher's, with as many channels as ``student_first``.
-      teacher_second: the teacher's, with as many channels as ``student_second``. Differentiable in
-        all; a caller whose teacher is a constant stops its gradient.
+      student_first: ``[batch, height, width, channels]`` floats, the map where the flow starts.
+      student_second: the map where the flow ends, with the same axes.
+      teacher_first: the teacher's first map, with as many channels as ``student_first``.
+      teacher_second: the teacher's second map, with as many channels as ``student_second``. The
+        loss is differentiable in all maps; if the teacher is fixed, the caller stops its gradient.
 
     Returns:
       ``[batch]`` float32.
@@ -53,14 +53,14 @@ def fsp(
         if student.shape[-1] != teacher.shape[-1]:
             raise ValueError(
                 f"student_{name} has {student.shape[-1]} channels and teacher_{name} "
-                f"{teacher.shape[-1]}: fsp needs as many"
+                f"{teacher.shape[-1]}: fsp needs equal numbers"
             )
     difference = _flow(student_first, student_second) - _flow(teacher_first, teacher_second)
     return jnp.mean(jnp.square(difference), axis=(1, 2))
 
 
 def _flow(first: chex.Array, second: chex.Array) -> chex.Array:
-    """``[batch, channels of first, channels of second]``."""
+    """The flow matrices ``[batch, channels of first, channels of second]``."""
     first, second = pool_to_smaller(first, second)
     pixels = first.shape[1] * first.shape[2]
     return jnp.einsum("bhwc,bhwd->bcd", first, second, precision=EXACT) / pixels

@@ -1,4 +1,4 @@
-"""For losses that compare the rows of a batch: which rows are real, and other devices' rows.
+"""Real rows and the rows of other devices, for losses that compare the rows of a batch.
 
 With ``axis_name`` every device holds a share of the global batch, and returns values for its own
 rows that depend on all rows. The training step is expected to differentiate, on each device, the
@@ -30,10 +30,10 @@ class Rows:
 
     @classmethod
     def of(cls, batch: int, where: chex.Array | None, axis_name: str | None) -> "Rows":
-        """The rows that ``where`` names, or all.
+        """Creates the rows, of which those that ``where`` marks are real.
 
         Args:
-          batch: how many rows this device has.
+          batch: number of rows on this device.
           where: ``[batch]`` booleans, True for real rows; None: all are real.
           axis_name: the mapped axis of devices that share the batch; None: there is one device.
 
@@ -51,12 +51,12 @@ class Rows:
         return cls(where, axis_name)
 
     def keep(self, values: chex.Array) -> chex.Array:
-        """``[batch, ...]`` float32 with 0 in padded rows; these get no gradient."""
+        """The values ``[batch, ...]`` as float32, 0 in padded rows, which get no gradient."""
         real = self.real.reshape((-1,) + (1,) * (values.ndim - 1))
         return jnp.where(real, jnp.asarray(values, jnp.float32), 0.0)
 
     def flat(self, values: chex.Array) -> chex.Array:
-        """``[batch, n]`` float32 of ``[batch, ...]`` values, with 0 in padded rows."""
+        """The values ``[batch, ...]`` reshaped to ``[batch, n]`` float32, 0 in padded rows."""
         return self.keep(values.reshape(values.shape[0], -1))
 
     def everywhere(self, values: chex.Array) -> chex.Array:
@@ -66,7 +66,7 @@ class Rows:
         return jax.lax.all_gather(values, self.axis_name, axis=0, tiled=True)
 
     def total(self, values: chex.Array) -> chex.Array:
-        """The sum over the rows of all devices; padded rows have to be 0."""
+        """The sum over the rows of all devices; padded rows must be 0."""
         summed = jnp.sum(values, axis=0)
         return summed if self.axis_name is None else jax.lax.psum(summed, self.axis_name)
 
@@ -75,7 +75,7 @@ class Rows:
         return jnp.maximum(self.total(self.real.astype(jnp.float32)), 1.0)
 
     def pairs(self) -> chex.Array:
-        """``[batch, global batch]`` booleans: True for two different real rows."""
+        """``[batch, global batch]`` booleans: True if both rows are real and different."""
         batch = self.real.shape[0]
         everyone = self.everywhere(self.real)
         first = 0 if self.axis_name is None else jax.lax.axis_index(self.axis_name) * batch

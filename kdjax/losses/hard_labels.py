@@ -16,7 +16,7 @@ def hard_label_cross_entropy(
     .. math:: -\sum_k y_k \log \mathrm{softmax}(z)_k, \quad
         y = (1 - s) \, \mathrm{onehot}(\mathrm{label}) + s / K
 
-    Labels mixed by mixup or cutmix are distributions. They take the place of the one-hot labels.
+    Labels mixed by mixup or cutmix are distributions. They replace the one-hot labels.
 
     >>> round(float(hard_label_cross_entropy(jnp.array([0.0, 0.0]), jnp.array(1))), 4)
     0.6931
@@ -24,9 +24,9 @@ def hard_label_cross_entropy(
     Args:
       logits: ``[..., classes]`` floats, unnormalised.
       labels: integers in ``[0, classes)`` whose shape broadcasts to the leading shape of
-        ``logits``: ``[batch]`` labels serve ``[students, batch, classes]`` logits. Inside ``jit``
-        their values are not known: there, a label out of range yields NaN. Or floats
-        ``[..., classes]`` that broadcast to ``logits``, each row a distribution.
+        ``logits``, such as ``[batch]`` for logits ``[students, batch, classes]``. Inside ``jit``
+        their values are not known: there, a label out of range gives NaN. Labels may also be
+        floats ``[..., classes]`` that broadcast to ``logits``, each row a distribution.
       label_smoothing: s in [0, 1).
 
     Returns:
@@ -62,13 +62,14 @@ def hard_label_cross_entropy(
 
 
 def likeliest_class(labels: chex.Array) -> chex.Array:
-    """The class of each example, for what needs one: that with the largest share of its label.
+    """One class for each example: the class with the largest share of its label.
 
     >>> likeliest_class(jnp.array([[0.3, 0.7], [1.0, 0.0]])).tolist()
     [1, 0]
 
     Args:
-      labels: ``[batch]`` integers, which are returned, or ``[batch, classes]`` distributions.
+      labels: ``[batch]`` integers, which are returned as they are, or ``[batch, classes]``
+        distributions.
 
     Returns:
       ``[batch]`` integers.
@@ -81,7 +82,8 @@ def likeliest_class(labels: chex.Array) -> chex.Array:
 def _distributions(labels: chex.Array, logits: chex.Array) -> chex.Array:
     labels = jnp.asarray(labels, jnp.float32)
     shape, classes = labels.shape, logits.shape[-1]
-    # One float per example is a class number, even if there are as many examples as classes.
+    # A vector with one float per example holds class numbers in a wrong dtype. It is no
+    # distribution, even if there are as many examples as classes.
     if labels.ndim < min(2, logits.ndim) or labels.ndim > logits.ndim or shape[-1] != classes:
         raise ValueError(
             f"labels are floats of shape {shape}: they must be integers, or distributions of "

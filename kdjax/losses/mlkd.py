@@ -1,4 +1,4 @@
-"""Multi-level logit distillation: relations of a batch's predictions, by example and by class."""
+"""Multi-level logit distillation: relations of predictions between examples and classes."""
 
 import chex
 import jax
@@ -24,14 +24,14 @@ def mlkd_batch(
 
     .. math:: \frac{1}{B} \| P P^\top - Q Q^\top \|_F^2
 
-    An example's value is the squared length of its row. There is no factor :math:`T^2`, as in the
-    released code. The paper adds the instance level (:func:`kdjax.losses.soft_target_kl`) and sums
-    over several temperatures.
+    An example's value is the squared length of its row of this difference. There is no factor
+    :math:`T^2`, as in the released code. The paper adds the instance level
+    (:func:`kdjax.losses.soft_target_kl`) and sums over several temperatures.
 
     Args:
       student_logits: ``[batch, classes]`` floats.
-      teacher_logits: floats of the same shape. Differentiable in both; a caller whose teacher is a
-        constant stops its gradient.
+      teacher_logits: floats of the same shape. The loss is differentiable in both; if the teacher
+        is fixed, the caller stops its gradient.
       temperature: T from 1e-3 to 1e6.
       where: ``[batch]`` booleans: real rows. Padded rows are ignored.
       axis_name: a mapped axis of devices that share the batch (:mod:`kdjax.losses.global_batch`);
@@ -73,8 +73,8 @@ def mlkd_class(
 
     Args:
       student_logits: ``[batch, classes]`` floats.
-      teacher_logits: floats of the same shape. Differentiable in both; a caller whose teacher is a
-        constant stops its gradient.
+      teacher_logits: floats of the same shape. The loss is differentiable in both; if the teacher
+        is fixed, the caller stops its gradient.
       temperature: T from 1e-3 to 1e6.
       where: ``[batch]`` booleans: real rows. Padded rows are ignored.
       axis_name: a mapped axis of devices that share the batch (:mod:`kdjax.losses.global_batch`);
@@ -90,7 +90,7 @@ def mlkd_class(
       Jin, Wang, Lin, *Multi-Level Logit Distillation*, CVPR 2023 (class level).
     """
     rows, q, p = _probabilities(student_logits, teacher_logits, temperature, where, axis_name)
-    # Rows.total sums over axis 0: this device gives one matrix for all its rows.
+    # Rows.total sums over axis 0, so this device's one matrix gets a leading axis.
     difference = jnp.matmul(p.T, p, precision=EXACT) - jnp.matmul(q.T, q, precision=EXACT)
     difference = rows.total(difference[None])
 
@@ -107,7 +107,7 @@ def _probabilities(
     where: chex.Array | None,
     axis_name: str | None,
 ) -> tuple[Rows, chex.Array, chex.Array]:
-    """The rows, and the student's and the teacher's softmax with padded rows 0."""
+    """The rows, then the student's and the teacher's softmax, 0 in padded rows."""
     check_temperature(temperature)
     check_equal_shapes(student_logits, teacher_logits, "logits")
     rows = Rows.of(student_logits.shape[0], where, axis_name)

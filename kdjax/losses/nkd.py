@@ -1,4 +1,4 @@
-"""Normalised knowledge distillation: the target's term, and the other classes among themselves."""
+"""Normalised knowledge distillation: one term for the target class, one for all others."""
 
 import chex
 import jax
@@ -18,10 +18,10 @@ def nkd(
     other_weight: chex.Numeric = 1.5,
     temperature: chex.Numeric = 1.0,
 ) -> chex.Array:
-    r"""Normalised distillation: cross entropies of the target and of the normalised others.
+    r"""Normalised distillation: cross entropies of the target and of the renormalised others.
 
-    With p and q the teacher's and the student's softmax, y the label, and hats for the softmax at
-    temperature T over the classes other than y,
+    With p and q the teacher's and the student's softmax, y the label, and hats denoting the softmax
+    at temperature T over the classes other than y,
 
     .. math::
         -p_y \log q_y - w_{\mathrm{other}} T^2 \sum_{k \ne y} \hat p_k \log \hat q_k
@@ -29,21 +29,21 @@ def nkd(
     The first term is taken at temperature 1. Both terms are cross entropies, so equal logits of
     student and teacher do not give 0.
 
-    The function is differentiable in both logits; a caller whose teacher is a constant stops its
+    The function is differentiable in both logits; if the teacher is fixed, the caller stops its
     gradient. Finite logits give finite values and gradients.
 
     Args:
       student_logits: ``[..., classes]`` floats, usually ``[batch, classes]``.
       teacher_logits: floats that broadcast against ``student_logits``.
-      labels: integers that broadcast to ``[...]``. Inside ``jit`` one out of range yields NaN.
+      labels: integers that broadcast to ``[...]``. Inside ``jit`` a label out of range gives NaN.
       other_weight: of the second term; 1.5 on ImageNet.
-      temperature: T from 1e-3 to 1e6 of the second term; 1 on ImageNet.
+      temperature: T of the second term, from 1e-3 to 1e6; 1 on ImageNet.
 
     Returns:
       ``[...]`` float32.
 
     Raises:
-      ValueError: if the temperature is not in its range, or labels are no integers or (outside
+      ValueError: if the temperature is not in its range, or labels are not integers or (outside
         ``jit``) out of range.
 
     References:
@@ -59,8 +59,8 @@ def nkd(
     is_target = jax.nn.one_hot(indices, student.shape[-1], dtype=bool)
     certainty = jnp.sum(jnp.where(is_target, jax.nn.softmax(teacher), 0.0), axis=-1)
     target = certainty * hard_label_cross_entropy(student, indices)
-    # Cross entropy = divergence + entropy. Each of the two is finite where computing the cross
-    # entropy directly would overflow.
+    # Cross entropy = divergence + entropy. Both stay finite where computing the cross entropy
+    # directly would overflow.
     others = soft_target_kl(student, teacher, temperature=temperature, where=~is_target)
     softened = jnp.where(is_target, -jnp.inf, teacher / temperature)
     log_p = jax.nn.log_softmax(softened, where=~is_target)

@@ -1,4 +1,4 @@
-"""Neuron selectivity transfer: channels that choose the same regions of the image."""
+"""Neuron selectivity transfer: matches the image regions that channels respond to."""
 
 import chex
 import jax.numpy as jnp
@@ -11,8 +11,8 @@ from kdjax.losses.rounding import EXACT, unit
 def nst(student_map: chex.Array, teacher_map: chex.Array) -> chex.Array:
     r"""Maximum mean discrepancy between the channels of two maps.
 
-    With x a channel of the student and y one of the teacher, as vectors over the pixels divided by
-    their length, and :math:`k(x, y) = (x \cdot y)^2`,
+    With x a channel of the student and y a channel of the teacher, each a vector over the pixels
+    divided by its length, and :math:`k(x, y) = (x \cdot y)^2`,
 
     .. math:: \frac{1}{C_s^2} \sum_{i,j} k(x_i, x_j) + \frac{1}{C_t^2} \sum_{i,j} k(y_i, y_j)
         - \frac{2}{C_s C_t} \sum_{i,j} k(x_i, y_j)
@@ -22,8 +22,8 @@ def nst(student_map: chex.Array, teacher_map: chex.Array) -> chex.Array:
 
     Args:
       student_map: ``[batch, height, width, channels]`` floats.
-      teacher_map: floats of as many axes. Differentiable in both; a caller whose teacher is a
-        constant stops its gradient.
+      teacher_map: floats with the same axes. The loss is differentiable in both maps; if the
+        teacher is fixed, the caller stops its gradient.
 
     Returns:
       ``[batch]`` float32.

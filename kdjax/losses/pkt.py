@@ -25,13 +25,13 @@ def pkt(
     .. math:: \frac{1}{B^2} \sum_{i,j} p_{ij} \log \frac{p_{ij} + \epsilon}{q_{ij} + \epsilon},
         \quad \epsilon = 10^{-7}
 
-    An example's value holds its row. The widths of the embeddings may differ. The usual weight is
-    30000.
+    The value of example i is the sum over j, divided by B. The widths of the embeddings may differ.
+    The usual weight is 30000.
 
     Args:
       student_embedding: ``[batch, ...]`` floats, usually the pooled last map.
-      teacher_embedding: ``[batch, ...]`` floats. Differentiable in both; a caller whose teacher is
-        a constant stops its gradient.
+      teacher_embedding: ``[batch, ...]`` floats. The loss is differentiable in both; if the
+        teacher is fixed, the caller stops its gradient.
       where: ``[batch]`` booleans: real rows. Padded rows are ignored.
       axis_name: a mapped axis of devices that share the batch (:mod:`kdjax.losses.global_batch`);
         None: this device has the whole batch.
@@ -50,7 +50,7 @@ def pkt(
     check_batches(student_embedding, teacher_embedding, "embedding")
     rows = Rows.of(student_embedding.shape[0], where, axis_name)
     q, p = _neighbours(rows, student_embedding), _neighbours(rows, teacher_embedding)
-    # log1p of the relative difference: the log of the ratio is inexact where p and q are close.
+    # log1p of the relative difference, because log of the ratio is inexact where p is close to q.
     ratio = jnp.log1p((p - q) / (q + _EPSILON))
     return jnp.sum(p * ratio, axis=-1) / rows.count()
 

@@ -8,7 +8,7 @@ from kdjax.losses.arguments import check_batches
 from kdjax.losses.global_batch import Rows
 from kdjax.losses.rounding import EXACT, unit
 
-# Smallest squared distance of two embeddings: the mean distance is divided by, so it must not be 0.
+# Lower bound of squared distances. Distances are divided by their mean, which must not be 0.
 _SMALLEST_SQUARE = 1e-12
 
 
@@ -33,15 +33,15 @@ def rkd(
         + \frac{w_{\mathrm{angle}}}{B^3} \sum_{i,j,k}
         l\big(u^s_{ij} \cdot u^s_{ik} - u^t_{ij} \cdot u^t_{ik}\big)
 
-    An example's value holds the pairs and angles that start at it. Memory use grows with the cube
-    of the batch size. The widths of the embeddings may differ.
+    The value of example i contains the pairs and angles that start at i. Memory use grows with the
+    cube of the batch size. The widths of the embeddings may differ.
 
     Args:
       student_embedding: ``[batch, ...]`` floats, usually the pooled last map.
-      teacher_embedding: ``[batch, ...]`` floats. Differentiable in both; a caller whose teacher is
-        a constant stops its gradient.
-      distance_weight: of the distances.
-      angle_weight: of the angles.
+      teacher_embedding: ``[batch, ...]`` floats. The loss is differentiable in both; if the
+        teacher is fixed, the caller stops its gradient.
+      distance_weight: of the term of distances.
+      angle_weight: of the term of angles.
       where: ``[batch]`` booleans: real rows. Padded rows are ignored.
       axis_name: a mapped axis of devices that share the batch (:mod:`kdjax.losses.global_batch`);
         None: this device has the whole batch.
@@ -70,14 +70,14 @@ def rkd(
 
 
 def _differences(rows: Rows, embedding: chex.Array) -> chex.Array:
-    """``[batch, global batch, width]``: from each own example to all; 0 unless both are real."""
+    """``e_j - e_i`` for own i, all j, ``[batch, global batch, width]``; 0 unless both are real."""
     flat = rows.flat(embedding)
     difference = rows.everywhere(flat)[None, :, :] - flat[:, None, :]
     return jnp.where(rows.pairs()[..., None], difference, 0.0)
 
 
 def _distances(rows: Rows, difference: chex.Array) -> chex.Array:
-    """``[batch, global batch]`` distances divided by their mean; 0 unless a pair is real."""
+    """``[batch, global batch]`` distances divided by their mean; 0 unless both are real."""
     pairs = rows.pairs()
     squared = jnp.sum(jnp.square(difference), axis=-1)
     distances = jnp.where(pairs, jnp.sqrt(jnp.maximum(squared, _SMALLEST_SQUARE)), 0.0)

@@ -1,4 +1,4 @@
-"""Review of knowledge: a distance of maps at several scales."""
+"""Knowledge review: a distance between maps at several scales."""
 
 from collections.abc import Sequence
 
@@ -22,22 +22,22 @@ def review_kd(student_maps: Sequence[chex.Array], teacher_maps: Sequence[chex.Ar
 
     A pooling that would not make the map smaller in both directions is left out, also from the
     divisor, and the next pooling takes its weight. The student's maps come from the method's fusion
-    modules, which combine several stages; the caller has these modules. The maps have the teacher's
-    shapes.
+    modules, which combine several stages and give maps of the teacher's shapes. The caller provides
+    these modules.
 
     >>> review_kd([jnp.ones((2, 8, 8, 3))], [jnp.zeros((2, 8, 8, 3))]).tolist()
     [1.0, 1.0]
 
     Args:
       student_maps: maps ``[batch, height, width, channels]``, one for each stage.
-      teacher_maps: as many, each of the shape of the student's. Differentiable in both; a caller
-        whose teacher is a constant stops its gradient.
+      teacher_maps: as many maps, each with the shape of the student's. The loss is differentiable
+        in both; if the teacher is fixed, the caller stops its gradient.
 
     Returns:
       ``[batch]`` float32.
 
     Raises:
-      ValueError: if there are no maps, not as many of both, or the shapes of a pair differ.
+      ValueError: if there are no maps, their numbers differ, or the shapes of a pair differ.
 
     References:
       Chen, Liu, Zhao, Jia, *Distilling Knowledge via Knowledge Review*, CVPR 2021, and the released
@@ -46,7 +46,7 @@ def review_kd(student_maps: Sequence[chex.Array], teacher_maps: Sequence[chex.Ar
     if len(student_maps) != len(teacher_maps) or not student_maps:
         raise ValueError(
             f"student_maps has {len(student_maps)} maps and teacher_maps {len(teacher_maps)}: "
-            "they must be as many, at least one"
+            "both need the same number of maps, at least one"
         )
     for index, (student, teacher) in enumerate(zip(student_maps, teacher_maps, strict=True)):
         if student.shape != teacher.shape or student.ndim != 4:

@@ -1,17 +1,17 @@
 """Arithmetic that stays finite, in value and in gradient, where the plain formula does not.
 
-What is not a number stays so: comparisons are written such that NaN takes the plain formula.
+NaN stays NaN: comparisons are written such that NaN takes the plain formula.
 """
 
 import chex
 import jax
 import jax.numpy as jnp
 
-# Products of float32 matrices in float32: accelerators round the factors to fewer bits otherwise.
+# For matrix products in full float32: by default accelerators round the factors to fewer bits.
 EXACT = jax.lax.Precision.HIGHEST
 
-# Numbers count as equal if their squared deviations sum to less than this share of their squares:
-# float32 cannot tell them apart.
+# Numbers count as equal if the sum of their squared deviations is at most this share of the sum of
+# their squares: float32 cannot tell such numbers apart.
 EQUAL = 1e-13
 
 # Vectors shorter than this have no direction.

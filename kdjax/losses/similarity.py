@@ -23,13 +23,13 @@ def similarity_preserving(
     .. math:: \frac{1}{B^2} \| \hat G_s - \hat G_t \|_F^2, \quad
         G = F F^\top, \; \hat G_i = G_i / \|G_i\|_2
 
-    An example's value is the squared length of its row, divided by B. Neither sizes nor channels
-    have to be equal. The usual weight is 3000, on the last map.
+    An example's value is the squared length of its row of this difference, divided by B. Sizes and
+    channels may differ. The usual weight is 3000, on the last map.
 
     Args:
       student_map: ``[batch, ...]`` floats.
-      teacher_map: ``[batch, ...]`` floats. Differentiable in both; a caller whose teacher is a
-        constant stops its gradient.
+      teacher_map: ``[batch, ...]`` floats. The loss is differentiable in both; if the teacher is
+        fixed, the caller stops its gradient.
       where: ``[batch]`` booleans: real rows. Padded rows are ignored.
       axis_name: a mapped axis of devices that share the batch (:mod:`kdjax.losses.global_batch`);
         None: this device has the whole batch.

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from kdjax.losses.arguments import check_temperature
 from kdjax.losses.rounding import excess, saturate
 
-# Above this exponent exp() may overflow. There, and where the student gives more than half of its
-# probability to classes with probability 0 for the teacher, the plain sum of log ratios is used: it
-# is as exact.
+# Above this exponent exp() may overflow, so the plain sum of log ratios is used. It is also used
+# where the student gives more than half of its probability to classes that have probability 0 for
+# the teacher. In both cases it is as exact.
 _LARGEST_EXPONENT = 60.0
 
 
@@ -29,12 +29,12 @@ def soft_target_kl(
 
     The factor :math:`T^2` keeps the size of the gradient independent of the temperature. The
     relative error stays near that of float32 for T from 1e-3 to 1e6, even if the divergence is tiny
-    before it is multiplied. A class with probability zero for the teacher (a logit of ``-inf``)
+    before the multiplication. A class with probability zero for the teacher (a logit of ``-inf``)
     contributes zero, in value and in gradient. Finite logits give finite values and gradients: a
     result above the largest float32 number is replaced by that number.
 
-    The function is differentiable in both arguments. A caller whose teacher is a constant stops
-    its gradient, as :func:`kdjax.losses.online_ensemble_loss` does.
+    The function is differentiable in both arguments. If the teacher is fixed, the caller stops its
+    gradient, as :func:`kdjax.losses.online_ensemble_loss` does.
 
     >>> float(soft_target_kl(jnp.zeros(3), jnp.zeros(3), temperature=2.0))
     0.0
@@ -80,9 +80,9 @@ def _shifted(logits: chex.Array, axis: int) -> chex.Array:
     return logits - jnp.where(jnp.isfinite(peak), peak, 0.0)
 
 
-# optax.losses.kl_divergence and its relatives subtract logarithms of probabilities that are nearly
-# equal at high temperatures: they are 7e-6 to 3e-5 off at T = 20, 2 to 10 % at T = 1,000, and
-# without any right digit at T = 1e6, where this is exact to 4e-7.
+# optax.losses.kl_divergence and similar functions subtract logarithms of probabilities that are
+# nearly equal at high temperatures. They are off by 7e-6 to 3e-5 at T = 20 and by 2 to 10 % at
+# T = 1,000. At T = 1e6 none of their digits is right, while this function is exact to 4e-7.
 @jax.custom_jvp
 def _divergence(student: chex.Array, teacher: chex.Array) -> chex.Array:
     r"""KL over the last axis of logits whose largest entry is 0.
@@ -117,7 +117,7 @@ def _divergence_jvp(primals, tangents):
 
 
 def _parts(student: chex.Array, teacher: chex.Array) -> tuple[chex.Array, ...]:
-    """p, q, x, where p is above 0, and where exp(x) cannot overflow (``[..., 1]``)."""
+    """Returns p, q, x, the mask p > 0, and the mask ``[..., 1]`` of where exp(x) may be used."""
     p = jnp.exp(_log_probabilities(teacher))
     q = jnp.exp(_log_probabilities(student))
     present = p > 0
@@ -132,6 +132,6 @@ def _parts(student: chex.Array, teacher: chex.Array) -> tuple[chex.Array, ...]:
 
 
 def _log_probabilities(shifted: chex.Array) -> chex.Array:
-    """Log softmax of logits whose largest entry is 0; ``-inf`` everywhere if all are left out."""
+    """Log softmax of logits whose largest entry is 0; ``-inf`` everywhere if no class is left."""
     total = jnp.sum(jnp.exp(shifted), axis=-1, keepdims=True)
     return shifted - jnp.log(jnp.where(total > 0, total, 1.0))

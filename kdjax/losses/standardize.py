@@ -16,7 +16,7 @@ def standardize_logits(logits: chex.Array, *, epsilon: float = 1e-7) -> chex.Arr
     Applied to student and teacher before any loss of logits, it frees the student from matching
     the range of the teacher's logits: ``soft_target_kl(standardize_logits(z),
     standardize_logits(t), temperature=2.0)``, with a weight of 9 in the authors' CIFAR-100
-    commands. The temperature stays with the loss.
+    commands. The loss keeps its own temperature.
 
     >>> standardize_logits(jnp.array([[1.0, 2.0, 3.0]])).round(4).tolist()
     [[-1.0, 0.0, 1.0]]
@@ -48,8 +48,8 @@ def standardize_logits(logits: chex.Array, *, epsilon: float = 1e-7) -> chex.Arr
     scaled = logits * scale
     centred = scaled - jnp.mean(scaled, axis=-1, keepdims=True)
     squared = jnp.sum(jnp.square(centred), axis=-1, keepdims=True)
-    # Equal logits differ by rounding alone. Divided by epsilon, that would give large values and
-    # gradients, so the result is 0.
+    # Equal logits differ only by rounding. Divided by epsilon, these differences would give large
+    # values and gradients, so the result is set to 0.
     equal = squared <= EQUAL * jnp.sum(jnp.square(scaled), axis=-1, keepdims=True)
     deviation = square_root(jnp.where(equal, 0.0, squared) / (classes - 1))
     return jnp.where(equal, 0.0, centred / (deviation + epsilon * scale))

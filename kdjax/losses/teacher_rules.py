@@ -1,8 +1,8 @@
 """Teacher rules of an online ensemble: whose logits teach which student.
 
-Each rule is a function of all students' logits, and perhaps of the labels or of shares, that
-returns a teacher's logits for every student. The functions are differentiable; a caller whose
-teachers are constants stops their gradient.
+Each rule is a function of all students' logits, and of labels or shares where it needs them. It
+returns a teacher's logits for every student. The functions are differentiable; if the teachers are
+to be constants, the caller stops their gradient.
 """
 
 import chex
@@ -31,16 +31,16 @@ def leave_one_out_logits(logits: chex.Array) -> chex.Array:
     References:
       Song, Chai, *Collaborative Learning for Deep Neural Networks*, NeurIPS 2018, section 3.
     """
-    students = _several(logits)
+    students = _check_two_students(logits)
     logits = jnp.asarray(logits, jnp.float32)
     return (jnp.sum(logits, axis=0) - logits) / (students - 1)
 
 
 def wider_only_logits(logits: chex.Array) -> chex.Array:
-    """Each student is taught by the mean of those that stand before it, which are wider.
+    """Each student is taught by the mean of the students before it, which are wider.
 
-    The first has no teacher: its row is its own logits, with which no divergence is left; a cross
-    entropy with them, as in NKD, has to be left out.
+    The first student has no teacher. Its row holds its own logits, so that its divergence from them
+    is 0. A cross entropy with them, as in NKD, is not 0: the caller has to leave it out.
 
     >>> wider_only_logits(jnp.array([[[1.0]], [[2.0]], [[6.0]]]))[:, 0, 0].tolist()
     [1.0, 1.0, 1.5]
@@ -54,7 +54,7 @@ def wider_only_logits(logits: chex.Array) -> chex.Array:
     Raises:
       ValueError: if there is only one student, or an axis is missing.
     """
-    students = _several(logits)
+    students = _check_two_students(logits)
     logits = jnp.asarray(logits, jnp.float32)
     counts = jnp.arange(1, students, dtype=jnp.float32)[:, None, None]
     return jnp.concatenate([logits[:1], jnp.cumsum(logits[:-1], axis=0) / counts])
@@ -79,14 +79,14 @@ def pairwise_logits(logits: chex.Array) -> chex.Array:
     References:
       Zhang, Xiang, Hospedales, Lu, *Deep Mutual Learning*, CVPR 2018, equation 8.
     """
-    students = _several(logits)
+    students = _check_two_students(logits)
     logits = jnp.asarray(logits, jnp.float32)
     teachers = [[j for j in range(students) if j != i] for i in range(students)]
     return logits[jnp.array(teachers)]
 
 
 def best_logits(logits: chex.Array, labels: chex.Array) -> chex.Array:
-    """All are taught, example by example, by the student with the smallest cross entropy.
+    """For each example, all are taught by the student with the smallest cross entropy.
 
     >>> logits = jnp.array([[[2.0, 0.0], [2.0, 0.0]], [[0.0, 1.0], [0.0, 1.0]]])
     >>> best_logits(logits, jnp.array([0, 1])).tolist()
@@ -111,9 +111,9 @@ def best_logits(logits: chex.Array, labels: chex.Array) -> chex.Array:
 def min_margin_logits(logits: chex.Array, labels: chex.Array) -> chex.Array:
     """All are taught by the smallest of the students' margins to the labelled class.
 
-    Of each student the logit of the labelled class is taken away from all its logits; of what is
-    left, the smallest of each class is taken, so that no other class is trusted more than the
-    student that trusts it least.
+    From all logits of a student, its logit of the labelled class is subtracted. For each class the
+    result is the smallest of these differences over the students. So every other class is trusted
+    only as much as by the student that trusts it least.
 
     >>> logits = jnp.array([[[2.0, 0.0, 1.0]], [[5.0, 4.0, 1.0]]])
     >>> min_margin_logits(logits, jnp.array([0])).tolist()
@@ -139,14 +139,14 @@ def min_margin_logits(logits: chex.Array, labels: chex.Array) -> chex.Array:
 
 
 def gated_logits(logits: chex.Array, shares: chex.Array) -> chex.Array:
-    """All are taught by one combination of all, with shares of their own for each example.
+    """All are taught by one combination of all students, with separate shares for each example.
 
     >>> gated_logits(jnp.array([[[1.0]], [[3.0]]]), jnp.array([[0.25, 0.75]])).tolist()
     [[2.5]]
 
     Args:
       logits: ``[students, batch, classes]`` floats.
-      shares: ``[batch, students]`` floats, of a gate.
+      shares: ``[batch, students]`` floats, computed by a gate.
 
     Returns:
       ``[batch, classes]`` float32.
@@ -160,11 +160,11 @@ def gated_logits(logits: chex.Array, shares: chex.Array) -> chex.Array:
 
 
 def accuracy_weights(losses: chex.Array, *, sharpness: float = 1.0) -> chex.Array:
-    r"""Shares of the students in their teacher, larger where the training loss is smaller.
+    r"""The students' weights in their teacher; a smaller training loss gives a larger weight.
 
     .. math:: w = \mathrm{softmax}(-s \, \ell / \min_j \ell_j)
 
-    Dividing by the smallest loss keeps the contrast when all losses fall.
+    Dividing by the smallest loss keeps the weights different when all losses become small.
 
     >>> accuracy_weights(jnp.array([1.0, 1.0])).tolist()
     [0.5, 0.5]
@@ -180,7 +180,7 @@ def accuracy_weights(losses: chex.Array, *, sharpness: float = 1.0) -> chex.Arra
     return jax.nn.softmax(-sharpness * losses / jnp.maximum(jnp.min(losses), 1e-6))
 
 
-def _several(logits: chex.Array) -> int:
+def _check_two_students(logits: chex.Array) -> int:
     check_students_logits(logits)
     if logits.shape[0] < 2:
         raise ValueError(f"logits have shape {logits.shape}: a rule needs at least 2 students")

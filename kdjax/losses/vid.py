@@ -11,17 +11,17 @@ def vid(mean_map: chex.Array, teacher_map: chex.Array, variance: chex.Array) -> 
         \frac{(\mu_{hwc} - t_{hwc})^2}{\sigma_c^2} + \log \sigma_c^2 \Big)
 
     The mean comes from a small network on the student's map (in the released code three 1 x 1
-    convolutions with ReLU between). The variance is one trained number per channel. The caller
+    convolutions with ReLU between them). The variance is one trained number per channel. The caller
     keeps the parameters of both and gives them to the optimiser. The released code has
-    :math:`\sigma^2 = \mathrm{softplus}(s) + 10^{-5}`, 5 at the start.
+    :math:`\sigma^2 = \mathrm{softplus}(s) + 10^{-5}`, which is 5 at the start.
 
     >>> vid(jnp.ones((1, 2, 2, 3)), jnp.zeros((1, 2, 2, 3)), jnp.ones(3)).tolist()
     [0.5]
 
     Args:
       mean_map: ``[batch, ..., channels]`` floats, predicted from the student.
-      teacher_map: floats of the same shape. Differentiable in all; a caller whose teacher is a
-        constant stops its gradient.
+      teacher_map: floats of the same shape. The loss is differentiable in all arguments; if the
+        teacher is fixed, the caller stops its gradient.
       variance: ``[channels]`` or a scalar, above 0.
 
     Returns:

@@ -1,4 +1,4 @@
-"""ReLU after a shortcut, of which one map is stored."""
+"""ReLU for the end of a residual block: only its result is stored for the backward pass."""
 
 import chex
 import jax
@@ -7,17 +7,17 @@ import jax.numpy as jnp
 
 @jax.custom_jvp
 def stored_relu(x: chex.Array) -> chex.Array:
-    """``max(x, 0)``, whose derivative reads the result.
+    """``max(x, 0)``, whose derivative is computed from the result.
 
-    Where the result is read more than once, XLA may store x as well, for the derivative and for
-    readers that it makes compute the maximum again. Here only the result is stored. Right after a
-    normalisation that is no gain: what is stored there is the map that the normalisation reads.
+    If the result is read more than once, XLA may store x as well: for the derivative, and for
+    readers that compute the maximum again. Here only the result is stored. Right after a
+    normalisation this saves nothing, because there the map that the normalisation reads is stored.
 
     Args:
       x: floats of any shape.
 
     Returns:
-      As ``flax.linen.relu``; so are the derivatives.
+      The same values as ``flax.linen.relu``, with the same derivatives.
     """
     return jax.lax.optimization_barrier(jnp.maximum(x, 0))
 

@@ -1,4 +1,4 @@
-"""1x1 convolutions that bring students' feature maps to their teacher's channels, in training."""
+"""Adapters: 1x1 convolutions that give students' feature maps their teacher's channels."""
 
 import functools
 import operator
@@ -17,11 +17,11 @@ Distances = tuple[chex.Array, ...]
 
 
 class Adapters(nn.Module):
-    """1x1 convolutions with bias that bring students' maps to the pivot's channels.
+    """1x1 convolutions with bias that bring students' maps to the pivot's channels, in training.
 
     Attributes:
       dtype: of the computation.
-      at_once: run those of a block as one convolution, whose kernel is block-diagonal.
+      at_once: run the adapters of a block as one convolution with a block-diagonal kernel.
 
     References:
       Walawalkar, Shen, Savvides, ECCV 2020, section 3 (adaptation layers).
@@ -34,14 +34,14 @@ class Adapters(nn.Module):
     def __call__(
         self, features: Maps, joint: tuple[chex.Array | None, ...] = ()
     ) -> tuple[Maps, Distances]:
-        """The maps of students 2..S at the pivot's channels, for each block, and their distances.
+        """For each block the maps of students 2..S at the pivot's channels, and their distances.
 
         Args:
           features: for each block each student's map.
-          joint: of :class:`kdjax.models.execution.Branches`.
+          joint: as in :class:`kdjax.models.execution.Branches`.
 
         Returns:
-          ``(adapted, distances)``, as :class:`kdjax.models.Outputs` has them.
+          ``(adapted, distances)``, as in :class:`kdjax.models.Outputs`.
         """
         if self.at_once and not self.is_initializing():
             joint = joint or (None,) * len(features)
@@ -74,8 +74,8 @@ class Adapters(nn.Module):
             self.variables["params"][f"student_{number}_block{block}"]
             for number in range(2, len(maps) + 1)
         ]
-        # The pivot's channels stay in the input, with a kernel of no outputs: all maps come as one
-        # array, and cutting it would be a copy, also of its gradient.
+        # All maps come as one array. Cutting out the pivot's channels would copy the array and its
+        # gradient, so they stay in the input, with a kernel that has no outputs.
         source = Packing(widths, sum(widths) if joint is None else joint.shape[-1])
         target = Packing.of([0, *[pivot] * len(layers)], lanes=1)
         nothing = jnp.zeros((1, 1, pivot, 0), layers[0]["kernel"].dtype)
@@ -85,7 +85,7 @@ class Adapters(nn.Module):
         biases = [layer["bias"].astype(self.dtype) for layer in layers]
         adapted = tuple(add_biases(y, biases, Packing(target.widths[1:], target.channels)))
         if joint is None or self.dtype != jnp.bfloat16:
-            # In float32 a GPU may round the factors of a product, and so the pivot's map.
+            # In float32 a GPU may round the factors of a product: the pivot's map would be rounded.
             return adapted, None
         bias = target.join([layer["bias"] for layer in layers])
         return adapted, distances_from_pivot(x, kernel, bias, pivot)
@@ -94,17 +94,17 @@ class Adapters(nn.Module):
 def distances_from_pivot(
     x: chex.Array, kernel: chex.Array, bias: chex.Array, pivot: int
 ) -> chex.Array:
-    """The mean squared distance of each student's adapted map from the pivot's map.
+    """The mean squared distance between each student's adapted map and the pivot's map.
 
-    The convolution that adapts also subtracts: the pivot's channels are among its inputs, and their
-    kernel is -1 where an output stands for them. So no map is read for the distance alone. Nothing
-    flows back into the pivot.
+    The adapting convolution also subtracts the pivot's map: the pivot's channels are among its
+    inputs, with a kernel of -1 to the outputs that are compared with them. So no map is read only
+    for the distance. No gradient flows into the pivot's map.
 
     Args:
       x: ``[batch, height, width, channels]``: the students' maps side by side, the pivot's first.
       kernel: ``[1, 1, channels, (students - 1) * pivot]`` of the adapters, 0 for the pivot.
       bias: ``[(students - 1) * pivot]`` float32.
-      pivot: its number of channels.
+      pivot: the pivot's number of channels.
 
     Returns:
       ``[students - 1, batch]`` float32.
@@ -126,7 +126,7 @@ def _squares_forward(pivot, x, kernel, bias):
     apart = convolve(x, subtracting.astype(x.dtype), 1) + bias.astype(x.dtype)
     difference = apart.astype(jnp.float32)
     squares = jnp.sum(jnp.square(difference), axis=(1, 2))
-    # The gradient of the bias needs no second look at the map.
+    # With the sums, the gradient of the bias does not need to read the map again.
     return squares, (x, kernel, bias, apart, jnp.sum(difference, axis=(1, 2)))
 
 
@@ -142,10 +142,11 @@ _squares.defvjp(_squares_forward, _squares_backward)
 
 
 def add_biases(y: chex.Array, biases: Sequence[chex.Array], packing: Packing) -> list[chex.Array]:
-    """Each student's map with its bias, from all of them side by side.
+    """Each student's map with its bias added, cut out of a map of all students.
 
-    The gradient of a bias is the sum of its map's gradient. A TPU sums each gradient where it is
-    computed, if each is summed by itself. On a GPU every sum is two kernels: one sum is best.
+    The gradient of a bias is the sum of its map's gradient. On a TPU separate sums are best: each
+    is computed together with its map's gradient. On a GPU every sum is two kernels, so one sum of
+    all is best.
 
     Args:
       y: ``[batch, height, width, channels]``.
@@ -163,7 +164,7 @@ def add_biases(y: chex.Array, biases: Sequence[chex.Array], packing: Packing) ->
 def biases_one_by_one(
     y: chex.Array, biases: Sequence[chex.Array], packing: Packing
 ) -> list[chex.Array]:
-    """:func:`add_biases` as TPUs take it.
+    """The form of :func:`add_biases` for TPUs: one addition for each student.
 
     Args:
       y: ``[batch, height, width, channels]``.
@@ -174,7 +175,7 @@ def biases_one_by_one(
 
 
 class TeacherAdapters(nn.Module):
-    """Brings students' maps to a fixed teacher's channels; None where no teacher's map is.
+    """Brings students' maps to a fixed teacher's channels; None for maps that are not taught.
 
     References:
       Romero et al., *FitNets*, ICLR 2015, section 2.2 (regressors, here 1x1 convolutions).

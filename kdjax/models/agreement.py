@@ -1,4 +1,4 @@
-"""Whether students who run as one network compute what each computes by itself, by numbers."""
+"""Checks numerically that students compute the same as one network and each by itself."""
 
 import contextlib
 import math
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from kdjax.models.architecture import Architecture
 
 _BATCH = 4
-_TOLERANCE = 1e-3  # Of the largest number of a map; float32 rounding stays far below.
+_TOLERANCE = 1e-3  # Relative to the largest value; float32 rounding stays far below.
 
-# A function of each student's variables, what the network reads, and the mode.
+# (variables of each student, input of the network, mode) -> the students' branches.
 Together = Callable[[Sequence[Any], chex.Array, Mode], Branches]
 
 
@@ -33,30 +33,31 @@ def check_agreement(
     shared: bool,
     one_map: bool,
 ) -> None:
-    """Runs random students both ways on random maps, in training and after.
+    """Compares random students as one network and each by itself, in training and evaluation.
 
-    A module may reorder channels, group them, or compute with their number. Then the network that
-    is as wide as all students together computes something else than each student by itself.
+    All read random maps. A module may reorder channels, group them, or compute with their number.
+    Then the network that is as wide as all students together computes something else than each
+    student by itself.
 
     Args:
       architecture: of all students.
       students: their widths.
       together: runs the same students' branches as one network.
       image_shape: (height, width, channels) of an image.
-      shared: whether all read one stem's map.
-      one_map: whether ``together`` takes that map, or one for each student side by side.
+      shared: whether all students read one stem's map.
+      one_map: whether ``together`` takes that map, or a map for each student, side by side.
 
     Raises:
       ValueError: if the numbers differ; the message says by how much.
     """
     branches = [architecture.branch(widths) for widths in students]
     generator = np.random.default_rng(0)
-    # The call may come while a step is being traced, which these numbers have no part in.
+    # A training step may be being traced; these computations must not become part of it.
     with jax.ensure_compile_time_eval(), jax.default_matmul_precision("highest"), _on_host():
-        maps = _made_up_maps(architecture, students, image_shape, generator)
+        maps = _random_maps(architecture, students, image_shape, generator)
         maps = maps[:1] * len(maps) if shared else maps
         variables = [
-            _made_up(jax.eval_shape(_initialized(branch), x)[1], generator)
+            _random_variables(jax.eval_shape(_initialized(branch), x)[1], generator)
             for branch, x in zip(branches, maps, strict=True)
         ]
 
@@ -78,35 +79,35 @@ def check_agreement(
                 strict=True,
             )
         ]
-    worst = np.max(differences)  # NaN if one is.
+    worst = np.max(differences)  # NaN if any difference is NaN.
     if not worst <= _TOLERANCE:
         raise ValueError(
             f"{architecture.name} cannot run several students as one network: its numbers differ "
-            f"by {worst:.2g} of the largest from those of each by itself. Its modules must not "
-            "reorder channels, group them, or compute with how many there are"
+            f"from those of each student by itself by {worst:.2g} of the largest. Its modules must "
+            "not reorder channels, group them, or compute with how many there are"
         )
 
 
 def _initialized(module: Any) -> Any:
-    """A function of a module's input: what it returns, and its variables."""
+    """A function: a module's input -> its output and its initial variables."""
     return lambda x: module.init_with_output(jax.random.key(0), x, False, None)
 
 
-def _made_up_maps(
+def _random_maps(
     architecture: "Architecture",
     students: Sequence[WidthVector],
     image_shape: tuple[int, int, int],
     generator: np.random.Generator,
 ) -> list[np.ndarray]:
-    """Random maps in place of the stems'. None is below 0, since a branch may take square roots."""
+    """Random maps in place of the stems'; none below 0, since a branch may take square roots."""
     images = jax.ShapeDtypeStruct((_BATCH, *image_shape), np.float32)
     stems = [architecture.stem(widths) for widths in students]
     shapes = [jax.eval_shape(_initialized(stem), images)[0].shape for stem in stems]
     return [generator.uniform(size=shape).astype(np.float32) for shape in shapes]
 
 
-def _made_up(shapes: Any, generator: np.random.Generator) -> Any:
-    """Random variables, in which nothing is 0 and no channel is like another."""
+def _random_variables(shapes: Any, generator: np.random.Generator) -> Any:
+    """Random variables in which no value is 0 and no two channels are equal."""
 
     def fill(shape: jax.ShapeDtypeStruct) -> np.ndarray:
         if len(shape.shape) < 2:
@@ -119,7 +120,7 @@ def _made_up(shapes: Any, generator: np.random.Generator) -> Any:
 
 @contextlib.contextmanager
 def _on_host() -> Iterator[None]:
-    """Computes on the CPU where JAX has it beside an accelerator."""
+    """Computes on the CPU, if JAX has a CPU backend besides an accelerator."""
     try:
         host = jax.devices("cpu")[0]
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""What a network family has to say of itself, and the single network built from it."""
+"""The interface that every network family implements, and the single network built from it."""
 
 import abc
 import dataclasses
@@ -23,12 +23,12 @@ class Outputs(NamedTuple):
       logits: float32, ``[batch, classes]``; of an ensemble ``[students, batch, classes]``.
       features: the map after each block, ``[batch, height, width, channels]``; of an ensemble,
         for each block a tuple with each student's map.
-      adapted: only of students that are taught feature by feature: for each block a tuple with the
-        maps of students 2..S brought to the pivot's channels, or of all students (None for those
-        that are not taught) brought to a fixed teacher's.
-      distances: where the strategy computes them with the adapters, for each block the mean squared
-        distances ``[students - 1, batch]`` of the maps of students 2..S, adapted, from the pivot's,
-        into which nothing flows back; else empty.
+      adapted: only for students that learn from feature maps: for each block a tuple with the maps
+        of students 2..S, brought to the pivot's channels. If the teacher is fixed, the maps of all
+        students, brought to the teacher's channels; None for students that are not taught.
+      distances: for each block the mean squared distances ``[students - 1, batch]`` between the
+        adapted maps of students 2..S and the pivot's map, into which no gradient flows. Empty if
+        the execution strategy does not compute them with the adapters.
     """
 
     logits: chex.Array
@@ -64,14 +64,14 @@ class Architecture(abc.ABC):
     def keeps_cardinality(self) -> bool:
         """Whether grouped convolutions keep their number of groups at all widths.
 
-        If so, a search takes the same channel from each group, and none from a depthwise
-        convolution, whose groups are single channels; if not, it takes whole groups.
+        If so, a search removes the same channel from each group, and removes none from a depthwise
+        convolution, whose groups are single channels. If not, it removes whole groups.
         """
         return False
 
     @property
     def drops(self) -> bool:
-        """Whether training drops parts at random, by the random key named ``dropout``."""
+        """Whether training drops parts of the network at random; the random key is ``dropout``."""
         return False
 
     @property
@@ -119,7 +119,7 @@ class Architecture(abc.ABC):
         return check(widths, self.widths, name=name)
 
     def cost(self, widths: Mapping[str, int], image_shape: tuple[int, int, int]) -> costs.Cost:
-        """What the network with these widths costs, counted in its own forward pass.
+        """The cost of the network with these widths, counted in its own forward pass.
 
         Args:
           widths: a width vector that fits this architecture.
@@ -127,15 +127,15 @@ class Architecture(abc.ABC):
 
         Raises:
           ValueError: if the widths do not fit; the message names the group.
-          NotImplementedError: at an operation that cannot be followed; the message says which.
+          NotImplementedError: if an operation cannot be traced; the message says which.
         """
         return _cost(self, self.check(widths), image_shape)
 
     @property
     def executions(self) -> tuple[str, ...]:
-        """Names of the strategies that :meth:`run_branches` knows, and ``sequential``."""
-        # Of one network all students would drop the same parts; and a grouped convolution that
-        # keeps its groups would read several students in each.
+        """Names of the supported strategies: ``sequential`` and those of :meth:`run_branches`."""
+        # Merged students would all drop the same parts. And if a grouped convolution keeps its
+        # number of groups, each group would read channels of several students.
         if self.drops or self.keeps_cardinality:
             return ("sequential",)
         return ("sequential", "packed", "merged")
@@ -149,18 +149,19 @@ class Architecture(abc.ABC):
         execution: Execution,
         image_shape: tuple[int, int, int],
     ) -> Branches:
-        """Runs the branches of several students by a strategy, with the modules' results.
+        """Runs the branches of several students by a strategy; results are those of the modules.
 
         Args:
           student_widths: a width vector for each student.
           variables: each student's ``{"params": ..., "batch_stats": ...}`` of its branch.
-          inputs: the stem's map ``[batch, height, width, channels]``, or a list of one for each.
+          inputs: the stem's map ``[batch, height, width, channels]``, or a list with one for each
+            student.
           mode: training or evaluation, and how to compute.
           execution: the strategy.
           image_shape: (height, width, channels) of what the stem reads.
 
         Raises:
-          ValueError: if students of this family cannot be one network; the message says why.
+          ValueError: if students of this family cannot run as one network; the message says why.
         """
         return merging.run_branches(
             self, student_widths, variables, inputs, mode, execution, image_shape
@@ -199,7 +200,7 @@ class Network(nn.Module):
 
     ``net.apply(variables, images, train=False)`` takes ``[batch, height, width, channels]`` floats
     and returns :class:`Outputs`. With ``train=True`` and ``mutable=["batch_stats"]`` it normalises
-    by batch statistics, in which examples with a False ``mask [batch]`` do not take part.
+    by batch statistics, which leave out the examples where ``mask [batch]`` is False.
     """
 
     architecture: Architecture
@@ -227,7 +228,7 @@ class Network(nn.Module):
     def stem_map(
         self, images: chex.Array, train: bool = False, mask: chex.Array | None = None
     ) -> chex.Array:
-        """What the branch reads, ``[batch, height, width, channels]``.
+        """The stem's map, which the branch reads, ``[batch, height, width, channels]``.
 
         Args:
           images: ``[batch, height, width, channels]`` floats, normalised.

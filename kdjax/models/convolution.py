@@ -13,9 +13,9 @@ _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 def convolve(x: chex.Array, kernel: chex.Array, stride: int = 1) -> chex.Array:
     """A square convolution, padded to keep the size at stride 1.
 
-    Both derivatives are spelled out with batch, rows, columns and channels in their usual places.
-    The automatic ones permute them, which XLA on CPU undoes for the main computation only: inside a
-    loop it then falls back to a weight gradient some 60 times slower.
+    Both derivatives are written out with batch, rows, columns and channels in their usual order.
+    The automatic derivatives permute these axes. XLA on CPU undoes that in the main computation
+    only: inside a loop it falls back to a weight gradient that is some 60 times slower.
 
     Args:
       x: ``[batch, height, width, in]``.
@@ -32,9 +32,9 @@ def convolve(x: chex.Array, kernel: chex.Array, stride: int = 1) -> chex.Array:
 
 
 def _forward(x, kernel, stride):
-    # XLA on CPU would compute x again for each of its uses: the convolution, and the layout that
-    # the weight gradient needs. It does not compute a division twice. So x is divided by a 1 that
-    # XLA cannot recognise as a constant.
+    # XLA on CPU would compute x again for each of its uses: for the convolution, and for the layout
+    # that the weight gradient needs. It does not compute a division twice. So x is divided by a 1
+    # that XLA cannot recognise as a constant.
     x = jax.lax.platform_dependent(
         x,
         cpu=lambda x: x / jax.lax.optimization_barrier(jnp.ones((), x.dtype)),
@@ -53,7 +53,7 @@ def _backward(stride, residuals, dy):
 def _input_gradient(shape, kernel, dy, stride):
     size = kernel.shape[0]
     before = size - 1 - size // 2
-    # The padding of dy, after it is spread out by the stride, that gives every pixel of x.
+    # Padding of dy, after dilation by the stride, so that the result has every pixel of x.
     padding = [
         (before, extent - (spread - 1) * stride - 1 + size - 1 - before)
         for extent, spread in zip(shape[1:3], dy.shape[1:3], strict=True)
@@ -75,7 +75,7 @@ def _kernel_gradient(x, shape, dy, stride):
         (before, (spread - 1) * stride + size - before - extent)
         for extent, spread in zip(x.shape[1:3], dy.shape[1:3], strict=True)
     ]
-    # A convolution too: with batch and channels of x exchanged, and dy as its kernel.
+    # This is a convolution too: batch and channels of x are exchanged, and dy is the kernel.
     gradient = jax.lax.conv_general_dilated(
         x.transpose(3, 1, 2, 0),
         dy.transpose(1, 2, 0, 3),

@@ -2,18 +2,20 @@
 
 Channel groups: ``stem``; ``blockB.layerL.bottleneck`` (a layer's 1x1 convolution) and
 ``blockB.layerL.growth`` (the channels it adds); ``transitionB`` (the 1x1 convolution between two
-blocks, which halves the channels). A student has a smaller growth, floored; its bottlenecks are
-four times that, its transitions half of what they read, floored. The stem keeps its width.
+blocks, which halves the channels). A student's growth is scaled and floored. Its bottlenecks are
+four times as wide as its growth; its transitions write half of the channels they read, floored. The
+stem keeps its width.
 
-Two kinds. For images of about 32 pixels: a bare 3x3 convolution of twice the growth as stem, three
-blocks. For ImageNet (``densenet121``): a 7x7 convolution at stride 2, BatchNorm, ReLU and 3x3 max
-pooling as stem, four blocks. Blocks end in their transition, pooling included; the last ends before
-the BatchNorm and ReLU that the classifier reads through. The paper of the ensemble has features
-after three blocks; for the four of densenet121 it says nothing (nor does its code, which lacks this
-network), and a map after each of them is our reading. No dropout. As in torchvision, pooling
-between blocks leaves out the last row or column of an odd size.
+There are two kinds. For images of about 32 pixels, the stem is a bare 3x3 convolution with twice
+the growth as channels, and there are three blocks. For ImageNet (``densenet121``), the stem is a
+7x7 convolution at stride 2, BatchNorm, ReLU and 3x3 max pooling, and there are four blocks. A block
+ends after its transition, pooling included. The last block has none: it ends before the BatchNorm
+and ReLU in front of the classifier. The paper of the ensemble takes features after three blocks. It
+says nothing about the four blocks of densenet121, and its code lacks this network; kdjax takes a
+map after each of the four. There is no dropout. As in torchvision, pooling between blocks leaves
+out the last row or column of an odd size.
 
-Of torchvision's ``densenet121``, ``features.conv0`` and ``norm0`` are ``stem/conv/conv`` and
+Names in torchvision's ``densenet121``: ``features.conv0`` and ``norm0`` are ``stem/conv/conv`` and
 ``norm``; ``features.denseblockB.denselayerL.norm1, conv1, norm2, conv2`` are
 ``branch/blockB_layerL/bottleneck/norm, conv`` and ``growth/norm, conv``;
 ``features.transitionB.norm, conv`` are ``branch/transitionB/norm, conv``; ``features.norm5`` is
@@ -39,11 +41,11 @@ from kdjax.models.layers import BareConv, ConvNorm, NormConv, max_pool
 from kdjax.models.normalization import BatchNorm
 from kdjax.widths import WidthVector, scale
 
-_BOTTLENECK = 4  # Channels of a bottleneck for each that its layer adds.
+_BOTTLENECK = 4  # Channels of a bottleneck for each channel that its layer adds.
 
 
 class Variant(NamedTuple):
-    """Layers of each block, channels that a layer adds, channels and kind of the stem."""
+    """Layers of each block, channels that a layer adds, and the stem's channels and kind."""
 
     layers: tuple[int, ...]
     growth: int
@@ -61,7 +63,7 @@ VARIANTS: Mapping[str, Variant] = {
 
 @dataclasses.dataclass(frozen=True)
 class BlockPlan:
-    """The shape of a dense block: (bottleneck, growth) of each layer; None: no transition."""
+    """The shape of a dense block: (bottleneck, growth) of each layer, and its transition if any."""
 
     name: str
     layers: tuple[tuple[int, int], ...]
@@ -108,11 +110,11 @@ class DenseNet(Architecture):
 
 
 def width_vector(layers_per_block: tuple[int, ...], growth: int, stem: int) -> WidthVector:
-    """The width vector of a growth: all else but the stem follows from it.
+    """The width vector for a growth, from which all widths but the stem's follow.
 
     Args:
       layers_per_block: dense layers of each block.
-      growth: channels that each adds.
+      growth: channels that each layer adds.
       stem: channels of the stem.
     """
     groups, channels = {"stem": stem}, stem
@@ -135,7 +137,7 @@ def create(name: str, num_classes: int) -> DenseNet:
 
 
 class Stem(nn.Module):
-    """3x3 convolution alone; for ImageNet 7x7 at stride 2, BatchNorm, ReLU, max pooling."""
+    """Only a 3x3 convolution; for ImageNet 7x7 at stride 2, BatchNorm, ReLU, max pooling."""
 
     channels: int
     imagenet: bool = False
@@ -152,7 +154,7 @@ class Stem(nn.Module):
 
 
 class DenseLayer(nn.Module):
-    """1x1 and 3x3 convolution, each after BatchNorm and ReLU; the result joins what it read."""
+    """1x1 and 3x3 convolution, each after BatchNorm and ReLU; concatenates input and result."""
 
     bottleneck: int
     growth: int

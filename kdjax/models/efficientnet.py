@@ -1,28 +1,28 @@
 """EfficientNet-B0 to B7: inverted residual blocks with squeeze-and-excitation, scaled together.
 
-Channel groups: ``stem``; ``stage1..7`` (what a stage's residual sums carry);
+Channel groups: ``stem``; ``stage1..7`` (the channels of a stage's residual sums);
 ``stageK.blockN.expand`` (inside a block: written by the expansion and again by the depthwise
-convolution, which cannot change it); ``stageK.blockN.squeeze`` (of the squeeze-and-excitation: a
-group of its own, which starts at a quarter of what the block reads); ``head``. Blocks of stage 1 do
-not expand: their depthwise convolutions read and write ``stem`` or ``stage1``. All blocks but the
-first of a stage add what they read.
+convolution, which cannot change their number); ``stageK.blockN.squeeze`` (inside the
+squeeze-and-excitation: a separate group, which starts at a quarter of the block's input); ``head``.
+Blocks of stage 1 do not expand: their depthwise convolutions read and write ``stem`` or ``stage1``.
+All blocks but the first of a stage add their input to their output.
 
-A student multiplies the width multiplier, not the widths: each stage and the head are rounded to
-the nearest multiple of 8 (at least 8, never below .9 of the value); the stem stays as it is. The
-paper of the ensemble has three blocks, named here by their first stages: features after stages 3, 5
-and 7, the last before the head as in its figure 2(a) (its code takes it after the head).
-Convolutions pad alike on all sides, as torchvision does; TensorFlow's SAME gives the same sizes,
-odd ones rounded up.
+A student's factor multiplies the width multiplier, not the widths. Then each stage and the head are
+rounded to the nearest multiple of 8 (at least 8, never below 0.9 of the value); the stem keeps its
+width. The paper of the ensemble has three blocks, which are named here by their first stages.
+Features are taken after stages 3, 5 and 7. The last map is taken before the head, as in the paper's
+figure 2(a); the paper's code takes it after the head. Convolutions pad equally on all sides, as in
+torchvision. TensorFlow's SAME padding gives the same sizes: odd ones are rounded up.
 
-While training with a random key named ``dropout``, whole residual branches are dropped for single
-examples, with a rate that rises linearly with the depth up to ``drop_connect`` (as EfficientNet's
-own code has it; the ensemble's has one rate everywhere), and inputs of the classifier are dropped
-with the rate ``dropout``. Without a key, and in evaluation, nothing is.
+In training with a random key named ``dropout``, whole residual branches are dropped for single
+examples. The rate rises linearly with the depth up to ``drop_connect``, as in EfficientNet's own
+code; the ensemble's code has one rate everywhere. Inputs of the classifier are dropped with the
+rate ``dropout``. Without a key, and in evaluation, nothing is dropped.
 
-Of torchvision's networks, ``features.0`` is ``stem/conv``, ``features.K.i.block`` is
+Names in torchvision's networks: ``features.0`` is ``stem/conv``; ``features.K.i.block`` is
 ``branch/stageK_block{i+1}`` with ``expand``, ``depthwise``, ``squeeze`` and ``project`` in this
-order, of which ``squeeze/reduce`` and ``squeeze/excite`` are ``fc1`` and ``fc2``; ``features.8`` is
-``branch/head`` and ``classifier.1`` ``branch/classifier``.
+order; in its squeeze-and-excitation, ``fc1`` and ``fc2`` are ``squeeze/reduce`` and
+``squeeze/excite``; ``features.8`` is ``branch/head``; ``classifier.1`` is ``branch/classifier``.
 
 References:
   Tan, Le, *EfficientNet*, ICML 2019, table 1, section 5, and its reference code (rounding, rates).
@@ -86,14 +86,14 @@ _STAGES = (
     Stage("stage7", 6, 320, 1, 1, 3),
 )
 _STEM, _HEAD = 32, 1280
-_BLOCKS = {"stage1": "stage3", "stage4": "stage5", "stage6": "stage7"}  # first stage: last
-# Of the normalisation, as in the reference code.
+_BLOCKS = {"stage1": "stage3", "stage4": "stage5", "stage6": "stage7"}  # first stage: last stage
+# Settings of the normalisation, as in the reference code.
 NORM: Mapping[str, Any] = {"momentum": 0.99, "epsilon": 1e-3}
 
 
 @dataclasses.dataclass(frozen=True)
 class BlockPlan:
-    """The shape of one block: ``hidden`` channels inside, ``squeeze`` in its gate."""
+    """The shape of one block: ``hidden`` channels inside, ``squeeze`` channels in its gate."""
 
     name: str
     stage: str
@@ -114,8 +114,8 @@ class EfficientNet(Architecture):
     Attributes:
       width, depth: multipliers of B0's channels and blocks.
       dropout: rate before the classifier.
-      drop_connect: rate at which the last block's residual branch would be dropped; it rises from
-        0 at the first block.
+      drop_connect: the limit to which the rate of dropping residual branches rises with the depth;
+        the rate is 0 at the first block.
     """
 
     width: float = 1.0
@@ -183,7 +183,7 @@ def round_filters(channels: int, multiplier: float) -> int:
 
 
 def width_vector(width: float, depth: float, stem: int) -> WidthVector:
-    """The width vector of two multipliers and a stem.
+    """The width vector for two multipliers and a stem.
 
     Args:
       width: multiplier of channels.
@@ -227,7 +227,7 @@ class Stem(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Channels scaled by a gate that sees the means of all."""
+    """Scales each channel by a gate that is computed from the means of all channels."""
 
     squeeze: int
     dtype: chex.ArrayDType = jnp.float32
@@ -262,7 +262,7 @@ class Block(nn.Module):
         y = ConvNorm(plan.channels, 1, name="project", **fields)(y, train, mask)
         if not plan.residual:
             return y
-        # One draw for an example, the same at all pixels and channels.
+        # One draw for each example, the same at all pixels and channels.
         drop = nn.Dropout(plan.drop, broadcast_dims=(1, 2, 3), name="drop_connect")
         return x + drop(y, deterministic=not (train and self.has_rng("dropout")))
 

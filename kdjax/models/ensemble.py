@@ -83,7 +83,7 @@ class StudentEnsemble(nn.Module):
 
 
 class IndependentNetworks(nn.Module):
-    """The same students side by side, each with its own stem, none seeing another.
+    """The same students as independent networks: each has its own stem, and nothing is shared.
 
     They are the baselines of an ensemble: parameters are ``student_1``, ``student_2``, ..., each
     the whole tree of :class:`kdjax.models.Network`. One network alone is allowed too.
@@ -93,11 +93,12 @@ class IndependentNetworks(nn.Module):
       student_widths: one width vector per student.
       dtype: of the computation; parameters, statistics and logits are float32.
       bn_axis_name: the mapped axis to share batch statistics over, if any.
-      adapters: for each student whether a fixed teacher, the full network, teaches it feature by
-        feature; empty: none. Such a student's maps are returned at the teacher's channels, by
-        1x1 convolutions under ``adapters`` where they differ, for training only.
-      teacher_channels: for each block the channels of the teacher's map that teaches it, None where
-        none does; empty: those of the full network.
+      adapters: for each student whether it learns from the feature maps of a fixed teacher, the
+        full network; empty: none does. The maps of such a student are also returned at the
+        teacher's channels. Where the channels differ, 1x1 convolutions under ``adapters`` convert
+        the maps; they are for training only.
+      teacher_channels: for each block the channels of the teacher's map that it learns from, None
+        if there is no such map; empty: the channels of the full network.
       execution: how the branches run; the parameters and results are the same.
     """
 
@@ -147,10 +148,10 @@ class IndependentNetworks(nn.Module):
 
 
 def feature_shapes(network: Network, images: Any) -> list[tuple[int, ...]]:
-    """The shape ``[batch, height, width, channels]`` of each feature map; computes nothing.
+    """The shape ``[batch, height, width, channels]`` of each map, without computing the maps.
 
     Args:
-      network: a single one.
+      network: a single network.
       images: ``[batch, height, width, channels]`` floats, or a :class:`jax.ShapeDtypeStruct`.
     """
     shapes: Any = jax.eval_shape(
@@ -167,7 +168,7 @@ def _run(
     mode: Mode,
     image_shape: tuple[int, int, int],
 ) -> tuple[list[Outputs], tuple[chex.Array | None, ...]]:
-    """Outputs and joint maps of all students' branches; keeps their running statistics."""
+    """Runs all branches and stores their statistics; returns their outputs and joint maps."""
 
     def of(student: str, collection: str) -> Any:
         tree = module.variables.get(collection, {}).get(student, {})
@@ -246,6 +247,6 @@ def student_vectors(
       ValueError: if a factor is not a finite number above 0.
 
     References:
-      Walawalkar, Shen, Savvides, ECCV 2020, section 4: 1, .8, .6, .4, .2.
+      Walawalkar, Shen, Savvides, ECCV 2020, section 4: 1, 0.8, 0.6, 0.4 and 0.2.
     """
     return tuple(architecture.student(factor) for factor in factors)

@@ -1,9 +1,9 @@
-"""How the students of an ensemble run: strategies over the same parameters.
+"""Strategies for running the students of an ensemble, all with the same parameters.
 
-Every strategy gives the same numbers up to rounding, as long as they are finite: 0 times NaN is
-NaN, so a fault of one student reaches all who run as one network with it. Which is fastest depends
-on the device: a packed network runs few wide convolutions in place of many thin ones, a scanned one
-compiles a block once for all blocks of its shape.
+Every strategy gives the same numbers up to rounding, as long as they are finite. 0 times NaN is
+NaN, so NaN in one student reaches all students that run as one network with it. Which strategy is
+fastest depends on the device: a packed network runs few wide convolutions instead of many thin
+ones, and a scanned network compiles a block once for all blocks of its shape.
 """
 
 import dataclasses
@@ -27,15 +27,15 @@ EXECUTIONS = (
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-    """A strategy.
+    """A strategy for running the students.
 
     Attributes:
       pack: ``none``: students run one after another; ``pairs``: the pivot by itself, then the
-        widest of the others together with the thinnest, and so on inwards, which wastes the fewest
-        multiply-adds; ``all``: all students as one network.
+        widest of the others with the thinnest, the second widest with the second thinnest, and so
+        on, which wastes the fewest multiply-adds; ``all``: all students as one network.
       scan: run equal blocks as a loop over their stacked parameters.
       lanes: pad the channels of every map to a multiple of this, with zeros.
-      remat: store the inputs of blocks only, and compute blocks again in the backward pass.
+      remat: store only the inputs of blocks, and compute the blocks again in the backward pass.
     """
 
     pack: str = "none"
@@ -45,11 +45,11 @@ class Execution:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the modules run as they are written."""
+        """Whether each module runs by itself, without packing, scanning or the like."""
         return self == PLAIN
 
     def groups(self, students: int) -> tuple[tuple[int, ...], ...]:
-        """Which students run together, each by its place, from 0."""
+        """The groups of students that run together; each student is given by its place, from 0."""
         if self.pack == "all":
             return (tuple(range(students)),)
         if self.pack == "none":
@@ -66,10 +66,10 @@ PLAIN = Execution()
 
 
 class Mode(NamedTuple):
-    """What every layer of one pass has in common.
+    """The settings that all layers of one pass share.
 
     Attributes:
-      train: whether batch statistics normalise, or running ones.
+      train: whether to normalise by batch statistics; else by running statistics.
       mask: ``[batch]`` bool, False for padding; or None.
       dtype: of the computation.
       axis_name: the mapped axis to share batch statistics over, if any.
@@ -88,8 +88,8 @@ class Branches(NamedTuple):
       outputs: of each student.
       statistics: each student's running statistics after this batch.
       joint: for each block one map with the channels of all students side by side, in their order,
-        as they were computed; channels after the last student's are 0. None for a block without
-        one; empty where no block has one.
+        as they were computed; channels after the last student's are 0. None for a block that has
+        no such map; empty if no block has one.
     """
 
     outputs: "list[Outputs]"
@@ -101,7 +101,7 @@ def of_all(runs: Mapping[tuple[int, ...], Branches]) -> Branches:
     """The branches of all students, from those of each group that ran together.
 
     Args:
-      runs: by the places of a group's students.
+      runs: places of a group's students -> their branches.
     """
     order = sorted((place, group, own) for group in runs for own, place in enumerate(group))
     return Branches(
@@ -120,7 +120,7 @@ def named(name: str, *, lanes: int = 1, remat: bool = False) -> Execution:
       remat: whether blocks are computed again in the backward pass instead of being stored.
 
     Raises:
-      ValueError: if there is none.
+      ValueError: if there is no such strategy.
     """
     if name not in EXECUTIONS:
         raise ValueError(f"execution is {name!r}: one of {', '.join(EXECUTIONS)}")

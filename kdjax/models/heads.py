@@ -1,4 +1,4 @@
-"""The end that most families share: global average pooling and a dense layer."""
+"""The last layers that most families share: global average pooling and a dense layer."""
 
 import chex
 import flax.linen as nn
@@ -6,7 +6,9 @@ import jax.numpy as jnp
 
 
 def pooled_logits(x: chex.Array, num_classes: int, dtype: chex.ArrayDType) -> chex.Array:
-    """The logits of a map's means. Call it in a compact ``__call__``: the layer is that module's.
+    """The logits computed from a map's means by a dense layer of the calling module.
+
+    It must be called in a compact ``__call__``.
 
     Args:
       x: ``[batch, height, width, channels]``.

@@ -1,18 +1,22 @@
-"""ImageNet ResNets, ResNeXts and wide ResNets: four stages at 56, 28, 14 and 7 of 224 pixels.
+"""ImageNet ResNets, ResNeXts and wide ResNets, in four stages.
 
-Channel groups: ``stem``; ``stage1..4`` (what a stage's residual sums carry);
+For images of 224 pixels, the maps of the stages have 56, 28, 14 and 7 pixels.
+
+Channel groups: ``stem``; ``stage1..4`` (the channels of a stage's residual sums);
 ``stageK.blockN.conv1``, in bottleneck blocks also ``.conv2`` (inside a block). The first block of a
-stage projects its input where the shape changes: at stride 2, and in stage 1 wherever its width
-differs from the stem's. In bottleneck blocks the 3x3 convolution has the stride.
+stage projects its input where the shape changes: at stride 2, and in stage 1 if its width differs
+from the stem's. In stage 1 of bottleneck networks it projects at any width. In bottleneck blocks
+the 3x3 convolution has the stride.
 
 The students of an ensemble share the stem and the whole of stage 1. A student's planes (64, 128,
-256, 512 in the full network) are floored; its stages are one or four times as wide as their planes,
-basic blocks as wide inside as the planes, bottlenecks ``cardinality`` times
-``int(planes * base_width / 64)``, at least ``cardinality``: ResNeXt keeps its 32 groups, and what
-shrinks is the width of each. Widths count all channels; in a ResNeXt those inside a block have to
-be multiples of the cardinality. Features are taken after stages 2, 3 and 4.
+256, 512 in the full network) are scaled and floored. With basic blocks, a stage is as wide as its
+planes, outside and inside the blocks. With bottlenecks, a stage is four times as wide as its
+planes, and inside its blocks ``cardinality * int(planes * base_width / 64)`` wide, but at least
+``cardinality``. So ResNeXt keeps its 32 groups, and each group becomes thinner. Widths count all
+channels; those inside a ResNeXt block must be multiples of the cardinality. Features are taken
+after stages 2, 3 and 4.
 
-Of torchvision's networks, ``conv1`` and ``bn1`` are ``stem/conv/conv`` and ``norm``;
+Names in torchvision's networks: ``conv1`` and ``bn1`` are ``stem/conv/conv`` and ``norm``;
 ``layer1.i`` is ``stem/stage1_block{i+1}`` and ``layerK.i`` ``branch/stageK_block{i+1}``, where
 ``convJ`` and ``bnJ`` are ``convJ/conv`` and ``convJ/norm``, and ``downsample.0`` and ``.1`` are
 ``projection/conv`` and ``norm``; ``fc`` is ``branch/classifier``.
@@ -49,7 +53,7 @@ class Variant(NamedTuple):
 
     Attributes:
       blocks_per_stage: of the four stages.
-      bottleneck: three convolutions in a block in place of two.
+      bottleneck: whether a block has three convolutions instead of two.
       cardinality: groups of a bottleneck's 3x3 convolution.
       base_width: width of one such group for 64 planes.
     """
@@ -64,7 +68,7 @@ class Variant(NamedTuple):
         return 4 if self.bottleneck else 1
 
     def inner(self, planes: int) -> dict[str, int]:
-        """Convolutions inside a block, each with its channels."""
+        """The convolutions inside a block: name -> channels."""
         if not self.bottleneck:
             return {"conv1": planes}
         width = max(1, planes * self.base_width // 64) * self.cardinality
@@ -165,10 +169,10 @@ class ImageNetResNet(Architecture):
 
 
 def width_vector(variant: Variant, stem: int, planes: Mapping[str, int]) -> WidthVector:
-    """The width vector of a stem and of the planes of each stage.
+    """The width vector for a stem and the planes of each stage.
 
     Args:
-      variant: blocks of each stage, and their inside.
+      variant: blocks of each stage, and their shape.
       stem: channels of the stem.
       planes: stage -> channels before the expansion.
     """

@@ -1,4 +1,4 @@
-"""Initial variables, drawn on the host: no compilation, seconds at any depth."""
+"""Initial variables, drawn on the host without compilation, in seconds at any depth."""
 
 import functools
 import hashlib
@@ -22,12 +22,12 @@ Initializer = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
 
 class Start(NamedTuple):
-    """How a network starts.
+    """The shapes and the initialisers of a network's variables.
 
     Attributes:
       shapes: the tree of ``net.init`` with shapes in place of arrays.
-      initializers: path of each variable -> what it is drawn by, with the distribution of the
-        initialiser that its module gave to Flax.
+      initializers: path of each variable -> the function that draws it, with the distribution of
+        the initialiser that its module gave to Flax.
     """
 
     shapes: dict[str, Any]
@@ -40,10 +40,10 @@ def initialize(
     """The variables of a network or an ensemble, with the tree and distributions of ``net.init``.
 
     ``net.init`` compiles for minutes on deep ensembles; here shapes come from abstract evaluation
-    and numbers from NumPy. Each array has a random stream of its own, named by its path below the
-    student. So a network has the same first weights alone, in an ensemble, and at another place in
-    it. There is one exception: two students of equal widths in one ensemble start differently,
-    since otherwise they would stay equal.
+    and numbers from NumPy. Each array has its own random stream, given by the seed and by the
+    array's path below the student. So a network has the same initial weights alone and at any place
+    in an ensemble. There is one exception: two students of equal widths in one ensemble start
+    differently, since otherwise they would stay equal.
 
     Args:
       net: any module of :mod:`kdjax.models`.
@@ -66,27 +66,32 @@ def initialize(
 def variable_shapes(
     net: nn.Module, image_shape: tuple[int, int, int] = (32, 32, 3)
 ) -> dict[str, Any]:
-    """The tree of ``net.init`` with shapes in place of arrays; nearly all of the time."""
+    """The tree of ``net.init`` with shapes in place of arrays.
+
+    This takes nearly as long as initialising the network.
+    """
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     return jax.eval_shape(net.init, jax.random.key(0), images)
 
 
 def start_of(net: nn.Module, image_shape: tuple[int, int, int] = (32, 32, 3)) -> Start:
-    """Shapes and initialisers of a network's variables; nearly all of the time.
+    """Shapes and initialisers of a network's variables.
+
+    This takes nearly all of the time of :func:`initialize`.
 
     Raises:
-      ValueError: if a variable is made where it cannot be seen; the message names it.
+      ValueError: if a variable's initialiser cannot be seen; the message names the variable.
     """
     return start_of_call(net, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
 
 
 def start_of_call(net: nn.Module, *shapes: Any, **settings: Any) -> Start:
-    """:func:`start_of` for a module that is called with anything.
+    """The same as :func:`start_of`, for a module that is called with any arguments.
 
     Args:
       net: the module.
-      shapes: trees of shapes in place of the arrays that it is called with.
-      settings: its keyword arguments.
+      shapes: trees of shapes in place of the arrays that the module is called with.
+      settings: keyword arguments of that call.
 
     Raises:
       ValueError: as :func:`start_of`.
@@ -96,7 +101,7 @@ def start_of_call(net: nn.Module, *shapes: Any, **settings: Any) -> Start:
     def look(
         call: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext
     ) -> Any:
-        _listen(context.module, found)
+        _record_initializers(context.module, found)
         return call(*arguments, **keywords)
 
     with nn.intercept_methods(look):
@@ -114,9 +119,9 @@ def start_of_call(net: nn.Module, *shapes: Any, **settings: Any) -> Start:
 
 
 def draw(start: Start, seed: int) -> dict[str, Any]:
-    """The arrays of :func:`initialize` for what :func:`start_of` found."""
+    """Draws the arrays of :func:`initialize` from the result of :func:`start_of`."""
     flat = flax.traverse_util.flatten_dict(start.shapes)
-    twins = _twins(start.shapes["params"])
+    twins = _equal_before(start.shapes["params"])
     return flax.traverse_util.unflatten_dict(
         {
             path: start.initializers[path](
@@ -127,8 +132,10 @@ def draw(start: Start, seed: int) -> dict[str, Any]:
     )
 
 
-def _listen(module: nn.Module, found: dict[Path, tuple[Initializer, tuple[int, ...]]]) -> None:
-    """Makes a module note, during this call, which initialiser each of its variables has."""
+def _record_initializers(
+    module: nn.Module, found: dict[Path, tuple[Initializer, tuple[int, ...]]]
+) -> None:
+    """Makes a module record in ``found`` the initialiser of each variable that it creates."""
     if "param" in vars(module):
         return
     param, variable = module.param, module.variable
@@ -147,13 +154,13 @@ def _listen(module: nn.Module, found: dict[Path, tuple[Initializer, tuple[int, .
         found[kind, *module.path, name] = (drawn, jnp.shape(made.value))
         return made
 
-    # On the instance: modules are frozen, and made anew for each call.
+    # Modules are frozen, hence object.__setattr__. Flax makes new instances for each call.
     object.__setattr__(module, "param", parameter)
     object.__setattr__(module, "variable", other)
 
 
 def _of_flax(init: Any, call: Callable[[chex.PRNGKey], chex.Array]) -> Initializer:
-    """NumPy's way to draw what ``call`` does; where there is none, ``call`` itself."""
+    """A NumPy function that draws what ``call`` draws; if there is none, ``call`` itself."""
     if init in _CONSTANTS:
         return lambda _, shape: np.full(shape, _CONSTANTS[init], np.float32)
     fields = inspect.getclosurevars(init).nonlocals if inspect.isfunction(init) else {}
@@ -172,7 +179,7 @@ _CONSTANTS = {
     jnp.zeros: 0.0,
     jnp.ones: 1.0,
 }
-# What he_normal, lecun_normal and their like hold, next to their scale.
+# The settings of he_normal, lecun_normal and similar initialisers, besides their scale.
 _FAN_IN: Mapping[str, Any] = {
     "mode": "fan_in",
     "distribution": "truncated_normal",
@@ -182,9 +189,9 @@ _FAN_IN: Mapping[str, Any] = {
 }
 
 
-def _twins(params: Mapping[str, Any]) -> dict[str, int]:
-    """For each student of an ensemble how many before it have its shapes."""
-    if "stem" not in params:  # A single network, or networks that do not see each other.
+def _equal_before(params: Mapping[str, Any]) -> dict[str, int]:
+    """For each student of an ensemble the number of students before it with equal shapes."""
+    if "stem" not in params:  # A single network, or independent networks.
         return {}
     seen: list[Any] = []
     numbers = {}
@@ -197,7 +204,7 @@ def _twins(params: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _generator(path: Path, seed: int, twin: int) -> np.random.Generator:
-    # Names that only say where a network stands do not count.
+    # Leave out the names that only say where a network stands.
     below = [part for part in path if not re.fullmatch(r"branch|student_\d+", part)]
     name = "/".join([*below, *([f"twin {twin}"] if twin else [])])
     stream = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
@@ -205,10 +212,10 @@ def _generator(path: Path, seed: int, twin: int) -> np.random.Generator:
 
 
 def _normal(scale: float, generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Normal numbers of variance ``scale / fan-in``, cut at two deviations as Flax cuts them."""
+    """Normal numbers of variance ``scale / fan-in``, truncated at two deviations as in Flax."""
     numbers = generator.standard_normal(shape, np.float32)
     while (outside := np.abs(numbers) > 2).any():
         numbers[outside] = generator.standard_normal(outside.sum(), np.float32)
-    numbers = numbers / np.float32(0.87962566103423978)  # The deviation that the cut leaves.
-    # The axes before the last hold one output's inputs, also in grouped convolutions.
+    numbers = numbers / np.float32(0.87962566103423978)  # The deviation after truncation.
+    # All axes but the last are the inputs of one output, also in grouped convolutions.
     return numbers * np.float32(np.sqrt(scale / np.prod(shape[:-1])))

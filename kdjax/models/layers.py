@@ -19,7 +19,7 @@ class ConvNorm(nn.Module):
       channels: number of outputs.
       kernel: height and width in pixels, odd.
       stride: in pixels.
-      groups: of the channels; equal to the inputs and outputs for a depthwise convolution.
+      groups: number of groups; for a depthwise convolution the number of inputs and outputs.
       use_bias: add a bias, which the normalisation cancels.
       dtype: of the computation; parameters and statistics are float32.
       bn_axis_name: the mapped axis to share batch statistics over, if any.
@@ -108,7 +108,7 @@ class BareConv(nn.Module):
 
 
 def max_pool(x: chex.Array) -> chex.Array:
-    """The largest of 3x3 pixels at stride 2; beyond the border is minus infinity."""
+    """3x3 max pooling at stride 2; the padding is minus infinity."""
     return nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
 
 
@@ -122,7 +122,7 @@ def _conv(
     dtype: chex.ArrayDType,
     train: bool,
 ) -> nn.Conv:
-    """The submodule ``conv`` of the module that calls."""
+    """Creates the submodule ``conv`` of the calling module."""
     pad = kernel // 2
     return nn.Conv(
         channels,
@@ -148,7 +148,7 @@ def _convolution(
     feature_group_count: int = 1,
     **others: Any,
 ) -> chex.Array:
-    """What flax's convolution calls; grouped ones keep their automatic derivative."""
+    """The function that flax's layer calls; grouped ones keep their automatic derivative."""
     if feature_group_count == 1:
         return convolve(x, kernel, strides[0])
     return jax.lax.conv_general_dilated(

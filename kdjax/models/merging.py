@@ -1,9 +1,9 @@
 """Several students as one network of their own architecture, as wide as they are together.
 
-In every group of channels the students lie side by side; kernels are 0 between one student's
-channels and another's, and the classes of all are one row of logits. Where each student's numbers
-lie in the wide network follows from tracing it, so it works for every family whose modules pass
-their widths on to layers, and for a network of one's own.
+In every group of channels the students lie side by side. Kernels are 0 between the channels of
+different students, and the logits of all students form one row. Tracing the wide network finds
+where each student's numbers lie in it. So merging works for every family whose modules pass their
+widths on to layers, and for networks that users wrote.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from kdjax.models.architecture import Architecture, Outputs
 
 Path = tuple[str, ...]
-Places = tuple[np.ndarray, ...]  # Of each axis of an array, increasing.
+Places = tuple[np.ndarray, ...]  # For each axis of an array, positions in increasing order.
 
 
 def run_branches(
@@ -40,7 +40,7 @@ def run_branches(
     execution: Execution,
     image_shape: tuple[int, int, int],
 ) -> Branches:
-    """The branches of all students; see :meth:`Architecture.run_branches`.
+    """Runs the branches of all students; see :meth:`Architecture.run_branches`.
 
     Args:
       architecture: of all students.
@@ -48,11 +48,11 @@ def run_branches(
       variables: ``params`` and ``batch_stats`` of each student's branch.
       inputs: the stem's map, or a list of one for each student.
       mode: training or evaluation, dtype, mask and axis name.
-      execution: which students are one network.
+      execution: which students run as one network.
       image_shape: (height, width, channels) of what the stem reads.
 
     Raises:
-      ValueError: if students of this architecture cannot be one network; the message says why.
+      ValueError: if students of this architecture cannot run as one network; the message says why.
     """
     if architecture.executions == ("sequential",):
         raise ValueError(f"{architecture.name} has no other execution than sequential")
@@ -74,10 +74,12 @@ class Merged:
     """Students as one network.
 
     Attributes:
-      wide: its architecture; its widths are sums, its classes those of all students.
-      traced: its description.
-      alive: ``[students, units]`` bool, which units of channels are each student's.
-      shared: whether it reads one map that all students share; else a map for each, side by side.
+      wide: the network's architecture. Widths are sums over the students, except shared ones; its
+        classes are those of all students.
+      traced: the description of that network by tracing.
+      alive: ``[students, units]`` bool, which units of channels belong to each student.
+      shared: whether the network reads one map that all students share; else it reads a map for
+        each student, side by side.
     """
 
     wide: "Architecture"
@@ -86,11 +88,11 @@ class Merged:
     shared: bool
 
     def run(self, variables: Sequence[Mapping[str, Any]], x: chex.Array, mode: Mode) -> Branches:
-        """What the students' branches return.
+        """Runs the students' branches.
 
         Args:
           variables: of each student's branch.
-          x: what the branches read.
+          x: the map that the branches read.
           mode: training or evaluation, dtype, mask and axis name.
         """
         flat = [flax.traverse_util.flatten_dict(dict(tree)) for tree in variables]
@@ -124,22 +126,22 @@ class Merged:
         return Branches(own, statistics, joint)
 
     def places(self, path: Path, shape: tuple[int, ...], student: int) -> Places:
-        """Where a student's array lies in the wide network's, on each axis.
+        """The positions of a student's array in the wide network's array, for each axis.
 
         Args:
           path: of a variable of the branch, its collection first.
-          shape: of the student's.
-          student: its place.
+          shape: of the student's array.
+          student: the student's place among the merged ones, from 0.
         """
         found = []
         for units, size in zip(self._units(path), shape, strict=True):
             index = np.flatnonzero(self.alive[student][units])
             if len(index) != size and not units.any() and len(units) == size * len(self.alive):
-                index = np.arange(student * size, (student + 1) * size)  # The logits.
+                index = np.arange(student * size, (student + 1) * size)  # Each has its own logits.
             if len(index) != size:
                 raise ValueError(
                     f"{self.wide.name} cannot run several students as one network: "
-                    f"{'/'.join(path[1:])} has {len(index)} channels for one of {size}"
+                    f"{'/'.join(path[1:])} has {len(index)} channels for a student's {size}"
                 )
             found.append(index)
         return tuple(found)
@@ -170,9 +172,9 @@ class Merged:
 
     @property
     def disjoint(self) -> bool:
-        """Whether no variable of the branches is of two students at the same place."""
+        """Whether no number in the branches' variables belongs to two students."""
         return all(
-            (axes and not axes[-1].any())  # Logits, which every student has for itself.
+            (axes and not axes[-1].any())  # Each student has its own logits.
             or any((np.sum(self.alive[:, axis], axis=0) == 1).all() for axis in axes)
             for path, axes in self.traced.leaves.items()
             if path[1] == "branch"
@@ -189,24 +191,24 @@ def merge(
     image_shape: tuple[int, int, int],
     shared: bool,
 ) -> Merged:
-    """Students as one network; kept for the next call.
+    """Merges students into one network; the result is cached.
 
     Args:
       architecture: of all students.
       students: their widths.
       image_shape: (height, width, channels) of an image.
-      shared: whether all read one stem's map, or each its own.
+      shared: whether all students read one stem's map; else each reads its own.
 
     Raises:
-      ValueError: if a network computes with all its classes at once, as a softmax does, or if one
-        that does not come with kdjax computes other numbers.
+      ValueError: if the network computes with all its classes at once, as a softmax does, or if a
+        network that is not part of kdjax computes other numbers when merged.
     """
     merged = _merge(architecture, students, image_shape, architecture.shared if shared else ())
     if shared and not merged.disjoint:
-        # A branch that begins with a normalisation or a depthwise convolution has numbers of its
-        # own for each channel of the stem: each student gets a copy of the map.
+        # A branch that begins with a normalisation or a depthwise convolution has parameters for
+        # each channel of the stem. Each student has its own ones, so it gets a copy of the map.
         merged = _merge(architecture, students, image_shape, ())
-    if type(architecture).__module__.split(".")[0] != "kdjax":  # Those are tested.
+    if type(architecture).__module__.split(".")[0] != "kdjax":  # kdjax's own have tests.
         check_agreement(
             architecture, students, merged.run, image_shape, shared=shared, one_map=merged.shared
         )
@@ -219,7 +221,7 @@ def _merge(
     image_shape: tuple[int, int, int],
     common: tuple[str, ...],
 ) -> Merged:
-    """:func:`merge`, with the names of the widths that all students have in common."""
+    """Merges students; ``common`` names the widths that all students share."""
     total = {
         name: students[0][name] if name in common else sum(widths[name] for widths in students)
         for name in architecture.widths
@@ -235,7 +237,7 @@ def _merge(
         if not layer.writes.any() and reason != tracing.OUTPUTS:
             raise ValueError(
                 f"{architecture.name} cannot run several students as one network, since the "
-                f"channels of {layer.name} would meet: {reason}"
+                f"channels of {layer.name} would be mixed: {reason}"
             )
     alive = np.ones((len(students), traced.units), bool)
     own = [name for name in total if name not in common]
@@ -250,17 +252,18 @@ def _merge(
 
 
 def _join(arrays: Sequence[chex.Array], places: Sequence[Places], shape: tuple[int, ...]) -> Any:
-    """One array of ``shape`` with the students' at their places and 0 between them.
+    """One array of ``shape`` with the students' arrays at their places and 0 elsewhere.
 
-    On one axis the places of all students are a partition; there the arrays are cut into runs of
-    neighbours and put side by side. On the other axes each is filled up with zeros.
+    There is an axis on which every position belongs to exactly one student. On this axis the arrays
+    are cut into runs of neighbours, which are put side by side. On the other axes each array is
+    padded with zeros.
     """
     if len(arrays) == 1:
         return arrays[0]
     axes = [axis for axis, size in enumerate(shape) if _partition(places, axis, size)]
     if not axes:
-        raise ValueError(f"the students' arrays meet in one of shape {shape}")
-    # The one with the most runs: on the others a student's numbers are neighbours.
+        raise ValueError(f"the students' arrays overlap in an array of shape {shape}")
+    # Take the axis with the most runs: on other axes a student's numbers must be neighbours.
     axis = max(axes, key=lambda axis: sum(len(_runs(own[axis])) for own in places))
     pieces: dict[int, chex.Array] = {}
     for array, own in zip(arrays, places, strict=True):
@@ -268,7 +271,7 @@ def _join(arrays: Sequence[chex.Array], places: Sequence[Places], shape: tuple[i
         for other, index in enumerate(own):
             if other != axis:
                 if len(_runs(index)) > 1:
-                    raise ValueError(f"a student's array is in parts on two axes of {shape}")
+                    raise ValueError(f"a student's array has parts on two axes of {shape}")
                 widths[other] = (int(index[0]), shape[other] - int(index[-1]) - 1)
         filled = jnp.pad(array, widths) if any(map(any, widths)) else array
         for start, run in _runs(own[axis]):
@@ -283,7 +286,7 @@ def _partition(places: Sequence[Places], axis: int, size: int) -> bool:
 
 
 def _part(x: chex.Array, index: np.ndarray) -> chex.Array:
-    """Channels of the last axis."""
+    """The channels ``index`` of the last axis."""
     if len(index) == x.shape[-1]:
         return x
     parts = [x[..., run[0] : run[-1] + 1] for _, run in _runs(index)]
@@ -291,7 +294,7 @@ def _part(x: chex.Array, index: np.ndarray) -> chex.Array:
 
 
 def _runs(index: np.ndarray) -> list[tuple[int, np.ndarray]]:
-    """Neighbours in a list of places, with where they begin in the list."""
+    """Runs of neighbours in a list of places, each as (start in the list, the run)."""
     parts = np.split(index, np.flatnonzero(np.diff(index) != 1) + 1)
     starts = itertools.accumulate((len(part) for part in parts), initial=0)
     return list(zip(starts, parts, strict=False))

@@ -1,12 +1,13 @@
 """MobileNetV2: inverted residual blocks, wide inside and narrow between, with linear projections.
 
-Channel groups: ``stem``; ``stage1..7`` (what the projections of a stage write; its residual sums
-tie them); ``stageK.blockN.expand`` (inside a block: written by the expansion and again by the
-depthwise convolution, which cannot change it); ``head``. The one block of stage 1 does not expand:
-its depthwise convolution reads and writes ``stem``.
+Channel groups: ``stem``; ``stage1..7`` (the outputs of a stage's projections, which are equal in
+number because residual sums add them); ``stageK.blockN.expand`` (inside a block: written by the
+expansion and again by the depthwise convolution, which cannot change their number); ``head``. The
+one block of stage 1 does not expand: its depthwise convolution reads and writes ``stem``.
 
-Two variants: for images of about 32 pixels the stem and stage 2 keep the size, so that 32 pixels
-end as 4; for ImageNet both halve it, and 224 pixels end as 7. No dropout before the classifier.
+There are two variants. For images of about 32 pixels the stem and stage 2 keep the size, so that 32
+pixels become 4 at the end. For ImageNet both halve the size, and 224 pixels become 7. There is no
+dropout before the classifier.
 
 References:
   Sandler, Howard, Zhu, Zhmoginov, Chen, *MobileNetV2: Inverted Residuals and Linear Bottlenecks*,
@@ -26,7 +27,7 @@ from kdjax.models.heads import pooled_logits
 from kdjax.models.layers import ConvNorm
 from kdjax.widths import WidthVector
 
-# Of each network: the stride of its stem and of its second stage.
+# Name of each network -> the stride of its stem and of its second stage.
 EARLY_STRIDES: Mapping[str, int] = {"mobilenet_v2": 1, "mobilenet_v2_imagenet": 2}
 _STAGES = (  # name, expansion, full width, blocks, stride; None where the variants differ
     ("stage1", 1, 16, 1, 1),

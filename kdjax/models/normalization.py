@@ -1,4 +1,4 @@
-"""Batch normalisation that knows padding: as a module and as a function, for training and after."""
+"""Batch normalisation that leaves out padded examples: as a module and as a function."""
 
 import functools
 from typing import NamedTuple
@@ -18,9 +18,9 @@ EPSILON = 1e-5  # Added to the variance.
 class BatchNorm(nn.Module):
     """Batch normalisation over all axes but the last, with float32 statistics.
 
-    Beyond ``flax.linen.BatchNorm``, padded examples are left out exactly, also when devices hold
-    different numbers of real ones: sums and counts cross the devices, not means. Running averages
-    use the biased variance, as flax does.
+    Unlike ``flax.linen.BatchNorm``, it leaves out padded examples exactly, even if devices hold
+    different numbers of real examples: each device's statistics are weighted by that number.
+    Running averages use the biased variance, as in flax.
 
     Attributes:
       axis_name: the mapped axis to share batch statistics over; None keeps them per device.
@@ -90,12 +90,12 @@ def normalize(
     momentum: float = MOMENTUM,
     epsilon: float = EPSILON,
 ) -> tuple[chex.Array, tuple[chex.Array, chex.Array]]:
-    """Batch normalisation as a function.
+    """Batch normalisation as a function, for training and evaluation.
 
     Args:
       x: ``[batch, ..., channels]``.
       variables: of the normalisation.
-      train: normalise by the batch's statistics, or by the running ones.
+      train: whether to normalise by the batch's statistics; else by the running ones.
       mask: ``[batch]`` bool, False for padding; or None.
       axis_name: the mapped axis to share batch statistics over, if any.
       dtype: of the output.
@@ -103,7 +103,8 @@ def normalize(
       epsilon: added to the variance.
 
     Returns:
-      ``(y, (mean, var))``: y like x, and the running averages after this batch.
+      ``(y, (mean, var))``: y has the shape of x; mean and var are the running averages after this
+      batch.
     """
     scale, bias, mean, var = variables
     if not train:
@@ -129,8 +130,8 @@ def normalize_batch(
 ) -> tuple[chex.Array, chex.Array, chex.Array]:
     """Normalises by the statistics of the batch's real examples.
 
-    The derivative is written out because the automatic one makes two to three times as many
-    passes over x, and compiles to as many more kernels.
+    The derivative is written out because the automatic one makes two to three times as many passes
+    over x, and compiles to two to three times as many kernels.
 
     Args:
       x: ``[batch, ..., channels]`` floats.
@@ -141,8 +142,8 @@ def normalize_batch(
       axis_name: the mapped axis to share the statistics over, if any.
 
     Returns:
-      ``(y, mean, var)``: y like x in float32, of padding the bias; mean and biased variance
-      ``[channels]`` float32, constants for differentiation.
+      ``(y, mean, var)``: y has the shape of x, in float32, and is the bias in padded examples; mean
+      and biased variance are ``[channels]`` float32, and no gradient flows through them.
 
     References:
       Ioffe, Szegedy, ICML 2015, section 3 (the derivative).
@@ -156,8 +157,8 @@ def _normalize_forward(x, scale, bias, mask, epsilon, axis_name):
     factor = scale * inverse
     values = x.astype(jnp.float32)
     if mask is not None:
-        # Real examples that are all alike have a variance of almost 0. Padding differs from them;
-        # divided by so small a deviation it would grow from layer to layer until it is infinite.
+        # If all real examples are alike, their variance is almost 0. Padding differs from them:
+        # divided by such a small deviation, it would grow with each layer until it is infinite.
         values = jnp.where(_per_example(mask, x.ndim), values, mean)
     y = values * factor + (bias - mean * factor)
     return (y, mean, var), (x, scale, mask, mean, inverse, count)
@@ -174,7 +175,7 @@ def _normalize_backward(epsilon, axis_name, residuals, cotangents):
     total = (dbias, dscale)
     if axis_name is not None:
         total = jax.lax.psum(total, axis_name)
-    # dx = scale * inverse * (dy - (sum(dy) + x_hat * sum(dy * x_hat)) / count), as a line in x.
+    # dx = scale * inverse * (dy - (sum(dy) + x_hat * sum(dy * x_hat)) / count), linear in x.
     slope = total[1] * inverse / count
     through_statistics = centred * slope + total[0] / count
     if mask is not None:
@@ -191,17 +192,17 @@ def _moments(
 ) -> tuple[chex.Array, chex.Array, chex.Array]:
     """Mean, biased variance ``[channels]`` and number of the real positions in x, float32.
 
-    The sums are taken of x minus a value near its mean: without it, the variance would be the small
-    difference of two large sums where a channel's mean is far from 0 against its deviation. Of a
-    bfloat16 map they are taken as it is.
+    Before summing, a value near each channel's mean is subtracted from x. Otherwise, where the mean
+    is large compared to the deviation, the variance would be the small difference of two large
+    sums. A bfloat16 map is summed without this shift.
 
     References:
       Chan, Golub, LeVeque, *Algorithms for computing the sample variance*, 1983, sections 1 and 3
-      (shifted sums; joining those of several groups).
+      (shifted sums; combining the sums of several groups).
     """
     positions = x[0, ..., 0].size
     # Rounding x to bfloat16 is a larger error than leaving out the shift. And without the shift a
-    # TPU takes the sums where it computes x, at no cost.
+    # TPU computes the sums together with x, at no cost.
     pivot = jnp.float32(0.0) if x.dtype == jnp.bfloat16 else _pivot(x, mask)
     x = x.astype(jnp.float32) - pivot
     if mask is None:
@@ -216,7 +217,7 @@ def _moments(
     shift = total / count
     mean, squares = pivot + shift, jnp.maximum(squares - total * shift, 0.0)
     if axis_name is not None:
-        # Each device has its own pivot, so means are combined, not sums.
+        # Each device has its own pivot, so their sums cannot be added. Their means are combined.
         own_mean = mean
         total, count = jax.lax.psum((own * own_mean, own), axis_name)
         count = jnp.maximum(count, 1.0)
@@ -228,11 +229,11 @@ def _moments(
 def _pivot(x: chex.Array, mask: chex.Array | None) -> chex.Array:
     """A value near each channel's mean, ``[channels]`` float32: the mean of one row of an example.
 
-    It takes the first real example and, if there are rows, the middle one, which the padding of
-    convolutions does not reach. On a GPU it is one value of that row, since a mean would be a
-    kernel of its own.
+    The row is the middle one of the first real example, which the padding of convolutions does not
+    reach. On a GPU the value is the middle one of that row, since a mean would need a separate
+    kernel. If a map has no rows, the value is the first real example itself.
     """
-    while x.ndim > 3:  # The row first: to select an example, a TPU sums over the whole batch.
+    while x.ndim > 3:  # Row first: to select an example, a TPU sums over the whole batch.
         x = x[:, x.shape[1] // 2]
     if mask is None:
         example = x[0]
@@ -251,7 +252,7 @@ def _mean_of_row(row: chex.Array) -> chex.Array:
 
 
 def middle_of_row(row: chex.Array) -> chex.Array:
-    """The middle one of the values ``[width, channels]``."""
+    """The middle one of a row's values ``[width, channels]``."""
     return row[row.shape[0] // 2]
 
 

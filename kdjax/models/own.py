@@ -26,10 +26,11 @@ def create(name: str, num_classes: int) -> Architecture:
 
     Args:
       name: ``file.py:function``, the file relative to the working directory.
-      num_classes: what the function is called with.
+      num_classes: the argument of the function.
 
     Raises:
-      ValueError: if there is no such file or function, or what it returns does not fit.
+      ValueError: if there is no such file or function, the file or function fails, or the returned
+        architecture is not valid.
     """
     found = _FORM.fullmatch(name)
     assert found is not None
@@ -44,21 +45,22 @@ def create(name: str, num_classes: int) -> Architecture:
 
 
 def checked(name: str, function: Callable[[int], Any], num_classes: int) -> Architecture:
-    """What a function makes, called by the name it was asked for.
+    """The architecture that a function makes, checked, with the name ``name``.
 
     Args:
-      name: by which :func:`kdjax.models.create` finds it again.
+      name: the name by which :func:`kdjax.models.create` finds it again.
       function: takes a number of classes.
-      num_classes: the number.
+      num_classes: the number of classes.
 
     Raises:
-      ValueError: if it is no Architecture of so many classes with a width for something.
+      ValueError: if the function fails, or its result is not an Architecture with ``num_classes``
+        classes and valid widths.
     """
     try:
         architecture = function(num_classes)
     except ValueError:
         raise
-    except Exception as error:  # The function is a user's, and may raise anything.
+    except Exception as error:  # A user's function may raise anything.
         raise ValueError(f"{name!r} cannot be made: {type(error).__name__}: {error}") from error
     if not isinstance(architecture, Architecture):
         raise ValueError(
@@ -72,7 +74,7 @@ def checked(name: str, function: Callable[[int], Any], num_classes: int) -> Arch
         )
     if unknown := [group for group in architecture.shared if group not in architecture.widths]:
         raise ValueError(
-            f"{name!r} shares {unknown[0]!r}, which is none of its widths: "
+            f"{name!r} shares {unknown[0]!r}, which is not one of its widths: "
             f"{', '.join(architecture.widths)}"
         )
     architecture.check(architecture.widths)
@@ -88,18 +90,18 @@ def _load(path: Path, name: str) -> ModuleType:
 
 @functools.cache
 def _run(path: Path, content: str, name: str) -> ModuleType:
-    """Runs a file once: its classes stay the same ones however often it is named, until it changes.
+    """Runs a file once, so that its classes stay the same objects until the file changes.
 
     Args:
       path: of the file.
-      content: a digest of it.
-      name: of the network, for errors.
+      content: a digest of the file's content.
+      name: of the network, for error messages.
     """
     digest = hashlib.sha256(f"{path} {content}".encode()).hexdigest()[:8]
     spec = importlib.util.spec_from_file_location(f"{path.stem}_{digest}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # Where dataclasses look for the names of a class.
+    sys.modules[spec.name] = module  # Dataclasses look up names there.
     try:
         spec.loader.exec_module(module)
     except Exception as error:

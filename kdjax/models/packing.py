@@ -11,11 +11,11 @@ from kdjax.models.normalization import Normalization
 
 
 class Packing(NamedTuple):
-    """How the channels of one map are shared out.
+    """How the channels of one map are divided among students.
 
     Attributes:
-      widths: of each student in turn; channels left over are zero.
-      channels: of the map.
+      widths: number of channels of each student, in order; channels after them are zero.
+      channels: number of channels of the map.
     """
 
     widths: tuple[int, ...]
@@ -41,7 +41,7 @@ class Packing(NamedTuple):
         ]
 
     def place(self, part: chex.Array, student: int) -> chex.Array:
-        """One student's part of the last axis at its place, counted from 0, and zeros around it."""
+        """A map with one student's part (``student`` from 0) at its place and zeros elsewhere."""
         return _pad(part, -1, self.starts[student], self.channels)
 
     def join(self, parts: Sequence[chex.Array]) -> chex.Array:
@@ -71,12 +71,12 @@ def pack_kernels(kernels: Sequence[chex.Array], source: Packing, target: Packing
 
 
 def pack_normalizations(layers: Sequence[Normalization], target: Packing) -> Normalization:
-    """Variables side by side; padded channels come out as 0, their scale and bias."""
+    """Variables side by side; padded channels become 0, as their scale and bias are 0."""
     return Normalization(*(target.join(leaves) for leaves in zip(*layers, strict=True)))
 
 
 def _pad(x: chex.Array, axis: int, start: int, length: int) -> chex.Array:
-    """Zeros around ``x``, so that it lies from ``start`` on an axis of ``length``."""
+    """Pads ``x`` with zeros, so that it begins at ``start`` on an axis of ``length``."""
     if x.shape[axis] == length:
         return x
     widths: list[Any] = [(0, 0)] * x.ndim

@@ -36,10 +36,10 @@ _NETWORKS = _families()
 
 
 def register(name: str, create: Callable[[int], Architecture]) -> None:
-    """Makes a network of one's own known under a name, for as long as the process runs.
+    """Registers a user's network under a name, for as long as the process runs.
 
     Args:
-      name: not taken yet.
+      name: a name that is not taken yet.
       create: number of classes -> architecture.
 
     Raises:
@@ -65,12 +65,12 @@ def create(name: str, num_classes: int, *, width: float = 1.0) -> Architecture:
       name: one of :func:`names`, or ``file.py:function``: a function in a file that takes the
         number of classes and returns an :class:`Architecture`.
       num_classes: at least 2.
-      width: multiplies every group's full width, the stem's included, and rounds as the family
-        rounds (most: floored, at least 1).
+      width: multiplies every group's full width, the stem's included; the result is rounded by the
+        family's rule (for most families: floored, at least 1).
 
     Raises:
       ValueError: if the name is unknown (the message lists the known ones), a file or its function
-        does not fit, or a number is out of range.
+        is not valid, or a number is out of range.
     """
     if num_classes < 2:
         raise ValueError(f"num_classes is {num_classes}: it must be at least 2")

@@ -1,8 +1,8 @@
 """CIFAR ResNets: three stages of basic blocks at 32, 16 and 8 pixels.
 
-Channel groups: ``stem``, ``stage1..3`` (what a stage's residual sums carry) and
+Channel groups: ``stem``, ``stage1..3`` (the channels of a stage's residual sums) and
 ``stageK.blockN.conv1`` (inside a block). The first block of a stage projects its input where the
-shape changes: at stride 2, and in stage 1 wherever its width differs from the stem's.
+shape changes: at stride 2, and in stage 1 if its width differs from the stem's.
 
 References:
   He, Zhang, Ren, Sun, *Deep Residual Learning for Image Recognition*, CVPR 2016, section 4.2.
@@ -66,15 +66,15 @@ class ResNet(Architecture):
         return EXECUTIONS
 
     def run_branches(self, student_widths, variables, inputs, mode, execution, image_shape):
-        """All students' branches by a strategy; see :meth:`Architecture.run_branches`.
+        """Runs all students' branches by a strategy; see :meth:`Architecture.run_branches`.
 
         Args:
           student_widths: width vector of each student.
           variables: of each student's branch.
-          inputs: what each reads of the stem.
+          inputs: the stem's map, or a list with one for each student.
           mode: training or evaluation, dtype, mask and axis name.
           execution: the strategy.
-          image_shape: of what the stem reads; blocks do not need it.
+          image_shape: (height, width, channels) of the images; not used here.
         """
         plans = [tuple(self.plan(widths)) for widths in student_widths]
         return resnet_execution.run_branches(plans, variables, inputs, mode, execution)

@@ -1,4 +1,4 @@
-"""Branches of CIFAR ResNets run by a strategy: packed, scanned, with padded channels.
+"""Runs branches of CIFAR ResNets by a strategy: packed, scanned, with padded channels.
 
 Parameters are those of :class:`kdjax.models.resnet.Branch`; only how they are used differs.
 """
@@ -39,8 +39,8 @@ class _Block(NamedTuple):
     Attributes:
       stage: name of the feature map it belongs to.
       stride: of its first convolution and its projections.
-      source, inner, target: of the maps it reads, has inside and returns.
-      shared: whether all students read one and the same map.
+      source, inner, target: packings of the maps that it reads, has inside and returns.
+      shared: whether all students read the same map.
       projecting: places of the students whose shortcut is a projection.
     """
 
@@ -88,7 +88,7 @@ def _run_group(plans, variables, inputs, mode: Mode, execution: Execution):
     stats: list[Stats] = [{} for _ in plans]
     packings: dict[str, Packing] = {}
     joint: dict[str, chex.Array] = {}
-    # Consecutive blocks of one shape are one run, whether it is a loop or not.
+    # Consecutive blocks of one shape are run together, in a loop or one by one.
     members = zip(blocks, plans[0], strict=True)
     for block, run in itertools.groupby(members, key=operator.itemgetter(0)):
         names = [plan.name for _, plan in run]
@@ -105,7 +105,7 @@ def _run_group(plans, variables, inputs, mode: Mode, execution: Execution):
 
 
 def _run_blocks(x, variables, names: Sequence[str], block: _Block, mode: Mode, execution):
-    """Blocks of one shape; returns the map and, for each student, its running statistics."""
+    """Runs blocks of one shape; returns the map and each student's running statistics."""
 
     def step(x: chex.Array, layers: Mapping[str, _ConvNorm]):
         return _block(x, layers, block, mode)
@@ -140,7 +140,7 @@ def _blocks(plans: "Sequence[Sequence[BlockPlan]]", shared: bool, lanes: int) ->
                 source,
                 Packing.of([plan.inner for plan in members], lanes),
                 Packing.of([plan.channels for plan in members], lanes),
-                # If only one student reads the shared map, the map is its own.
+                # If only one student reads the map, the map is not shared.
                 shared and len(members) > 1,
                 tuple(place for place, plan in enumerate(members) if plan.project),
             )
@@ -157,8 +157,8 @@ def _stacked(variables: Sequence[Mapping[str, Any]], names: Sequence[str]) -> li
     """Each student's variables of the named blocks, stacked on a leading axis."""
 
     def stack(*leaves: chex.Array) -> chex.Array:
-        # Flat first: variables that lie side by side (kdjax.train.program.layout) are then
-        # neighbouring slices, which XLA merges into one, in the gradient too.
+        # Flatten first: variables that lie side by side (kdjax.train.program.layout) are then
+        # neighbouring slices, which XLA merges into one, also in the gradient.
         return jnp.concatenate([leaf.reshape(-1) for leaf in leaves]).reshape(-1, *leaves[0].shape)
 
     return [jax.tree.map(stack, *(_tree_of(tree, name) for name in names)) for tree in variables]
@@ -170,7 +170,7 @@ def _unstacked(tree: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     count = len(names)
 
     def cut(leaf: chex.Array) -> list[chex.Array]:
-        # Without a barrier XLA takes rows of the stack instead, which it does not join again.
+        # Without this barrier XLA takes rows of the stack instead, which it does not merge again.
         flat = jax.lax.optimization_barrier(leaf.reshape(-1))
         parts = jax.lax.split(flat, [leaf.size // count] * count)
         return [jax.lax.reshape(part, leaf.shape[1:]) for part in parts]
@@ -193,7 +193,7 @@ def _pack(trees: Sequence[Mapping[str, Any]], block: _Block) -> dict[str, _ConvN
         own = [
             _conv_norm_of(tree, name)
             if name != "projection" or place in block.projecting
-            else _nothing(source.widths[0 if block.shared else place], target.widths[place])
+            else _zero_projection(source.widths[0 if block.shared else place], target.widths[place])
             for place, tree in enumerate(trees)
         ]
         packed[name] = _ConvNorm(
@@ -209,7 +209,7 @@ def _conv_norm_of(tree: Mapping[str, Any], name: str) -> _ConvNorm:
     return _ConvNorm(layer["conv"]["kernel"], norm)
 
 
-def _nothing(inputs: int, outputs: int) -> _ConvNorm:
+def _zero_projection(inputs: int, outputs: int) -> _ConvNorm:
     """A projection that returns 0."""
     zeros = jnp.zeros(outputs, jnp.float32)
     kernel = jnp.zeros((1, 1, inputs, outputs), jnp.float32)
@@ -241,10 +241,11 @@ def _block(x: chex.Array, layers: Mapping[str, _ConvNorm], block: _Block, mode: 
 
 
 def _identity(x: chex.Array, block: _Block) -> chex.Array | None:
-    """What students without a projection read, each at its place; None if all project.
+    """The input of the students without a projection, each at its place; None if all project.
 
-    The places of the others hold 0, as the projections' map does here: the two maps are added, and
-    neither they nor their gradients are cut into parts.
+    The places of the other students hold 0. In the map of the projections, the places of the
+    students without a projection hold 0. So the two maps can be added, and neither the maps nor
+    their gradients are cut into parts.
     """
     if block.source == block.target and not block.projecting:
         return x
@@ -265,7 +266,7 @@ def _conv_norm(x: chex.Array, layer: _ConvNorm, stride: int, mode: Mode):
 
 
 def _classify(variables, pooled: chex.Array, source: Packing, dtype: Any) -> list[chex.Array]:
-    """Each student's logits ``[batch, classes]`` float32, by a product of its own."""
+    """Each student's logits ``[batch, classes]`` float32, by a separate product."""
     return [
         _dense(values, tree["params"]["classifier"], dtype)
         for tree, values in zip(variables, source.split(pooled), strict=True)
@@ -275,7 +276,7 @@ def _classify(variables, pooled: chex.Array, source: Packing, dtype: Any) -> lis
 def _classify_at_once(
     variables, pooled: chex.Array, source: Packing, dtype: Any
 ) -> list[chex.Array]:
-    """The same by one product, whose kernel is block-diagonal."""
+    """Does the same as :func:`_classify`, by one product with a block-diagonal kernel."""
     layers = [tree["params"]["classifier"] for tree in variables]
     target = Packing.of([layer["bias"].size for layer in layers], lanes=1)
     kernel = pack_kernels([layer["kernel"] for layer in layers], source, target)

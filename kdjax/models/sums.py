@@ -1,4 +1,4 @@
-"""Two sums over the positions of maps, in the form that each kind of device takes in one pass."""
+"""Two sums over the positions of maps, in a form that each kind of device runs in one pass."""
 
 import chex
 import jax
@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 
 def sum_both(first: chex.Array, second: chex.Array) -> tuple[chex.Array, chex.Array]:
-    """The sums of two maps of one shape over all axes but the last, each ``[channels]``.
+    """The sums of two maps of equal shape over all axes but the last, each ``[channels]``.
 
     Args:
       first: ``[batch, ..., channels]`` floats.

@@ -1,15 +1,15 @@
 """VGG with batch normalisation: five stages of 3x3 convolutions, ended by max pooling.
 
 Channel groups: ``stageK.convN``, one for each convolution, of which ``stage1.conv1`` is the stem;
-in the ImageNet variant also ``dense1`` and ``dense2``. Convolutions keep their bias, although the
-normalisation after it cancels it, because the published parameter counts have it. The feature map
-of a stage is taken after its pooling, which rounds odd sizes up.
+in the ImageNet variant also ``dense1`` and ``dense2``. Convolutions have a bias, although the
+normalisation after them cancels it, because the published parameter counts include it. The feature
+map of a stage is taken after its pooling, which rounds odd sizes up.
 
-For small images, global average pooling and one dense layer; for ImageNet, the last map flattened
-in the order (height, width, channel) and three dense layers, so that its parameters fit one image
-size alone. No dropout between the dense layers. VGG8 and VGG13 are the usual pair of distillation:
-they pool after three stages only; of VGG8, all of whose stages are one convolution, the first
-stage is the stem.
+Variants for small images end with global average pooling and one dense layer. The ImageNet variant
+flattens the last map in the order (height, width, channel) and ends with three dense layers, so
+that its parameters fit only one image size. There is no dropout between the dense layers. VGG8 and
+VGG13 are a usual pair of student and teacher. They pool after the first three stages only. Every
+stage of VGG8 is one convolution, so its stem is the whole first stage.
 
 References:
   Simonyan, Zisserman, *Very Deep Convolutional Networks for Large-Scale Image Recognition*,
@@ -39,9 +39,9 @@ class Variant:
     """One of the published networks.
 
     Attributes:
-      convolutions: of each stage.
+      convolutions: number of convolutions of each stage.
       pooled: how many stages, from the first, end with max pooling.
-      dense: the dense layers before the classifier.
+      dense: names of the dense layers before the classifier.
     """
 
     convolutions: tuple[int, ...]
@@ -61,7 +61,7 @@ _STEM = "stage1.conv1"
 
 @dataclasses.dataclass(frozen=True)
 class ConvPlan:
-    """The shape of one convolution; ``last`` says whether it ends its stage, ``pool`` how."""
+    """The shape of one convolution; ``last``: it ends its stage; ``pool``: pooling follows."""
 
     stage: str
     group: str
@@ -76,7 +76,7 @@ class ConvPlan:
 
 @dataclasses.dataclass(frozen=True)
 class VGG(Architecture):
-    """VGG with batch normalisation, of a certain :class:`Variant`."""
+    """A VGG with batch normalisation, given by its :class:`Variant`."""
 
     variant: Variant = VARIANTS["vgg16_bn"]
 
@@ -119,14 +119,14 @@ def create(name: str, num_classes: int) -> VGG:
 
 
 def _convolutions(variant: Variant) -> Iterator[tuple[str, str, bool]]:
-    """Of each convolution its stage, its channel group, and whether it is the stage's last."""
+    """For each convolution its stage, channel group, and whether it is the stage's last."""
     for (stage, _), convolutions in zip(_STAGES, variant.convolutions, strict=True):
         for number in range(1, convolutions + 1):
             yield stage, f"{stage}.conv{number}", number == convolutions
 
 
 class Stem(nn.Module):
-    """3x3 convolution with bias, BatchNorm, ReLU; max pooling where it is the whole stage."""
+    """3x3 convolution with bias, BatchNorm, ReLU; max pooling if it is the whole stage."""
 
     channels: int
     pool: bool = False

@@ -1,15 +1,17 @@
 """Wide ResNets for small images: three stages of pre-activation blocks at 32, 16 and 8 pixels.
 
-Channel groups: ``stem``, ``stage1..3`` (what a stage's residual sums carry) and
-``stageK.blockN.conv1`` (inside a block). A block normalises and rectifies before each convolution;
-where the shape changes, a bare 1x1 convolution of the rectified input replaces the shortcut: at the
-first block of stages 2 and 3, and in stage 1 wherever its width differs from the stem's.
+Channel groups: ``stem``, ``stage1..3`` (the channels of a stage's residual sums) and
+``stageK.blockN.conv1`` (inside a block). A block normalises and rectifies before each convolution.
+Where the shape changes, a bare 1x1 convolution of the rectified input replaces the shortcut: in the
+first block of stages 2 and 3, and in stage 1 if its width differs from the stem's. In stage 1 of
+networks with a widening factor above 1 it does so at any width.
 
-Neither the paper of the ensemble nor its code has these networks; by the rule of its CIFAR ResNets,
-students share the stem's bare 3x3 convolution, all other widths are floored, and features are taken
-after each stage, that is the residual sums, before the next BatchNorm. No dropout.
+Neither the paper of the ensemble nor its code has these networks. They follow the rule of its CIFAR
+ResNets: students share the stem's bare 3x3 convolution, all other widths are scaled and floored,
+and features are taken after each stage. These are the residual sums before the next BatchNorm.
+There is no dropout.
 
-Of the authors' ``wrn`` and its common PyTorch port, ``blockK.layer.i`` is
+Names in the authors' ``wrn`` and its common PyTorch port: ``blockK.layer.i`` is
 ``branch/stageK_block{i+1}`` with ``bn1``, ``conv1``, ``bn2``, ``conv2`` and ``convShortcut`` as
 ``norm1``, ``conv1/conv``, ``norm2``, ``conv2/conv`` and ``projection/conv``; the last ``bn1`` is
 ``branch/norm``.
@@ -101,7 +103,7 @@ def create(name: str, num_classes: int) -> WideResNet:
 
 
 class Stem(nn.Module):
-    """A 3x3 convolution alone: the first block normalises it."""
+    """A 3x3 convolution alone; the first block normalises its output."""
 
     channels: int
     dtype: chex.ArrayDType = jnp.float32

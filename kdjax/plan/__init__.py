@@ -1,4 +1,4 @@
-"""What an accelerator would do with a run, from programs compiled without it."""
+"""Estimates a run on an accelerator from programs that are compiled without it."""
 
 from kdjax.plan.run import plan
 from kdjax.plan.stand_in import DataShape

@@ -1,4 +1,4 @@
-"""Devices that are not there: what would lie on them are shapes, and programs are only compiled."""
+"""Devices that are not there: their arrays are only shapes, and programs are only compiled."""
 
 import dataclasses
 import math
@@ -15,34 +15,35 @@ from kdjax.train.devices.parallel import Parallel
 class AbsentParallel(Parallel):
     """:class:`Parallel` over the devices of a topology.
 
-    Whatever would be put on a device becomes a ``jax.ShapeDtypeStruct``; a call of a compiled
-    function gives the shapes of its results; ``lower`` gives the program for the absent devices.
+    Every array that would be put on a device becomes a ``jax.ShapeDtypeStruct``. A call of a
+    compiled function returns the shapes of its results. ``lower`` returns the program for the
+    absent devices.
     """
 
     @property
     def local_devices(self) -> tuple[jax.Device, ...]:
-        """All of them: one process is planned."""
+        """All devices, because a single process is planned."""
         return self.devices
 
     def compile(self, function: Callable[..., Any], *, donate: Sequence[int] = ()) -> Any:
-        """What can be lowered, and called with shapes.
+        """Returns a function that can be lowered, and called with shapes.
 
         Args:
-          function: as of :meth:`Parallel.compile`.
-          donate: arguments that are used up.
+          function: as in :meth:`Parallel.compile`.
+          donate: positions of the donated arguments.
         """
         return _Absent(super().compile(function, donate=donate), self)
 
     def replicate(self, tree: Any) -> Any:
-        """Shapes of equal copies on every device."""
+        """Returns the shapes of equal copies on every device."""
         return jax.tree.map(lambda leaf: self._struct(self._with_axis(leaf.shape), leaf), tree)
 
     def scatter(self, tree: Any, axis: int) -> Any:
-        """Shapes of rows dealt to the devices.
+        """Returns the shapes of rows that are distributed over the devices.
 
         Args:
           tree: arrays whose rows lie along ``axis``.
-          axis: which one.
+          axis: the axis of the rows.
         """
 
         def deal(leaf: Any) -> jax.ShapeDtypeStruct:
@@ -54,7 +55,7 @@ class AbsentParallel(Parallel):
         return jax.tree.map(deal, tree)
 
     def unreplicate(self, tree: Any) -> Any:
-        """Zeros of the shapes of one copy."""
+        """Returns zeros with the shapes of one copy."""
         skipped = int(self.axis_name is not None)
         return jax.tree.map(lambda leaf: np.zeros(leaf.shape[skipped:], leaf.dtype), tree)
 
@@ -67,7 +68,7 @@ class AbsentParallel(Parallel):
         return shape if self.axis_name is None else (len(self.devices), *shape)
 
     def _struct(self, shape: tuple[int, ...], like: Any) -> jax.ShapeDtypeStruct:
-        # On several devices pmap says itself where its arguments lie.
+        # With several devices, pmap sets the sharding of its arguments by itself.
         one = jax.sharding.SingleDeviceSharding(self.devices[0])
         sharding = one if self.axis_name is None else None
         return jax.ShapeDtypeStruct(shape, like.dtype, sharding=sharding)

@@ -1,8 +1,8 @@
-"""One program compiled for one target, in a process of its own.
+"""Compiles one program for one target, in a separate process.
 
-Which platform JAX has is settled when it starts, and a compiler may end its process. So each
-program gets one: ``python -m kdjax.plan.compiling FILE`` reads a :class:`Job` from standard input
-and writes what it found to FILE, both as JSON.
+JAX chooses its platform when it starts, and a compiler may end its process. So each program gets
+its own process: ``python -m kdjax.plan.compiling FILE`` reads a :class:`Job` from standard input
+and writes the result to FILE, both as JSON.
 """
 
 import dataclasses
@@ -24,10 +24,10 @@ class Job:
     """What to compile.
 
     Attributes:
-      target: its name.
+      target: the target's name.
       method: ``ensemble`` or ``independent``.
-      config: of the run, as JSON.
-      config_file: a config file to run first, which may register terms; empty: none.
+      config: the run's configuration, as JSON.
+      config_file: a config file to run first, which may register terms; empty means none.
       data: fields of :class:`kdjax.plan.stand_in.DataShape`.
     """
 
@@ -39,14 +39,14 @@ class Job:
 
 
 def compile_apart(job: Job) -> dict[str, Any]:
-    """Compiles in a new process.
+    """Compiles a program in a new process.
 
     Args:
       job: what to compile.
 
     Returns:
-      What :func:`compile_here` returns; or, where the compiler refuses or ends its process,
-      ``compiles`` False and the ``reason`` in a line.
+      What :func:`compile_here` returns. If the compiler ends its process, ``compiles`` is False and
+      ``reason`` is one line of text.
     """
     environment = topology.environment(parse(job.target), os.environ)
     package = str(Path(kdjax.__file__).parent.parent)
@@ -67,23 +67,24 @@ def compile_apart(job: Job) -> dict[str, Any]:
         if found.exists():
             return json.loads(found.read_text())
     said = [line.strip() for line in ended.stderr.splitlines() if line.strip()]
-    reason = said[-1][:300] if said else "it said nothing"
+    reason = said[-1][:300] if said else "it printed no error"
     return {"compiles": False, "reason": f"the process ended with {ended.returncode}: {reason}"}
 
 
 def compile_here(job: Job) -> dict[str, Any]:
-    """Compiles in this process, which has the variables of :func:`topology.environment`.
+    """Compiles in this process, which must have the variables of :func:`topology.environment`.
 
     Args:
       job: what to compile.
 
     Returns:
-      ``compiles``; ``reason`` if it does not; else ``seconds``, ``memory_bytes``,
-      ``steps_per_dispatch``, ``execution``, ``counts`` and ``estimate``.
+      ``compiles``; if that is False, the ``reason``; else ``seconds``, ``devices``,
+      ``device_kind``, ``execution``, ``steps_per_dispatch``, ``memory_bytes``, ``counts`` and
+      ``estimate``.
     """
     target = parse(job.target)
     devices = topology.devices(target)
-    # The devices have to be asked for before anything of JAX runs.
+    # The devices have to be requested before JAX runs anything.
     from kdjax import config as configuration
     from kdjax.plan.lower import lowered
     from kdjax.plan.stand_in import DataShape
@@ -94,14 +95,14 @@ def compile_here(job: Job) -> dict[str, Any]:
     shape = DataShape(**{**job.data, "image_shape": tuple(job.data["image_shape"])})
     try:
         return lowered(config, job.method, target, devices, shape)
-    except Exception as error:  # Compilers raise what they like, and that is the answer.
+    except Exception as error:  # Compilers raise errors of any type; the error is the result.
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         text = lines[0] if lines else type(error).__name__
         return {"compiles": False, "reason": text[:500]}
 
 
 def _run_config(argument: str) -> None:
-    """Runs a config file as the command line does, for what it registers."""
+    """Runs a config file, as the command line does, because it may register terms."""
     import runpy
 
     path, _, given = argument.partition(":")

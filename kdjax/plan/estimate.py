@@ -1,9 +1,9 @@
-"""How fast a program may run on a chip that nobody asked: a model with its constants in the open.
+"""Estimates how fast a program may run on a chip, from a simple model with explicit constants.
 
-Every kernel takes as long as the slowest of what it needs: being launched, moving its bytes, and
-its matrix products. A step is the sum over its kernels. Two sets of constants, one fast and one
-slow, give a range. Nothing here is measured on the chip; what a cache keeps, what runs at the same
-time, and which algorithm a library picks is not known before the program runs.
+Every kernel takes as long as the slowest of three parts: its launch, moving its bytes, and its
+matrix products. The time of a step is the sum over its kernels. Two sets of constants, one fast and
+one slow, give a range. Nothing here is measured on the chip: what a cache keeps, what runs at the
+same time, and which algorithm a library picks are not known before the program runs.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from typing import Any
 from kdjax.plan.program import Kernel, Program
 from kdjax.plan.targets import Target
 
-# A kernel of so few cycles, in the estimate of a TPU's compiler, is one that does nearly nothing.
+# A kernel for which a TPU's compiler estimates at most this many cycles does almost nothing.
 _FEW_CYCLES = 2500
 _LOSSES = ("copy", "transpose")
 
@@ -23,11 +23,13 @@ class Constants:
     """One set of assumptions.
 
     Attributes:
-      launch_seconds: of a kernel, from the end of the one before it.
-      collective_seconds: of a collective, without its bytes.
-      bandwidth_share: of the datasheet's.
-      arithmetic_share: of the datasheet's rate of matrix products, on full tiles.
-      tile: channels in and out are counted as multiples of these: a matrix unit's idle lanes.
+      launch_seconds: the time to launch a kernel, from the end of the previous one.
+      collective_seconds: the time of a collective, without moving its bytes.
+      bandwidth_share: the share of the datasheet's bandwidth that is reached.
+      arithmetic_share: the share of the datasheet's rate of matrix products that is reached, on
+        full tiles.
+      tile: input and output channels are rounded up to multiples of these numbers, which counts a
+        matrix unit's idle lanes.
       compiler_cycles: whether a kernel takes at least the cycles that its compiler estimates.
     """
 
@@ -54,19 +56,19 @@ MODEL = {
 def estimate(
     program: Program, target: Target, *, dtype: str, steps: int, batch_size: int
 ) -> dict[str, Any]:
-    """The range of speeds, and what bounds them.
+    """Estimates the range of speeds, and what bounds them.
 
     Args:
-      program: of one dispatch, on one device.
+      program: the program of one dispatch, on one device.
       target: the devices.
-      dtype: of the networks.
-      steps: training steps of a dispatch.
-      batch_size: images a step, over all devices.
+      dtype: the networks' dtype.
+      steps: training steps in a dispatch.
+      batch_size: images per step, over all devices.
 
     Returns:
-      ``step_seconds`` and ``images_per_second``, each ``low`` and ``high``; ``bound_by`` and
-      ``shares`` of a step's time, the mean of both sets of constants, by ``launches``, ``memory``,
-      ``arithmetic`` and ``collectives``.
+      ``step_seconds`` and ``images_per_second``, each with ``low`` and ``high``; ``shares``, the
+      shares of a step's time taken by ``launches``, ``memory``, ``arithmetic`` and ``collectives``,
+      as the mean over both sets of constants; and ``bound_by``, the name of the largest share.
     """
     model = MODEL[target.chip.platform]
     seconds, shares = {}, dict.fromkeys(("launches", "memory", "arithmetic", "collectives"), 0.0)
@@ -90,10 +92,10 @@ def estimate(
 
 
 def _slowest(kernel: Kernel, target: Target, constants: Constants, dtype: str) -> tuple[str, float]:
-    """What a kernel waits for longest, and for how many seconds."""
+    """Returns the slowest part of a kernel, and its seconds."""
     chip = target.chip
     if kernel.kind == "collective":
-        # Around a ring every device sends each byte twice, less its own share.
+        # In a ring, every device sends each byte twice, except for its own share.
         sent = 2 * (target.devices - 1) / target.devices * kernel.bytes
         return "collectives", constants.collective_seconds + sent / chip.link
     rate = chip.flops[dtype] * constants.arithmetic_share
@@ -118,16 +120,17 @@ def _on_tiles(product: tuple[float, int, int], tile: tuple[int, int]) -> float:
 
 
 def totals(program: Program, steps: int) -> dict[str, Any]:
-    """What a step launches, moves and computes, on one device.
+    """Counts what a step launches, moves and computes on one device.
 
     Args:
-      program: of one dispatch.
-      steps: training steps of a dispatch.
+      program: the program of one dispatch.
+      steps: training steps in a dispatch.
 
     Returns:
-      ``launches``, ``bytes``, ``operations`` (of matrix products), ``cycles`` (that the compiler
-      expects; 0 where it says nothing), ``launches_by_kind``, ``collectives``, and ``losses``:
-      copies and transposes, their number, bytes and, by source line, the heaviest first.
+      ``launches``, ``bytes``, ``operations`` (of matrix products), ``cycles`` (the compiler's
+      estimate; 0 if there is none), ``launches_by_kind``, ``collectives``, ``losses`` and
+      ``uncounted_loops``. ``losses`` are the launches and bytes of copies and transposes, in total
+      and by source line, most bytes first.
     """
     kernels = program.kernels
     kinds: dict[str, float] = {}

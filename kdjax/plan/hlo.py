@@ -1,4 +1,4 @@
-"""Programs that XLA has compiled, read from their text."""
+"""Parses the text of programs that XLA has compiled."""
 
 import dataclasses
 import functools
@@ -20,10 +20,11 @@ class Array(NamedTuple):
     """One array of a program.
 
     Attributes:
-      dtype: as XLA writes it.
-      dims: its shape.
-      bytes: that it takes, with the padding of its layout's tiles.
-      space: 0: the device's memory; another: what its compiler numbers so, on a TPU 1 is on chip.
+      dtype: the dtype as XLA writes it.
+      dims: the shape.
+      bytes: the bytes it takes, including the padding of its layout's tiles.
+      space: the memory space: 0 is the device's memory, other numbers are the compiler's. On a TPU,
+        1 is on the chip.
     """
 
     dtype: str
@@ -33,7 +34,7 @@ class Array(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Elements."""
+        """The number of elements."""
         return math.prod(self.dims)
 
 
@@ -44,9 +45,9 @@ class Instruction:
     Attributes:
       name: unique in its program.
       opcode: such as ``fusion``.
-      result: its arrays; several of a tuple.
-      operands: names.
-      text: what follows the operands.
+      result: the arrays of its result; several if it is a tuple.
+      operands: the operands' names.
+      text: the text after the operands.
     """
 
     name: str
@@ -56,12 +57,15 @@ class Instruction:
     text: str
 
     def attribute(self, name: str) -> str:
-        """The text of ``name=...`` up to the next comma outside brackets; empty: not there."""
+        """Returns the text of the attribute ``name=...``; empty if there is no such attribute.
+
+        The text ends at the next comma outside brackets.
+        """
         found = re.search(rf"(?:^|[ ,]){name}=(\{{[^}}]*\}}|\"[^\"]*\"|[^,\s]+)", self.text)
         return found[1].strip('{}"') if found else ""
 
     def called(self) -> tuple[str, ...]:
-        """Names of the computations that it calls, except those that combine two numbers."""
+        """Returns the names of the computations that it calls, without comparators and the like."""
         named = ["calls", "body", "to_apply", "called_computations", "branch_computations"]
         named += ["true_computation", "false_computation"]
         texts = [self.attribute(name) for name in named]
@@ -70,23 +74,23 @@ class Instruction:
 
 @dataclasses.dataclass(frozen=True)
 class Computation:
-    """Instructions in the order in which they run; the last one may stand before the result's.
+    """Instructions in the order in which they run; the result's need not be the last one.
 
     Attributes:
-      instructions: by name.
-      root: name of the result.
+      instructions: the instructions by name.
+      root: the name of the instruction that computes the result.
     """
 
     instructions: dict[str, Instruction]
     root: str
 
     def operands(self, instruction: Instruction) -> list[Instruction]:
-        """What an instruction takes."""
+        """Returns the instructions whose results an instruction takes."""
         return [self.instructions[name] for name in instruction.operands]
 
     @functools.cached_property
     def users(self) -> dict[str, list[Instruction]]:
-        """Who takes the result of each instruction."""
+        """For each instruction, those that take its result."""
         found: dict[str, list[Instruction]] = {name: [] for name in self.instructions}
         for instruction in self.instructions.values():
             for name in dict.fromkeys(instruction.operands):
@@ -108,9 +112,9 @@ class Module:
     """A program.
 
     Attributes:
-      computations: by name.
-      entry: the name of the one that runs.
-      frames: number of a stack frame -> the lines of code, innermost first: (file, line).
+      computations: the computations by name.
+      entry: the name of the computation that the program starts with.
+      frames: for the number of each stack frame, its lines of code, (file, line), innermost first.
     """
 
     computations: dict[str, Computation]
@@ -126,10 +130,10 @@ class Module:
 
 
 def parse(text: str) -> Module:
-    """The program of a text, as ``compiled.as_text()`` gives it.
+    """Parses the text of a program, as ``compiled.as_text()`` returns it.
 
     Raises:
-      ValueError: if it has no entry computation.
+      ValueError: if the text has no entry computation.
     """
     computations: dict[str, Computation] = {}
     lines: dict[str, list[str]] = {}
@@ -153,12 +157,12 @@ def parse(text: str) -> Module:
         else:
             section = line.strip()
     if not entry:
-        raise ValueError("this text is no program of XLA: it has no ENTRY computation")
+        raise ValueError("this text is not an XLA program: it has no ENTRY computation")
     return Module(computations, entry, _frames(lines))
 
 
 def _instruction(name: str, text: str) -> Instruction:
-    """The part after ``name = ``: type, opcode(operands), attributes."""
+    """Parses the part after ``name = ``: type, opcode(operands), attributes."""
     type_end = _closing(text) if text.startswith("(") else text.index(" ")
     result, rest = arrays(text[:type_end]), text[type_end:].lstrip()
     opcode, _, rest = rest.partition("(")
@@ -173,7 +177,7 @@ def _instruction(name: str, text: str) -> Instruction:
 
 
 def _closing(text: str) -> int:
-    """The place after the bracket that closes the one at the start."""
+    """Returns the position after the bracket that closes the one at the start."""
     depth = 0
     for found in re.finditer(r"[()]", text):
         depth += 1 if found[0] == "(" else -1
@@ -184,7 +188,7 @@ def _closing(text: str) -> int:
 
 @functools.cache
 def arrays(text: str) -> tuple[Array, ...]:
-    """The arrays of a type, such as ``(f32[8]{0:T(128)S(1)}, s32[])``."""
+    """Parses the arrays of a type, such as ``(f32[8]{0:T(128)S(1)}, s32[])``."""
     found = []
     for dtype, dims, layout in _ARRAY.findall(text):
         shape = tuple(int(size.strip("<=")) for size in dims.split(",") if size)
@@ -202,7 +206,7 @@ def _bits(dtype: str) -> int:
 
 
 def _padded(shape: Sequence[int], layout: str) -> list[int]:
-    """The sizes, slowest first, filled up to whole tiles."""
+    """Returns the sizes, the slowest-varying axis first, rounded up to whole tiles."""
     order, _, tiles = layout.partition(":")
     places = [int(place) for place in order.split(",") if place]
     sizes = [shape[place] for place in reversed(places)] if places else list(shape)
@@ -227,7 +231,7 @@ def _frames(lines: dict[str, list[str]]) -> dict[int, tuple[tuple[str, int], ...
     frames: dict[int, tuple[tuple[str, int], ...]] = {}
     for line in lines.get("StackFrames", ()):
         if m := _FRAME.match(line):
-            # A parent is written one too high, so that 1 says that there is none.
+            # A parent's number is written one too high, so that 1 means no parent.
             place = locations.get(int(m[2]), ("", 0))
             frames[int(m[1])] = (place, *frames.get(int(m[3]) - 1, ()))
     return frames

@@ -1,4 +1,4 @@
-"""The very step that a run would take, compiled for devices that are not there."""
+"""Compiles exactly the step that a run would take, for devices that are not there."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -26,14 +26,14 @@ def lowered(
     """Compiles a dispatch of training steps and counts what is in it.
 
     Args:
-      config: of the run.
+      config: the run's configuration.
       method: ``ensemble`` or ``independent``.
       target: what it is compiled for.
-      devices: of the target; ``config.compute.devices`` may take fewer.
-      shape: of the data.
+      devices: the target's devices; ``config.compute.devices`` may ask for fewer.
+      shape: the shapes of the data.
 
     Returns:
-      As :func:`kdjax.plan.compiling.compile_here`.
+      What :func:`kdjax.plan.compiling.compile_here` returns for a program that compiles.
     """
     count = config.compute.devices or len(devices)
     parallel = AbsentParallel(tuple(devices[:count]))
@@ -66,19 +66,19 @@ def lowered(
 
 
 def _name(config: ml_collections.ConfigDict, execution: Execution) -> str:
-    """What `auto` stands for."""
+    """Returns the name of an execution; it shows what `auto` stands for."""
     options = {"lanes": config.compute.lanes, "remat": config.compute.remat}
     return next(name for name in EXECUTIONS if named(name, **options) == execution)
 
 
 def _memory(analysis: Any, target: Target, state: int, data: int) -> dict[str, float]:
-    """Bytes on one device: what the program needs, of that state and data, and what there is.
+    """Returns bytes on one device: the program's needs, its state and data, and the memory.
 
     Args:
-      analysis: the compiler's.
+      analysis: the compiler's memory analysis.
       target: what it is compiled for.
-      state: parameters, optimiser and statistics.
-      data: what lies on the device of the set, or one dispatch's share of a stream.
+      state: bytes of parameters, optimiser state and statistics.
+      data: bytes of the dataset on the device, or, for a stream, of one dispatch's inputs.
     """
     planned = (
         analysis.argument_size_in_bytes

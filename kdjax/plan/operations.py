@@ -1,4 +1,4 @@
-"""What one instruction of a compiled program reads, writes and computes."""
+"""Counts what one instruction of a compiled program reads, writes and computes."""
 
 import math
 import re
@@ -10,14 +10,15 @@ _SAME_BYTES = ("bitcast", "reshape")
 
 
 def moved(module: Module, inside: Computation, instruction: Instruction, on_chip: bool) -> float:
-    """Bytes that an instruction reads from and writes to the device's memory.
+    """Returns the bytes that an instruction reads from and writes to the device's memory.
 
-    Of an array that is only cut into, the parts count; of one that is updated in place, the update.
+    If only slices of an array are read, only the slices count. If an array is updated in place,
+    only the update counts.
 
     Args:
       module: the program.
-      inside: where the instruction stands.
-      instruction: which one.
+      inside: the computation that the instruction is in.
+      instruction: the instruction.
       on_chip: whether arrays in other memory spaces are on the chip, and cost nothing.
     """
 
@@ -41,20 +42,20 @@ def moved(module: Module, inside: Computation, instruction: Instruction, on_chip
     written = sum(cost(array) for array in instruction.result)
     if instruction.opcode in _SLICES:
         return 2 * written
-    if instruction.opcode.endswith("-start"):  # Behind what it writes stands what it takes.
+    if instruction.opcode.endswith("-start"):  # Its operands follow the array that it writes.
         written = sum(cost(array) for array in instruction.result[:1])
     return written + sum(cost(array) for operand in operands for array in operand.result)
 
 
 def _read(module: Module, inside: Computation, value: Instruction) -> float:
-    """Bytes of a value that its users need."""
+    """Returns the bytes of a value that its users need."""
     full = sum(array.bytes for array in value.result)
     total = 0.0
     for user in inside.users[value.name]:
         if user.opcode in _SLICES and user.operands[0] == value.name:
             total += sum(array.bytes for array in user.result)
         elif user.opcode == "dynamic-update-slice" and user.operands[0] == value.name:
-            continue  # Written in place.
+            continue  # The array is updated in place.
         elif user.opcode in _SAME_BYTES:
             total += _read(module, inside, user)
         elif user.opcode == "fusion":
@@ -84,16 +85,16 @@ def _written(module: Module, inside: Computation, name: str) -> float:
 def products(
     module: Module, inside: Computation, instruction: Instruction
 ) -> list[tuple[float, int, int]]:
-    """The matrix products and convolutions of an instruction and of what is fused into it.
+    """Finds the matrix products and convolutions of an instruction and of what is fused into it.
 
     Args:
       module: the program.
-      inside: where the instruction stands.
-      instruction: which one.
+      inside: the computation that the instruction is in.
+      instruction: the instruction.
 
     Returns:
-      For each (operations, channels in, channels out); two operations for a multiply-accumulate,
-      those on padding included.
+      (operations, input channels, output channels) of each. A multiply-accumulate is two
+      operations; those on padding are included.
     """
     if instruction.opcode == "fusion":
         called = module.computations[instruction.called()[0]]
@@ -137,7 +138,7 @@ def _window(window: str, part: str) -> int:
 
 
 def _cudnn(target: str, instruction: Instruction, operands: list[Array]) -> tuple[float, int, int]:
-    """Its labels are those of the forward convolution, whichever derivative it is."""
+    """The labels are those of the forward convolution, even if this is one of its gradients."""
     _, labels, _ = _labels(instruction)
     output, kernel = instruction.result[0], operands[1]
     if target.endswith("BackwardInput"):

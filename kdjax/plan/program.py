@@ -1,4 +1,4 @@
-"""A compiled program as the kernels that it launches, with loops multiplied out."""
+"""Lists the kernels that a compiled program launches, and how often loops run them."""
 
 import dataclasses
 import re
@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from kdjax.plan.hlo import Computation, Instruction, Module, parse
 from kdjax.plan.operations import moved, products
 
-# They name or group values, or wait for what was started before: nothing is launched.
-_FREE = {
+# These launch nothing: they name or group values, or wait for what was started before.
+_NOT_LAUNCHED = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"),
     *("opt-barrier", "optimization-barrier", "domain", "partition-id", "replica-id"),
     *("add-dependency", "get-dimension-size"),
@@ -16,7 +16,7 @@ _FREE = {
 _FREE_TARGETS = {"AllocateBuffer", "Sharding", "SPMDFullToShardShape", "AssumeGatherIndicesInBound"}
 _CALLS = {"call", "async-start"}
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
-# A kernel of nothing else moves numbers from one order into another.
+# A kernel that has only these opcodes just changes the order of numbers in memory.
 _MOVES = {
     *("parameter", "bitcast", "reshape", "copy", "transpose", "tuple", "get-tuple-element"),
     *("slice", "concatenate"),
@@ -27,17 +27,17 @@ _PLANNING = "/kdjax/plan/"
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """Something that the device is told to do.
+    """One operation that the program launches on the device.
 
     Attributes:
-      name: in the program.
-      kind: ``convolution``, ``product``, ``collective``, ``copy`` and ``transpose`` (it computes
-        nothing), ``prefetch`` (onto the chip), ``reduction`` or ``other``.
+      name: its name in the program.
+      kind: ``convolution``, ``product``, ``collective``, ``copy`` or ``transpose`` (these two
+        compute nothing), ``prefetch`` (onto the chip), ``reduction`` or ``other``.
       times: how often it runs.
-      bytes: that it moves to and from memory, each time; of a collective those that it sends.
-      products: (operations, channels in, channels out) of its matrix products, each time.
-      cycles: what the compiler estimates it takes; 0: it says nothing.
-      source: ``file:line`` of the package's code, or what the compiler calls it.
+      bytes: the bytes that each run moves to and from memory; for a collective, those it sends.
+      products: (operations, input channels, output channels) of the matrix products of each run.
+      cycles: the compiler's estimate of its cycles; 0 if there is none.
+      source: ``file:line`` of the package's code, or the compiler's name for it.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Kernel:
 
     @property
     def operations(self) -> float:
-        """Of its matrix products, each time."""
+        """The operations of its matrix products in each run."""
         return sum(product[0] for product in self.products)
 
 
@@ -59,8 +59,8 @@ class Program:
     """All kernels of a program.
 
     Attributes:
-      kernels: in no order.
-      uncounted_loops: how many loops say nowhere how often they run; they count as once.
+      kernels: the kernels, in no particular order.
+      uncounted_loops: how many loops have an unknown number of runs; they are counted as one run.
     """
 
     kernels: tuple[Kernel, ...]
@@ -68,14 +68,14 @@ class Program:
 
 
 def read(text: str, platform: str) -> Program:
-    """The program of a text, as ``compiled.as_text()`` gives it.
+    """Reads a program from its text, as ``compiled.as_text()`` returns it.
 
     Args:
       text: optimised HLO.
-      platform: ``tpu``, where arrays of other memory spaces are on the chip, or another.
+      platform: the name of the platform. On ``tpu``, arrays in other memory spaces are on the chip.
 
     Raises:
-      ValueError: if the text is no program.
+      ValueError: if the text is not a program.
     """
     module = parse(text)
     walk = _Walk(module, on_chip=platform == "tpu")
@@ -109,7 +109,7 @@ class _Walk:
                 yield self._kernel(inside, instruction, times)
 
     def _is_scalar(self, instruction: Instruction) -> bool:
-        """Whether a TPU's core does it by itself, beside the kernels that it starts."""
+        """Whether a TPU's core computes it by itself, without launching a kernel."""
         plain = instruction.opcode not in ("fusion", "custom-call")
         return self.on_chip and plain and all(not array.dims for array in instruction.result)
 
@@ -165,14 +165,17 @@ class _Walk:
 
 
 def _is_launched(instruction: Instruction) -> bool:
-    if instruction.opcode in _FREE or instruction.opcode.endswith(("-done", "-update")):
+    if instruction.opcode in _NOT_LAUNCHED or instruction.opcode.endswith(("-done", "-update")):
         return False
     return instruction.attribute("custom_call_target") not in _FREE_TARGETS
 
 
 def trip_count(module: Module, loop: Instruction) -> int | None:
-    """How often a loop runs: what the compiler noted, or the limit that its condition compares a
-    counter with, which starts from 0; None if neither is there."""
+    """Returns how often a loop runs; None if that is not known.
+
+    This is the number that the compiler noted, or else the limit that the loop's condition compares
+    a counter with. The counter is taken to start from 0.
+    """
     if noted := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.text):
         return int(noted[1])
     condition = module.computations.get(loop.attribute("condition").lstrip("%"))

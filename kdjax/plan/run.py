@@ -1,4 +1,4 @@
-"""`kdjax plan`: a configuration's step, compiled for every target, execution and batch size."""
+"""`kdjax plan`: compiles a configuration's step for every target, execution and batch size."""
 
 import dataclasses
 import itertools
@@ -20,7 +20,7 @@ from kdjax.records import check_output, made_with
 from kdjax.train.devices.parallel import Parallel
 from kdjax.train.tasks.experiment import read_dataset, resolve
 
-KIND = "kdjax plan"  # What tells a file of this command from any other.
+KIND = "kdjax plan"  # Marks the files that this command writes.
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "libtpu", "jax-cuda12-plugin", "nvidia-cudnn-cu12")
 
 
@@ -37,26 +37,26 @@ def plan(
 ) -> dict[str, Any]:
     """Compiles the step of `kdjax train` for devices that are not there, and counts what it does.
 
-    Every speed in the result is an estimate. Of a configuration that trains two methods, the
-    ensemble's step is planned.
+    Every speed in the result is an estimate. If a configuration trains two methods, the ensemble's
+    step is planned.
 
     Args:
-      config: of `kdjax train`.
+      config: the configuration, as for `kdjax train`.
       targets: such as ``h200``, ``a100:4``, ``v5e:2x2``; :data:`kdjax.plan.CHIPS` has the chips.
-      executions: values in place of ``config.compute.execution``.
-      batches: values in place of ``config.batch_size``.
-      data: the shapes of the data, where it is not on this machine; None: it is read.
-      config_file: ``file.py`` or ``file.py:argument``, where ``config`` needs what that registers.
-      path: where to write the result as JSON; None: nowhere.
-      say: hears what is being done.
+      executions: values to use in place of ``config.compute.execution``.
+      batches: values to use in place of ``config.batch_size``.
+      data: the shapes of the data if it is not on this machine; None means that the data is read.
+      config_file: ``file.py`` or ``file.py:argument``, if ``config`` needs what it registers.
+      path: where to write the result as JSON; None means that it is not written.
+      say: called with progress messages.
 
     Returns:
-      ``results``, one for each combination, and what they rest on: ``model``, ``chips``, ``data``,
-      ``config`` and ``environment``.
+      ``results``, one for each combination, and what they are based on: ``model``, ``chips``,
+      ``data``, ``config`` and ``environment``.
 
     Raises:
       ValueError: if a target, execution or batch is not allowed, a compiler is not installed, or
-        ``path`` is something else's.
+        something else wrote the file at ``path``.
       kdjax.data.DataError: if the data is to be read and is missing or wrong.
     """
     if path is not None:
@@ -67,7 +67,7 @@ def plan(
     configuration.validate(config)
     shape = data or DataShape.of(read_dataset(config))
     planned = [
-        (target, _with(config, execution, batch))
+        (target, _with_execution_and_batch(config, execution, batch))
         for target, execution, batch in itertools.product(
             found,
             executions or (config.compute.execution,),
@@ -102,7 +102,7 @@ def plan(
     return record
 
 
-def _with(
+def _with_execution_and_batch(
     config: ml_collections.ConfigDict, execution: str, batch: int
 ) -> ml_collections.ConfigDict:
     changed = ml_collections.ConfigDict(config.to_dict())
@@ -112,15 +112,15 @@ def _with(
 
 
 def _check(config: ml_collections.ConfigDict, target: Target, shape: DataShape) -> None:
-    """What can be known to be wrong before anything is compiled.
+    """Checks all that can be checked before anything is compiled.
 
     Args:
-      config: of one program.
-      target: what it is for.
-      shape: of the data.
+      config: the configuration of one program.
+      target: what it is compiled for.
+      shape: the shapes of the data.
 
     Raises:
-      ConfigError: if it cannot run.
+      ConfigError: if the program cannot run.
     """
     count = config.compute.devices
     if count > target.devices:
@@ -135,7 +135,7 @@ def _check(config: ml_collections.ConfigDict, target: Target, shape: DataShape) 
 def _compile(
     target: Target, config: ml_collections.ConfigDict, shape: DataShape, config_file: str
 ) -> dict[str, Any]:
-    """What was asked for in one program, and what came of it."""
+    """Compiles one program; returns what was asked for and the result."""
     method = "independent" if config.method == "independent" else "ensemble"
     job = Job(
         target.name, method, configuration.to_json(config), config_file, dataclasses.asdict(shape)

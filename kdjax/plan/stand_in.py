@@ -1,4 +1,4 @@
-"""Sets of images of which only the shapes are known: all that a program depends on."""
+"""Stand-ins for datasets that have only their shapes, which is all a program depends on."""
 
 import dataclasses
 import itertools
@@ -16,12 +16,12 @@ from kdjax.data.streamed import HostBatch
 
 @dataclasses.dataclass(frozen=True)
 class DataShape:
-    """What a compiled step depends on.
+    """The shapes of a dataset, which a compiled step depends on.
 
     Attributes:
-      sizes: examples of ``train``, ``validation`` and ``test``.
+      sizes: the number of examples in each of ``train``, ``validation`` and ``test``.
       image_shape: (height, width, channels).
-      classes: how many.
+      classes: the number of classes.
       streamed: whether batches come from disk instead of the devices' memory.
     """
 
@@ -32,7 +32,7 @@ class DataShape:
 
     @classmethod
     def of(cls, dataset: data.Dataset | data.Streamed) -> "DataShape":
-        """The shape of a set that is at hand."""
+        """Returns the shapes of an existing dataset."""
         return cls(
             dataset.sizes,
             dataset.image_shape,
@@ -41,7 +41,7 @@ class DataShape:
         )
 
     def dataset(self) -> data.Dataset | data.Streamed:
-        """A set of zeros that takes no memory."""
+        """Returns a dataset of zeros that takes no memory."""
         names = tuple(str(number) for number in range(self.classes))
         middle = (0.5,) * self.image_shape[2]
         if self.streamed:
@@ -56,7 +56,10 @@ class DataShape:
         return data.Dataset("planned", **splits, class_names=names, mean=middle, std=middle)
 
     def on_devices(self) -> tuple[DeviceData, dict[str, tuple[int, int]]]:
-        """The shapes of :func:`kdjax.data.batches.device_data`, and where each split lies."""
+        """Returns the shapes of :func:`kdjax.data.batches.device_data`.
+
+        The second result says where each split starts and stops in the arrays.
+        """
         stops = [0, *itertools.accumulate(self.sizes.values())]
         shapes = DeviceData(
             jax.ShapeDtypeStruct((stops[-1], math.prod(self.image_shape)), np.uint8),

@@ -1,4 +1,4 @@
-"""Accelerators by name: what a datasheet says of each, and how a compiler is told of it."""
+"""Accelerators by name: their datasheets' numbers, and how to describe them to a compiler."""
 
 import dataclasses
 import difflib
@@ -15,19 +15,19 @@ class Chip:
     """One device, by its datasheet.
 
     Attributes:
-      name: on the command line.
-      title: as its maker calls it.
+      name: its name on the command line.
+      title: its maker's name for it.
       platform: ``gpu`` or ``tpu``.
-      memory: bytes.
-      bandwidth: bytes/s to that memory.
-      flops: operations/s of matrix products, dense, by dtype of the networks. float32 stands for
-        what JAX does by default: TF32 on these GPUs, one pass of bfloat16 on TPUs.
+      memory: bytes of memory.
+      bandwidth: bytes/s to and from that memory.
+      flops: operations/s of dense matrix products, by dtype of the networks. ``float32`` means what
+        JAX does with float32 by default: TF32 on these GPUs, one pass of bfloat16 on TPUs.
       link: bytes/s to the other devices of the host, in each direction.
-      usable: the share of the memory that JAX takes unless it is told otherwise.
-      source: where the numbers are from.
-      clock: cycles/s, of chips whose compiler estimates cycles.
-      compiler: what tells the compiler which chip it is: of a GPU the fields of XLA's
-        ``GpuTargetConfigProto`` that differ between chips; of a TPU its topology options.
+      usable: the share of the memory that JAX takes by default.
+      source: where the numbers come from.
+      clock: cycles/s, if the chip's compiler estimates cycles; else 0.
+      compiler: what tells the compiler which chip it is. For a GPU, these are the fields of XLA's
+        ``GpuTargetConfigProto`` that differ between chips; for a TPU, its topology options.
     """
 
     name: str
@@ -54,7 +54,7 @@ def _gpu(
         bandwidth,
         _RATES[name.partition("-")[0]],
         _LINKS[name.partition("-")[0]],
-        0.75,  # XLA_PYTHON_CLIENT_MEM_FRACTION
+        0.75,  # The default of XLA_PYTHON_CLIENT_MEM_FRACTION.
         "NVIDIA's datasheet (dense rates); memory and bandwidth as in XLA's own table",
         compiler={**design, "memory_bandwidth": int(bandwidth), "device_memory_size": memory},
     )
@@ -117,7 +117,7 @@ CHIPS = {
     )
 }
 
-# One host of each: chips side by side, as topologies are written.
+# The topologies that one host of each chip can have.
 _HOSTS = {
     "v4": ("2x2x1",),
     "v5e": ("2x2", "2x4"),
@@ -136,10 +136,10 @@ class Target:
     """Devices of one host.
 
     Attributes:
-      name: as it was asked for.
-      chip: of which kind.
-      devices: how many.
-      topology: of a TPU, such as ``2x2``: of the smallest host that has so many.
+      name: the name that was asked for.
+      chip: the kind of device.
+      devices: the number of devices.
+      topology: for a TPU, such as ``2x2``: that of the smallest host with so many devices.
     """
 
     name: str
@@ -149,7 +149,7 @@ class Target:
 
 
 def parse(name: str) -> Target:
-    """The target of a name: a chip, and after a colon how many: ``a100:4``, ``v5e:2x2``.
+    """Parses a target: a chip, and after a colon how many of them: ``a100:4``, ``v5e:2x2``.
 
     Raises:
       ValueError: if there is no such target; the message lists what is allowed.

@@ -7,7 +7,7 @@ import jax
 
 from kdjax.plan.targets import Chip, Target
 
-# What is true of all these GPUs.
+# The fields that all these GPUs have in common.
 _COMMON = {
     "threads_per_block_limit": 1024,
     "threads_per_warp": 32,
@@ -19,18 +19,18 @@ _COMMON = {
     "registers_per_core_limit": 65536,
     "registers_per_block_limit": 65536,
 }
-# Without a device no algorithm can be tried out: cuDNN's default ones are taken.
+# Without a device, algorithms cannot be tried out, so cuDNN's default ones are used.
 _GPU_FLAGS = "--xla_gpu_autotune_level=0"
 _TPU_ACCELERATORS = {"v4": "v4-8", "v5e": "v5litepod-4", "v5p": "v5p-8", "v6e": "v6e-4"}
 
 
 def environment(target: Target, given: Mapping[str, str]) -> dict[str, str]:
-    """The variables of a process that compiles for a target.
+    """Returns the environment variables of a process that compiles for a target.
 
     Args:
-      target: what for.
-      given: variables of this process; XLA's flags for CPUs are left out, which the other
-        compilers may not know.
+      target: the target to compile for.
+      given: the variables of this process. XLA's flags for CPUs are left out, because the other
+        compilers may not know them.
     """
     flags = [flag for flag in given.get("XLA_FLAGS", "").split() if "xla_cpu" not in flag]
     flags = [flag for flag in flags if "xla_force_host" not in flag]
@@ -52,7 +52,7 @@ def environment(target: Target, given: Mapping[str, str]) -> dict[str, str]:
 
 
 def devices(target: Target) -> tuple[jax.Device, ...]:
-    """The target's devices, in a process with the variables of :func:`environment`."""
+    """Returns the target's devices; the process needs the variables of :func:`environment`."""
     from jax.experimental import topologies
 
     if target.chip.platform == "tpu":
@@ -70,7 +70,7 @@ def devices(target: Target) -> tuple[jax.Device, ...]:
             target_config=target_config(target.chip),
             topology=f"1x1x{target.devices}",
         )
-    # From here on nothing else may ask for the accelerator: arrays of the host are the CPU's.
+    # From here on nothing else may ask for the accelerator: host arrays belong to the CPU.
     jax.config.update("jax_platforms", "cpu")
     return tuple(topology.devices[: target.devices])
 

@@ -39,7 +39,7 @@ def write(summary: dict[str, Any], workdir: Path) -> list[Path]:
 
 
 def write_distill(summary: dict[str, Any], workdir: Path) -> list[Path]:
-    """The same for the results of a distillation."""
+    """Like :func:`write`, for the results of a distillation."""
     figures = draw_distill(summary, workdir)
     table = workdir / "report" / "table.md"
     table.write_text(distill_markdown(summary) + _raised(summary))
@@ -47,12 +47,12 @@ def write_distill(summary: dict[str, Any], workdir: Path) -> list[Path]:
 
 
 def _raised(summary: dict[str, Any]) -> str:
-    """Lines on runs that were made longer while they were under way."""
+    """Lines about runs whose number of epochs was raised after they had started."""
     return "".join(f"\n- {line}\n" for line in summary.get("raised", ()))
 
 
 def write_search(summary: dict[str, Any], workdir: Path) -> list[Path]:
-    """The same for the results of a search."""
+    """Like :func:`write`, for the results of a search."""
     figures = draw_search(summary, workdir)
     table = workdir / "report" / "table.md"
     table.write_text(search_markdown(summary))

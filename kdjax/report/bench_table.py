@@ -1,4 +1,4 @@
-"""What `kdjax bench` measured, as a table."""
+"""What `kdjax bench` measured, as tables."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from kdjax.report.terminal import Grid, print_grids, print_text
 
 
 def speed_grid(record: dict[str, Any]) -> Grid:
-    """The speeds; one row per workload."""
+    """A table of the speeds, with one row per workload."""
     made = record["environment"]
     title = (
         f"{made['device_kind']} ({made['cpu']}, {made['cores']} cores), jax "
@@ -35,7 +35,7 @@ def speed_grid(record: dict[str, Any]) -> Grid:
 
 
 def startup_grid(record: dict[str, Any]) -> Grid:
-    """Start-up in seconds, and memory in MB of one device; one row per workload."""
+    """A table of start-up times in s and memory of one device in MB, with one row per workload."""
     steps = {"initialize": "initialise", "trace": "trace", "compile": "compile"}
     steps |= {"first_step": "step", "time_to_first_step": "to first step"}
     parts = ("planned", "state", "activations", "data")
@@ -75,7 +75,7 @@ def print_bench(record: dict[str, Any], console: Console | None = None) -> None:
 
 
 def layers_grid(record: dict[str, Any]) -> Grid:
-    """The time of each layer at full width, and its line."""
+    """A table of each layer's time at full width, and the coefficients fitted to its times."""
     made = record["environment"]
     title = (
         f"{record['network']}, batch {record['batch_size']}, {record['dtype']} on "

@@ -9,19 +9,19 @@ import numpy as np
 
 from kdjax.report.drawing import escaped, save_figure
 
-_MOST_NUMBERS = 20  # Classes up to which every cell is written out.
-_MOST_NAMES = 100  # Classes up to which they are named.
-_LONGEST = 18  # Letters of a name that are shown.
+_MOST_NUMBERS = 20  # With more classes, the cells have no numbers.
+_MOST_NAMES = 100  # With more classes, the axes have no class names.
+_LONGEST = 18  # Characters; longer names are cut.
 
 
 def draw_confusion(summary: dict[str, Any], workdir: Path) -> list[Path]:
     """Draws the confusion matrix of each evaluated network into ``workdir/report/confusion``.
 
     Returns:
-      The figures, named after split and network.
+      The paths of the figures, whose names contain split and network.
 
     Raises:
-      OSError: if they cannot be written.
+      OSError: if the figures cannot be written.
     """
     folder = workdir / "report" / "confusion"
     folder.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ def draw_distill(summary: dict[str, Any], workdir: Path) -> list[Path]:
 
 
 def _draw_accuracy(summary: dict[str, Any], path: Path) -> Path:
-    """For each student a column, in it alone and distilled; the teacher is a line across."""
+    """Draws a column for each student, alone and distilled; a horizontal line is the teacher."""
     students = summary["students"]
     figure, (axis,) = new_figure(1, size=(3.0 + 1.2 * len(students), 4.5))
     roles = [role for role in COLOURS if role in students[0]]
@@ -65,7 +65,7 @@ def _draw_curves(summary: dict[str, Any], curves: Curves, path: Path) -> Path:
     runs = list(curves.values())
     for number, student in enumerate(students):
         axis = axes[number]
-        # Those that are distilled were trained first, then the same ones alone.
+        # A run lists the distilled students first, then the same students alone.
         for place, role in enumerate(("distilled", "baseline")):
             if role in student:
                 draw_band(axis, role, runs, place * len(students) + number, _LABELS[role])

@@ -9,9 +9,10 @@ from kdjax.report.words import heading, percent, sentence, signed
 
 
 def distill_grid(summary: dict[str, Any]) -> Grid:
-    """A row for each teacher, then one for each student: alone, distilled, and what that gained.
+    """A table with a row for each teacher, then for each student: alone, distilled, and the gain.
 
-    Accuracies are in %, gains in percentage points, both with half their intervals over seeds.
+    Accuracies are in %, gains in percentage points, both with half the width of their intervals
+    over seeds.
     """
     made, teachers, students = summary["made_with"], summary["teachers"], summary["students"]
     title = heading(summary) + " (teacher: one run)"
@@ -51,7 +52,7 @@ def distill_grid(summary: dict[str, Any]) -> Grid:
 
 
 def verdict(summary: dict[str, Any]) -> str:
-    """What the table says of the teacher, a sentence for each student."""
+    """What the table says about the teacher, in one sentence for each student."""
     lines = []
     for student in summary["students"]:
         who = "the student" if len(summary["students"]) == 1 else f"student {student['index']}"
@@ -77,7 +78,7 @@ def print_distill(summary: dict[str, Any], console: Console | None = None) -> No
 
 
 def distill_markdown(summary: dict[str, Any]) -> str:
-    """The same as Markdown."""
+    """Returns :func:`distill_grid` and :func:`verdict` as Markdown."""
     lines = "".join(f"\n{line}\n" for line in verdict(summary).splitlines())
     return markdown(distill_grid(summary)) + lines
 

@@ -1,4 +1,4 @@
-"""What all figures share."""
+"""Functions that all figures use."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,13 +17,13 @@ def new_figure(
     share_y: bool = True,
     ratios: Sequence[float] | None = None,
 ) -> tuple[Any, list[Any]]:
-    """A figure of panels, and their axes row by row.
+    """Makes a figure of panels; returns it and the axes of the panels, row by row.
 
     Args:
       columns: panels side by side.
       rows: how many rows of panels.
       size: (width, height) of a panel, in inches.
-      share_y: whether all have the same vertical axis.
+      share_y: whether all panels have the same vertical axis.
       ratios: relative widths of the panels; default: all equal.
     """
     # The object interface needs no display and leaves the user's pyplot alone.
@@ -40,12 +40,12 @@ def new_figure(
 
 
 def legend_below(figure: Any, axis: Any, columns: int) -> None:
-    """One legend for the figure, under its panels, where it covers no data.
+    """Draws one legend for the figure, under its panels, where it covers no data.
 
     Args:
-      figure: a figure of Matplotlib.
+      figure: a Matplotlib figure.
       axis: the panel whose labels the legend shows.
-      columns: of the legend.
+      columns: the number of columns of the legend.
     """
     handles, labels = axis.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
@@ -57,7 +57,7 @@ def named(summary: dict[str, Any]) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text for a figure, in which ``$`` would start a formula."""
+    """Escapes ``$``, which would start a formula in the text of a figure."""
     return text.replace("$", r"\$")
 
 

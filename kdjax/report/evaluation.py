@@ -36,7 +36,7 @@ def _title(summary: dict[str, Any]) -> str:
 
 
 def _overview(summary: dict[str, Any]) -> Grid:
-    """One row per network: accuracy over seeds, and its lowest class."""
+    """A table with a row per network: accuracy over seeds, and the class with the lowest one."""
     columns = {"accuracy": "accuracy", "top5": "among the top 5"}
     known = [name for name in columns if summary["networks"][0][name] is not None]
     names = [entry["name"] for entry in summary["classes"]]
@@ -56,7 +56,7 @@ def _overview(summary: dict[str, Any]) -> Grid:
 
 
 def _classes(summary: dict[str, Any]) -> Grid:
-    """One row per class: its examples, and the accuracy of each network on them."""
+    """A table with a row per class: its examples, and the accuracy of each network on them."""
     networks = summary["networks"]
     rows = []
     for index, entry in enumerate(summary["classes"]):
@@ -64,7 +64,7 @@ def _classes(summary: dict[str, Any]) -> Grid:
         shown = ["" if value is None else percent(value) for value in values]
         rows.append([entry["name"], f"{entry['examples']:,}", *shown])
     heads = ["class", "images", *(network["name"].replace(", ", ",\n") for network in networks)]
-    # The number of images goes first, then networks from the last one.
+    # The number of images is left out first, then the networks, beginning with the last.
     least_first = [1, *range(len(heads) - 1, 2, -1)]
     return Grid("accuracy of each class, %", heads, rows, least_first)
 

@@ -56,7 +56,7 @@ def _draw_accuracy(summary: dict[str, Any], path: Path) -> Path:
     roles = [role for role in COLOURS if role in students[0]]
     for place, role in enumerate(roles):
         style = {"marker": "o", "capsize": 3, "color": COLOURS[role]}
-        # Bars beside each other, not on each other.
+        # Small shifts keep the bars of the two methods from covering each other.
         places = [(0.99, 1.01)[place] * count for count in params]
         means = [100 * student[role]["test"] for student in students]
         axis.plot(places, means, ls=_LINES[role], label=_LABELS[role], **_without_caps(style))
@@ -73,13 +73,13 @@ def _draw_accuracy(summary: dict[str, Any], path: Path) -> Path:
 
 
 def draw_interval(axis: Any, place: float, entry: dict[str, Any], style: dict[str, Any]) -> None:
-    """A mean with its interval.
+    """Draws a mean with its interval.
 
     Args:
-      axis: of matplotlib.
-      place: on the horizontal axis.
-      entry: of results, with ``test`` and ``test_half_width``.
-      style: of the error bar.
+      axis: a Matplotlib axis.
+      place: the position on the horizontal axis.
+      entry: an entry of the results, with ``test`` and ``test_half_width``.
+      style: the style of the error bar.
     """
     bar = error_bar(entry["test"], entry["test_half_width"])
     axis.errorbar([place], [100 * entry["test"]], bar, **style)
@@ -90,7 +90,7 @@ def _without_caps(style: dict[str, Any]) -> dict[str, Any]:
 
 
 def _count_axis(axis: Any, counts: list[int]) -> None:
-    """A logarithmic axis with a tick at each student, except where ticks would overlap."""
+    """Makes the axis logarithmic, with a tick at each student unless ticks would overlap."""
     axis.set_xscale("log")
     room = 0.07 * max(math.log(max(counts) / min(counts)), 0.1)
     ticks: list[int] = []
@@ -104,7 +104,7 @@ def _count_axis(axis: Any, counts: list[int]) -> None:
 
 
 def _short(count: int) -> str:
-    """A count with two digits: 950, 1.6k, 31k, 1.7M."""
+    """A count in short form: 950, 1.6k, 31k, 1.7M."""
     for unit, name in ((1e6, "M"), (1e3, "k")):
         if count >= 0.995 * unit:
             number = count / unit
@@ -138,7 +138,7 @@ def _draw_curves(summary: dict[str, Any], curves: Curves, path: Path) -> Path:
 
 
 def spread_text(seeds: list[int]) -> str:
-    """The number of seeds and, if there are several, what bands show of them."""
+    """The number of seeds and, if there are several, what the bands show."""
     return "1 seed" if len(seeds) == 1 else f"{len(seeds)} seeds (bands: lowest to highest)"
 
 
@@ -149,14 +149,14 @@ def draw_band(
     student: int,
     name: str = "",
 ) -> None:
-    """The mean over runs of one student's accuracy, and a band from the lowest to the highest.
+    """Draws the mean over runs of one student's accuracy, and a band from lowest to highest.
 
     Args:
       axis: a panel.
       role: ``baseline`` or ``distilled``.
-      runs: epochs and accuracies of each.
-      student: its place in the accuracies, from 0.
-      name: of the role in the legend; empty: as it is.
+      runs: epochs and accuracies of each run.
+      student: the index of the student in the accuracies, from 0.
+      name: the name of the role in the legend; empty: ``role`` itself.
     """
     shortest = min(len(epochs) for epochs, _ in runs)
     epochs = runs[0][0][:shortest]
@@ -169,5 +169,5 @@ def draw_band(
     style = {"color": COLOURS[role], "ls": _LINES[role], "marker": "o", "ms": 3}
     axis.plot(epochs, mean, label=label, **style)
     axis.fill_between(epochs, low, high, color=COLOURS[role], alpha=0.2, lw=0)
-    if shortest == 1:  # A band has no width there.
+    if shortest == 1:  # A band over a single epoch has no width, so it would not be visible.
         axis.vlines(epochs, low, high, color=COLOURS[role])

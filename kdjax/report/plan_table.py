@@ -7,11 +7,11 @@ from rich.console import Console
 
 from kdjax.report.terminal import Grid, print_grids, print_text
 
-_LINES = 8  # Source lines of copies and transposes that are shown.
+_LINES = 8  # How many source lines of copies and transposes are shown.
 
 
 def speed_grid(record: Mapping[str, Any]) -> Grid:
-    """What a step launches, moves and computes, and the estimates; one row per program."""
+    """A table of what a step launches, moves and computes, and the estimates; a row per program."""
     columns = ["target", "execution", "batch", "images/s,\nestimated", "bound by", "ms a step,"]
     columns[-1] += "\nestimated"
     columns += ["launches\na step", "GB\na step", "GFLOP\na step", "collectives\na step"]
@@ -45,7 +45,7 @@ def speed_grid(record: Mapping[str, Any]) -> Grid:
 
 
 def memory_grid(record: Mapping[str, Any]) -> Grid:
-    """Memory of one device in MB; one row per program."""
+    """A table of the memory of one device in MB, with one row per program."""
     parts = ("planned", "state", "data", "activations", "usable", "device")
     columns = ["target", "execution", "batch", *parts[:-2], "JAX may\ntake", "there is", "fits"]
     rows = []
@@ -68,16 +68,16 @@ def _megabytes(size: float) -> str:
 
 
 def _rounded(speed: float) -> str:
-    """Two digits: an estimate has no more."""
+    """A speed rounded to two digits, because an estimate is not more precise."""
     return f"{float(f'{speed:.2g}'):,.0f}"
 
 
 def print_plan(record: Mapping[str, Any], console: Console | None = None) -> None:
-    """Prints the tables, what is lost by line of code, and the constants of the model.
+    """Prints the tables, copies and transposes by line of code, and the constants of the model.
 
     Args:
-      record: of :func:`kdjax.plan.plan`.
-      console: where to; default: standard output.
+      record: what :func:`kdjax.plan.plan` returned.
+      console: where to print; default: standard output.
     """
     for line in headline(record):
         print_text(line, console)
@@ -87,7 +87,7 @@ def print_plan(record: Mapping[str, Any], console: Console | None = None) -> Non
 
 
 def headline(record: Mapping[str, Any]) -> list[str]:
-    """What is planned."""
+    """One line that says what is planned."""
     first, shape = record["results"][0], record["data"]
     height, width, channels = shape["image_shape"]
     return [
@@ -115,21 +115,21 @@ def losses(record: Mapping[str, Any]) -> list[str]:
 
 
 def notes(record: Mapping[str, Any]) -> list[str]:
-    """Remarks on loops whose number of rounds the program does not say."""
+    """Remarks on loops whose number of iterations the program does not state."""
     loops = [
         result
         for result in record["results"]
         if result["compiles"] and result["counts"]["uncounted_loops"]
     ]
     return [
-        f"{', '.join(_what(result))}: {result['counts']['uncounted_loops']} loop(s) say nowhere "
-        "how often they run, and count as once"
+        f"{', '.join(_what(result))}: {result['counts']['uncounted_loops']} loop(s) do not say "
+        "how often they run, and are counted as one iteration"
         for result in loops
     ]
 
 
 def model(record: Mapping[str, Any]) -> list[str]:
-    """The constants that the estimates rest on."""
+    """Lines with the constants that the estimates are computed from."""
     platforms = set()
     lines = ["Estimates, not measurements: each kernel takes the longest of launch, memory and"]
     lines[0] += " arithmetic."

@@ -1,4 +1,4 @@
-"""The results of a structure search as figures: widths, accuracy and cost, the search itself."""
+"""The results of a structure search as figures: widths, accuracy and cost, and the search."""
 
 import json
 from pathlib import Path
@@ -16,8 +16,8 @@ from kdjax.report.drawing import (
 )
 
 _COLOURS = {"before": "#cccccc", "uniform": "#888888", "compact": "#1f6fb4"}
-_A_ROW = 40  # groups that fit beside each other
-_LINES = 8  # blocks that can be told apart as lines
+_A_ROW = 40  # How many channel groups fit into a row.
+_LINES = 8  # How many blocks can be told apart as lines.
 
 
 def draw_search(summary: dict[str, Any], workdir: Path) -> list[Path]:
@@ -44,7 +44,7 @@ def _draw_widths(summary: dict[str, Any], path: Path) -> Path:
     for number, axis in enumerate(axes):
         shown = groups[number * in_a_row : (number + 1) * in_a_row]
         _draw_bars(axis, shown, before, structure)
-        axis.set_xlim(-0.7, in_a_row - 0.3)  # Bars of all rows are equally wide.
+        axis.set_xlim(-0.7, in_a_row - 0.3)  # Makes the bars of all rows equally wide.
         axis.set_ylabel("channels")
     axes[0].set_title(f"{named(summary)}: widths before and after the search")
     legend_below(figure, axes[0], 3)
@@ -72,7 +72,7 @@ def _draw_bars(
 
 
 def _draw_accuracy(summary: dict[str, Any], path: Path) -> Path:
-    """One line for each candidate, with its cost written out: several may have the same cost."""
+    """Draws one row per network, with its cost as text, because several may have the same cost."""
     teacher = summary["teacher"]
     entries = [{"name": "teacher, one run", "structure": "full", **teacher}]
     entries += summary["candidates"]
@@ -124,7 +124,7 @@ def _draw_descent(summary: dict[str, Any], records: list[dict[str, Any]], path: 
     blocks = [b for b in summary["blocks"] if sum(before[g] for g in b["groups"])]
     height = 4.5 if len(blocks) <= _LINES else max(4.5, 1.5 + 0.16 * len(blocks))
     figure, (costs, alive) = new_figure(2, size=(6.5, height), share_y=False)
-    # Of steps that were all skipped, a record has no numbers.
+    # A record has no numbers if all of its steps were skipped.
     records = [record for record in records if "accuracy" in record]
     epochs = [record["epoch"] for record in records]
     marker = "o" if len(records) == 1 else None  # A line through a single point is not visible.
@@ -160,7 +160,7 @@ def _draw_descent(summary: dict[str, Any], records: list[dict[str, Any]], path: 
 
 
 def _alive(groups: list[str], records: list[dict[str, Any]], before: dict[str, int]) -> list[float]:
-    """Share of a block's channels that live, in each record."""
+    """Share of a block's channels that are alive, in each record."""
     full = sum(before[group] for group in groups)
     return [sum(record[f"alive/{group}"] for group in groups) / full for record in records]
 

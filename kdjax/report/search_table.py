@@ -7,9 +7,9 @@ from rich.console import Console
 from kdjax.report.terminal import Grid, markdown, print_grids, print_text
 from kdjax.report.words import heading, percent, sentence
 
-# Structure of an entry -> what its cost is called.
+# Structure of an entry -> key of its cost in the results.
 _COSTS = {"full": "before", "compact": "after", "uniform": "uniform"}
-# Differences in a search's results, each in words: above chance, below it, perhaps chance.
+# Differences in a search's results -> sentences for: better, worse, and perhaps chance.
 _DIFFERENCES = {
     "compact_minus_uniform_points": (
         "The compact network is {} points better than the uniform one, both distilled",
@@ -30,7 +30,7 @@ _DIFFERENCES = {
 
 
 def comparison_grid(summary: dict[str, Any]) -> Grid:
-    """Teacher, compact network and its rivals: cost and test accuracy."""
+    """A table of teacher, compact network and its rivals, with cost and test accuracy."""
     teacher = summary["teacher"]
     title = heading(summary) + " (teacher: one run)"
     columns = ["network", "parameters", "share of\nparameters", "MACs", "share of\nMACs"]
@@ -53,7 +53,7 @@ def comparison_grid(summary: dict[str, Any]) -> Grid:
 
 
 def widths_grid(summary: dict[str, Any]) -> Grid:
-    """The width of each channel group before and after."""
+    """A table of the width of each channel group before and after the search."""
     structure = summary["structure"]
     reached = ", ".join(
         f"{name} {share:.2%} for a target of {structure['targets'][name]:.2%}"
@@ -92,7 +92,7 @@ def print_search(summary: dict[str, Any], console: Console | None = None) -> Non
 
 
 def search_markdown(summary: dict[str, Any]) -> str:
-    """The same as Markdown."""
+    """Returns comparison, verdict and widths as Markdown."""
     parts = (
         markdown(comparison_grid(summary)),
         "\n".join(f"- {line}" for line in verdict(summary).splitlines()) + "\n",

@@ -9,9 +9,10 @@ from kdjax.report.words import direction, heading, percent, sentence, signed, un
 
 
 def results_grid(summary: dict[str, Any]) -> Grid:
-    """The comparison: a row for each student, then their average and the mean of their gains.
+    """A table with a row for each student, then their average and the mean of their gains.
 
-    Accuracies are in %, gains in percentage points, both with half their intervals over seeds.
+    Accuracies are in %, gains in percentage points, both with half the width of their intervals
+    over seeds.
     """
     title = heading(summary)
     pivot = summary["students"][0]
@@ -40,13 +41,14 @@ def results_grid(summary: dict[str, Any]) -> Grid:
         mean_gain = summary["mean_gain"]
         gain = signed(mean_gain["points"], mean_gain["half_width"])
         rows.append(["mean gain", "", "", "", "", "", gain, ""])
-    # Relative gain, MACs, width, parameters; then the accuracies that the gain comes from.
+    # Left out in this order: relative gain, MACs, width, parameters, then the accuracies, which
+    # the gain is computed from.
     least_first = [7, 3, 1, 2, 4, 5] if both else [3, 1, 2]
     return Grid(title, columns, rows, least_first)
 
 
 def verdict(summary: dict[str, Any]) -> str:
-    """What the table says of distillation, in a sentence; empty if nothing is compared."""
+    """What the table says about distillation, in one sentence; empty if nothing is compared."""
     if "mean_gain" not in summary:
         return ""
     mean_gain = summary["mean_gain"]
@@ -74,7 +76,7 @@ def print_table(summary: dict[str, Any], console: Console | None = None) -> None
 
 
 def table_markdown(summary: dict[str, Any]) -> str:
-    """The same as Markdown."""
+    """Returns :func:`results_grid` and :func:`verdict` as Markdown."""
     text = verdict(summary)
     return markdown(results_grid(summary)) + (f"\n{text}\n" if text else "")
 

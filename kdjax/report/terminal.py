@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-_UNKNOWN = 120  # columns, if the output is not a terminal; rich would take 80
+_UNKNOWN = 120  # Characters in a line if the output is not a terminal; rich would take 80.
 
 
 class Grid(NamedTuple):
@@ -18,8 +18,8 @@ class Grid(NamedTuple):
     Attributes:
       title: one line.
       columns: headings; a heading may have several lines.
-      rows: a text for each column.
-      least_first: numbers of the columns that may be left out, in the order in which they go.
+      rows: for each row, one text per column.
+      least_first: indices of the columns that may be left out, in the order of leaving them out.
     """
 
     title: str
@@ -39,7 +39,7 @@ def print_grids(grids: Iterable[Grid], console: Console | None = None, *, whole:
 
     Args:
       grids: the tables.
-      console: where to; default: standard output.
+      console: where to print; default: standard output.
       whole: where all columns can be read, such as ``results.json``.
     """
     console = console or new_console()
@@ -49,17 +49,17 @@ def print_grids(grids: Iterable[Grid], console: Console | None = None, *, whole:
         if len(shown) < len(grid.columns):
             names = [_line(name) for i, name in enumerate(grid.columns) if i not in shown]
             place = f"all are in {whole}" if whole else "a wider terminal shows all"
-            print_text(f"Columns left out for want of room: {'; '.join(names)} ({place})", console)
+            print_text(f"Columns that do not fit here: {'; '.join(names)} ({place})", console)
 
 
 def print_text(text: str, console: Console | None = None) -> None:
-    """Prints lines of text; on a terminal they break between words."""
+    """Prints lines of text; on a terminal long lines are broken between words."""
     console = console or new_console()
     console.print(Text(text), soft_wrap=not console.is_terminal)
 
 
 def fitting(grid: Grid, width: int) -> list[int]:
-    """Numbers of the columns that fit into ``width``: the least important ones are left out."""
+    """Indices of the columns that fit into ``width``; the least important ones are left out."""
     shown = list(range(len(grid.columns)))
     for number in grid.least_first:
         if _width(grid, shown) <= width:
@@ -81,8 +81,8 @@ def _width(grid: Grid, shown: Sequence[int]) -> int:
 
 
 def _table(grid: Grid, shown: Sequence[int]) -> Table:
-    # Texts, not strings: in strings rich looks for markup and emoji. The width is given, so that a
-    # table of which not even the most important columns fit is too wide, but not cut.
+    # Text objects are used because rich looks for markup and emoji in strings. The width is given,
+    # so that a table whose most important columns do not fit is too wide instead of cut.
     table = Table(title=Text(grid.title), width=_width(grid, shown))
     for number in shown:
         table.add_column(Text(grid.columns[number]), justify="right", no_wrap=True)
@@ -92,7 +92,7 @@ def _table(grid: Grid, shown: Sequence[int]) -> Table:
 
 
 def markdown(grid: Grid) -> str:
-    """The same as Markdown, with all columns, under its title."""
+    """Returns a table as Markdown, with all columns, under its title."""
     rows = [[_line(column) for column in grid.columns], ["---:"] * len(grid.columns), *grid.rows]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([grid.title, "", *lines]) + "\n"

@@ -1,4 +1,4 @@
-"""Numbers as text, and what a difference means, in words."""
+"""Numbers as text, and sentences that say what a difference means."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,29 +14,29 @@ def named(summary: dict[str, Any]) -> str:
 
 
 def heading(summary: dict[str, Any]) -> str:
-    """What the accuracies of a table are: of which network, data, checkpoint and seeds."""
+    """The title of a table of accuracies: network, data, checkpoint and seeds."""
     of = f"{summary['last_or_best']} checkpoint"
     if summary["last_or_best"] == "best" and summary.keys() & {"teacher", "teachers"}:
-        of += ", the teacher's of the one that taught"
+        of += ", the teacher's of the checkpoint that taught"
     return f"{named(summary)}: test accuracy of the {of}, %; {over(summary['seeds'])}"
 
 
 def percent(mean: float | None, half_width: float | None = None) -> str:
-    """A mean of fractions in %, with half its interval if there is one; empty if mean is None."""
+    """A mean of fractions in % and, if given, half its interval's width; empty if mean is None."""
     if mean is None:
         return ""
     return f"{100 * mean:.2f}" + ("" if half_width is None else f" ± {100 * half_width:.2f}")
 
 
 def signed(points: float | None, half_width: float | None = None) -> str:
-    """A difference with its sign and, where there is one, half its interval."""
+    """A difference with its sign and, if given, half the width of its interval."""
     if points is None:
         return ""
     return f"{points:+.2f}" + ("" if half_width is None else f" ± {half_width:.2f}")
 
 
 def unsigned(points: float, half_width: float | None = None) -> str:
-    """The size of a difference and, where there is one, half its interval."""
+    """The absolute value of a difference and, if given, half the width of its interval."""
     return signed(abs(points), half_width).removeprefix("+")
 
 
@@ -51,7 +51,7 @@ def direction(points: float, half_width: float | None) -> int:
 
 
 def _seeds_agree(half_width: float | None) -> bool:
-    """Whether all seeds gave the same value; a few seeds on a small test set can, by chance."""
+    """Whether all seeds gave the same value, as a few seeds on a small test set may by chance."""
     return half_width is not None and half_width < 1e-9
 
 
@@ -61,12 +61,13 @@ def sentence(
     """What a mean difference of accuracy over seeds means, as a sentence without its full stop.
 
     Args:
-      better: for a difference above chance; ``{}`` stands for its size in points.
-      worse: for one below, likewise.
-      unclear: for one that may be chance; ``{}`` stands for the difference with its sign.
+      better: the sentence for a positive difference beyond chance; ``{}`` stands for its size in
+        points.
+      worse: the same for a negative difference beyond chance.
+      unclear: for a difference that may be chance; ``{}`` stands for the difference with its sign.
       points: the difference, in percentage points.
       half_width: half the width of its 95 % interval; None for a single seed.
-      seeds: how many there are.
+      seeds: the number of seeds.
     """
     way = direction(points, half_width)
     if way == 0:
@@ -74,7 +75,7 @@ def sentence(
     else:
         text = (better if way > 0 else worse).format(unsigned(points, half_width))
     if half_width is None:
-        return f"{text}: one seed says nothing about chance"
+        return f"{text}: one seed gives no interval"
     verdict = "more than chance explains" if way else "no difference is shown"
     if _seeds_agree(half_width) and abs(points) > 1e-9:
         verdict = "all seeds agree, which leaves no interval to judge by"

@@ -1,7 +1,7 @@
-"""Structure search: which channels of a network are worth their cost, under a budget.
+"""Structure search: finds the channels of a network that are worth their cost, under a budget.
 
-A search is an optimiser (:func:`controlled`) around another: it knows nothing of losses, data or
-devices. What it leaves is a width vector, and the surviving weights.
+A search is an optimiser (:func:`controlled`) that wraps another optimiser. It does not depend on
+losses, data or devices. Its result is a width vector and the weights of the surviving channels.
 """
 
 from kdjax.search.blocks import Block, partition

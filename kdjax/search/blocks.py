@@ -15,11 +15,11 @@ class Block:
     """A named part of the network, and how its structure is learnt.
 
     Attributes:
-      name: of the block.
+      name: name of the block.
       groups: names of its groups among :attr:`Channels.groups`.
-      strength: of the penalty, relative to the other blocks.
-      resource: what its channels are penalised for: ``flops``, ``params``, ``both``, or
-        ``targets``: whatever has a target.
+      strength: strength of its penalty, relative to the other blocks.
+      resource: what its channels are penalised for: ``flops``, ``params``, ``latency``, ``both``
+        (FLOPs and parameters), or ``targets`` (every resource that has a target).
       target: share of the block's own cost to reach, in (0, 1]; 0 for none.
       frozen: whether its widths stay as they are.
     """
@@ -46,15 +46,15 @@ def partition(
     """Divides the groups of a network into blocks.
 
     Args:
-      architecture: without ``names``, its own blocks are taken; groups before the first belong to
-        the first, groups after the last to the last.
+      architecture: gives the blocks if ``names`` is empty. Groups before its first block belong to
+        the first block, groups after its last block to the last one.
       channels: the groups that can be thinned.
-      names: of the blocks.
+      names: names of the blocks.
       patterns: for each block, glob patterns of its groups, separated by spaces.
       strengths: one per block, or empty for the default of :class:`Block`.
       resources: likewise.
       targets: likewise.
-      frozen: names of blocks whose widths stay.
+      frozen: names of blocks whose widths do not change.
 
     Raises:
       ValueError: if a name or a pattern fits nothing, a group is in no block or in two, or a
@@ -95,9 +95,9 @@ def known_block(name: str, names: Sequence[str], field: str) -> None:
     """Raises ValueError unless ``name`` is among ``names``.
 
     Args:
-      name: of a block.
-      names: of all blocks.
-      field: of the configuration, for the message.
+      name: the name to check.
+      names: names of all blocks.
+      field: field of the configuration, for the message.
     """
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1)
@@ -106,15 +106,15 @@ def known_block(name: str, names: Sequence[str], field: str) -> None:
 
 
 def layers_of(block: Block, blocks: Sequence[Block], channels: Channels) -> tuple[int, ...]:
-    """Numbers of the layers whose cost counts in a block.
+    """The numbers of the layers whose cost counts in a block.
 
     A layer counts in the block of the group that it writes. If it writes no group that can be
     thinned, it counts in the block of the last group that it reads; if it reads none either, in the
     last block.
 
     Args:
-      block: the one.
-      blocks: the partition.
+      block: the block.
+      blocks: the partition of the groups.
       channels: the layout of the network.
     """
     owner = {name: each.name for each in blocks for name in each.groups}
@@ -151,8 +151,8 @@ def _by_patterns(channels: Channels, patterns: Mapping[str, str]) -> Mapping[str
         for pattern in text.split():
             if not fnmatch.filter(known, pattern):
                 raise ValueError(
-                    f"search.blocks.groups for {name!r} has {pattern!r}, which fits no group: the "
-                    f"groups are {', '.join(known)}"
+                    f"search.blocks.groups for {name!r} has {pattern!r}, which matches no group: "
+                    f"the groups are {', '.join(known)}"
                 )
         for group in channels.groups:
             fits = any(

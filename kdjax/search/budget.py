@@ -1,6 +1,6 @@
-"""Targets and blocks resolved against a network: what the controller has to reach, and how.
+"""Resolves targets and blocks for a network: what the controller has to reach, and how.
 
-All of it is checked here, before any training.
+Everything is checked here, before any training.
 """
 
 import dataclasses
@@ -24,15 +24,15 @@ class Budget:
 
     Attributes:
       channels: the layout of the scales.
-      blocks: the partition.
-      constraints: at least one.
+      blocks: the partition of the groups.
+      constraints: at least one constraint.
       resources: the cost models of the whole network: of FLOPs, parameters and, if measured, time.
-      slots: ``[slots, groups]`` bool: which groups may change in each slot; one slot when all
-        blocks are thinned at once, one per block when one after another.
+      slots: ``[slots, groups]`` bool: which groups may change in each slot. There is one slot if
+        all blocks are thinned at once, and one slot per block if they are thinned in sequence.
       waypoints: ``[slots, constraints]``: share of the cost to reach by the end of each slot.
-      min_width: fewest channels that a group keeps; below 1 a share of its channels.
+      min_width: fewest channels that a group keeps; a number below 1 is a share of its channels.
       schedule: ``joint`` or ``sequential``.
-      measured_on: device, batch and dtype of the latency table; empty if there is none.
+      measured_on: device, batch size and dtype of the latency table; empty if there is none.
     """
 
     channels: Channels
@@ -47,7 +47,7 @@ class Budget:
 
     @property
     def slot_blocks(self) -> tuple[str, ...]:
-        """For each slot the blocks that change in it, for people."""
+        """For each slot the names of the blocks that change in it, joined by ``+`` for display."""
         return tuple(
             "+".join(
                 block.name
@@ -62,7 +62,7 @@ class Budget:
 
     @property
     def held(self) -> tuple[str, ...]:
-        """Names of the groups that change in no slot."""
+        """Names of the groups that do not change in any slot."""
         return tuple(
             group.name
             for number, group in enumerate(self.channels.groups)
@@ -70,12 +70,12 @@ class Budget:
         )
 
     def shares(self, widths: Mapping[str, int]) -> dict[str, float]:
-        """Constraint -> share of its full cost that a network with these widths has."""
+        """Name of each constraint -> share of its full cost that a network of these widths has."""
         counts = self.channels.counts_of(widths)
         return {c.name: float(c.model.cost(counts)) for c in self.constraints}
 
     def relative_costs(self, counts: np.ndarray) -> np.ndarray:
-        """``[constraints]``: each cost over its target, from the channels of each group."""
+        """``[constraints]``: each cost over its target, with ``counts [groups]`` channels."""
         counts = np.asarray(counts, float)
         targets = np.array([constraint.target for constraint in self.constraints])
         return np.array([c.model.cost(counts) for c in self.constraints]) / targets
@@ -101,15 +101,16 @@ def make_budget(
     """Resolves targets and schedule.
 
     Args:
-      channels: of the network to thin.
+      channels: the layout of the network to thin.
       blocks: the partition of its groups.
       flops: target for the whole network: a share in (0, 1], an absolute number, or 0 for none.
       params: likewise.
       latency: likewise, in microseconds; needs ``latencies``.
       latencies: times of the network's layers.
       schedule: ``joint`` or ``sequential``.
-      order: of the blocks in a sequential schedule; empty: all that are not frozen, in order.
-      min_width: fewest channels that a group keeps; below 1 a share of its channels.
+      order: names of the blocks in the order of a sequential schedule; if empty, all blocks that
+        are not frozen, in their order.
+      min_width: fewest channels that a group keeps; a number below 1 is a share of its channels.
 
     Raises:
       ValueError: if a target is out of range or cannot be reached (the message says why), nothing
@@ -139,7 +140,7 @@ def make_budget(
 
 
 def _check_reachable(budget: Budget) -> None:
-    """Compares each target with what is left when all that may change is at its minimum."""
+    """Raises ValueError if a target is below the cost at the smallest widths that are allowed."""
     groups = budget.channels.groups
     for constraint in budget.constraints:
         smallest = np.array(
@@ -174,14 +175,15 @@ def _check_reachable(budget: Budget) -> None:
 
 
 def near_collapse(budget: Budget, widths: Mapping[str, int]) -> str:
-    """Names the groups that are down to almost nothing; empty where there are none.
+    """Returns a text with the groups that have very few channels left; empty if there are none.
 
-    A group is near collapse at an eighth of its channels or fewer, or at two, unless it is narrow
-    to begin with: from then on a few channels carry all that passes it.
+    A group is near collapse if at most an eighth of its channels or at most two units are left:
+    then a few channels carry everything that passes through it. Groups that have fewer than eight
+    units at full width are left out.
 
     Args:
-      budget: whose schedule says which groups may change.
-      widths: of the thinned network.
+      budget: its schedule says which groups may change.
+      widths: the widths of the thinned network.
     """
     thin = [
         f"{group.name} ({widths[group.name]} of {group.channels})"

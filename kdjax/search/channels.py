@@ -1,10 +1,10 @@
-"""Which scales decide whether a channel lives: groups of a traced network, and their flat layout.
+"""The scales that decide which channels of a traced network live, and their layout as one matrix.
 
 A scale decides about a channel if it multiplies the channel before any layer reads it: the scale of
 a normalisation after the layer that writes the channel, or before each layer that reads it. All
 scales that decide about a channel are its contributors. The search works on all of them at once,
-as one matrix ``[contributors, units]``. The channels of a unit live and die together: a single
-channel, or several that a grouped convolution ties. Missing contributors are 0. Gathering and
+as one matrix ``[contributors, units]``. A unit is a single channel, or several channels that a
+grouped convolution ties, which live and die together. Missing contributors are 0. Gathering and
 scattering are one indexing operation each.
 """
 
@@ -30,12 +30,12 @@ Path = tuple[str, ...]
 class Channels:
     """The layout of all scales of a network that a search can thin.
 
-    ``[units]`` are the units of its groups alone, one group after another.
+    An axis ``[units]`` holds only the units of ``groups``, one group after another.
 
     Attributes:
       traced: the network with all its channels.
-      groups: that can be thinned, in order of execution.
-      fixed: names of widths that cannot.
+      groups: the groups that can be thinned, in order of execution.
+      fixed: names of the widths that cannot be thinned.
       root: where the network's tree is in the parameters, such as ``("student_1",)``.
     """
 
@@ -55,8 +55,8 @@ class Channels:
         """The layout of the network with these widths.
 
         Args:
-          architecture: of the network.
-          widths: of the network, all channels alive.
+          architecture: the architecture of the network.
+          widths: the widths of the network with all channels alive.
           image_shape: (height, width, channels) of the input.
           root: where the network's tree is in the parameters.
 
@@ -73,8 +73,8 @@ class Channels:
         """The layout of a traced network.
 
         Args:
-          traced: with all its channels.
-          names: of the width vector.
+          traced: the network with all its channels.
+          names: the names in the width vector.
           root: where the network's tree is in the parameters.
 
         Raises:
@@ -82,9 +82,9 @@ class Channels:
         """
 
         def is_whole(group: Group) -> bool:
-            """Whether the width vector can say how many of its channels live.
+            """Whether the width vector can say how many channels of the group live.
 
-            One count has to fit all members, so each has as many channels in a unit.
+            One number has to fit all members, so each member must have equally many channels.
             """
             return all(
                 name in names
@@ -107,7 +107,7 @@ class Channels:
 
     @functools.cached_property
     def unit_sizes(self) -> np.ndarray:
-        """``[groups]`` float32: channels in a unit."""
+        """``[groups]`` float32: the number of channels in a unit of each group."""
         return np.array([group.unit_size for group in self.groups], np.float32)
 
     @functools.cached_property
@@ -117,7 +117,7 @@ class Channels:
 
     @functools.cached_property
     def kernel_paths(self) -> tuple[Path, ...]:
-        """Where the kernels are that write the groups, their outputs on the last axis."""
+        """Where the kernels that write the groups are; their outputs are on the last axis."""
         return self._kernels.paths
 
     @functools.cached_property
@@ -141,7 +141,7 @@ class Channels:
         )
 
     def _layout(self, paths: Sequence[Sequence[Path]]) -> "_Layout":
-        """Of the last axes of arrays, given by their paths for each group."""
+        """The layout of the last axes of arrays; ``paths`` lists the arrays of each group."""
         order = tuple(dict.fromkeys(path for own in paths for path in own))
         axes = {path: self.traced.leaves["params", *path][-1] for path in order}
         starts = dict(zip(order, np.cumsum([0, *map(len, axes.values())]), strict=False))
@@ -167,7 +167,7 @@ class Channels:
         return self._scales.gathered(vectors)
 
     def arranged_outputs(self, vectors: Sequence[chex.Array]) -> chex.Array:
-        """As :meth:`arranged`, from one vector for each of ``kernel_paths``, of its outputs."""
+        """As :meth:`arranged`, from one vector over the outputs of each of ``kernel_paths``."""
         return self._kernels.gathered(vectors)
 
     def scales(self, params: Any) -> chex.Array:
@@ -183,12 +183,12 @@ class Channels:
         )
 
     def with_scales(self, params: Any, scales: chex.Array, biases: chex.Array | None = None) -> Any:
-        """``params`` with the scales replaced, and the biases that go with them where given.
+        """Returns ``params`` with new scales and, if given, new biases that go with the scales.
 
         Args:
-          params: of the network.
-          scales: ``[contributors, units]``.
-          biases: likewise; None leaves them as they are.
+          params: the parameters of the network.
+          scales: ``[contributors, units]`` new scales.
+          biases: ``[contributors, units]`` new biases; None leaves the biases as they are.
         """
         flat = dict(flax.traverse_util.flatten_dict(params))
         old = [flat[path] for path in self.scale_paths]
@@ -212,17 +212,17 @@ class Channels:
         return sums * self.unit_sizes
 
     def counts_of(self, widths: Mapping[str, int]) -> np.ndarray:
-        """``[groups]`` float64: channels of each group in a network with these widths."""
+        """``[groups]`` float64: number of channels of each group at these widths."""
         return np.array([widths[group.name] for group in self.groups], float)
 
     def by_group(self, values: np.ndarray | chex.Array) -> dict[str, np.ndarray]:
-        """``[units]`` -> a vector for each group, on the host."""
+        """Splits ``values [units]`` into one vector for each group, on the host."""
         ends = np.cumsum([group.units for group in self.groups])[:-1]
         parts = np.split(np.asarray(values), ends)
         return {group.name: part for group, part in zip(self.groups, parts, strict=True)}
 
     def kept(self, alive: np.ndarray) -> dict[str, np.ndarray]:
-        """Width -> increasing indices of its channels that live, of all that can be thinned.
+        """Name of each width that can be thinned -> increasing indices of its living channels.
 
         Args:
           alive: ``[units]`` bool.
@@ -239,12 +239,12 @@ class Channels:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Layout:
-    """Vectors laid end to end, and where each unit has its numbers in them.
+    """Vectors laid end to end, and the positions of each unit's numbers in them.
 
     Attributes:
-      paths: of the vectors.
-      sizes: of the vectors.
-      gather: ``[contributors, units]`` positions; one past the last: none.
+      paths: path of each vector.
+      sizes: length of each vector.
+      gather: ``[contributors, units]`` positions; one past the last position means no number.
     """
 
     paths: tuple[Path, ...]
@@ -255,13 +255,13 @@ class _Layout:
         return jnp.concatenate([*vectors, jnp.zeros(1)])[self.gather]
 
     def scattered(self, vectors: Sequence[chex.Array], matrix: chex.Array) -> list[chex.Array]:
-        """The vectors with the matrix's numbers; what is of no unit stays."""
+        """The vectors with the numbers of ``matrix``; numbers that belong to no unit stay."""
         joined = jnp.concatenate([matrix.reshape(-1), *vectors])[self._scatter]
         return jnp.split(joined, np.cumsum(self.sizes)[:-1])
 
     @functools.cached_property
     def _scatter(self) -> np.ndarray:
-        """Positions in the flattened matrix, followed by the vectors."""
+        """Where ``scattered`` takes each number from: the flattened matrix, then the vectors."""
         gather, total = self.gather.ravel(), sum(self.sizes)
         places = len(gather) + np.arange(total + 1)
         places[gather] = np.arange(len(gather))

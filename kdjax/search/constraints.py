@@ -1,7 +1,7 @@
-"""Constraints: costs that have to come down, how far, and the pressure that this puts on channels.
+"""Constraints: the costs that a search has to reduce.
 
-A constraint is a cost (of the whole network or of one block), a target for it, and the pressure it
-puts on each channel group.
+A constraint is a cost (of the whole network or of one block), a target for this cost, and the
+pressure that the constraint puts on each channel group.
 """
 
 import dataclasses
@@ -22,8 +22,8 @@ class Constraint:
     """One cost that has to come down.
 
     Attributes:
-      name: such as ``flops``, or ``stage2.params`` for a block's own.
-      model: of the layers whose cost it is.
+      name: such as ``flops``, or ``stage2.params`` for the cost of one block.
+      model: the cost model of the layers that count.
       target: share of ``model.full`` to reach.
       pressure: ``[resources, groups]``: how much of each resource's penalty coefficient a group
         feels from this constraint, the blocks' strengths included; 0 where a group is frozen.
@@ -38,16 +38,16 @@ class Constraint:
 def cost_models(
     channels: Channels, blocks: Sequence[Block], latencies: LatencyTable | None, latency: float
 ) -> dict[str, CostModel]:
-    """Of each resource the cost of the whole network.
+    """The cost model of the whole network for each resource.
 
     Args:
-      channels: of the network to thin.
+      channels: the layout of the network to thin.
       blocks: the partition of its groups.
-      latencies: times of the network's layers.
-      latency: the target for their sum; 0 for none.
+      latencies: times of the network's layers; None if there is no table.
+      latency: the target for the time of the whole network; 0 for none.
 
     Raises:
-      ValueError: if a target or a block needs the time of layers, and there is no table.
+      ValueError: if a target or a block needs the times of layers, and there is no table.
     """
     timed = [
         f"search.blocks.resources is 'latency' for {b.name!r}"
@@ -71,14 +71,14 @@ def make_constraints(
     targets: Mapping[str, float],
     latencies: LatencyTable | None,
 ) -> list[Constraint]:
-    """What has to come down: the cost of the whole network, and that of blocks.
+    """The constraints on the cost of the whole network and on the costs of single blocks.
 
     Args:
-      channels: of the network to thin.
+      channels: the layout of the network to thin.
       blocks: the partition of its groups.
-      models: of :func:`cost_models`.
+      models: the result of :func:`cost_models`.
       targets: resource -> target for the whole network; 0 for none.
-      latencies: times of the network's layers.
+      latencies: times of the network's layers; None if there is no table.
 
     Raises:
       ValueError: if a target is out of range.
@@ -117,16 +117,16 @@ def make_constraints(
 
 
 def share_of(value: float, full: float, name: str, unit: str) -> float:
-    """A target given as a share in (0, 1] or as an absolute number, as a share.
+    """Returns as a share a target that is given as a share in (0, 1] or as an absolute number.
 
     Args:
       value: the target.
       full: cost of the full network.
-      name: of the field, for the message.
-      unit: of the cost, for the message.
+      name: name of the field, for the message.
+      unit: unit of the cost, for the message.
 
     Raises:
-      ValueError: if it is neither, or above the full cost.
+      ValueError: if the target is neither, or is above the full cost.
     """
     if not (np.isfinite(value) and value > 0):
         raise ValueError(
@@ -167,7 +167,10 @@ def _pressure(
     overall: Mapping[str, float],
     resources: Sequence[str],
 ) -> np.ndarray:
-    """``[resources, groups]``; a block set to ``targets`` feels the constraint's own resource."""
+    """The pressure ``[resources, groups]`` of a constraint.
+
+    Groups of a block whose resource is ``targets`` feel the constraint's resources, ``own``.
+    """
     pressure = np.zeros((len(resources), len(channels.groups)), np.float32)
     for block in blocks:
         if block.frozen:

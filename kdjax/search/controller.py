@@ -2,9 +2,10 @@
 
 After the wrapped optimiser's update every channel's scales shrink by the penalty's proximal map.
 The strength of each constraint's penalty is adapted at every step so that the cost follows a plan,
-a straight line from the full cost to the target; a line search over the step that would cross the
-target lands on it, to within one channel. All of this is inside the compiled step: the
-strengths are part of the optimiser's state, and nothing is tuned by hand or on the host.
+a straight line from the full cost to the target. If a step would cross the target, a line search
+shortens it, so that the cost meets the target to within one channel. All of this happens inside the
+compiled step: the strengths are part of the optimiser's state, and nothing is tuned by hand or on
+the host.
 
 References:
   Parikh, Boyd, *Proximal Algorithms*, 2014, section 6.5.2 (the map of the largest magnitude).
@@ -25,22 +26,22 @@ from kdjax.search.proximal import line_search, proximal
 from kdjax.search.schedule import minimum_width
 from kdjax.search.strength import Feedback, Moment
 
-_LEAST_WEIGHT = 1e-3  # Share of its penalty that a shielded group keeps at a target's deadline.
-_LARGEST_SPEEDUP = 20.0  # How much faster than by its scale a unit may shrink.
+_LEAST_WEIGHT = 1e-3  # Least share of its penalty that a shielded group keeps after a deadline.
+_LARGEST_SPEEDUP = 20.0  # Largest factor by which the step of a unit of low worth is enlarged.
 
 
 class ControllerState(NamedTuple):
-    """What the controller remembers; all zeros before the first step.
+    """The state of the controller; all zeros before the first step.
 
     Attributes:
-      step: scalar int32, steps done.
-      settled: scalar int32, slots of the schedule whose structure is final.
-      dead: ``[units]`` bool.
-      died: ``[units]`` int32, the number of the step in which each died, from 1; 0 for the living.
-      importance: ``[units]`` float32, by the criterion; of the dead when they were last alive.
-      log_strength: ``[constraints]`` float32, the part of the strength that builds up.
+      step: scalar int32, number of steps done.
+      settled: scalar int32, number of slots of the schedule whose structure is final.
+      dead: ``[units]`` bool, whether each unit is dead.
+      died: ``[units]`` int32, the step in which each unit died, counted from 1; 0 while it lives.
+      importance: ``[units]`` float32, by the criterion; a dead unit keeps its last value.
+      log_strength: ``[constraints]`` float32, the part of log(strength) that builds up over steps.
       strength: ``[constraints]`` float32, as used in the last step.
-      share: ``[constraints]`` float32, share of the full cost that is alive.
+      share: ``[constraints]`` float32, share of the full cost that the living channels have.
       penalty: scalar float32, the weighted penalty in units of the loss.
     """
 
@@ -56,7 +57,7 @@ class ControllerState(NamedTuple):
 
 
 class SearchState(NamedTuple):
-    """The wrapped optimiser's state and the controller's."""
+    """The state of the wrapped optimiser and the state of the controller."""
 
     optimizer: Any
     controller: ControllerState
@@ -64,24 +65,24 @@ class SearchState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Plan:
-    """When the cost should be where.
+    """The timetable of a search: how many steps it has, and over how many the cost goes down.
 
     Attributes:
-      steps: of the whole search.
-      descent: of them, those over which the cost is led down, all slots together.
+      steps: number of steps of the whole search.
+      descent: number of steps over which the cost goes down, all slots together.
     """
 
     steps: int
     descent: int
 
     def slot_length(self, slots: int) -> float:
-        """Steps in each slot of the schedule."""
+        """The number of steps in each slot of the schedule."""
         return self.descent / slots
 
     def deadlines(self, slots: int) -> np.ndarray:
-        """``[slots]``: the step from which a slot's goal is enforced."""
+        """``[slots]``: the step from which each slot's goal is enforced."""
         ends = np.ceil(self.slot_length(slots) * np.arange(1, slots + 1)).astype(np.int32) - 1
-        # The last slot has time left after the descent; half of it is for training on.
+        # The last slot may use half of the steps after the descent. The rest is further training.
         ends[-1] = max(0, self.descent + (self.steps - self.descent) // 2 - 1)
         return ends
 
@@ -96,26 +97,26 @@ def controlled(
     cost_exponent: float = 1.0,
     criterion: str = "scale",
 ) -> optax.GradientTransformation:
-    """``optimizer`` followed by the proximal step that leads the network to its budget.
+    """Returns ``optimizer`` followed by the proximal step that leads the network to its budget.
 
     Args:
       optimizer: moves all parameters first; it must not decay the scales.
-      budget: the constraints; its channels' root says where the network is in the parameters.
-      plan: when the cost should be where.
-      learning_rate: step -> the optimiser's, which scales the proximal step too.
-      threshold: a channel is dead where none of its |scale| is above it.
-      cost_exponent: in (0, 1]. 1 penalises channels in proportion to the cost that hangs on
-        their group; a smaller exponent leaves more to the loss.
-      criterion: name of what says which channels of a group are worth most, one of
+      budget: the constraints; ``budget.channels.root`` says where the network is in the parameters.
+      plan: the number of steps, and over how many of them the cost goes down.
+      learning_rate: step -> learning rate of the optimiser. It also scales the proximal step.
+      threshold: a channel is dead if none of its |scale| is above this number.
+      cost_exponent: in (0, 1]. With 1, channels are penalised in proportion to the cost that
+        depends on their group. With a smaller exponent the loss decides more.
+      criterion: name of the criterion that says which channels of a group are worth most, one of
         :data:`kdjax.search.criteria.CRITERIA`.
 
     Returns:
-      A transformation whose state is a :class:`SearchState`, all zeros but for the optimiser's
-      own. Dead channels have scales of exactly 0.
+      A transformation whose state is a :class:`SearchState`. The controller's part starts with
+      zeros only. Dead channels have scales of exactly 0.
 
     Raises:
-      ValueError: if the threshold is not above 0, the exponent not in (0, 1], or the plan has no
-        steps.
+      ValueError: if the threshold is not above 0, the exponent is not in (0, 1], the criterion is
+        unknown, or the plan's descent has no steps or more than the search.
     """
     if not threshold > 0:
         raise ValueError(f"search.threshold is {threshold}: it must be above 0")
@@ -163,7 +164,7 @@ def controlled(
 
 
 class _Thinning:
-    """One step of the controller: ``(state, evidence) -> (scales, state)``, traced."""
+    """One step of the controller: ``(state, evidence) -> (scales, state)``, traced by JAX."""
 
     def __init__(
         self,
@@ -236,9 +237,9 @@ class _Thinning:
         )
 
     def _importance(self, state: ControllerState, evidence: Evidence) -> chex.Array:
-        """``[units]``: what each is worth; the average of the steps so far where it remembers."""
+        """``[units]``: what each is worth, averaged over the steps if the criterion has memory."""
         now = self._criterion.measure(self._channels, evidence)
-        # In the first steps the average is a plain mean; else its start at 0 would pull it down.
+        # The average starts at 0. A plain mean in the first steps keeps this from lowering it.
         keep = jnp.minimum(self._criterion.memory, state.step / (state.step + 1.0))
         return jnp.where(state.dead, state.importance, keep * state.importance + (1 - keep) * now)
 
@@ -249,7 +250,7 @@ class _Thinning:
         weights: chex.Array,
         importance: chex.Array,
     ) -> chex.Array:
-        """``[units]``: of the proximal step, from the penalty's weights ``[groups]``."""
+        """``[units]``: sizes of the proximal step, from the penalty's weights ``[groups]``."""
         # A unit is penalised for all the channels in it.
         of_groups = self._learning_rate(state.step) * weights * self._channels.unit_sizes
         return of_groups[self._channels.group_of] * self._speedups(state, scales, importance)
@@ -257,10 +258,10 @@ class _Thinning:
     def _speedups(
         self, state: ControllerState, scales: chex.Array, importance: chex.Array
     ) -> chex.Array:
-        """``[units]``: how much faster than the others of its group a unit is made to shrink.
+        """``[units]``: the factor by which the step of each unit is enlarged or reduced.
 
         With this factor the units of a group die in the order of their worth. The worth is first
-        converted to the size of the group's scales; if the criterion is the scale, the factor is 1.
+        converted to the size of the group's scales. If the criterion is the scale, the factor is 1.
         """
         alive, group = ~state.dead, self._channels.group_of
         mass = jnp.where(alive, jnp.sum(jnp.abs(scales), axis=0), 0.0)
@@ -270,11 +271,11 @@ class _Thinning:
         return jnp.where(mass > 0, mass / jnp.maximum(worth, mass / _LARGEST_SPEEDUP), 1.0)
 
     def _by_group(self, values: chex.Array) -> chex.Array:
-        """``[groups]``: sums over their units."""
+        """``[groups]``: the sum of ``values [units]`` over the units of each group."""
         return jnp.zeros(len(self._channels.groups)).at[self._channels.group_of].add(values)
 
     def _shares(self, alive: chex.Array) -> chex.Array:
-        """``[constraints]``: share of its full cost that each has with ``alive [units]``."""
+        """``[constraints]``: the share of each full cost that is left with ``alive [units]``."""
         counts = self._channels.counts(alive)
         costs = [constraint.model.cost(counts) for constraint in self._budget.constraints]
         return jnp.stack(costs).astype(jnp.float32)
@@ -289,10 +290,10 @@ class _Thinning:
         """``[groups]``: the penalty's weight on each |scale|, in units of the loss."""
         counts = self._channels.counts(~state.dead)
         coefficients = jnp.stack([m.coefficients(counts) for m in self._budget.resources])
-        # With n channels alive in a group, each carries 1/n of what passes the group. So each is
-        # charged n times its own cost, which is the cost of the whole group. If a channel were
-        # charged its own cost alone, a narrow trunk between wide layers would die out: each of its
-        # channels costs the most, and with every one that dies the wide layers cost less.
+        # With n channels alive in a group, each carries 1/n of what passes through the group. So
+        # each is charged n times its own cost, which is the cost of the whole group. If each were
+        # charged only its own cost, a narrow trunk between wide layers would die out: its channels
+        # have the highest costs, and each one that dies makes the wide layers cheaper.
         coefficients = coefficients * counts * self._per_mean_width
         mean = jnp.sum(coefficients * self._unit_share, axis=1, keepdims=True)
         tempered = mean * (coefficients / mean) ** self._cost_exponent
@@ -325,7 +326,7 @@ class _Thinning:
         may_die: chex.Array,
         protected: chex.Array,
     ) -> chex.Array:
-        """``[units]``: the fraction of this step after which each is dead; infinite: never.
+        """``[units]``: the fraction of this step after which each is dead; infinite if it never is.
 
         Dead units stay dead. In groups that may not change, living units stay alive.
         """

@@ -1,8 +1,8 @@
-"""Criteria: how much a channel is worth, measured in every step, by name.
+"""Criteria: named measures of how much a channel is worth, computed in every step.
 
-A criterion gives every unit a number of at least 0; only its ratio to the others of the same group
-counts. The controller pushes a unit's scales so that, within a group, units die in the order of
-these numbers. How strongly each group is pushed depends on the cost
+A criterion gives every unit a number of at least 0. Only its ratio to the numbers of the other
+units in the group matters. The controller pushes a unit's scales so that, within a group, units die
+in the order of these numbers. How strongly each group is pushed depends on the cost
 (:mod:`kdjax.search.controller`).
 """
 
@@ -19,12 +19,12 @@ from kdjax.search.channels import Channels
 
 
 class Evidence(NamedTuple):
-    """What a criterion may look at.
+    """The data that a criterion may use.
 
     Attributes:
-      scales: ``[contributors, units]`` after the optimiser's update.
-      params: tree, before it.
-      gradients: tree, of this step's loss.
+      scales: ``[contributors, units]`` the scales after the optimiser's update.
+      params: tree of the parameters before the update.
+      gradients: tree of the gradients of this step's loss.
     """
 
     scales: chex.Array
@@ -34,11 +34,11 @@ class Evidence(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Criterion:
-    """A way to say what a unit is worth.
+    """A way to measure what a unit is worth.
 
     Attributes:
       measure: ``(channels, evidence) -> [units]`` float32, none negative.
-      memory: share of the earlier average that a step keeps; 0: only the present counts.
+      memory: share of the earlier average that a step keeps; with 0 only the current step counts.
     """
 
     measure: Callable[[Channels, Evidence], chex.Array]
@@ -56,11 +56,11 @@ def by_scale(channels: Channels, evidence: Evidence) -> chex.Array:
 
 
 def by_taylor(channels: Channels, evidence: Evidence) -> chex.Array:
-    """``|sum scale * gradient|``: to first order, what the loss would change by without the unit.
+    """``|sum scale * gradient|``: to first order, the change of the loss without the unit.
 
     References:
       Molchanov et al., *Importance Estimation for Neural Network Pruning*, CVPR 2019, section 3.2
-      (gates, here the scales of the normalisations).
+      (gates in the paper; here the scales of the normalisations).
     """
     slope = channels.scales(evidence.gradients)
     return jnp.abs(jnp.sum(channels.scales(evidence.params) * slope, axis=0))
@@ -70,7 +70,7 @@ def by_magnitude(channels: Channels, evidence: Evidence) -> chex.Array:
     """The sum of the norms of the filters that write a unit, each relative to its layer's mean.
 
     References:
-      Li et al., *Pruning Filters for Efficient ConvNets*, ICLR 2017 (there the 1-norm).
+      Li et al., *Pruning Filters for Efficient ConvNets*, ICLR 2017 (the paper uses the 1-norm).
     """
 
     def norms(filters: chex.Array) -> chex.Array:
@@ -82,7 +82,7 @@ def by_magnitude(channels: Channels, evidence: Evidence) -> chex.Array:
 def by_fpgm(channels: Channels, evidence: Evidence) -> chex.Array:
     """The sum of the distances from a filter to all others of its layer, over the layer's mean.
 
-    What lies near the geometric median can be replaced by the others.
+    A filter near the geometric median can be replaced by the other filters.
 
     References:
       He et al., *Filter Pruning via Geometric Median*, CVPR 2019, equation 7.
@@ -97,7 +97,7 @@ def by_fpgm(channels: Channels, evidence: Evidence) -> chex.Array:
 
 
 def by_chance(channels: Channels, evidence: Evidence) -> chex.Array:
-    """Numbers drawn once, the same in every step and run: what a criterion has to beat."""
+    """Random numbers, the same in every step and run: the baseline for the other criteria."""
     del evidence
     drawn = np.random.default_rng(0).uniform(0.05, 1.0, len(channels.group_of))
     return jnp.asarray(drawn, jnp.float32)
@@ -115,7 +115,11 @@ CRITERIA: Mapping[str, Criterion] = {
 def _of_filters(
     channels: Channels, evidence: Evidence, measure: Callable[[chex.Array], chex.Array]
 ) -> chex.Array:
-    """``measure([filters, weights]) -> [filters]`` of each writer, over its mean, summed."""
+    """The sum ``[units]`` of ``measure`` over the kernels that write a unit.
+
+    ``measure`` maps the filters of a kernel, ``[filters, weights]``, to ``[filters]``. The result
+    is divided by its mean over the kernel.
+    """
     flat = flax.traverse_util.flatten_dict(evidence.params)
     vectors = []
     for path in channels.kernel_paths:

@@ -17,17 +17,19 @@ def expand(
     multiple: int = 1,
     fixed: Collection[str] = (),
 ) -> WidthVector:
-    """The widths times the largest uniform multiplier that a budget allows.
+    """Returns the widths times the largest uniform multiplier that a budget allows.
 
-    Rounding down leaves a part of the budget unused. Groups then take one more multiple each, those
+    Rounding down leaves a part of the budget unused. Groups then get one more multiple each, those
     that lost most by rounding first, as long as the budget allows it.
 
     Args:
-      widths: to multiply; a multiplier below 1 shrinks them.
+      widths: the widths to multiply; a multiplier below 1 shrinks them.
       channels: says which groups are tied, come in units, or cannot change.
-      allows: whether a width vector is within the budget; must hold for all narrower ones too.
-      limit: widths not to exceed.
-      multiple: every group that changes is a multiple of it (its limit, where that is smaller).
+      allows: whether a width vector is within the budget; if it allows one width vector, it has to
+        allow all narrower ones too.
+      limit: the largest allowed width of each group.
+      multiple: the width of every group that changes is a multiple of this number, or the group's
+        limit if that is smaller.
       fixed: names of groups that stay at their limit.
 
     Raises:

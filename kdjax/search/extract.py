@@ -1,4 +1,4 @@
-"""From living channels to a width vector: counting, reviving, and who stays."""
+"""Turns living channels into a width vector: counts them, revives some, selects which stay."""
 
 from collections.abc import Mapping
 
@@ -12,16 +12,16 @@ from kdjax.widths import WidthVector
 Kept = Mapping[str, np.ndarray]
 
 TOLERANCE = 0.02  # How far below a target a structure may stay, relative to the target.
-_LEAST_WORTH = 1e-9  # Of a living unit: it ranks every living unit above every dead one.
-REVIVED = 0.03  # Share of all units that may come back from the dead at most.
+_LEAST_WORTH = 1e-9  # Least worth of a living unit, so that it ranks above every dead unit.
+REVIVED = 0.03  # Largest share of all units that may be revived.
 
 
 def alive_widths(channels: Channels, full: Mapping[str, int], dead: np.ndarray) -> WidthVector:
-    """The width vector of what is alive.
+    """The width vector of the living channels.
 
     Args:
       channels: the layout of the searched network.
-      full: its widths.
+      full: the widths of the searched network.
       dead: ``[units]`` bool.
     """
     return with_counts(full, channels, _counts(channels, ~dead))
@@ -32,20 +32,22 @@ def kept_channels(
 ) -> dict[str, np.ndarray]:
     """Which channels of each group stay when the network shrinks to ``widths``.
 
-    The living ones first, by what they are worth; dead ones only where ``widths`` asks for more.
+    Living channels are taken first, in the order of their worth. Dead channels are taken only where
+    ``widths`` asks for more channels than are alive.
 
     Args:
       channels: the layout of the searched network.
-      worths: ``[units]`` what each is worth within its group, such as its largest |scale|.
+      worths: ``[units]`` what each unit is worth within its group, such as its largest |scale|.
       dead: ``[units]`` bool.
-      widths: of the compact network.
+      widths: the widths of the compact network.
 
     Returns:
       Group of the width vector -> ``[width]`` increasing indices into the full group. Groups that
       cannot be thinned are left out: all their channels stay.
 
     Raises:
-      ValueError: if tied groups differ, or a width is above the group's or splits a unit.
+      ValueError: if tied groups have different widths, a width is above the full width of its group
+        or splits a unit, or ``widths`` misses a group that cannot be thinned.
     """
     alive = np.zeros(len(channels.group_of), bool)
     strengths, deaths = channels.by_group(worths), channels.by_group(dead)
@@ -67,10 +69,10 @@ def kept_channels(
 
 
 def group_width(group: Group, widths: Mapping[str, int]) -> int:
-    """The one width of a group.
+    """The width that all members of a group have.
 
     Raises:
-      ValueError: if its members' widths differ, which their tie does not allow.
+      ValueError: if the widths of its members differ; tied members must have the same width.
     """
     found = {member: widths[member] for member in group.members}
     if len(set(found.values())) > 1:
@@ -80,7 +82,7 @@ def group_width(group: Group, widths: Mapping[str, int]) -> int:
 
 
 def worth(channels: Channels, importance: np.ndarray, died: np.ndarray) -> np.ndarray:
-    """``[units]`` float64: what each is worth, comparable between groups.
+    """``[units]`` float64: what each unit is worth, comparable between groups.
 
     A living unit is worth its share of the importance in its group. A dead unit is worth almost
     nothing; of two dead units, the one that died later is worth more, because the search kept it
@@ -88,8 +90,8 @@ def worth(channels: Channels, importance: np.ndarray, died: np.ndarray) -> np.nd
 
     Args:
       channels: the layout of the searched network.
-      importance: ``[units]`` as measured, of the dead when they were last alive.
-      died: ``[units]`` the step in which each died; 0 for the living.
+      importance: ``[units]`` as measured; for a dead unit, its last value while it was alive.
+      died: ``[units]`` the step in which each unit died; 0 for living units.
     """
     group, alive = channels.group_of, died == 0
     living = np.where(alive, importance, 0.0).astype(np.float64)
@@ -108,12 +110,12 @@ def revive(budget: Budget, dead: np.ndarray, worths: np.ndarray) -> np.ndarray:
     unit are 0, so the network still computes the same.
 
     Args:
-      budget: that the living are within; its schedule says which groups may change.
+      budget: the budget, which the living units meet; its schedule says which groups may change.
       dead: ``[units]`` bool.
       worths: ``[units]``, see :func:`worth`.
 
     Returns:
-      ``[units]`` bool, those that are still dead; within the budget.
+      ``[units]`` bool, which units are still dead. The living units still meet the budget.
     """
     channels = budget.channels
     free = np.asarray(budget.slots.any(axis=0))[channels.group_of]
@@ -136,7 +138,7 @@ def revive(budget: Budget, dead: np.ndarray, worths: np.ndarray) -> np.ndarray:
 
 
 def _counts(channels: Channels, alive: np.ndarray) -> np.ndarray:
-    """``[groups]`` float64: living channels."""
+    """``[groups]`` float64: the number of living channels."""
     units = np.bincount(channels.group_of, alive, minlength=len(channels.groups))
     return units * channels.unit_sizes
 
@@ -144,12 +146,12 @@ def _counts(channels: Channels, alive: np.ndarray) -> np.ndarray:
 def with_counts(
     widths: Mapping[str, int], channels: Channels, counts: np.ndarray | list[int]
 ) -> WidthVector:
-    """``widths`` with the groups of ``channels`` at ``counts``.
+    """Returns ``widths`` with the widths of the groups of ``channels`` replaced by ``counts``.
 
     Args:
-      widths: to change.
+      widths: the width vector to change.
       channels: the layout of the network.
-      counts: ``[groups]`` channels of each.
+      counts: ``[groups]`` number of channels of each group.
     """
     changed = {
         member: int(count)

@@ -1,16 +1,16 @@
-"""What a network with some of its channels alive costs, and how its penalty weighs their scales.
+"""The cost of a network with some of its channels alive, and the penalty on their scales.
 
-One formula for both. A layer with cost C per connection and c per output channel contributes
+Both follow one formula. A layer with cost C per connection and c per output channel contributes
 
     cost    = C * alive_in * alive_out                                        + c * alive_out
     penalty = C * (alive_in * sum|scale_out| + alive_out * sum|scale_in|)     + c * sum|scale_out|
 
 where a side that cannot be thinned (the image, the classes, a group without normalisation) counts
-its channels and contributes no sum. In a depthwise or grouped convolution each output channel has a
-fixed number u of inputs, so cost = C * u * alive and penalty = C * u * (sum|scale_out| +
-sum|scale_in|), both sums over the same tied group. In the penalty alive counts are constants.
-With every scale 0 or 1, a layer's penalty is its cost times the number of its sides that are
-regularised (its own part counting once).
+all its channels and contributes no sum. In a depthwise or grouped convolution each output channel
+has a fixed number u of inputs, so cost = C * u * alive and penalty = C * u * (sum|scale_out| +
+sum|scale_in|), both sums over the same tied group. The penalty treats the numbers of alive channels
+as constants. If every scale is 0 or 1, a layer's penalty is its cost times the number of its sides
+that are regularised (the part with c counts once).
 
 References:
   Gordon et al., *MorphNet*, CVPR 2018, equations 4 to 6; the part for biases and normalisations
@@ -30,7 +30,7 @@ from kdjax import tracing
 from kdjax.search.channels import Channels
 from kdjax.tracing.counting import Side
 
-RESOURCES = ("flops", "params")  # Counted; time is measured (kdjax.search.latency).
+RESOURCES = ("flops", "params")  # They are counted; time is measured (kdjax.search.latency).
 COUNTED_AS = {"flops": "macs", "params": "params"}
 
 
@@ -41,11 +41,11 @@ class CostModel:
     Attributes:
       resource: ``flops``, ``params`` or ``latency``.
       full: the cost of the layers with all channels, in FLOPs, parameters or microseconds.
-      constant: ``[terms]`` what one channel read times one written costs, over ``full``.
-      reads, writes: ``[terms, groups + 1]`` channels on each side for each living one of a group;
-        in the last column those that stay.
-      felt: ``[terms, groups]`` what a grouped layer reads: its cost does not depend on it, but the
-        penalty is felt there too.
+      constant: ``[terms]`` cost of one pair of a channel read and a channel written, over ``full``.
+      reads, writes: ``[terms, groups + 1]`` channels on each side for each living channel of a
+        group; the last column holds the channels that stay.
+      felt: ``[terms, groups]`` the channels that a grouped layer reads. Its cost does not depend on
+        them, but its penalty acts on them too.
     """
 
     resource: str
@@ -59,12 +59,12 @@ class CostModel:
     def of(
         cls, resource: str, channels: Channels, layers: Collection[int] | None = None
     ) -> "CostModel":
-        """The model of a network, or of some of its layers.
+        """The cost model of a network, or of some of its layers.
 
         Args:
           resource: ``flops`` or ``params``.
-          channels: of the network.
-          layers: numbers of its layers; None for all.
+          channels: the layout of the network.
+          layers: numbers of the layers that count; None for all.
         """
         terms = tracing.terms(channels.traced, COUNTED_AS[resource])
         return cls.of_terms(resource, channels, terms, layers, 2 if resource == "flops" else 1)
@@ -78,14 +78,14 @@ class CostModel:
         layers: Collection[int] | None = None,
         factor: float = 1,
     ) -> "CostModel":
-        """The model of a cost given by its terms.
+        """The cost model for a cost that is given by its terms.
 
         Args:
-          resource: its name.
-          channels: of the network.
-          terms: of its layers.
-          layers: numbers of those that count; None for all.
-          factor: of all terms.
+          resource: name of the resource.
+          channels: the layout of the network.
+          terms: terms of the network's layers.
+          layers: numbers of the layers that count; None for all.
+          factor: a factor that multiplies all terms.
         """
         chosen = np.isin(terms.layer, list(terms.layer if layers is None else layers))
         sides = [_dense(side, channels) for side in (terms.reads, terms.writes, terms.sources)]
@@ -100,7 +100,7 @@ class CostModel:
         return cls(resource, full, constant / full, reads, writes, felt[:, :-1])
 
     def cost(self, counts: chex.Array | np.ndarray) -> chex.Array:
-        """Scalar: the share of the full cost that is left with ``counts [groups]`` alive."""
+        """Scalar: the share of the full cost left with ``counts [groups]`` channels alive."""
         reads, writes = self._sides(counts)
         return (self.constant * reads * writes).sum()
 
@@ -119,14 +119,14 @@ class CostModel:
 
 
 def _dot(counts: chex.Array | np.ndarray) -> Callable[..., Any]:
-    # On the host it is NumPy's float64: cheap enough to try thousands of width vectors.
+    # On the host NumPy computes in float64. This is fast enough to try thousands of width vectors.
     if isinstance(counts, np.ndarray):
         return np.dot
     return functools.partial(jnp.dot, precision="highest")
 
 
 def _dense(side: Side, channels: Channels) -> np.ndarray:
-    """``[terms, groups + 1]`` by the groups that can be thinned; all else stays."""
+    """A dense matrix ``[terms, groups + 1]``; the last column holds the channels that stay."""
     column = {group.name: number for number, group in enumerate(channels.groups)}
     found = np.zeros((len(side.fixed), len(channels.groups) + 1))
     found[:, -1] = side.fixed

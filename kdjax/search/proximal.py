@@ -1,4 +1,4 @@
-"""The step that shrinks scales, and the fraction of it after which a goal is met exactly."""
+"""The step that shrinks scales, and a search for the smallest fraction of it that meets a goal."""
 
 from collections.abc import Callable
 
@@ -11,8 +11,9 @@ import numpy as np
 def proximal(scales: chex.Array, step_size: chex.Array) -> chex.Array:
     """The proximal map of ``step_size * max_k |scales[k]|``, for each unit.
 
-    The largest magnitudes come down to a common level, all together by ``step_size``; where that
-    exceeds their sum, all become 0. For one contributor it is soft thresholding.
+    The largest magnitudes of a unit come down to a common level; the sum of their decreases is
+    ``step_size``. If ``step_size`` exceeds the sum of all magnitudes, all become 0. For one
+    contributor the map is soft thresholding.
 
     Args:
       scales: ``[contributors, units]`` floats.
@@ -37,24 +38,24 @@ def line_search(
     forced: chex.Array,
     shares: Callable[[chex.Array], chex.Array],
 ) -> tuple[chex.Array, chex.Array]:
-    """The smallest part of a step after which the goal is met.
+    """The smallest fraction of a step after which the goal is met.
 
     Args:
       prune_at: ``[units]``: the fraction of the step after which each unit is dead; below 0 for
-        those that are dead already, infinite for those that stay.
+        units that are dead already, infinite for units that stay.
       goal: ``[constraints]`` shares to reach.
       forced: scalar bool, whether the goal must be reached now, however long the step is.
-      shares: ``alive [units] -> [constraints]``.
+      shares: ``alive [units] -> [constraints]``, the share of each full cost that is left.
 
     Returns:
-      ``(fraction, settled)``, scalars. 1 is the whole step. It is less where a constraint would be
-      met earlier, 0 where all are met already, and more than 1 only where ``forced``. ``settled``:
-      whether all constraints are met after it.
+      ``(fraction, settled)``, scalars. ``fraction`` is 1 for the whole step. It is less if a
+      constraint is met earlier, 0 if all are met already, and above 1 only if ``forced``.
+      ``settled`` says whether all constraints are met after that fraction.
     """
     met = shares(prune_at > 0.0) <= goal
 
     def reached(fraction: chex.Array) -> chex.Array:
-        """Whether a constraint is newly met, or where forced all are."""
+        """Whether a constraint is newly met; if ``forced``, whether all constraints are met."""
         now = shares(prune_at > fraction) <= goal
         return jnp.where(forced, jnp.all(now), jnp.any(now & ~met))
 
@@ -62,7 +63,7 @@ def line_search(
     longest = jnp.where(forced, candidates[-1], 1.0)
 
     def shortest() -> chex.Array:
-        """The smallest fraction that reaches it: bisection over those at which a unit dies."""
+        """The smallest fraction that reaches the goal, by bisection over ``candidates``."""
         low, high = jnp.int32(0), jnp.int32(len(candidates) - 1)
 
         def halve(_: int, bounds: tuple[chex.Array, chex.Array]) -> tuple[chex.Array, chex.Array]:

@@ -1,4 +1,4 @@
-"""Whether the network built from found widths is the searched one without its dead channels."""
+"""Checks that a network built from new widths is the searched one without its dead channels."""
 
 from collections.abc import Collection, Mapping
 
@@ -17,17 +17,18 @@ def check_rebuilt(
     widths: Mapping[str, int],
     image_shape: tuple[int, int, int],
 ) -> None:
-    """Checks the network of some widths against the full one, channel by channel.
+    """Checks the network with these widths against the full network, channel by channel.
 
     Args:
-      architecture: of both.
+      architecture: the architecture of both networks.
       channels: the layout of the full network.
-      kept: width -> indices of the channels that live.
-      widths: how many they are.
+      kept: name of a width -> indices of the channels that live.
+      widths: the widths of the small network.
       image_shape: (height, width, channels) of the input.
 
     Raises:
-      ValueError: if it is another network; the message names the variable.
+      ValueError: if it is not the full network without some channels; the message names the
+        variable that differs.
     """
     alive = tracing.alive_from_kept(channels.traced, kept)
     net = architecture.build(architecture.check(widths))
@@ -35,7 +36,7 @@ def check_rebuilt(
         tracing.check(channels.traced, alive, net, image_shape)
     except ValueError as error:
         reason = str(error)
-    except (AssertionError, TypeError, ZeroDivisionError) as error:  # Of flax or the user's module.
+    except (AssertionError, TypeError, ZeroDivisionError) as error:  # From flax or a user's module.
         reason = f"its modules cannot be built ({type(error).__name__}{': ' * bool(str(error))}"
         reason += f"{error}); the groups of a convolution, say, have to divide its channels"
     else:
@@ -52,21 +53,22 @@ def check_equal_widths(
     image_shape: tuple[int, int, int],
     held: Collection[str] = (),
 ) -> None:
-    """Checks the network whose groups all have about the same small width against the full one.
+    """Checks a network whose groups all have about the same small width against the full network.
 
     A module may compare two widths and, for example, leave out a projection where they are equal.
-    If a search makes them equal, the module changes. This finds it before the search.
+    If a search makes them equal, the module changes. This check finds such a module before the
+    search.
 
     Args:
-      architecture: of the network.
-      channels: its layout.
+      architecture: the architecture of the network.
+      channels: the layout of the network.
       image_shape: (height, width, channels) of the input.
       held: names of groups that keep their width.
 
     Raises:
       ValueError: as :func:`check_rebuilt`; the message says what a module must not do.
     """
-    # With one channel each, the check could not tell channels apart; so there are two.
+    # With one channel per group, the check could not tell channels apart, so each gets two or more.
     common = max(2, *(group.unit_size for group in channels.groups))
     counts = [
         group.channels
@@ -81,6 +83,6 @@ def check_equal_widths(
         check_rebuilt(architecture, channels, kept, widths, image_shape)
     except ValueError as error:
         raise ValueError(
-            f"a search may make widths equal, and then {error}: a module must not compare widths "
-            "to decide what it is"
+            f"a search may make widths equal, and then {error}: a module must not change "
+            "its structure when two widths are equal"
         ) from None

@@ -1,4 +1,4 @@
-"""Rounds found widths to multiples: removes and adds multiples by their worth per cost."""
+"""Rounds widths to multiples of a number: removes and adds multiples by their worth per cost."""
 
 import math
 from collections.abc import Collection, Iterator, Mapping
@@ -10,23 +10,25 @@ from kdjax.search.extract import TOLERANCE, group_width, with_counts
 from kdjax.search.schedule import minimum_width
 from kdjax.widths import WidthVector
 
-_EXCHANGES = 20  # The largest number of attempts, so that the loop ends.
+_EXCHANGES = 20  # Largest number of rounds of exchanges, so that the loop ends.
 
 
 def round_widths(
     widths: Mapping[str, int], budget: Budget, multiple: int, worths: np.ndarray
 ) -> WidthVector:
-    """The widths as multiples, within the budget and, where multiples allow it, close to it.
+    """Rounds widths to multiples within the budget and, where multiples allow it, close to it.
 
     Each group is rounded to its nearest multiple. While the cost is above a target, the multiple
     with the least worth per cost is removed. While a target is undercut by more than
-    :data:`TOLERANCE`, the multiple with the most worth per cost that fits is added. In the end one
-    or two multiples are exchanged for others while that brings the cost nearer to the target.
+    :data:`TOLERANCE`, the multiple with the most worth per cost that fits is added. At the end, one
+    or two multiples at a time are exchanged for others, as long as this brings the cost nearer to
+    the target.
 
     Args:
-      widths: that were found.
-      budget: not to exceed; it says which groups may change.
-      multiple: every group that changes is a multiple of it (or all of the group).
+      widths: the widths that a search found.
+      budget: must not be exceeded; its schedule says which groups may change.
+      multiple: the width of every group that changes is a multiple of this number, or the full
+        width of the group.
       worths: ``[units]``, see :func:`kdjax.search.extract.worth`.
 
     Raises:
@@ -45,7 +47,7 @@ class _Rounding:
             min(group.channels, -(-minimum_width(group, budget.min_width) // step) * step)
             for group, step in zip(self._groups, self._steps, strict=True)
         ]
-        # The worth of a group's n most valuable channels together, for each n.
+        # For each n, the total worth of the n most valuable channels of a group.
         self._worth_of = [
             np.append(
                 0.0, np.cumsum(np.repeat(-np.sort(-values) / group.unit_size, group.unit_size))
@@ -65,7 +67,7 @@ class _Rounding:
         return with_counts(widths, self._budget.channels, counts)
 
     def _changed(self, counts: np.ndarray, sign: int) -> Iterator[tuple[int, np.ndarray, float]]:
-        """(group, counts with one multiple more or less in it, what that multiple is worth)."""
+        """Yields (group, counts with one multiple more or less of it, worth of that multiple)."""
         for number in self._free:
             step, most = self._steps[number], self._groups[number].channels
             have = int(counts[number])
@@ -78,7 +80,7 @@ class _Rounding:
             yield number, other, float(worth)
 
     def _thinned(self, counts: np.ndarray) -> np.ndarray:
-        """Removes multiples until every target is met, those worth least for their cost first."""
+        """Removes multiples until every target is met, those of the least worth per cost first."""
         while (over := (now := self._costs(counts)) > 1 + EXACTNESS).any():
             choices = [
                 (worth / saved, number, fewer)
@@ -94,7 +96,7 @@ class _Rounding:
         return counts
 
     def _filled(self, counts: np.ndarray, without: Collection[int] = ()) -> np.ndarray:
-        """Adds multiples that fit while a target is undercut, none to the groups ``without``."""
+        """Adds multiples that fit while a target is undercut, but not to the groups ``without``."""
         while (low := (now := self._costs(counts)) < 1 - TOLERANCE).any():
             choices = []
             for number, more, worth in self._changed(counts, 1):
@@ -110,8 +112,8 @@ class _Rounding:
     def _exchanged(self, counts: np.ndarray) -> np.ndarray:
         """Exchanges one or two multiples for others while a target is undercut.
 
-        Of the exchanges that bring all costs near their targets, the one that loses least worth is
-        taken; if none does, the one that comes nearest.
+        Among the exchanges that bring all costs near their targets, the one that loses the least
+        worth is taken. If no exchange does so, the one that comes nearest is taken.
         """
         for _ in range(_EXCHANGES):
             near = self._costs(counts).min()
@@ -128,7 +130,7 @@ class _Rounding:
         return counts
 
     def _dropped(self, counts: np.ndarray) -> Iterator[tuple[set[int], np.ndarray]]:
-        """(groups that lost a multiple, counts without it), for each one and each two of them."""
+        """Yields (groups that lost a multiple, counts) for each removal of one or two multiples."""
         for first, fewer, _ in self._changed(counts, -1):
             yield {first}, fewer
             for second, least, _ in self._changed(fewer, -1):

@@ -1,4 +1,4 @@
-"""When blocks are thinned, all at once or one after another, and how far each goes in its turn."""
+"""Schedules: blocks are thinned all at once or in sequence, and each slot has costs to reach."""
 
 import math
 from collections.abc import Sequence
@@ -21,15 +21,16 @@ def make_schedule(
     order: Sequence[str],
     min_width: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which groups may change when, and what each cost should be by then.
+    """Returns which groups may change in each slot, and the costs to reach by the end of each.
 
     Args:
-      channels: of the network to thin.
+      channels: the layout of the network to thin.
       blocks: the partition of its groups.
-      constraints: all of the budget.
+      constraints: all constraints of the budget.
       schedule: ``joint`` or ``sequential``.
-      order: of the blocks in a sequential schedule; empty: all that are not frozen, in order.
-      min_width: fewest channels that a group keeps; below 1 a share of its channels.
+      order: names of the blocks in the order of a sequential schedule; if empty, all blocks that
+        are not frozen, in their order.
+      min_width: fewest channels that a group keeps; a number below 1 is a share of its channels.
 
     Returns:
       ``slots`` and ``waypoints`` of :class:`kdjax.search.Budget`.
@@ -72,9 +73,9 @@ def _waypoints(
 ) -> np.ndarray:
     """``[slots]``: the share of a constraint's cost to reach by the end of each block's slot.
 
-    If all blocks are thinned by one multiplier, there is one with which the target is met. Each
-    block is thinned by that multiplier in its slot, so none has to give more than it can. The
-    target of a single block is met in the slot of that block.
+    There is one multiplier that meets the target if all blocks are thinned by it. Each block is
+    thinned by that multiplier in its slot, so no block has to give more than it can. The target of
+    a single block is met in the slot of that block.
     """
     scope = constraint.name.rpartition(".")[0]
     if scope:
@@ -93,16 +94,17 @@ def _waypoints(
         reached = cost(middle, np.logical_or.reduce(slots)) <= constraint.target
         low, high = (middle, high) if reached else (low, middle)
     way = [cost(low, np.logical_or.reduce(slots[: number + 1])) for number in range(len(names))]
-    # The last is the target itself, to which the multiplier comes close.
+    # The last waypoint is the target itself: the multiplier only comes close to it.
     return np.array([*way[:-1], constraint.target])
 
 
 def minimum_width(group: Group, min_width: float) -> int:
-    """Channels that a group keeps at least: whole units.
+    """The fewest channels that a group keeps, in whole units.
 
     Args:
-      group: of channels.
-      min_width: a number of channels, or below 1 a share of the group's, rounded up.
+      group: the channel group.
+      min_width: a number of channels; a number below 1 is a share of the group's channels, and the
+        result is rounded up.
     """
     channels = min_width if min_width >= 1 else max(1, math.ceil(min_width * group.channels - 1e-9))
     return min(group.channels, -(-int(channels) // group.unit_size) * group.unit_size)

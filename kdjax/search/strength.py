@@ -1,4 +1,4 @@
-"""How strongly each constraint presses on its channels: feedback that keeps its cost on a plan."""
+"""Feedback that sets how strongly each constraint presses, so that its cost follows a plan."""
 
 from typing import NamedTuple
 
@@ -8,20 +8,20 @@ import numpy as np
 
 from kdjax.search.budget import EXACTNESS, Budget
 
-# How the logarithm of a strength reacts to a cost above plan (a share of the full cost): the part
-# that acts at once, and the part that builds up over a slot of the schedule.
+# How the logarithm of a strength reacts to a cost above plan (as a share of the full cost). The
+# proportional part acts at once, the integral part builds up over a slot of the schedule.
 _PROPORTIONAL_GAIN, _INTEGRAL_GAIN, _LARGEST_LOG = 15.0, 100.0, 8.0
 _LATE_FACTOR = 5.0  # How much faster the strength builds up once the plan is over.
 _MARGIN = 0.02  # How far ahead of plan a cost may be before its penalty stops.
-_LARGEST_SHIELD = 5.0  # How strongly it may then shield its channels, relative to the others.
-_WAITS_BELOW = 0.6  # A cost waits while its way left is below this share of the longest one.
+_LARGEST_SHIELD = 5.0  # Largest strength of a shield, relative to the largest pressure.
+_WAITS_BELOW = 0.6  # A cost waits while its way left is below this share of the longest way left.
 
 
 class Moment(NamedTuple):
-    """Where a step is in the plan. All are scalars.
+    """The place of a step in the plan. All fields are scalars.
 
     Attributes:
-      slot: int32, of the schedule.
+      slot: int32, index of the slot in the schedule.
       time: float32, share of the slot that has passed, at most 1.
       unsettled: bool, whether the structure of the slot can still change.
       forced: bool, whether the slot's goal must be reached now.
@@ -34,7 +34,7 @@ class Moment(NamedTuple):
 
 
 class Feedback:
-    """From costs to strengths, once in every step, traced.
+    """Computes strengths from costs once in every step, traced by JAX.
 
     Attributes:
       goals: ``[slots, constraints]`` float32, shares of the full cost to reach by the end of each
@@ -45,7 +45,7 @@ class Feedback:
         self._slot_length = slot_length
         self._ends = jnp.asarray(budget.waypoints, jnp.float32)
         self._starts = jnp.concatenate([jnp.ones_like(self._ends[:1]), self._ends[:-1]])
-        # A cost of exactly the target meets it, however float32 rounds its sum.
+        # With this margin a cost equal to the target meets it, even if float32 rounds the sum up.
         self.goals = jnp.asarray(budget.waypoints * (1 + 0.5 * EXACTNESS), jnp.float32)
         self._base = _base_strengths(budget, slot_length) / learning_rate
 
@@ -55,13 +55,13 @@ class Feedback:
         """``(strength, log_strength)`` of the step, ``[constraints]`` each.
 
         Args:
-          log_strength: ``[constraints]``, what has built up in the steps before.
-          share: ``[constraints]``, shares of the full cost that are alive.
-          moment: of the step.
+          log_strength: ``[constraints]``, the integral part that the earlier steps built up.
+          share: ``[constraints]``, shares of the full cost that are left.
+          moment: the place of the step in the plan.
 
         Returns:
-          The strengths, below 0 where a constraint shields its channels from the others; and what
-          has built up now.
+          The strengths, below 0 where a constraint shields its channels from the others, and the
+          integral part after this step.
         """
         start, end = self._starts[moment.slot], self._ends[moment.slot]
         behind = share - (start + (end - start) * moment.time)
@@ -86,9 +86,9 @@ class Feedback:
     ) -> chex.Array:
         """``[constraints]``: 1 where a cost may press, less where it waits, below 0 to shield.
 
-        Each cost still has to come down by some factor, whose logarithm is the way left. Lowering
-        the cost that is farthest from its target lowers the others too, by about the same factor
-        at most. So a cost that is much closer to its target waits.
+        Each cost still has to come down by some factor. The logarithm of this factor is its way
+        left. Lowering the cost that is farthest from its target lowers the others too, by about the
+        same factor at most. So a cost that is much closer to its target waits.
         """
         left = jnp.log(jnp.maximum(share, 1e-6) / end)
         longest = jnp.maximum(jnp.max(left), EXACTNESS)
@@ -97,10 +97,10 @@ class Feedback:
 
 
 def _base_strengths(budget: Budget, steps: float) -> np.ndarray:
-    """``[constraints]``: strengths at which half of a scale of 1 is gone within a slot.
+    """``[constraints]``: strengths that reduce a scale of 1 by half within a slot.
 
-    At a learning rate of 1. The controller starts from the right order of magnitude whatever the
-    network and the length of the search are.
+    They hold for a learning rate of 1. With them the controller starts at the right order of
+    magnitude for any network and any length of the search.
     """
     groups = budget.channels.groups
     full = np.array([group.channels for group in groups], np.float32)

@@ -1,4 +1,4 @@
-"""What a network is made of, found by following its channels through its own forward pass."""
+"""Finds the structure of a network by following its channels through its forward pass."""
 
 from kdjax.tracing.checking import check
 from kdjax.tracing.counting import Terms, count, everything, layer_costs, layer_terms, terms

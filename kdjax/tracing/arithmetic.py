@@ -1,4 +1,4 @@
-"""Operations that combine arrays element by element, or reduce them; they tie channels."""
+"""Rules for operations that combine arrays element by element or reduce them; they tie channels."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from kdjax.tracing.values import Label, Value, along, joined, rigid
 
 
 def elementwise(kind: str) -> Rule:
-    """The rule of an operation on arrays of one shape; ``kind``: product, quotient, or any name."""
+    """The rule of an elementwise operation; ``kind`` is sum, product, quotient or any name."""
 
     def rule(equation: Equation) -> list[Value]:
         return [combine(equation.record, kind, equation.values)]
@@ -20,15 +20,15 @@ def elementwise(kind: str) -> Rule:
 
 
 def combine(record: Record, kind: str, values: Sequence[Value]) -> Value:
-    """Ties the channels at equal places.
+    """Combines values element by element and ties the channels at equal places.
 
     A channel is *bare* until a parameter vector multiplies it. That vector is a scale that decides
-    about the channel. The product of two computed arrays is bare where both are; the result of any
-    other operation is bare where one of them is.
+    about the channel. The product of two computed arrays is bare where both arrays are bare. The
+    result of any other operation is bare where one of the arrays is bare.
 
     Args:
-      record: of the trace.
-      kind: of the operation; it decides which channels of the result are bare.
+      record: the record of the trace.
+      kind: kind of the operation; it decides which channels of the result are bare.
       values: the operands.
     """
     shape = np.broadcast_shapes(*(value.shape for value in values))
@@ -70,7 +70,7 @@ def _fitting(record: Record, value: Value, shape: tuple[int, ...]) -> list[Label
 def _overlapping(
     labelled: Sequence[tuple[Value, Label]],
 ) -> tuple[list[tuple[Value, Label]], list[tuple[Value, Label]]]:
-    """The labels that share axes with the first, directly or through others; and the rest."""
+    """The labels that share axes with the first label, directly or through others, and the rest."""
     cluster, rest = [labelled[0]], list(labelled[1:])
     axes, grown = set(labelled[0][1].axes), True
     while grown:
@@ -83,7 +83,7 @@ def _overlapping(
 
 
 def _merge(record: Record, kind: str, cluster: Sequence[tuple[Value, Label]]) -> Label:
-    """One label for all; atoms at equal places are tied."""
+    """Merges the labels into one and ties the atoms at equal places."""
     ordered = sorted(cluster, key=lambda pair: pair[1].rigid)
     for _, label in ordered[1:]:
         if label is not ordered[0][1]:
@@ -118,7 +118,7 @@ def _factors(kind: str, values: Sequence[Value]) -> frozenset:
 
 
 def unary(multiple: bool) -> Rule:
-    """The rule of a function of each number; ``multiple``: it is that number times a constant."""
+    """The rule of a function of each number; ``multiple`` if it only multiplies by a constant."""
 
     def rule(equation: Equation) -> list[Value]:
         return [
@@ -129,7 +129,7 @@ def unary(multiple: bool) -> Rule:
 
 
 def select(equation: Equation) -> list[Value]:
-    """``select_n``: its condition may depend on channels too; it does not scale them."""
+    """``select_n``: the condition may depend on channels too, but it does not scale them."""
     which, *cases = equation.values
     found = combine(equation.record, "choice", cases)
     shape = found.shape
@@ -142,7 +142,7 @@ def select(equation: Equation) -> list[Value]:
 
 
 def reduce(equation: Equation) -> list[Value]:
-    """Sums, maxima and the like. Channels that are reduced over have to stay."""
+    """Sums, maxima and other reductions. Channels that are reduced over have to stay."""
     results = []
     for value in equation.values:
         gone = {axis % len(value.shape) for axis in equation.params["axes"]}

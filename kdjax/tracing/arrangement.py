@@ -1,4 +1,4 @@
-"""Operations that only move numbers, such as a reshape: the atoms are moved in the same way."""
+"""Rules for operations that only move numbers, such as a reshape: atoms move in the same way."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ def transpose(equation: Equation) -> list[Value]:
 
 
 def reverse(equation: Equation) -> list[Value]:
-    """``rev``: channels are counted from the other end."""
+    """``rev``: reverses the order of the channels."""
     (value,), axes = equation.values, tuple(equation.params["dimensions"])
     labels = [label.map(lambda part: np.flip(part, axes)) for label in value.labels]
     return [value.moved(value.shape, labels)]
@@ -38,7 +38,7 @@ def cut(equation: Equation) -> list[Value]:
 
 
 def split(equation: Equation) -> list[Value]:
-    """``split``: parts of one axis."""
+    """``split``: cuts one axis into parts."""
     (value,), axis = equation.values, equation.params["axis"]
     ends = np.cumsum(equation.params["sizes"])
     parts = []
@@ -50,7 +50,7 @@ def split(equation: Equation) -> list[Value]:
 
 
 def _index(value: Value, indices: Sequence[np.ndarray]) -> Value:
-    """Takes positions of every axis."""
+    """Takes the positions ``indices`` of every axis."""
 
     def take(label: Label) -> Label:
         def pick(part: np.ndarray) -> np.ndarray:
@@ -64,19 +64,19 @@ def _index(value: Value, indices: Sequence[np.ndarray]) -> Value:
 
 
 def squeeze(equation: Equation) -> list[Value]:
-    """``squeeze``: axes of one place go."""
+    """``squeeze``: removes axes of length 1."""
     (value,) = equation.values
     gone = {axis % len(value.shape) for axis in equation.params["dimensions"]}
     return [without(value, gone, value.labels)]
 
 
 def without(value: Value, gone: set[int], labels: Sequence[Label], *, multiple=True) -> Value:
-    """A value that has lost axes; labels of which nothing is left go too.
+    """The value without some of its axes; a label that loses all its axes is removed too.
 
     Args:
       value: the operand.
-      gone: its axes that go.
-      labels: those of the result.
+      gone: the axes to remove.
+      labels: labels to keep, with the axes of the operand.
       multiple: as in :meth:`Value.moved`.
     """
     left = [axis for axis in range(len(value.shape)) if axis not in gone]
@@ -92,7 +92,7 @@ def without(value: Value, gone: set[int], labels: Sequence[Label], *, multiple=T
 
 
 def broadcast(equation: Equation) -> list[Value]:
-    """``broadcast_in_dim``: new axes. A channel that is repeated along one has to stay."""
+    """``broadcast_in_dim``: adds axes. A single channel that becomes many has to stay."""
     value, shape = equation.values[0], equation.params["shape"]
     places = equation.params["broadcast_dimensions"]
     labels = []
@@ -110,7 +110,7 @@ def concatenate(equation: Equation) -> list[Value]:
 
 
 def stack(equation: Equation) -> list[Value]:
-    """``stack``: a new axis, one place for each operand."""
+    """``stack``: adds an axis with one place for each operand."""
     axis = equation.params["axis"]
     shape = list(equation.values[0].shape)
     shape.insert(axis, 1)
@@ -121,7 +121,7 @@ def stack(equation: Equation) -> list[Value]:
 
 
 def _concatenate(record: Record, values: Sequence[Value], axis: int) -> Value:
-    """Joins along an axis; a label that differs between the parts extends along it."""
+    """Joins values along an axis; a label that differs between them extends along this axis."""
     ndim = len(values[0].shape)
     shape = list(values[0].shape)
     shape[axis] = sum(value.shape[axis] for value in values)
@@ -164,7 +164,7 @@ def same(first: Label, second: Label) -> bool:
 
 
 def _filled(record: Record, value: Value, axes: Sequence[int], axis: int) -> Label:
-    """A label of all these axes, for a part of a concatenation."""
+    """A label over all of ``axes``, for one part of a concatenation."""
     own = [label for label in value.labels if set(label.axes) & set(axes)]
     shape = [value.shape[place] if place in axes else 1 for place in range(len(value.shape))]
     open_labels = [label for label in own if not label.rigid]
@@ -215,7 +215,7 @@ def pad(equation: Equation) -> list[Value]:
 
 
 def _padded(size: int, low: int, high: int, inner: int) -> np.ndarray:
-    """Position -> where it comes from; -1 for padding."""
+    """For each position after padding, the position that it comes from; -1 for padding."""
     places = np.full(size + max(size - 1, 0) * inner, -1)
     places[:: inner + 1] = np.arange(size)
     places = np.pad(places, (max(low, 0), max(high, 0)), constant_values=-1)
@@ -276,7 +276,7 @@ def _reshaped(
     target = [new[axis] if axis in new_axes else 1 for axis in range(len(new))]
     changed = label.map(lambda part: np.broadcast_to(part, whole).reshape(target))
     axes = [axis for axis in new_axes if new[axis] > 1] or new_axes[-1:]
-    # An axis along which the atoms are the same everywhere holds no channels; one axis stays.
+    # An axis along which all atoms are equal holds no channels, but at least one axis is kept.
     for axis in tuple(axes):
         if len(axes) > 1 and (changed.atoms == np.take(changed.atoms, [0], axis)).all():
             changed = _first(changed, axis)

@@ -1,4 +1,4 @@
-"""Whether a small network is the full one without some channels: both traced, and compared."""
+"""Traces a small and a full network and checks that the small one only lacks some channels."""
 
 import flax.linen as nn
 import numpy as np
@@ -12,23 +12,25 @@ from kdjax.tracing.values import Path
 def check(
     traced: Traced, alive: np.ndarray, net: nn.Module, image_shape: tuple[int, int, int]
 ) -> Traced:
-    """Traces a thinned network and holds it to the full one, channel by channel.
+    """Traces a thinned network and compares it with the full one, channel by channel.
 
-    A module may decide by its widths what it is: a shortcut that appears where two widths differ,
-    a padding or a split computed from them. So the sliced variables have to fit it, and wherever
-    two axes of the full network hold the same channels, those of the small one have to.
+    The structure of a module may depend on its widths: a shortcut may appear where two widths
+    differ, or a padding or a split may be computed from them. So the sliced variables have to fit
+    the small network. Where two axes of the full network hold the same channels, the same axes of
+    the small network have to hold the same channels too.
 
     Args:
-      traced: of the full network.
+      traced: the description of the full network.
       alive: ``[units]`` bool.
       net: the small network.
       image_shape: (height, width, channels) of the input.
 
     Returns:
-      The small network's own description.
+      The description of the small network.
 
     Raises:
-      ValueError: if it is another network; the message names the variable.
+      ValueError: if it is not the full network without some channels; the message names the
+        variable that differs.
     """
     # With few channels left, the number of groups no longer says how a convolution is thinned.
     grouping: dict[Path, Grouping] = {

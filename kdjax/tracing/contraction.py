@@ -78,7 +78,7 @@ def convolution(equation: Equation) -> list[Value]:
 
 
 def dot(equation: Equation) -> list[Value]:
-    """``dot_general``: a dense layer where one side is a parameter."""
+    """``dot_general``: a dense layer if one side is a parameter."""
     contract, batch = equation.params["dimension_numbers"]
     (left, right), record, shape = equation.values, equation.record, equation.shapes[0]
     sides = [
@@ -102,7 +102,7 @@ def dot(equation: Equation) -> list[Value]:
             record.tie(one[:, :1], np.concatenate([one, other], 1), "an array in the code is read")
     for side in sides:
         for axis in side.batch:
-            record.pin(_axis(side.value, axis)[0], "each of them is multiplied by itself")
+            record.pin(_axis(side.value, axis)[0], "they are a batch axis of a product")
     labels = _carried(sides, starts, shape, bare=False)
     inputs = [side.value for side in sides if not side.value.fixed]
     layer = max((value.layer for value in inputs if value.layer is not None), default=None)
@@ -115,7 +115,7 @@ def dot(equation: Equation) -> list[Value]:
 
 
 class _Side:
-    """One operand: its axes that are summed over, those that both have, and its own."""
+    """One operand: the axes that are summed over, the shared batch axes, and its own free axes."""
 
     def __init__(self, value: Value, contract: tuple[int, ...], batch: tuple[int, ...]) -> None:
         self.value, self.contract, self.batch = value, contract, batch
@@ -170,7 +170,7 @@ def _dense(
 
 
 def _widest(record: Record, side: _Side, axes: Sequence[int]) -> int | None:
-    """The longest of several axes, which can be thinned; the others, such as heads, stay."""
+    """The longest of several axes, which can be thinned. The others, such as heads, are pinned."""
     if not axes:
         return None
     chosen = max(axes, key=lambda axis: side.value.shape[axis])
@@ -199,7 +199,7 @@ def _product(record: Record, sides: Sequence[_Side]) -> Found:
 def _carried(
     sides: Sequence[_Side], starts: tuple[int, int], shape: tuple[int, ...], bare: Any
 ) -> tuple[Label, ...]:
-    """Labels of the result: those of the operands' own axes."""
+    """The labels of the result, taken from the operands; batch axes cannot shrink."""
     labels = []
     for axis, pair in enumerate(zip(sides[0].batch, sides[1].batch, strict=True)):
         if any(side.value.label(own) for side, own in zip(sides, pair, strict=True)):
@@ -218,7 +218,7 @@ def _carried(
 
 
 def _axis(value: Value, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """Atoms and bareness ``[size, others]`` of an axis; rigid where it has no label."""
+    """Atoms and bareness ``[size, others]`` of an axis; rigid and not bare if it has no label."""
     label, size = value.label(axis), value.shape[axis]
     if label is None:
         return np.zeros((size, 1), int), np.zeros((size, 1), bool)
@@ -226,6 +226,6 @@ def _axis(value: Value, axis: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def kernel_of(record: Record, value: Value) -> Path | None:
-    """The parameter that a kernel is computed from; of several (a gain, a mask), the largest."""
+    """The parameter that a kernel is computed from; if several (a gain, a mask), the largest."""
     paths = [path for path in value.variables if path[0] == "params"]
     return max(paths, key=lambda path: (record.sizes[path], path), default=None)

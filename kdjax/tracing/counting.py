@@ -1,8 +1,9 @@
-"""What a traced network costs, whole or thinned, and the coefficients that a penalty needs.
+"""The cost of a traced network, whole or thinned, and the coefficients that a penalty needs.
 
-Every cost is a sum of terms: a constant, times the living channels that are read, times those that
-are written. A kernel is a term of the parameters, a layer one of the multiply-accumulates; a bias,
-a normalisation or a table of positions reads the constant 1.
+Every cost is a sum of terms: a constant, times the number of living channels that are read, times
+the number of those that are written. Each kernel is one term of the parameters. Each layer is one
+term of the multiply-accumulates. A bias, a normalisation or a table of positions reads the
+constant 1.
 """
 
 import dataclasses
@@ -24,8 +25,8 @@ def count(traced: Traced, alive: np.ndarray | None = None) -> costs.Cost:
     """Parameters, multiply-accumulates and activations of the network with these units.
 
     Args:
-      traced: of the full network.
-      alive: ``[units]`` bool, of which unit 0 stays; None for all.
+      traced: the description of the full network.
+      alive: ``[units]`` bool, true for unit 0 (the channels that stay); None for all units.
     """
     alive = everything(traced) if alive is None else alive
     params = sum(
@@ -45,7 +46,7 @@ def count(traced: Traced, alive: np.ndarray | None = None) -> costs.Cost:
 
 
 def layer_costs(traced: Traced) -> tuple[costs.Cost, ...]:
-    """The cost of each layer; parameters that no kernel holds count where they are first used."""
+    """The cost of each layer; a parameter other than a kernel counts where it is first used."""
     params = np.zeros(len(traced.layers), np.int64)
     for path, number in traced.owners.items():
         params[number] += np.prod([len(axis) for axis in traced.leaves[path]], dtype=np.int64)
@@ -61,11 +62,11 @@ def layer_costs(traced: Traced) -> tuple[costs.Cost, ...]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Side:
-    """For each term how many channels it has on one side, as a sparse matrix.
+    """The number of channels that each term has on one side, as a sparse matrix.
 
     Attributes:
-      fixed: ``[terms]`` channels that stay.
-      term, group: ``[entries]`` row and column.
+      fixed: ``[terms]`` number of channels that stay.
+      term, group: ``[entries]`` row and column of each entry.
       channels: ``[entries]`` channels of the term for each living unit of the group.
     """
 
@@ -84,8 +85,8 @@ class Terms:
       reads, writes: the two sides.
       sources: what a grouped layer reads. Each of its outputs reads a fixed number of channels, so
         its cost does not depend on them. Its penalty still acts on the channels that it reads, as
-        strongly as on those that it writes. A side without fixed channels.
-      layer: ``[terms]`` number of the layer in which each counts.
+        strongly as on those that it writes. Fixed channels of this side have no effect.
+      layer: ``[terms]`` number of the layer in which each term counts.
     """
 
     constant: np.ndarray
@@ -99,7 +100,7 @@ def terms(traced: Traced, resource: str) -> Terms:
     """The terms of ``params`` or ``macs``.
 
     Args:
-      traced: of the full network.
+      traced: the description of the full network.
       resource: ``params`` or ``macs``.
 
     Raises:
@@ -130,15 +131,15 @@ def _terms(traced: Traced, rows: list["_Row"]) -> Terms:
 
 
 def layer_terms(traced: Traced, coefficients: Sequence[Sequence[float]]) -> Terms:
-    """The terms of a cost that each layer has as a sum of four, such as its time.
+    """The terms of a cost that is a sum of four parts in each layer, such as its time.
 
     Args:
-      traced: of the full network.
-      coefficients: for each layer what it costs whatever its channels are, for each channel that
-        it reads, for each that it writes, and for each pair of both.
+      traced: the description of the full network.
+      coefficients: four costs for each layer: a fixed cost, the cost per channel that it reads, per
+        channel that it writes, and per pair of a channel read and a channel written.
 
     Raises:
-      ValueError: if there are not four for each layer.
+      ValueError: if there are not four numbers for each layer.
     """
     if [len(four) for four in coefficients] != [4] * len(traced.layers):
         raise ValueError(f"expected four numbers for each of {len(traced.layers)} layers")
@@ -157,7 +158,7 @@ def layer_terms(traced: Traced, coefficients: Sequence[Sequence[float]]) -> Term
 
 
 class _Row(NamedTuple):
-    """A term before it is an entry of arrays; ``layer`` only of kernels and layers."""
+    """One term, before all terms are put into arrays; ``layer`` is set for kernels and layers."""
 
     constant: float
     reads: np.ndarray
@@ -166,7 +167,7 @@ class _Row(NamedTuple):
     layer: Layer | None = None
 
 
-_ONE = np.zeros(1, np.int64)  # The unit of one channel that stays.
+_ONE = np.zeros(1, np.int64)  # Unit 0, as the side of a term that has one channel, which stays.
 
 
 def _layer_rows(traced: Traced) -> Iterator[_Row]:

@@ -1,4 +1,4 @@
-"""What tracing finds out about a network: channels, groups of them, layers, and every axis."""
+"""The results of tracing a network: groups of channels, layers, and the channels on each axis."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,23 +8,26 @@ import numpy as np
 
 from kdjax.tracing.values import Path
 
-OUTPUTS = "they are the network's outputs"  # Why a classifier's channels stay, and no other's.
+# The reason why the channels of a classifier stay. No other channels have this reason.
+OUTPUTS = "they are the network's outputs"
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Channels that lie on the same axes, equally often; only their positions differ.
+    """Channels that are on the same axes, equally often; only their positions differ.
 
-    The channels of a *unit* live and die together. They have the same number in all layers that a
+    The channels of a *unit* live and die together. They have the same index in all layers that a
     sum, a product, a normalisation or a grouped convolution ties. In a grouped convolution a unit
     is one whole group of channels, or the same channel of each group.
 
     Attributes:
-      name: the first member's; with ``:2``, ``:3`` where several groups share their first member.
+      name: name of the first member, with ``:2``, ``:3`` added if several groups have the same
+        first member.
       members: names of the widths that count its channels, in order of execution.
-      start, stop: its units' numbers.
-      unit_size: channels of the first member in each unit.
-      scales: parameter vectors that decide about a unit: it lives while one of them is not 0.
+      start, stop: its units have the numbers from ``start`` to ``stop - 1``.
+      unit_size: number of channels of the first member in each unit.
+      scales: paths of the parameter vectors that decide about a unit: the unit lives while its
+        number in one of them is not 0.
       held: why its units cannot be thinned by their scales; empty if they can.
     """
 
@@ -42,28 +45,28 @@ class Group:
 
     @property
     def channels(self) -> int:
-        """The first member's width, as far as it belongs to this group."""
+        """The number of channels of the first member that belong to this group."""
         return self.units * self.unit_size
 
     def has(self, units: np.ndarray) -> np.ndarray:
-        """Bool, of the shape of ``units``: which of them are this group's."""
+        """Which of ``units`` belong to this group: a bool array of the same shape."""
         return (units >= self.start) & (units < self.stop)
 
     def places(self, units: np.ndarray) -> np.ndarray:
-        """``[units, channels]``: where each unit of the group is on an axis of these units."""
+        """``[units, channels]``: positions of each unit of the group on an axis with ``units``."""
         order = np.argsort(units, kind="stable")
         return order[self.has(units[order])].reshape(self.units, -1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-    """A convolution or dense layer as an array operation, to be run by itself.
+    """A convolution or dense layer as an array operation that can run by itself.
 
     Attributes:
       x, kernel: shapes of its operands, for one image.
       feature: axis of ``x`` with the channels that are read.
-      into, out: axes of ``kernel`` with the channels read (of one group) and written.
-      params: of ``lax.conv_general_dilated``; empty for a product of ``[rows, in]`` and
+      into, out: axes of ``kernel`` with the channels that are read (of one group) and written.
+      params: arguments of ``lax.conv_general_dilated``; empty for a product of ``[rows, in]`` and
         ``[in, out]``.
     """
 
@@ -80,20 +83,21 @@ class Layer:
     """A convolution or dense layer.
 
     Attributes:
-      path: of the module that holds its kernel, or, of a product of computed arrays, of the module
-        it is in.
+      path: path of the module that holds its kernel. For a product of two computed arrays it is the
+        path of the module that computes the product.
       kernel: path of its kernel in the variables; None for a product of computed arrays.
-      name: of the width it writes.
-      taps: places in the kernel, such as 9 for 3 x 3; each is one product of a channel read with a
-        channel written.
-      positions: times that the kernel is applied to one image: places in the map that is written,
-        for a transposed convolution in the map that is read.
-      outputs: places in the map that is written.
-      groups: of a grouped convolution; else 1.
-      fan_in: inputs of an output channel at full width.
-      grouped: whether it loses whole groups, so that its fan-in stays the same.
-      reads, writes: ``[channels]`` unit of each channel, in order; 0 where it stays.
-      operation: what it computes; None for a product of computed arrays.
+      name: name of the width that it writes.
+      taps: number of places in the kernel, such as 9 for 3 x 3. For each pair of a channel read and
+        a channel written, each place is one product.
+      positions: how often the kernel is applied to one image: the number of places in the map that
+        is written, or for a transposed convolution in the map that is read.
+      outputs: number of places in the map that is written.
+      groups: number of groups of a grouped convolution; else 1.
+      fan_in: number of inputs of an output channel at full width.
+      grouped: whether thinning removes whole groups, so that the fan-in stays the same.
+      reads, writes: ``[channels]`` unit of each channel that is read or written, in order; 0 for
+        channels that stay.
+      operation: the array operation of the layer; None for a product of computed arrays.
     """
 
     path: Path
@@ -112,18 +116,18 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Traced:
-    """A network as its own forward pass describes it.
+    """The description of a network, found by following its forward pass.
 
     Attributes:
       groups: in order of execution; those that cannot be thinned say why.
       layers: in order of execution.
       leaves: path of each variable, its collection first -> for each axis the unit of each
-        position, 0 where it stays.
+        position, 0 for positions that stay.
       owners: path of each parameter -> number of the layer in which it counts.
-      widths: name of each width -> ``[channels]`` unit of each; names are the width vector's
-        where the author declared them, else the path of the layer that writes the channels.
-      fixed: name -> why its channels stay, of all widths with channels that cannot be thinned.
-      maps: ``[channels]`` unit of each channel of each map after a block.
+      widths: name of each width -> ``[channels]`` unit of each channel. The name is the one in the
+        width vector if the author declared it, else the path of the layer that writes the channels.
+      fixed: name of each width with channels that cannot be thinned -> why they stay.
+      maps: for each map after a block, ``[channels]`` unit of each channel.
     """
 
     groups: tuple[Group, ...]
@@ -136,7 +140,7 @@ class Traced:
 
     @property
     def units(self) -> int:
-        """How many units there are, with unit 0: all channels that stay."""
+        """The number of units, including unit 0, which holds all channels that stay."""
         return self.groups[-1].stop if self.groups else 1
 
     @property

@@ -1,4 +1,4 @@
-"""One operation of a network, as the rules that follow channels through it see it."""
+"""One operation of a network, in the form that the rules for following channels take."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,11 +11,11 @@ class Equation(NamedTuple):
     """One operation, and the record that its rule writes into.
 
     Attributes:
-      record: of the trace; it takes ties, pins and layers.
+      record: the record of the trace, for ties, pins and layers.
       values: the operands.
-      params: of the primitive, as JAX names them.
-      name: of the primitive.
-      shapes: of the results.
+      params: parameters of the primitive, with JAX's names.
+      name: name of the primitive.
+      shapes: shapes of the results.
     """
 
     record: Record
@@ -25,4 +25,4 @@ class Equation(NamedTuple):
     shapes: Sequence[tuple[int, ...]]
 
 
-Rule = Callable[[Equation], list[Value]]  # One value for each result.
+Rule = Callable[[Equation], list[Value]]  # It returns one value for each result.

@@ -1,4 +1,4 @@
-"""Walks a jaxpr with values that know their channels instead of their numbers."""
+"""Evaluates a jaxpr with values that hold their channels instead of their numbers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -61,11 +61,12 @@ def _table() -> dict[str, Rule]:
     return rules
 
 
-# Primitive -> its rule. A new operation is a function from an Equation to the values of its
-# results, and a line here.
+# Primitive -> its rule. To support a new operation, write a function from an Equation to the values
+# of its results, and add a line to _table.
 RULES: dict[str, Rule] = _table()
 
-# Primitives that hold a function, and where; it is walked as if it were written out.
+# Primitives that call a function -> the parameter that holds it. The operations of the function are
+# followed as if they were written in its place.
 _INNER = {
     "jit": "jaxpr",
     "closed_call": "call_jaxpr",
@@ -77,11 +78,11 @@ _INNER = {
 
 
 def walk(record: Record, closed: core.ClosedJaxpr, inputs: Sequence[Value]) -> list[Value]:
-    """The results of a function.
+    """Returns the results of a function as values.
 
     Args:
-      record: of the trace.
-      closed: the function, with its constants.
+      record: the record of the trace.
+      closed: the function with its constants.
       inputs: a value for each argument.
 
     Raises:

@@ -1,6 +1,6 @@
-"""Finds out which layer has which entry of the width vector.
+"""Finds out which layer uses which entry of the width vector.
 
-Each width carries its name. The author's code passes it on to the fields of a module, and there
+Each width carries its name. The author's code passes the width on to a field of a module, where
 tracing finds it.
 """
 
@@ -14,9 +14,9 @@ from kdjax.widths import WidthVector
 
 
 class NamedWidth(int):
-    """A number of channels that knows which entry of the width vector it is.
+    """A number of channels that carries the name of its entry in the width vector.
 
-    It is an int in every way, equality included; arithmetic gives plain ints.
+    It behaves as an int in every way, also in comparisons. Arithmetic returns plain ints.
     """
 
     name: str
@@ -31,17 +31,17 @@ class NamedWidth(int):
 
 
 def named(widths: Mapping[str, int]) -> WidthVector:
-    """A width vector whose numbers know their names."""
+    """A width vector whose numbers carry their names."""
     return WidthVector({name: NamedWidth(width, name) for name, width in widths.items()})
 
 
 @contextlib.contextmanager
 def collected() -> Iterator[dict[tuple[str, ...], NamedWidth]]:
-    """Path of a module -> the named width among its fields, of every module called inside.
+    """Collects path of a module -> named width among its fields, for all modules called inside.
 
-    Of several, the field ``features`` counts, or else the last. Compiled functions that were
-    called before would hide their modules: switch compilation off inside
-    (:func:`jax.disable_jit`).
+    If several fields have a named width, ``features`` counts, or else the last one. Compiled
+    functions that were called before would hide their modules, so compilation has to be switched
+    off inside the context (:func:`jax.disable_jit`).
     """
     met: dict[tuple[str, ...], NamedWidth] = {}
 

@@ -1,4 +1,4 @@
-"""What tracing writes down on its way through a network."""
+"""The record that tracing fills on its way through a network."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -14,11 +14,11 @@ Grouping = Literal["none", "whole", "across"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Found:
-    """One convolution or dense layer as it was met, with atoms in place of units.
+    """One convolution or dense layer as tracing found it, with atoms in place of units.
 
     Attributes:
       kernel: path of its kernel; None for a product of two computed arrays.
-      module: path of the module it is in.
+      module: path of the module that it is in.
       taps, positions, outputs, groups, fan_in, grouped, operation: as in
         :class:`kdjax.tracing.Layer`.
       reads, writes: ``[channels]`` atoms.
@@ -38,15 +38,15 @@ class Found:
 
 
 class Record:
-    """Atoms, what ties them, what pins them, layers, and the scales that decide.
+    """The atoms of a trace, what ties and pins them, the layers, and the scales that decide.
 
     Attributes:
       layers: in order of execution.
       owners: variable -> number of the layer whose output it was first combined with.
-      scales: for each multiplication of bare channels by a parameter: its path, and atoms that it
-        decides about.
+      scales: for each multiplication of bare channels by a parameter, the path of the parameter and
+        the atoms that it decides about.
       place: the module that is being traced, for messages.
-      sizes: numbers in each variable.
+      sizes: path of each variable -> how many numbers it holds.
     """
 
     def __init__(
@@ -67,11 +67,11 @@ class Record:
         self.place = ""
 
     def grouping(self, kernel: Path | None, groups: int) -> Grouping:
-        """What a convolution loses: channels, whole groups, or a channel of each group.
+        """What a convolution loses: channels, whole groups, or the same channel of each group.
 
         Args:
-          kernel: its path.
-          groups: of the convolution.
+          kernel: path of the kernel.
+          groups: number of groups of the convolution.
         """
         if kernel is not None and kernel in self._grouping:
             return self._grouping[kernel]
@@ -80,17 +80,17 @@ class Record:
         return "across" if self._keeps_cardinality else "whole"
 
     def fresh(self, count: int) -> np.ndarray:
-        """New atoms."""
+        """Returns ``count`` new atoms."""
         self._atoms += count
         return np.arange(self._atoms - count, self._atoms)
 
     def tie(self, first: np.ndarray, second: np.ndarray, why: str) -> None:
-        """These channels live and die together. Those tied to a rigid one never die.
+        """Makes channels live and die together. Channels tied to a rigid one never die.
 
         Args:
           first: atoms.
-          second: atoms at the same places, or that broadcast to them.
-          why: what to say where a rigid one holds the others.
+          second: atoms at the same places, or atoms that broadcast to the same shape.
+          why: the reason to show for channels that are tied to a rigid one.
         """
         first, second = (part.ravel() for part in np.broadcast_arrays(first, second))
         rigid = (first == RIGID) | (second == RIGID)
@@ -100,24 +100,24 @@ class Record:
         self._ties.append((first, second))
 
     def pin(self, atoms: np.ndarray, why: str) -> None:
-        """These channels never die; ``why`` is for people and may be empty."""
+        """Makes channels stay for ever; ``why`` is a text for the user and may be empty."""
         atoms = np.unique(atoms[atoms != RIGID])
         if atoms.size:
             text = f"{why} in {self.place}" if why and self.place else why
             self._pins.append((atoms, text))
 
     def read(self, atoms: np.ndarray, bare: np.ndarray) -> None:
-        """A layer reads these channels; no scale decides about the bare ones among them."""
+        """Records that a layer reads these channels; no scale decides about the bare ones."""
         if bare.any():
             self._bare.append((np.unique(np.broadcast_to(atoms, bare.shape)[bare]), self.place))
 
     def add_layer(self, layer: Found) -> int:
-        """The layer's number."""
+        """Adds a layer and returns its number."""
         self.layers.append(layer)
         return len(self.layers) - 1
 
     def decide(self, scale: Path, atoms: np.ndarray) -> None:
-        """A parameter vector multiplies these channels, as the first since they were written."""
+        """Records the first parameter vector that multiplies channels after they were written."""
         self.scales.append((scale, np.unique(atoms)))
 
     def roots(self) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A thinned network: which channels live, and their positions of each axis of each array."""
+"""Slices a network: which of its channels live, and the parts of its arrays that belong to them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,16 +10,16 @@ from kdjax.tracing.description import Traced
 
 
 def alive_from_kept(traced: Traced, kept: Mapping[str, Sequence[int] | np.ndarray]) -> np.ndarray:
-    """``[units]`` bool: alive where a channel of theirs is kept.
+    """``[units]`` bool: true for each unit that has a kept channel.
 
     Args:
-      traced: of the full network.
-      kept: name of a width -> indices of the channels that stay, or ``[channels]`` bool; names left
-        out keep all.
+      traced: the description of the full network.
+      kept: name of a width -> indices of the channels that stay, or ``[channels]`` bool; widths
+        that are left out keep all channels.
 
     Raises:
       ValueError: if a name or an index is unknown, no channel of a width stays, a channel stays in
-        one width and goes in one that is tied to it, or a channel goes that cannot.
+        one width but is removed in a tied width, or a channel is removed that must stay.
     """
     alive = np.ones(traced.units, bool)
     for name in kept:
@@ -68,16 +68,16 @@ def take(tree: Any, traced: Traced, alive: np.ndarray) -> Any:
     """The part of a network's variables that belongs to the living channels.
 
     Args:
-      tree: the variables of the full network, or any tree of them, such as an optimiser's state:
-        whatever has the name and shape of a variable is sliced alike.
-      traced: of the full network.
+      tree: the variables of the full network, or any tree that contains arrays of their names and
+        shapes, such as an optimiser's state. Each such array is sliced like the variable.
+      traced: the description of the full network.
       alive: ``[units]`` bool.
 
     Returns:
       A tree of the same kind with NumPy arrays.
 
     Raises:
-      ValueError: if an array has a variable's name and another shape.
+      ValueError: if an array has the name of a variable but another shape.
     """
     slices = {path[1:]: axes for path, axes in traced.leaves.items()}
 

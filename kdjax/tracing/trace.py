@@ -33,14 +33,14 @@ class Buildable(Protocol):
 
 @functools.lru_cache(maxsize=64)
 def traced(architecture: Buildable, image_shape: tuple[int, int, int]) -> Traced:
-    """The description of an architecture at its full widths; kept for the next call.
+    """The description of an architecture at its full widths, cached for later calls.
 
     Args:
-      architecture: hashable; its ``build(widths)`` gives a module as for :func:`trace`.
+      architecture: hashable; its ``build(widths)`` returns a module as for :func:`trace`.
       image_shape: (height, width, channels) of the input.
 
     Raises:
-      ValueError: if an entry of the width vector is no layer's number of outputs.
+      ValueError: if an entry of the width vector is not the number of outputs of any layer.
       NotImplementedError: as :func:`trace`.
     """
     widths = architecture.widths
@@ -66,27 +66,28 @@ def trace(
     keeps_cardinality: bool = False,
     closed: bool = False,
 ) -> Traced:
-    """Describes a network by following its channels through ``net.apply`` in evaluation.
+    """Describes a network by following its channels through ``net.apply`` in evaluation mode.
 
     Args:
       net: ``net.apply(variables, images, train=False)`` returns logits, or an object that has
         them as ``logits``.
       image_shape: (height, width, channels) of the input.
-      grouping: what convolutions lose, by the path of their kernel: channels (``none``), groups
-        (``whole``) or the same channel of each group (``across``); others are judged by their
-        number of groups.
-      keeps_cardinality: whether those with several groups keep their number: they lose channels
-        across groups.
-      closed: whether widths that are no entry of the width vector stay as they are.
+      grouping: path of a convolution's kernel -> what the convolution loses: channels (``none``),
+        groups (``whole``), or the same channel of each group (``across``). For other convolutions
+        the number of groups decides.
+      keeps_cardinality: whether convolutions with several groups keep their number of groups. They
+        then lose the same channel of each group.
+      closed: whether widths that are not in the width vector stay as they are.
 
     Raises:
-      NotImplementedError: at an operation that cannot be followed; the message names it, its
-        module and what can be done.
+      NotImplementedError: at an operation that cannot be followed; the message names the operation,
+        its module and what can be done.
     """
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     variables = jax.eval_shape(net.init, jax.random.key(0), images)
-    # JAX reuses earlier traces of compiled functions; modules inside them would not be called, and
-    # the names of their widths not be seen. Without jit, loops over blocks become plain ones too.
+    # JAX reuses earlier traces of compiled functions. Modules inside them would not be called, and
+    # the names of their widths would not be seen. Without jit, JAX's loops over blocks become plain
+    # Python loops too.
     with jax.disable_jit(), collected() as met:
         closed_jaxpr = jax.make_jaxpr(lambda v, x: _outputs(net.apply(v, x, train=False)))(
             variables, images
@@ -113,12 +114,12 @@ def trace(
 
 
 def _outputs(outputs: Any) -> tuple[Any, ...]:
-    """The logits, and the maps after the blocks of a network that returns them."""
+    """The logits, followed by the maps after the blocks if the network returns them."""
     return getattr(outputs, "logits", outputs), *getattr(outputs, "features", ())
 
 
 def _channels(value: Value) -> np.ndarray:
-    """Atoms of a map's last axis; those of positions that can never go where none is known."""
+    """The atoms of a map's last axis; ``RIGID`` everywhere if its channels are not known."""
     last = len(value.shape) - 1
     label = value.label(last)
     if label is None or label.axes != (last,):
@@ -131,7 +132,7 @@ def _flat(variables: Any) -> dict[Path, Any]:
 
 
 def _order(variables: Any) -> list[Path]:
-    """Paths in the order in which a function of the variables takes them."""
+    """Paths in the order in which JAX flattens the variables."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(variables)
     return [tuple(key.key for key in path) for path, _ in leaves]
 

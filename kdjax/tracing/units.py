@@ -21,7 +21,7 @@ def describe(
     """The description of a traced network.
 
     Args:
-      record: of its trace.
+      record: the record of the trace.
       leaves: path of each variable -> atoms of each axis.
       declared: path of a module -> name of the width that it writes.
       maps: atoms of the channels of each map that the network returns.
@@ -77,7 +77,7 @@ def _name(layer: Found, declared: Mapping[Path, str]) -> str:
 
 
 def _tie_names(record: Record, names: Sequence[str]) -> None:
-    """Layers that write one entry of the width vector write the same channels."""
+    """Ties the channels of layers that write the same entry of the width vector."""
     first: dict[str, Found] = {}
     for layer, name in zip(record.layers, names, strict=True):
         other = first.setdefault(name, layer)
@@ -86,7 +86,7 @@ def _tie_names(record: Record, names: Sequence[str]) -> None:
 
 
 def _pin_further_axes(record: Record, leaves: Mapping[Path, Sequence[np.ndarray]]) -> None:
-    """Costs are products of two numbers of channels: a third axis cannot shrink."""
+    """Pins all but two channel axes of a variable: a cost is a product of two channel counts."""
     pinned = np.concatenate([atoms for atoms, _ in record.pins()] or [np.zeros(0, int)])
     for path, axes in leaves.items():
         if len(axes) < 3:
@@ -97,7 +97,7 @@ def _pin_further_axes(record: Record, leaves: Mapping[Path, Sequence[np.ndarray]
 
 
 def _reasons(record: Record, roots: np.ndarray) -> dict[int, str]:
-    """Root of each unit that stays -> why; a reason with text replaces an empty one."""
+    """Root of each unit that stays -> the reason; a reason with text replaces an empty one."""
     reasons: dict[int, str] = {int(roots[0]): ""}
     for atoms, why in record.pins():
         for root in np.unique(roots[atoms]):
@@ -106,7 +106,7 @@ def _reasons(record: Record, roots: np.ndarray) -> dict[int, str]:
 
 
 class _Numbering:
-    """Units numbered so that those of a group follow each other, in order of execution."""
+    """Numbers the units so that the units of a group are consecutive, in order of execution."""
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class _Numbering:
         for root in order.tolist():
             members.setdefault(profiles[root], []).append(root)
         self.members = list(members.values())
-        # Channels that no layer writes, of padding with zeros for example, stay.
+        # Channels that no layer writes, such as those of padding with zeros, stay.
         self.number = np.zeros(roots.max(initial=0) + 1, np.int64)
         ordered = [root for group in self.members for root in group]
         self.number[ordered] = np.arange(1, len(ordered) + 1)
@@ -138,7 +138,7 @@ class _Numbering:
     def _profiles(
         self, leaves: Mapping[Path, Sequence[np.ndarray]], order: np.ndarray
     ) -> dict[int, bytes]:
-        """Root -> the axes of variables that hold it, and how often each does."""
+        """Root -> the axes of variables that hold it, and how often each axis holds it."""
         rows, columns = [], []
         axes = [axis for leaf in leaves.values() for axis in leaf]
         for column, axis in enumerate(axes):
@@ -180,12 +180,12 @@ def _groups(
         for number in groups_of(units):
             members.setdefault(number, []).append(name)
     for number, names in members.items():
-        # A layer may take its width from its input. It then belongs to the declared width it is
-        # tied to.
+        # A layer may take its width from its input. It then belongs to the declared width that it
+        # is tied to.
         if own := [name for name in names if name not in undeclared]:
             members[number] = own
         else:
-            held[number] = f"the width of {names[0]} is no entry of the width vector"
+            held[number] = f"the width of {names[0]} is not in the width vector"
     groups, uses = [], dict.fromkeys(widths, 0)
     for number in range(len(numbering.members)):
         own = members[number]
@@ -200,7 +200,7 @@ def _groups(
 
 
 def _owner(record: Record, path: Path) -> int:
-    """The first layer whose kernel it is, or whose output it was combined with."""
+    """Number of the first layer whose kernel is ``path``, or whose output it is combined with."""
     for number, layer in enumerate(record.layers):
         if layer.kernel == path:
             return number
@@ -220,5 +220,5 @@ def _fixed(
         staying = roots[numbering.number[roots] == 0]
         reasons = {numbering.reasons.get(root, "") for root in np.unique(staying).tolist()} - {""}
         if len(staying):
-            fixed.setdefault(name, "; ".join(sorted(reasons)) or "they are places, not channels")
+            fixed.setdefault(name, "; ".join(sorted(reasons)) or "they are positions, not channels")
     return fixed

@@ -50,7 +50,7 @@ def test_a_missing_field_of_a_search_is_named():
     with config.unlocked():
         del config.search.target["params"]
     with pytest.raises(
-        ConfigError, match=r"^config\.search\.target\.params is missing: parameters"
+        ConfigError, match=r"^config\.search\.target\.params is missing: target for the number of"
     ):
         configuration.validate(config)
 

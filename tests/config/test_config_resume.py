@@ -75,7 +75,7 @@ def test_a_search_may_be_continued(changes, changed_search):
             {"seeds": (1, 0, 2)},
             [
                 "config.seeds was (0, 1, 2), is (1, 0, 2): the first one, of teacher and search, "
-                "stays"
+                "cannot change"
             ],
         ),
         ({"seeds": (0, 2)}, ["config.seeds was (0, 1, 2), is (0, 2): seeds may only be added"]),
@@ -103,16 +103,16 @@ def test_a_distillation_keeps_its_first_seed_and_may_become_longer():
     assert configuration.forbidden_changes(stored, wanted) == []
     wanted.update(seeds=(2, 1, 0))
     (line,) = configuration.forbidden_changes(stored, wanted)
-    assert line.endswith("the first one, of the teacher, stays")
+    assert line.endswith("the first one, of the teacher, cannot change")
     (line,) = configuration.forbidden_changes(stored, configuration.default())
-    assert line.startswith("the stored one is a configuration of `kdjax distill`")
+    assert line.startswith("the stored configuration is of `kdjax distill`")
 
 
 def test_a_run_of_one_command_is_not_continued_by_the_other():
     train, search = configuration.default(), configuration.search_default()
     assert configuration.forbidden_changes(train, search) == [
-        "the stored one is a configuration of `kdjax train`, the wanted of `kdjax search`"
+        "the stored configuration is of `kdjax train`, the new one of `kdjax search`"
     ]
     assert configuration.forbidden_changes(search, train) == [
-        "the stored one is a configuration of `kdjax search`, the wanted of `kdjax train`"
+        "the stored configuration is of `kdjax search`, the new one of `kdjax train`"
     ]

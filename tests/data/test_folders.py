@@ -169,6 +169,6 @@ def test_an_npz_may_have_a_validation_split(tmp_path, caplog):
 def test_a_corrupt_image_names_its_file(tmp_path, read):
     write_images(tmp_path, *(f"{name}/{n}.png" for name in ("ape", "cow") for n in range(4)))
     (tmp_path / "cow" / "2.png").write_bytes(b"no image")
-    message = r"cow/2\.png does not decode as an image: it is in no format that Pillow knows"
+    message = r"cow/2\.png does not decode as an image: Pillow does not know its format"
     with pytest.raises(DataError, match=message):
         read(f"folder:{tmp_path}", SourceOptions(image_size=(8, 8)))

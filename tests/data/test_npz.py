@@ -104,7 +104,7 @@ def replaced(**changes):
         ),
         (replaced(class_names=np.array([1, 2])), "class_names has shape (2,) and dtype int64"),
         (replaced(class_names=np.array(["a", "a"])), "class_names: 'a' is there more than once"),
-        (replaced(class_names=np.array([b"a", b"\xe9"])), "class_names: bytes that are no UTF-8"),
+        (replaced(class_names=np.array([b"a", b"\xe9"])), "class_names: bytes that are not UTF-8"),
         (
             replaced(test_images=np.zeros((10, 8, 9, 3), np.uint8)),
             "train images are (8, 8, 3), test images are (8, 9, 3)",

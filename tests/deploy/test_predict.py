@@ -89,7 +89,7 @@ def test_the_table_shows_class_and_probability(trained, photos, capsys):
         (["--top=0"], "top is 0: there are 4 classes"),
         (["--out=x.txt"], "--out is 'x.txt': it must end in .json or .csv"),
         (["--out=nothing/x.csv"], "--out is 'nothing/x.csv': there is no nothing"),
-        (["--batch=0"], "--batch is 0: at least 1"),
+        (["--batch=0"], "--batch is 0: expected at least 1"),
         (["--student=9"], "student is '9': this workdir has 1 to 2"),
     ],
 )

@@ -1,7 +1,7 @@
 """Writes torchvision_names.json: a digest of the names and shapes of torchvision's parameters.
 
-Needs torch and torchvision: ``python tests/golden/make_torchvision_names.py``. Networks are made
-without memory, on PyTorch's meta device.
+Run ``python tests/golden/make_torchvision_names.py``, which needs torch and torchvision. Networks
+are made on PyTorch's meta device, which takes no memory.
 """
 
 import hashlib

@@ -1,13 +1,14 @@
 """Makes train_step.npz: two steps of online ensemble distillation in PyTorch, float64.
 
-An implementation of its own, written from the papers and not from kdjax, on random parameters and
-images. Nothing of kdjax is imported. To make it anew, in an environment with torch==2.13.0:
+The implementation is independent: it is written from the papers and imports nothing from kdjax.
+Parameters and images are random. To make the file again, in an environment with torch==2.13.0:
 
     python tests/golden/make_train_step.py
 
-Arrays: ``images``, ``labels``; ``initial/<path>`` parameters with their path in kdjax (kernels as
-kdjax stores them); of the first step ``loss``, ``term/<name>`` ``[students, batch]``, ``logits``
-and ``gradient/<path>``; after the second step ``final/<path>``, parameters and running statistics.
+The file has the arrays ``images`` and ``labels``; ``initial/<path>``, parameters with their path in
+kdjax (kernels as kdjax stores them); ``loss``, ``term/<name>`` ``[students, batch]``, ``logits``
+and ``gradient/<path>`` of the first step; and ``final/<path>``, parameters and running statistics
+after the second step.
 """
 
 from pathlib import Path
@@ -26,7 +27,7 @@ STATISTICS_MOMENTUM, EPSILON = 0.9, 1e-5
 
 
 def make_parameters(rng: np.random.Generator) -> dict[str, torch.Tensor]:
-    """Random parameters; kernels as PyTorch has them, [out, in, height, width]."""
+    """Returns random parameters; kernels are laid out as in PyTorch, [out, in, height, width]."""
     tensors: dict[str, np.ndarray] = {}
 
     def convolution(path: str, fan_in: int, fan_out: int, kernel: int) -> None:
@@ -111,7 +112,7 @@ def losses(
     maps: list[list[torch.Tensor]],
     labels: torch.Tensor,
 ) -> dict[str, torch.Tensor]:
-    """The three terms, ``[students, batch]``."""
+    """Returns the three terms, each ``[students, batch]``."""
     hard = torch.stack([functional.cross_entropy(z, labels, reduction="none") for z in logits])
     teacher = torch.softmax(logits.mean(0).detach() / TEMPERATURE, -1)
     soft = TEMPERATURE**2 * torch.stack(
@@ -139,7 +140,7 @@ def losses(
 
 
 def as_kdjax(tensor: torch.Tensor) -> np.ndarray:
-    """[out, in, h, w] -> [h, w, in, out]; [out, in] -> [in, out]; vectors as they are."""
+    """[out, in, h, w] -> [h, w, in, out]; [out, in] -> [in, out]; vectors stay as they are."""
     array = tensor.detach().numpy().copy()  # The optimiser changes tensors in place.
     return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
 

@@ -1,4 +1,4 @@
-"""The ReLU of which one map is stored."""
+"""The ReLU that stores only its result for the backward pass."""
 
 import flax.linen as nn
 import jax

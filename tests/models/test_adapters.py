@@ -1,4 +1,4 @@
-"""Adapters run at once, and the distances that they compute by themselves."""
+"""Adapters that run together, and the distances that they compute themselves."""
 
 import functools
 
@@ -38,7 +38,7 @@ def test_biases_are_added_alike_in_both_forms():
 
 
 def adapted_case():
-    """A joint map of three students with a channel to spare, and the last two's adapters."""
+    """A joint map of three students with one unused channel, and the last two's adapters."""
     generator = np.random.default_rng(1)
     source, pivot = Packing((4, 3, 2), 10), 4
     x = generator.normal(size=(5, 3, 2, 10)).astype(np.float32)
@@ -77,8 +77,8 @@ def test_distances_and_their_derivatives_are_those_of_adapted_maps():
     close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
     close(ours, theirs)
     jax.tree.map(close, gradients, expected)
-    assert not np.asarray(gradients[0])[..., :pivot].any()  # The pivot learns nothing from it.
-    # One distance by hand, in float64.
+    assert not np.asarray(gradients[0])[..., :pivot].any()  # The pivot gets no gradient.
+    # Check one distance by hand, in float64.
     own = np.einsum("hwi,io->hwo", x[0, ..., 4:7].astype(float), kernels[0][0, 0]) + biases[0]
     close(ours[0, 0], np.mean((own - x[0, ..., :4]) ** 2))
 

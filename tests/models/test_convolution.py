@@ -1,4 +1,4 @@
-"""The convolution's written-out derivatives, against JAX's own in float64."""
+"""The convolution's explicit derivatives, compared with JAX's own in float64."""
 
 import jax
 import jax.numpy as jnp

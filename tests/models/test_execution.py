@@ -1,4 +1,4 @@
-"""Strategies: one set of parameters, one set of numbers, however the students run."""
+"""Execution strategies: the same parameters and the same numbers, however the students run."""
 
 import functools
 from pathlib import Path
@@ -17,10 +17,10 @@ from kdjax.widths import WidthVector
 
 ARCHITECTURE = models.create("resnet20", 4, width=0.3)
 SCALED = student_vectors(ARCHITECTURE, (1.0, 0.7, 0.4))
-# Two blocks a stage are enough where none are scanned.
+# Two blocks per stage are enough for tests without scanning.
 SHALLOW = resnet.create("resnet14", 14, 4).scaled(0.3)
 FEW = student_vectors(SHALLOW, (1.0, 0.7, 0.4))
-# As a search leaves them: blocks of one stage differ, so that not all of them can share a loop.
+# Widths as after a search: blocks of one stage differ, so that not all of them can share a loop.
 SEARCHED = tuple(
     WidthVector({**vector, "stage1.block2.conv1": 1, "stage2.block3.conv1": 2 + place})
     for place, vector in enumerate(SCALED[1:])
@@ -28,7 +28,7 @@ SEARCHED = tuple(
 
 
 def results(net, variables):
-    """Logits, maps, running statistics and all gradients of training, and logits of evaluation."""
+    """Returns logits, maps, running statistics and gradients of training; logits of evaluation."""
     rng = np.random.default_rng(3)
     images = jnp.asarray(rng.normal(size=(5, 8, 8, 3)))
     mask = jnp.array([True, True, True, True, False])
@@ -65,10 +65,11 @@ def make(module, widths, architecture):
 
 CASES = [
     (StudentEnsemble, FEW, named("packed")),
-    # Two of three read the stem's map as it is: their shortcuts lie beside a projection's zeros.
+    # Two of three students read the stem's map without a projection: their shortcuts lie beside
+    # the zeros of the third student's projection.
     (StudentEnsemble, (FEW[0], *FEW[::2]), named("merged")),
     (StudentEnsemble, SCALED, named("scanned", lanes=8)),
-    # Each reads a stem of its own, and only the widest as it is.
+    # Each student reads its own stem, and only the widest reads it without a projection.
     (IndependentNetworks, FEW, named("merged", lanes=4)),
     (StudentEnsemble, SCALED, named("merged_scanned", lanes=4, remat=True)),
     (IndependentNetworks, SEARCHED, named("merged_scanned")),
@@ -77,7 +78,7 @@ CASES = [
 
 @functools.cache
 def expected_results(module, widths):
-    """The network, its variables and what its students give one after another."""
+    """Returns the network, its variables and the results of running students one by one."""
     with jax.enable_x64(True):
         architecture = ARCHITECTURE if "stage1.block3.conv1" in widths[0] else SHALLOW
         net, variables = make(module, widths, architecture)
@@ -93,7 +94,7 @@ def test_all_strategies_agree(module, widths, execution):
         for (path, ours), theirs in zip(
             jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True
         ):
-            # Normalisation computes in float32 in all of them.
+            # Normalisation computes in float32 in all executions.
             bound = 3e-4 * (1.0 + np.abs(theirs).max())
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=bound, err_msg=str(path))
 
@@ -120,7 +121,7 @@ def test_packed_kernels_lie_on_the_diagonal():
 
 
 def test_a_scanned_network_is_traced_once_per_shape():
-    """What scanning is for: a deeper network has no more operations to compile."""
+    """With scanning, a deeper network has no more operations to compile."""
 
     def operations(depth):
         architecture = models.create(f"resnet{depth}", 4, width=0.3)
@@ -139,7 +140,7 @@ def test_a_scanned_network_is_traced_once_per_shape():
 
 
 OWN = f"{Path(__file__).parents[2] / 'configs' / 'networks' / 'forked.py'}:create"
-# A stem that is read by a convolution; by a normalisation; and maps that are joined in between.
+# In these families a convolution reads the stem; a normalisation reads it; blocks join maps.
 FAMILIES = [("vgg8_bn", 0.1), ("wrn_16_2", 0.15), (OWN, 0.2)]
 
 
@@ -167,7 +168,7 @@ def test_other_families_merge_too(name, width, module, execution):
     [("resnet8", 0.3, [True] * 3), ("vgg8_bn", 0.1, [True] * 4), (OWN, 0.2, [False, True])],
 )
 def test_maps_that_lie_side_by_side_are_returned_whole(name, width, has_joint):
-    """What adapters read; a map that was joined in between holds its students' parts in turn."""
+    """Adapters read these maps; a map that blocks join is not one, as students' parts alternate."""
     architecture = models.create(name, 4, width=width)
     vectors = student_vectors(architecture, (1.0, 0.7, 0.4))
     images = jnp.asarray(np.random.default_rng(2).normal(size=(2, 32, 32, 3)), jnp.float32)
@@ -194,7 +195,7 @@ def test_maps_that_lie_side_by_side_are_returned_whole(name, width, has_joint):
         if joint is not None:
             np.testing.assert_array_equal(joint, jnp.concatenate(maps, axis=-1))
     assert [joint is not None for joint in merged.joint] == has_joint
-    assert run(named("packed")).joint == ()  # No map holds all of them.
+    assert run(named("packed")).joint == ()  # No map holds all students.
     if name == "resnet8":
         padded = run(named("merged", lanes=8)).joint
         for wide, joint in zip(padded, merged.joint, strict=True):
@@ -206,7 +207,7 @@ def test_maps_that_lie_side_by_side_are_returned_whole(name, width, has_joint):
 
 @pytest.mark.parametrize("name", ["resnext50_32x4d", "efficientnet_b0"])
 def test_families_that_cannot_be_merged_say_so(name):
-    """Of groups that stay as many, and of parts that each student drops for itself."""
+    """ResNeXt keeps its number of groups; in EfficientNet each student drops its own branches."""
     architecture = models.create(name, 4, width=0.1)
     assert architecture.executions == ("sequential",)
     with pytest.raises(ValueError, match=f"{name} has no other execution than sequential"):

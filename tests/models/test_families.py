@@ -12,9 +12,9 @@ from kdjax import costs, models, widths
 
 SCALES = (1.0, 0.8, 0.6, 0.4, 0.2)
 
-# The students 1 to 5 by the definitions of the paper and its authors' code: parameters, and
-# millions of multiply-accumulates of one image. Full networks have the counts that torchvision
-# publishes. A dash: not compared, because tracing a network of this depth takes a second.
+# Students 1 to 5 as defined by the paper and its authors' code: parameters, and millions of
+# multiply-accumulates for one image. Full networks have the counts that torchvision publishes. A
+# dash means not compared, because tracing a network of this depth takes a second.
 COUNTS = """
 wrn_16_2: 100 classes, 32 pixels
   params 703,284  448,968  253,055  115,028  29,823
@@ -93,7 +93,7 @@ efficientnet_b7: 1000 classes, 600 pixels
   MMACs     37745.9  -  -  -     2501.2
 """
 
-# Full width: pixels x channels of each block's map; then the parameters of all adapters.
+# At full width: pixels x channels of each block's map, and the number of adapter parameters.
 FEATURES = {
     "wrn_16_2": ("32x32 16x64 8x128", None),
     "densenet_bc_100_12": ("16x108 8x150 8x342", 288_672),
@@ -119,12 +119,12 @@ def rows():
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    """Kernels of zeros: to trace how numbers are drawn takes longer than all the rest."""
+    """Makes kernels zero, because tracing their random initialisation takes most of the time."""
     monkeypatch.setattr(nn.initializers, "he_normal", lambda: nn.initializers.zeros)
 
 
 def macs_of(jaxpr):
-    """Multiply-accumulates of all convolutions and matrix products in a jaxpr."""
+    """Returns the multiply-accumulates of all convolutions and matrix products in a jaxpr."""
     total = 0
     for equation in jaxpr.eqns:
         kind = equation.primitive.name
@@ -144,7 +144,7 @@ def macs_of(jaxpr):
 
 
 def traced(net, size):
-    """Parameters, multiply-accumulates and the maps ``[1, height, width, channels]``."""
+    """Returns parameters, multiply-accumulates and map shapes ``[1, height, width, channels]``."""
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     trace = jax.make_jaxpr(net.init_with_output, return_shape=True)
     jaxpr, (outputs, variables) = trace(jax.random.key(0), images)
@@ -300,7 +300,7 @@ def test_a_resnext_keeps_its_cardinality():
         net = several(architecture, (architecture.widths, wrong))
         with pytest.raises(ValueError, match=r"student_widths\[1\]" + message):
             jax.eval_shape(net.init, jax.random.key(0), images)
-    # Both convolutions of a block have widths of their own, and only they are bound.
+    # Both convolutions of a block have their own widths, and only these are tied.
     free = {**architecture.widths, "stage3.block2.conv1": 480, "stage3": 1000}
     assert architecture.check(free) == free
 

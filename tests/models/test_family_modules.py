@@ -1,4 +1,4 @@
-"""The paper's network families at work: small members of each, by hand and as ensembles."""
+"""The paper's network families: small networks of each, checked by hand and as ensembles."""
 
 import functools
 
@@ -67,14 +67,14 @@ def images_of(batch, seed=0):
 
 
 def trained_like(net):
-    """Variables in which every leaf, running statistics included, is away from its start."""
+    """Returns random variables: also scales, biases and running statistics differ from defaults."""
     generator = np.random.default_rng(7)
 
     def move(path, leaf):
         noise = 0.3 * generator.standard_normal(leaf.shape).astype(np.float32)
         if path[-1].key == "var":
             return np.exp(noise)
-        # Shifted above zero, or a ReLU would silence channels of a narrow layer.
+        # Biases are above zero: otherwise a ReLU would silence channels of a narrow layer.
         shift = 1.0 if (path[-2].key, path[-1].key) == ("norm", "bias") else 0.0
         return leaf if path[-1].key == "kernel" else leaf + shift + noise
 
@@ -99,7 +99,7 @@ def test_an_extracted_student_computes_what_it_does_in_the_ensemble(family):
         return ensemble.apply(variables, images), alone
 
     together, alone = run(variables, images_of(2))
-    assert np.std(together.logits, axis=1).max(axis=-1).min() > 1e-3  # The images matter.
+    assert np.std(together.logits, axis=1).max(axis=-1).min() > 1e-3  # Logits depend on the images.
     assert len(together.features) == len(architecture.blocks)
     for place, own in enumerate(alone):
         np.testing.assert_allclose(own.logits, together.logits[place], rtol=1e-5, atol=1e-5)
@@ -157,7 +157,7 @@ def test_training_moves_every_parameter_and_padding_none(family):
 
 
 class Odd(nn.Module):
-    """Variables of every kind of initialiser."""
+    """A module whose variables use every kind of initialiser."""
 
     @nn.compact
     def __call__(self, x):
@@ -180,7 +180,7 @@ def test_variables_start_by_their_modules_own_initialisers():
     assert set(found["params/norm/scale"].tolist()) == {0.25}
     gamma = found["params/gamma"]
     assert 0 <= gamma.min() < 0.1 < 1.9 < gamma.max() <= 2
-    assert gamma.mean() == pytest.approx(1, abs=0.06)  # Four deviations: 4 * 2 / sqrt(12 * 2000).
+    assert gamma.mean() == pytest.approx(1, abs=0.06)  # 4 deviations: 4 * 2 / sqrt(12 * 2000).
     np.testing.assert_array_equal(found["batch_stats/steps"], [7, 7, 7])
     other = flat(models.initialize(Odd(), 1, SHAPE))
     for path in ("params/wide/kernel", "params/conv/kernel", "params/dense1/kernel"):
@@ -268,7 +268,7 @@ def test_shortcuts(family, channels, stride, project):
     y = block.apply(variables, x, False, None)
     assert y.shape == (2, 16 // stride, 16 // stride, channels)
     assert ("projection" in variables["params"]) == project
-    # Without the residual branch the shortcut is left, rectified after the sum or before.
+    # Without the residual branch only the shortcut is left, rectified after the sum or before it.
     factor = 1 / np.sqrt(1 + 1e-5)
     if not project:
         expected = x if family == "wide_resnet" else np.maximum(x, 0)
@@ -332,7 +332,7 @@ def test_residual_branches_are_dropped_for_single_examples():
     kept = np.any(dropped != 0, axis=(1, 2, 3))
     expected = np.where(kept[:, None, None, None], whole / (1 - plan.drop), 0.0)
     np.testing.assert_allclose(dropped, expected, rtol=1e-4, atol=1e-5)
-    # 64 draws at .625: within four deviations, 4 * sqrt(64 * .625 * .375) = 15.5, of 40.
+    # 64 draws at .625 keep 40, within four deviations, 4 * sqrt(64 * .625 * .375) = 15.5.
     assert 25 <= kept.sum() <= 55
     np.testing.assert_array_equal(branch(dropout=jax.random.key(1)), dropped)
     assert np.any(branch(dropout=jax.random.key(2)) != dropped)
@@ -354,6 +354,6 @@ def test_the_classifier_reads_through_dropout_while_training_with_a_key():
         return bool(np.any(np.abs(found - found[0]) > 1e-4))
 
     key = jax.random.key(3)
-    assert differ(logits(True, {"dropout": key}))  # Equal images, each with its own draw.
+    assert differ(logits(True, {"dropout": key}))  # Equal images have different draws.
     assert not differ(logits(True, {}))
     assert not differ(logits(False, {"dropout": key}))

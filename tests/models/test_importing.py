@@ -1,4 +1,4 @@
-"""Parameters of torchvision's networks: NumPy's forward passes in PyTorch's layout say the same."""
+"""Imported torchvision parameters: NumPy forward passes in PyTorch's layout give the same."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ GOLDEN = json.loads((Path(__file__).parent.parent / "golden/torchvision_names.js
 
 @pytest.fixture(scope="module")
 def tiny():
-    """Name, width and size of images -> (architecture, random tensors of torchvision's names)."""
+    """A function: name, width, image size -> (architecture, random tensors by torchvision name)."""
 
     def make(name, width, size, classes=5):
         architecture = models.create(name, classes, width=width)
@@ -61,7 +61,7 @@ class Torch:
         return y + bias[:, None, None]
 
     def windows(self, x, size, stride, beyond):
-        """Padded by half a kernel on all four sides."""
+        """Returns the windows of a map that is padded with half a kernel on all four sides."""
         pad = ((0, 0), (0, 0), (size // 2,) * 2, (size // 2,) * 2)
         x = np.pad(x, pad, constant_values=beyond)
         windows = np.lib.stride_tricks.sliding_window_view(x, (size, size), (2, 3))
@@ -88,7 +88,7 @@ def swish(x):
 
 
 def vgg(tensors, x):
-    """Of torchvision's vgg16_bn, without its pooling to 7 x 7."""
+    """The forward pass of torchvision's vgg16_bn, without its pooling to 7 x 7."""
     net = Torch(tensors)
     for place in (0, 3, 7, 10, 14, 17, 20, 24, 27, 30, 34, 37, 40):
         x = relu(net.norm(net.conv(x, f"features.{place}"), f"features.{place + 1}"))
@@ -148,7 +148,7 @@ def efficientnet_b0(tensors, x):
 )
 def test_imported_networks_compute_what_pytorch_defines(tiny, name, width, size, forward):
     architecture, tensors = tiny(name, width, (*size, 3))
-    if name == "efficientnet_b0":  # A map so small that the epsilon added to its variance counts.
+    if name == "efficientnet_b0":  # A small map, whose variance is close to epsilon.
         tensors["features.0.0.weight"] *= 0.03
         tensors["features.0.1.running_mean"] *= 0.03
         tensors["features.0.1.running_var"] *= 1e-3
@@ -159,12 +159,12 @@ def test_imported_networks_compute_what_pytorch_defines(tiny, name, width, size,
     expected = forward(tensors, images)
     difference = np.abs(found - expected).max()
     assert difference < 1e-5 * np.abs(expected).max()
-    assert np.ptp(expected, axis=0).max() > 0.01 * np.abs(expected).max()  # Images matter.
+    assert np.ptp(expected, axis=0).max() > 0.01 * np.abs(expected).max()  # They depend on images.
 
 
 @pytest.mark.parametrize("name", GOLDEN["networks"])
 def test_names_and_shapes_are_those_of_torchvision(name, monkeypatch):
-    # Kernels of zeros: to trace how numbers are drawn takes longer than all the rest.
+    # Make kernels zero, because tracing their random initialisation takes most of the time.
     monkeypatch.setattr(nn.initializers, "he_normal", lambda: nn.initializers.zeros)
     shapes = torch_shapes(models.create(name, num_classes=1000))
     lines = sorted(f"{tensor} {shape}" for tensor, shape in shapes.items())
@@ -190,8 +190,8 @@ def test_a_classifier_of_other_classes_is_drawn_anew(tiny):
     other = models.create("resnet18", 3, width=1 / 32)
     with pytest.raises(ValueError, match=r"fc.weight is \(5, 16\), expected \(3, 16\)") as error:
         models.import_torch(other, tensors)
-    assert str(error.value).endswith("A classifier of other classes can be drawn anew: "
-                                     "new_classifier")  # fmt: skip
+    hint = "new_classifier=True initialises a classifier of other classes"
+    assert str(error.value).endswith(hint)
     found, again, third = (
         models.import_torch(other, tensors, new_classifier=True, seed=seed) for seed in (4, 4, 5)
     )
@@ -206,7 +206,7 @@ def test_a_classifier_of_other_classes_is_drawn_anew(tiny):
     assert not np.array_equal(first, by_another_seed)
     stem = found["params"]["stem"]["conv"]["conv"]["kernel"]
     assert np.array_equal(stem, tensors["conv1.weight"].transpose(2, 3, 1, 0))
-    # A file without any classifier serves as well.
+    # A file without any classifier works too.
     bare = {name: tensor for name, tensor in tensors.items() if not name.startswith("fc.")}
     same = flax.traverse_util.flatten_dict(
         models.import_torch(other, bare, new_classifier=True, seed=4)

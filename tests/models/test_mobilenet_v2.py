@@ -21,7 +21,7 @@ def flat(tree):
 
 
 def uneven(architecture):
-    """Widths from 1 to 5, unlike in neighbouring groups."""
+    """Returns widths from 1 to 5 that differ between neighbouring groups."""
     return {group: 1 + (3 * index) % 5 for index, group in enumerate(architecture.widths)}
 
 
@@ -30,7 +30,7 @@ def parameters(net, image_shape):
 
 
 def output_shapes(net, image_shape):
-    """The shapes of what every module returns, by path."""
+    """Returns the shapes of all modules' outputs, by path."""
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     apply = functools.partial(net.apply, capture_intermediates=True, mutable=["intermediates"])
     _, state = jax.eval_shape(apply, variable_shapes(net, image_shape), images)
@@ -39,7 +39,7 @@ def output_shapes(net, image_shape):
 
 
 def macs_by_hand(size, stem_stride, stage2_stride, classes):
-    """Multiply-accumulates at the full widths, row by row of the paper's table 2."""
+    """Returns multiply-accumulates at full widths, summed over the rows of the paper's table 2."""
     side = size // stem_stride
     total = 9 * 3 * 32 * side**2
     fan_in = 32
@@ -77,7 +77,7 @@ def test_full_widths():
     full = models.create("mobilenet_v2", num_classes=10).widths
     assert [full[f"stage{number}"] for number in range(1, 8)] == [16, 24, 32, 64, 96, 160, 320]
     assert (full["stem"], full["head"]) == (32, 1280)
-    # Six times what the block reads: the stage before it, then its own.
+    # Six times the channels that the block reads: of the stage before, then of its own stage.
     assert [full[f"stage3.block{number}.expand"] for number in (1, 2, 3)] == [144, 192, 192]
     assert len(full) == 1 + 7 + 16 + 1  # stem, stages, the blocks that expand, head
     assert full == models.create("mobilenet_v2_imagenet", num_classes=1000).widths
@@ -101,7 +101,7 @@ def test_traced_layers_are_the_network(name, vector, shape):
         normalised = (*layer.path[:-1], "norm", "scale") in params
         path = layer.path[:-1] if normalised else layer.path
         assert cost.activations == np.prod(outputs[path]), layer.path
-        # Every number of the kernel multiplies once at each place of the output.
+        # Every kernel element is multiplied once at each position of the output.
         assert cost.macs == np.prod(kernel) * np.prod(outputs[path][1:-1]), layer.path
         own = [leaf.size for where, leaf in params.items() if where[: len(path)] == path]
         assert cost.params == sum(own), layer.path
@@ -132,7 +132,7 @@ def test_a_map_after_each_stage(name, size, sides):
 @pytest.mark.parametrize(("number", "residual"), [(1, False), (2, True)])
 def test_all_but_the_first_block_of_a_stage_add_their_input(number, residual):
     architecture = models.create("mobilenet_v2", num_classes=10)
-    # Both blocks could add: they read as many channels as they write.
+    # Both blocks could add their input, because they read as many channels as they write.
     vector = dict.fromkeys(architecture.widths, 2)
     (plan,) = (p for p in architecture.plan(vector) if p.name == f"stage5_block{number}")
     block = mobilenet_v2.InvertedResidual(plan)
@@ -148,10 +148,10 @@ def test_a_block_by_hand():
     x = np.array([1.0, -2.0, 5.0], np.float32).reshape(1, 3, 1, 1)
     variables = block.init(jax.random.key(0), x, False, None)
     params = variables["params"]
-    # Unit running variance: only epsilon scales. Hidden channels: 2 x and -x, through ReLU6.
+    # The running variance is 1, so only epsilon scales. Hidden channels are 2 x and -x, with ReLU6.
     params["expand"]["conv"]["kernel"] = np.array([2.0, -1.0]).reshape(1, 1, 1, 2)
-    # Of the depthwise kernel only the middle column meets a map one pixel wide: the first channel
-    # adds its upper neighbour, the second doubles itself.
+    # On a map one pixel wide only the middle column of the depthwise kernel is used: the first
+    # channel adds its upper neighbour, the second is doubled.
     depthwise = np.full((3, 3, 1, 2), 100.0)
     depthwise[:, 1, 0] = [[1.0, 0.0], [1.0, 2.0], [0.0, 0.0]]
     params["depthwise"]["conv"]["kernel"] = depthwise
@@ -188,7 +188,7 @@ def test_kernels_have_the_variance_of_their_fan_in():
 
 def test_students_share_the_stem_and_are_extracted():
     architecture = models.create("mobilenet_v2", num_classes=5, width=0.1)
-    # Of the pivot's 1, 2, 3, 6, 9, 16 and 32 channels in the stages; the stem stays.
+    # The second student has 0.4 of the pivot's 1, 2, 3, 6, 9, 16 and 32 channels, and its stem.
     vectors = (architecture.widths, widths.scale(architecture.widths, 0.4, architecture.shared))
     thin = [vectors[1][group] for group in ("stem", *architecture.blocks)]
     assert thin == [3, 1, 1, 1, 2, 3, 6, 12]
@@ -200,15 +200,15 @@ def test_students_share_the_stem_and_are_extracted():
         noise = 0.3 * generator.standard_normal(leaf.shape).astype(np.float32)
         if path[-1].key == "var":
             return np.exp(noise)
-        # Shifted above zero, or a ReLU would silence a layer of one channel.
+        # Biases are above zero: otherwise a ReLU would silence a layer of one channel.
         shift = 1.0 if (path[-2].key, path[-1].key) == ("norm", "bias") else 0.0
         return leaf if path[-1].key == "kernel" else leaf + shift + noise
 
     variables = jax.tree_util.tree_map_with_path(move, models.initialize(ensemble, 1, shape))
-    # Images that differ in the mean: little else passes many layers of one channel.
+    # The images differ in the mean, because little else passes through layers of one channel.
     images = generator.normal([[[[-2.0]]], [[[2.0]]]], 1.0, (2, *shape)).astype(np.float32)
     together = jax.jit(ensemble.apply)(variables, images)
-    assert (np.std(together.logits, axis=1).max(axis=-1) > 1e-3).all()  # The images matter.
+    assert (np.std(together.logits, axis=1).max(axis=-1) > 1e-3).all()  # Logits depend on images.
     for number, vector in enumerate(vectors, start=1):
         student = models.extract_student(variables, number)
         alone = jax.jit(architecture.build(vector).apply)(student, images)

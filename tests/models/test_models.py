@@ -1,4 +1,4 @@
-"""Networks and ensembles: trees, starts, extraction, shapes."""
+"""Networks and ensembles: variable trees, initial values, extraction, shapes."""
 
 import functools
 import re
@@ -28,7 +28,7 @@ def assert_trees_equal(actual, expected):
 
 @functools.cache
 def small(students=3, channels=4):
-    """A narrow ResNet8 (groups of 4, 8 and 16 channels) and an ensemble of it."""
+    """Returns a narrow ResNet8 (groups of 4, 8 and 16 channels) and an ensemble of it."""
     architecture = models.create("resnet8", num_classes=5, width=channels / 16)
     vectors = student_vectors(architecture, (1.0, 0.6, 0.3, 0.25)[:students])
     return architecture, models.StudentEnsemble(architecture, vectors)
@@ -40,7 +40,7 @@ def images_of(batch, shape=SHAPE, seed=0):
 
 @functools.cache
 def trained_like():
-    """Variables in which every leaf, running statistics included, is away from its start."""
+    """Returns variables whose leaves, also running statistics, differ from their initial values."""
     _, ensemble = small()
     generator = np.random.default_rng(7)
 
@@ -98,7 +98,7 @@ def test_build_names_the_group_that_does_not_fit(change, message):
         architecture.build({**architecture.widths, **change})
 
 
-# Starts
+# Initial values
 
 
 def compared_modules():
@@ -126,7 +126,7 @@ def test_initialize_gives_the_tree_of_init(kind):
 def test_initialize_draws_from_the_distributions_of_init():
     net = compared_modules()["ensemble"]
     ours = flat(models.initialize(net, seed=0))
-    # A generator that compiles in a tenth of the default one's time.
+    # This random generator compiles in a tenth of the default one's time.
     key = jax.random.key(0, impl="rbg")
     theirs = flat(jax.jit(net.init)(key, jnp.zeros((1, 8, 8, 3))))
     compared = 0
@@ -144,7 +144,7 @@ def test_initialize_draws_from_the_distributions_of_init():
 
 def test_kernels_have_the_variance_of_their_fan_in():
     ours = flat(models.initialize(compared_modules()["ensemble"], seed=3)["params"])
-    # He, 2 / (9 * 64), before a ReLU; LeCun, 1 / 64 and 1 / 38, elsewhere.
+    # He's variance, 2 / (9 * 64), before a ReLU; LeCun's, 1 / 64 and 1 / 38, elsewhere.
     expected = {
         "student_1/stage3_block1/conv2/conv/kernel": np.sqrt(2 / (9 * 64)),
         "student_1/classifier/kernel": np.sqrt(1 / 64),
@@ -222,7 +222,7 @@ def test_the_parameter_tree_of_an_ensemble():
     assert set(variables) == {"params", "batch_stats"}
     assert set(variables["params"]) == {"stem", "student_1", "student_2", "student_3", "adapters"}
     assert set(variables["batch_stats"]) == {"stem", "student_1", "student_2", "student_3"}
-    # From the student's 2, 4 and 9 channels (0.6 of 4, 8, 16, floored) to the pivot's.
+    # Adapters lead from a student's 2, 4 and 9 channels (0.6 of 4, 8, 16, floored) to the pivot's.
     adapters = variables["params"]["adapters"]
     assert {name: adapter["kernel"].shape for name, adapter in adapters.items()} == {
         "student_2_block1": (1, 1, 2, 4),
@@ -330,7 +330,7 @@ def test_the_gradient_into_the_stem_can_be_stopped(stop):
 
     @functools.partial(jax.jit, static_argnums=0)
     def change_with(part):
-        """How the logits move with the kernels of one part of the ensemble."""
+        """Returns the logits' derivative along the parameters of one part of the ensemble."""
 
         def logits(params):
             params = {**variables["params"], part: params}
@@ -385,7 +385,7 @@ def test_an_ensemble_refuses_widths_that_are_not_one(changes, message):
 def test_padded_examples_do_not_influence_the_others_in_training():
     _, ensemble = small()
     real, padding = images_of(4), 100 * images_of(3, seed=1)
-    order = np.array([0, 4, 1, 5, 2, 3, 6])  # padding in between, too
+    order = np.array([0, 4, 1, 5, 2, 3, 6])  # Padding in between too.
     mask = order < 4
     train = jax.jit(functools.partial(ensemble.apply, train=True, mutable=["batch_stats"]))
     expected, expected_stats = train(trained_like(), real)

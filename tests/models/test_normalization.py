@@ -1,4 +1,4 @@
-"""Batch normalisation: running averages, padding, devices, and the derivative written out."""
+"""Batch normalisation: running averages, padding, devices, and the explicit derivative."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ def test_running_averages_by_hand():
     }
     mask = jnp.array([True, True, False])
     y, updated = norm.apply(variables, x, True, mask, mutable=["batch_stats"])
-    # Mean 2, biased variance 1: (1 - 2) * 2 + 1 = -1 and 3; averages .9 * 10 + .1 * 2, .9 * 5 + .1.
+    # Mean 2, biased variance 1: (1 - 2) * 2 + 1 = -1, and 3. Averages .9 * 10 + .1 * 2, .9 * 5 + .1
     np.testing.assert_allclose(y[:2, 0], [-1.0, 3.0], rtol=1e-4)
     np.testing.assert_allclose(updated["batch_stats"]["mean"], [9.2], rtol=1e-6)
     np.testing.assert_allclose(updated["batch_stats"]["var"], [4.6], rtol=1e-6)
@@ -35,7 +35,7 @@ def normalize64(x, scale, bias, mask, epsilon):
 
 
 def complex_step_gradient(function, argument, step=1e-30):
-    """Derivatives exact to float64 rounding: f(a + ih) has imaginary part h f'(a)."""
+    """Returns derivatives exact to float64 rounding: f(a + ih) has imaginary part h f'(a)."""
     gradient = np.empty(argument.shape)
     for index in np.ndindex(argument.shape):
         moved = argument.astype(complex)
@@ -68,7 +68,7 @@ def test_normalisation_and_its_written_out_gradient_equal_the_formula(mask):
         complex_step_gradient(lambda value: total64(x, value, bias), scale),
         complex_step_gradient(lambda value: total64(x, scale, value), bias),
     )
-    if mask is not None:  # What padding adds to the bias's is not passed on.
+    if mask is not None:  # Padding does not count in the bias's gradient.
         padding = direction[~mask].sum(axis=(0, 1, 2))
         expected = (*expected[:2], expected[2] - padding)
     for ours, theirs in zip(actual, expected, strict=True):
@@ -81,7 +81,7 @@ def test_a_mean_far_above_the_deviation_leaves_the_variance_exact(ratio, devices
     generator = np.random.default_rng(13)
     signs = np.array([1.0, -1.0, 0.0])  # The third channel stays around 0.
     x = (generator.standard_normal((8, 4, 6, 3)) + signs * ratio).astype(np.float32)
-    # Padding is no example: whatever it holds, first or last, changes nothing.
+    # Padding before or after the examples must change nothing, whatever its values are.
     mask = np.array([False, True, True, True, True, True, False, False])
     x[~mask] = np.nan
     real = x[mask].astype(np.float64)
@@ -98,14 +98,14 @@ def test_a_mean_far_above_the_deviation_leaves_the_variance_exact(ratio, devices
             np.testing.assert_array_equal(variances[device], variances[0])
         mean, var = means[0], variances[0]
     np.testing.assert_allclose(var, real.var(axis=(0, 1, 2)), rtol=3e-6 if devices == 1 else 1e-5)
-    # As close as float32 can name the mean.
+    # As close as float32 can represent the mean.
     np.testing.assert_allclose(mean, real.mean(axis=(0, 1, 2)), rtol=2e-7, atol=1e-6)
 
 
 @pytest.mark.parametrize("ratio", [0, 1, 30, 250])
 @pytest.mark.parametrize("masked", [False, True])
 def test_of_bfloat16_maps_rounding_costs_more_than_the_sums(ratio, masked):
-    """The statistics are those of the rounded map, to less than rounding has changed them by."""
+    """Statistics are those of the rounded map; their error is below that of the rounding."""
     generator = np.random.default_rng(17)
     exact = generator.standard_normal((16, 32, 32, 2)) + np.array([1.0, -1.0]) * ratio
     x = jnp.asarray(exact, jnp.bfloat16)
@@ -115,7 +115,7 @@ def test_of_bfloat16_maps_rounding_costs_more_than_the_sums(ratio, masked):
     ones = jnp.ones(2)
     _, mean, var = normalization.normalize_batch(x, ones, ones, mask, 1e-5, None)
     expected = rounded.var(axis=(0, 1, 2))
-    rounding = ratio / 2**8 / np.sqrt(12)  # Deviation of the errors of numbers around the mean.
+    rounding = ratio / 2**8 / np.sqrt(12)  # Standard deviation of rounding errors near the mean.
     np.testing.assert_allclose(var, expected, rtol=1e-6 + 0.1 * rounding**2)
     np.testing.assert_allclose(mean, rounded.mean(axis=(0, 1, 2)), rtol=1e-6, atol=1e-6)
 
@@ -125,7 +125,7 @@ def test_statistics_and_gradients_across_devices_are_those_of_the_whole_batch():
     x = generator.standard_normal((6, 2, 2, 3)).astype(np.float32)
     direction = generator.standard_normal(x.shape).astype(np.float32)
     scale, bias = np.array([1.0, 2.0, -1.0], np.float32), np.zeros(3, np.float32)
-    # The devices hold two, one and no real examples.
+    # The devices have two, one and no real examples.
     mask = np.array([True, True, False, True, False, False])
 
     def total(x, scale, bias, mask, direction, axis_name):
@@ -150,7 +150,7 @@ def test_statistics_and_gradients_across_devices_are_those_of_the_whole_batch():
 
 
 def test_padding_stays_finite_where_the_real_examples_are_all_alike():
-    """One real example has no variance on a map of one pixel; 40 layers divide by its root."""
+    """One real example on a map of one pixel has variance 0; 40 layers divide by its root."""
     generator = np.random.default_rng(0)
     x = generator.normal(size=(4, 1, 1, 3)).astype(np.float32)
     mask = np.arange(4) < 1

@@ -1,4 +1,4 @@
-"""Networks that a user wrote: the example, trained; files and functions that do not fit."""
+"""Networks written by a user: the example is trained; wrong files and functions are refused."""
 
 import functools
 import shutil
@@ -32,7 +32,7 @@ def forked():
 
 def test_the_example_costs_what_its_layers_do():
     assert dict(forked().widths) == {"stem": 4, "near": 8, "far": 4, "join": 16}
-    # (weights, normalisation or bias, pixels, channels); 8 x 8 x 1 input.
+    # (weights, normalisation or bias, pixels, channels) for an 8 x 8 x 1 input.
     layers = [
         (9 * 1 * 4, 2 * 4, 8 * 8, 4),
         (9 * 4 * 8, 2 * 8, 4 * 4, 8),
@@ -228,7 +228,7 @@ def test_a_shared_group_has_to_be_one(monkeypatch):
     wrong = type("Wrong", (type(vgg),), {"shared": ("stem",)})
     fields = {name: getattr(vgg, name) for name in vgg.__dataclass_fields__}
     models.register("wrong", lambda _: wrong(**fields))
-    with pytest.raises(ValueError, match=r"'wrong' shares 'stem', which is none of its widths: s"):
+    with pytest.raises(ValueError, match=r"'wrong' shares 'stem', which is not one of its widths"):
         models.create("wrong", 5)
 
 
@@ -247,7 +247,7 @@ DEPTHWISE = """c = x.shape[-1]
 
 @pytest.mark.parametrize("first", ["x = nn.relu(", DEPTHWISE])
 def test_students_merge_whatever_reads_the_stem_first(first, tmp_path):
-    """A depthwise convolution has numbers of each student's own for channels that all share."""
+    """A depthwise convolution has different parameters in each student for the shared channels."""
     file = tmp_path / "bare.py"
     file.write_text(BARE.replace("x = nn.relu(", first))
     net, variables = bare_ensemble(file)
@@ -261,15 +261,15 @@ def test_students_merge_whatever_reads_the_stem_first(first, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("x = jnp.roll(x, 1, axis=-1)", "numbers differ by"),
-        ("x = x / x.shape[-1]", "numbers differ by"),
-        ("x = nn.Conv(8, (1, 1), use_bias=False)(x)", "numbers differ by"),
+        ("x = jnp.roll(x, 1, axis=-1)", "numbers differ from"),
+        ("x = x / x.shape[-1]", "numbers differ from"),
+        ("x = nn.Conv(8, (1, 1), use_bias=False)(x)", "numbers differ from"),
         ("x = nn.Conv(self.width, (1, 1), feature_group_count=4)(x)", "Conv_0/bias has 9 channels"),
-        ("x = x * self.param('t', nn.initializers.ones, ())", r"t: the students' arrays meet"),
+        ("x = x * self.param('t', nn.initializers.ones, ())", r"t: the students' arrays overlap"),
     ],
 )
 def test_what_is_another_network_at_the_sum_of_the_widths_is_not_merged(change, message, tmp_path):
-    """Inside a compiled function too, where the comparison must not become a part of it."""
+    """Also inside a compiled function, which must not contain the comparison."""
     file = tmp_path / "bare.py"
     file.write_text(
         BARE.replace("        logits = nn.Dense", f"        {change}\n        logits = nn.Dense")
@@ -369,9 +369,9 @@ def test_a_start_that_died_leaves_no_copy_behind(small_config, tmp_path):
 
 
 def test_classes_that_meet_are_not_merged(tmp_path):
-    """All students' classes are one row of logits, and a softmax would be over all of them."""
+    """Merged logits of all students are one row, so a softmax would be over all students."""
     file = tmp_path / "bare.py"
     file.write_text(BARE.replace("Outputs(logits.", "Outputs(nn.log_softmax(logits)."))
     net, variables = bare_ensemble(file)
-    with pytest.raises(ValueError, match="channels of branch/Dense_0 would meet: numbers are sum"):
+    with pytest.raises(ValueError, match="channels of branch/Dense_0 would be mixed: numbers"):
         net.clone(execution=named("merged")).apply(variables, jnp.ones((2, 8, 8, 1)))

@@ -1,4 +1,4 @@
-"""Two sums in the forms of the devices."""
+"""Two sums at once, in the form for each kind of device."""
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +12,11 @@ from kdjax.models import normalization, sums
 @pytest.mark.parametrize("shape", [(5, 3), (4, 3, 2, 6)])
 def test_each_map_is_summed_to_its_channels(form, shape):
     first = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
-    second = first**2 - 7  # Whole numbers: every order of adding gives the same.
+    second = first**2 - 7  # Whole numbers: the order of additions does not matter.
     axes = tuple(range(len(shape) - 1))
     for ours, x in zip(form(first, second), (first, second), strict=True):
         np.testing.assert_array_equal(ours, x.sum(axes))
-    # Side by side, as strategies that scan or map over students have it.
+    # With an additional axis, as in strategies that scan or map over students.
     for ours, x in zip(jax.vmap(form)(first, second), (first, second), strict=True):
         np.testing.assert_array_equal(ours, x.sum(axes[1:]))
 
@@ -50,7 +50,7 @@ def test_batch_normalisation_is_the_same_in_both_forms(monkeypatch):
 @pytest.mark.parametrize("pivot", [normalization._mean_of_row, normalization.middle_of_row])
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_variance_is_exact_far_from_zero_in_both_forms(monkeypatch, pivot, masked):
-    """A mean of a thousand deviations, which plain sums would take for a fifth of the variance."""
+    """The mean is 1000 deviations: with plain sums the variance would be wrong by a fifth."""
     monkeypatch.setattr(normalization, "_mean_of_row", pivot)
     x = np.random.default_rng(0).normal(1000.0, 1.0, (32, 8, 8, 16)).astype(np.float32)
     mask = np.arange(32) >= 3 if masked else None

@@ -10,7 +10,7 @@ from kdjax import costs, models, tracing, widths
 from kdjax.models.initialize import variable_shapes
 
 NAMES = ("vgg8_bn", "vgg13_bn", "vgg16_bn", "vgg16_bn_imagenet")
-CONVOLUTIONS = {"vgg8_bn": (1,) * 5, "vgg13_bn": (2,) * 5}  # Of each stage; else 2, 2, 3, 3, 3.
+CONVOLUTIONS = {"vgg8_bn": (1,) * 5, "vgg13_bn": (2,) * 5}  # Per stage; others: 2, 2, 3, 3, 3.
 
 
 def flat(tree):
@@ -18,7 +18,7 @@ def flat(tree):
 
 
 def uneven(architecture):
-    """Widths from 1 to 5, unlike in neighbouring groups."""
+    """Returns widths from 1 to 5 that differ between neighbouring groups."""
     return {group: 1 + (3 * index) % 5 for index, group in enumerate(architecture.widths)}
 
 
@@ -27,7 +27,7 @@ def parameters(net, image_shape):
 
 
 def captured(net):
-    """Applies the network; returns its outputs and what every module returned, by path."""
+    """A function that applies the network: its outputs, and all modules' outputs by path."""
 
     def apply(variables, images):
         outputs, state = net.apply(
@@ -39,7 +39,7 @@ def captured(net):
 
 
 def counts_by_hand(name, size, dense, classes):
-    """Parameters and multiply-accumulates at the full widths, from the paper's table 1."""
+    """Returns parameters and multiply-accumulates at full widths, from the paper's table 1."""
     params = macs = 0
     fan_in, side = 3, size
     convolutions = CONVOLUTIONS.get(name, (2, 2, 3, 3, 3))
@@ -63,7 +63,7 @@ def counts_by_hand(name, size, dense, classes):
 @pytest.mark.parametrize(
     ("name", "classes", "size", "dense", "params", "macs"),
     [
-        # As RepDistiller's models/vgg.py has it: 3,965,028 and 9,462,180 for CIFAR-100.
+        # RepDistiller's models/vgg.py has 3,965,028 and 9,462,180 parameters for CIFAR-100.
         ("vgg8_bn", 100, 32, (), 3_965_028, 96_192_512),
         ("vgg13_bn", 100, 32, (), 9_462_180, 284_936_192),
         ("vgg16_bn", 10, 32, (), 14_728_266, 313_201_664),
@@ -112,7 +112,7 @@ def test_traced_layers_are_the_network(name, vector, shape):
         normalised = (*layer.path[:-1], "norm", "scale") in params
         path = layer.path[:-1] if normalised else layer.path
         assert cost.activations == np.prod(outputs[path]), layer.path
-        # Every number of the kernel multiplies once at each place of the output.
+        # Every kernel element is multiplied once at each position of the output.
         assert cost.macs == np.prod(kernel) * np.prod(outputs[path][1:-1]), layer.path
         own = [leaf.size for where, leaf in params.items() if where[: len(path)] == path]
         assert cost.params == sum(own), layer.path
@@ -205,16 +205,16 @@ def test_students_share_the_stem_and_are_extracted(name):
         noise = 0.3 * generator.standard_normal(leaf.shape).astype(np.float32)
         if path[-1].key == "var":
             return np.exp(noise)
-        # Shifted above zero, or a ReLU would silence a layer of one channel.
+        # Biases are above zero: otherwise a ReLU would silence a layer of one channel.
         shift = 1.0 if (path[-2].key, path[-1].key) == ("norm", "bias") else 0.0
         return leaf if path[-1].key == "kernel" else leaf + shift + noise
 
     variables = jax.tree_util.tree_map_with_path(move, models.initialize(ensemble, 1, shape))
     assert set(variables["params"]["stem"]["conv"]["conv"]) == {"kernel", "bias"}
-    # Images that differ in the mean: little else passes many layers of one channel.
+    # The images differ in the mean, because little else passes through layers of one channel.
     images = generator.normal([[[[-2.0]]], [[[2.0]]]], 1.0, (2, *shape)).astype(np.float32)
     together = jax.jit(ensemble.apply)(variables, images)
-    assert (np.std(together.logits, axis=1).max(axis=-1) > 1e-3).all()  # The images matter.
+    assert (np.std(together.logits, axis=1).max(axis=-1) > 1e-3).all()  # Logits depend on images.
     for number, vector in enumerate(vectors, start=1):
         student = models.extract_student(variables, number)
         alone = jax.jit(architecture.build(vector).apply)(student, images)

@@ -161,11 +161,11 @@ def test_the_tables(jobs, small_config):
         ["h200", "merged", "16", "7,500", "125", "2", "300", "6,000", "8,000", "no"],
     ]  # fmt: skip
     assert "0.450 MB in    2.0 launches  kdjax/a.py:8\n  and 2 more lines" in text
-    assert "h200, merged, 16: 1 loop(s) say nowhere how often they run" in text
+    assert "h200, merged, 16: 1 loop(s) do not say how often they run" in text
     # The model's constants are there, but not those of platforms nobody asked for.
     assert "gpu, slow: 2.5 us a launch" in text and "tpu, slow" not in text
     narrow = printed(record, 60)
-    assert "31,000 to 60,000" in narrow and "Columns left out" in narrow
+    assert "31,000 to 60,000" in narrow and "Columns that do not fit here" in narrow
     table = [line for line in narrow.splitlines() if line[:1] in "┏┃┡│└"]
     assert max(map(len, table)) <= 60
 

@@ -275,7 +275,7 @@ def test_what_lies_on_a_tpu_s_chip_moves_nothing():
 
 
 def test_a_text_without_a_program_is_refused():
-    with pytest.raises(ValueError, match="no program of XLA"):
+    with pytest.raises(ValueError, match="not an XLA program"):
         parse("HloModule nothing\n")
 
 

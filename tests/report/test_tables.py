@@ -41,7 +41,7 @@ def test_a_wide_terminal_shows_every_column(make_training):
     assert rows["average of all"] == ["", "", "", "90.00 ± 0.00", "90.00 ± 0.00", "", ""]
     # Of the seeds' means over students: (1 - 1) / 2, (2 + 0) / 2, (3 + 1) / 2.
     assert rows["mean gain"] == ["", "", "", "", "", "+1.00 ± 2.48", ""]
-    assert "left out" not in text
+    assert "do not fit" not in text
     assert "seeds 0, 1, 2 with 95 % intervals" in " ".join(text.split())
 
 
@@ -61,7 +61,7 @@ def test_a_narrow_terminal_loses_columns_and_no_digit(make_training, width, show
     assert cells(text)["1"] == shown
     assert "…" not in text
     assert max(map(len, table_of(text))) <= max(width, 33)  # The last two columns stay.
-    assert f"Columns left out for want of room: {missing} (all are in" in text
+    assert f"Columns that do not fit here: {missing} (all are in" in text
     assert "results.json" in text
 
 
@@ -122,7 +122,7 @@ def test_the_comparison_of_a_search_fits(make_search, width):
     assert max(map(len, table_of(text))) <= width
     assert cells(text)["compact, distilled"][-1] == "92.00 ± 2.48"
     assert cells(text)["teacher"][-1] == "90.00"
-    assert ("left out" in text) == (width < 120)
+    assert ("do not fit here" in text) == (width < 120)
 
 
 def test_markdown_has_every_column_and_the_sentence(make_training, make_search):
@@ -173,5 +173,5 @@ def test_many_networks_of_an_evaluation_leave_the_first_ones():
     summary = evaluation([f"student {number}, distilled" for number in range(1, 10)])
     text = printed(report.print_evaluation, summary, width=60)
     assert cells(text)["one"] == ["50.00"] * 3
-    assert "left out for want of room: images; student 4, distilled;" in text
+    assert "Columns that do not fit here: images; student 4, distilled;" in text
     assert "all are in the file of --out" in text

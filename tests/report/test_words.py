@@ -38,10 +38,10 @@ def test_a_difference_within_its_interval(make_training):
 @pytest.mark.parametrize(
     ("gain", "expected"),
     [
-        (1.5, "Distillation gains 1.50 points on average over the students: one seed says nothing "
-              "about chance; the thinnest student gains 1.50."),
-        (-1.5, "Distillation loses 1.50 points on average over the students: one seed says "
-               "nothing about chance; the thinnest student loses 1.50."),
+        (1.5, "Distillation gains 1.50 points on average over the students: one seed gives no "
+              "interval; the thinnest student gains 1.50."),
+        (-1.5, "Distillation loses 1.50 points on average over the students: one seed gives "
+               "no interval; the thinnest student loses 1.50."),
     ],
 )  # fmt: skip
 def test_one_seed(make_training, gain, expected):
@@ -85,6 +85,6 @@ def test_a_search_may_lose_and_may_have_one_seed(make_search):
     single = search_verdict(make_search([92.0], [90.0], [91.5])).splitlines()
     assert single[0] == (
         "The compact network is 0.50 points better than the uniform one, both distilled: one seed "
-        "says nothing about chance."
+        "gives no interval."
     )
     assert single[1].startswith("Distillation gains the compact network 2.00 points over training")

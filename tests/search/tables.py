@@ -1,4 +1,4 @@
-"""Networks as tables of layers, for tests whose numbers are worked out by hand."""
+"""Networks as tables of layers, for tests with numbers that are computed by hand."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,9 +12,10 @@ Path = tuple[str, ...]
 
 
 class Layer(NamedTuple):
-    """A convolution or dense layer from one group of channels to another; None: image, classes.
+    """A convolution or dense layer from one group of channels to another.
 
-    With ``norm`` a normalisation follows.
+    None stands for the image (``in_group``) or the classes (``out_group``). With ``norm`` a
+    normalisation follows.
     """
 
     path: Path
@@ -30,19 +31,19 @@ class Layer(NamedTuple):
 
 
 def channels(layers: Sequence[Layer], ties: Sequence[Sequence[str]] = ()) -> Channels:
-    """The layout of the scales of a table's network."""
+    """Returns the layout of the scales in a table's network."""
     description = traced(layers, ties)
     names = dict.fromkeys(layer.out_group for layer in layers if layer.out_group)
     return Channels.in_network(description, tuple(names))
 
 
 def writers(group: tracing.Group) -> tuple[Path, ...]:
-    """The layers whose normalisations decide about a group."""
+    """Returns the layers whose normalisations decide about a group."""
     return tuple(path[1:-2] for path in group.scales)
 
 
 def traced(layers: Sequence[Layer], ties: Sequence[Sequence[str]] = ()) -> tracing.Traced:
-    """What tracing would find in a network of these layers, of which additions tie some groups."""
+    """Returns what tracing would find in a network of these layers; additions tie some groups."""
     leader = {member: tie[0] for tie in ties for member in tie}
     writing: dict[str, list[Layer]] = {}
     sizes: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""Targets, blocks and schedules resolved against a network, and everything they refuse."""
+"""Targets, blocks and schedules, resolved for a network, and the errors in them."""
 
 import re
 
@@ -71,7 +71,7 @@ def test_blocks_by_patterns():
         targets=(0.0, 0.25),
         frozen=("inner",),
     )
-    # The stem comes with stage1, to which it is tied.
+    # The stem belongs to the block of stage1, to which it is tied.
     assert groups(blocks) == {
         "inner": ("stage1.block1.conv1", "stage2.block1.conv1", "stage3.block1.conv1"),
         "trunk": ("stem", "stage2", "stage3"),
@@ -101,8 +101,8 @@ def test_blocks_by_patterns():
         ({"frozen": ("x",)}, "search.blocks.frozen names 'x': the blocks are"),
         (
             {"names": ("a",), "patterns": ("* stage9*",)},
-            "search.blocks.groups for 'a' has 'stage9*', which fits no group: the groups are stem, "
-            "stage1, stage1.block1.conv1",
+            "search.blocks.groups for 'a' has 'stage9*', which matches no group: the groups are "
+            "stem, stage1, stage1.block1.conv1",
         ),
         (
             {"names": ("a", "b"), "patterns": ("stage*", "stem")},
@@ -140,7 +140,7 @@ def test_targets_are_shares_or_absolute(resource, table):
 def test_every_group_feels_its_target_and_no_other():
     budget = budget_of(flops=0.5, params=0.4)
     assert [c.name for c in budget.constraints] == ["flops", "params"]
-    # [resources, groups], resources being flops and params.
+    # [resources, groups]; the resources are flops and params.
     np.testing.assert_array_equal(budget.constraints[0].pressure, [[1] * 6, [0] * 6])
     np.testing.assert_array_equal(budget.constraints[1].pressure, [[0] * 6, [1] * 6])
     blocks = blocks_of(
@@ -182,7 +182,7 @@ def test_shares_and_what_is_allowed():
     }
     assert after / before < 0.9 and own / PARAMS["stage2"] < 0.5
     assert budget.allows(thin)
-    # Exactly the target is met.
+    # A cost that equals the target is allowed.
     assert budget_of(params=float(after)).allows(thin)
     assert not budget_of(params=float(after - 1)).allows(thin)
 
@@ -290,8 +290,8 @@ def test_bad_targets_are_refused(blocks, arguments, message):
 def test_the_least_cost_is_named_and_reachable():
     with pytest.raises(ValueError, match="cannot be reached") as refused:
         budget_of(params=1e-6)
-    # One channel everywhere: the 3x3 convolutions with 3 -> 1, then 1 -> 1; the projections; the
-    # normalisations; the classifier with four biases.
+    # One channel in every group: the 3x3 convolutions, the first from 3 to 1, the others from 1 to
+    # 1; the projections; the normalisations; the classifier with four biases.
     least = 9 * (3 + 6) + 2 + 2 * (1 + 6 + 2) + 4 + 4
     assert f"{least / sum(PARAMS.values()):.4g} is the least" in str(refused.value)
     budget = budget_of(params=float(least))
@@ -312,7 +312,7 @@ def test_groups_that_cannot_be_thinned_are_named():
 
 
 def thinned_in_turn(budget, target):
-    """Costs as each slot's groups go to the multiplier that meets the target with all of them."""
+    """The costs after each slot, if one multiplier for all slots' groups meets the target."""
     (constraint,) = budget.constraints
     full = np.array([group.channels for group in budget.channels.groups], float)
 
@@ -337,7 +337,7 @@ def test_the_order_is_the_users():
     np.testing.assert_array_equal(
         budget.slots, [[False] * 4 + [True] * 2, [True] * 2 + [False] * 4]
     )
-    # The blocks that take part share the whole way.
+    # The blocks in the order share the whole reduction.
     np.testing.assert_allclose(budget.waypoints[:, 0], thinned_in_turn(budget, 0.4), rtol=1e-9)
 
 

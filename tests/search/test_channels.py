@@ -1,4 +1,4 @@
-"""Which channels live and die together in each family, and the matrix their scales form."""
+"""The channels that live and die together in each family, and the matrix of their scales."""
 
 import flax.traverse_util
 import jax
@@ -161,7 +161,7 @@ def test_units_of_a_grouped_convolution():
             ("third", "norm", "scale"): jnp.array([-7.0, 1, 1, -8, 1, 1]),
         }
     )
-    # Two writers of units of two channels: four contributors; a has one.
+    # b has two writers and units of two channels, so four contributors; a has one.
     expected = np.zeros((4, 7))
     expected[0, :4] = [1, -2, 3, -4]
     expected[:, 4:] = np.transpose([[1, 2, -7, 1], [3, 4, 1, -8], [5, 6, 1, 1]])
@@ -190,7 +190,7 @@ def test_a_group_with_one_writer_without_normalisation_is_fixed():
 
 
 def test_a_dense_layers_scales_belong_to_all_that_it_reads():
-    """In a dense block the normalisation before a layer decides about each segment it reads."""
+    """In a dense block a normalisation before a layer decides about all segments that it reads."""
     widths = densenet.width_vector((2, 1), growth=2, stem=3)
     network = densenet.DenseNet("small", 4, widths, (2, 1))
     channels = Channels.of(network, widths, SHAPE)
@@ -205,7 +205,7 @@ def test_a_dense_layers_scales_belong_to_all_that_it_reads():
     params = jax.tree.map(
         lambda leaf: jnp.zeros(leaf.shape), variable_shapes(network.build(), SHAPE)["params"]
     )
-    # The transition reads stem, first and second layer, in this order: 3 + 2 + 2 channels.
+    # The transition reads the stem, the first and the second layer, in this order: 3 + 2 + 2.
     params["branch"]["transition1"]["norm"]["scale"] = jnp.arange(1.0, 8.0)
     found = channels.by_group(channels.magnitudes(params))
     assert found["stem"].tolist() == [1, 2, 3]
@@ -221,6 +221,6 @@ def test_a_resnext_keeps_the_number_of_groups_of_its_blocks():
     channels = Channels.of(network, network.widths, (32, 32, 3))
     assert channels.fixed == ()
     units = {group.name: (group.units, group.unit_size) for group in channels.groups}
-    # Two channels in each of 32 groups, read and written.
+    # Each of 32 groups reads and writes two channels; a unit has one channel of every group.
     assert units["stage1.block1.conv1"] == units["stage1.block1.conv2"] == (2, 32)
     assert units["stage1"] == (128, 1)

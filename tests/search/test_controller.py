@@ -1,6 +1,6 @@
 """The controller around plain gradient descent on a made-up loss: no network is run here.
 
-The loss pulls every scale to a random positive number of its own, the same in every step.
+The loss pulls every scale to its own random positive number, the same in every step.
 """
 
 import functools
@@ -32,7 +32,10 @@ NETWORKS = {"resnet8": 0.5, "mobilenet_v2": 0.1, "vgg16_bn": 0.05}
 
 @functools.cache
 def budget_of(name, targets, blocks=()):
-    """``targets`` and ``blocks`` as tuples of items, so that budgets and programs are cached."""
+    """Returns (architecture, budget).
+
+    ``targets`` and ``blocks`` are tuples of items, so that budgets and programs can be cached.
+    """
     architecture = models.create(name, 4, width=NETWORKS[name])
     channels = Channels.of(architecture, architecture.widths, SHAPE, root=("student_1",))
     parts = partition(architecture, channels, **dict(blocks))
@@ -40,7 +43,7 @@ def budget_of(name, targets, blocks=()):
 
 
 def scales(channels, draw):
-    """Parameters with nothing but scales, ``draw(size)`` for each writer, and biases of .3."""
+    """Returns parameters with only scales, ``draw(size)`` for each writer, and biases of .3."""
     return flax.traverse_util.unflatten_dict(
         {
             (*channels.root, *path, "norm", name): jnp.asarray(values, jnp.float32)
@@ -55,7 +58,7 @@ def scales(channels, draw):
 
 
 def fading(step):
-    """A rate whose first value sets the strengths, after which almost nothing moves."""
+    """A learning rate whose first value sets the strengths; later almost nothing moves."""
     return jnp.where(step == 0, 1.0, 1e-7)
 
 
@@ -77,7 +80,7 @@ def program(name, targets, blocks=(), schedule=None, steps=STEPS, descent=DESCEN
 
 
 class Searched:
-    """What a whole search did: parameters, state and widths, at the end and after every step."""
+    """The record of a search: parameters, state and widths, after every step and at the end."""
 
     def __init__(self, name, targets, blocks=(), *, seed=0, **plan):
         self.architecture, self.budget = budget_of(name, targets, blocks)
@@ -102,7 +105,7 @@ class Searched:
         return np.array([widths[group.name] for group in self.budget.channels.groups])
 
     def one_channel(self, number):
-        """The most that one more channel in a group adds to the share of a constraint."""
+        """Returns the most that one more unit of a group adds to the share of a constraint."""
         model, counts = self.budget.constraints[number].model, self.counts().astype(float)
         units = np.diag(self.budget.channels.unit_sizes)
         return max(model.cost(counts + unit) - model.cost(counts) for unit in units)
@@ -200,7 +203,7 @@ def test_one_block_after_another(case):
 
 
 def test_the_strongest_survive():
-    """Channels of a group die from the weakest: the pull to large numbers keeps its channels."""
+    """The weakest channels of a group die first: channels pulled to large numbers survive."""
     search = searched("vgg joint")
     channels = search.budget.channels
     goals = channels.by_group(channels.magnitudes(search.goal))
@@ -257,7 +260,7 @@ def test_a_block_meets_a_target_of_its_own():
     search = Searched("resnet8", items(), items(targets=(0.0, 0.3, 0.0)))
     (share,) = search.budget.shares(search.widths()).values()
     assert 0.3 - max(0.006, search.one_channel(0)) <= share <= 0.3
-    # Nothing pushes the other blocks.
+    # No target acts on the other blocks.
     full = search.architecture.widths
     for group in ("stem", "stage1.block1.conv1", "stage3", "stage3.block1.conv1"):
         assert search.widths()[group] == full[group]
@@ -270,7 +273,7 @@ def test_a_block_meets_a_target_of_its_own():
         (items(flops=0.6), (0.0, 0.3, 0.0)),
         (items(), (0.4, 0.0, 0.4)),
         (items(schedule="sequential"), (0.5, 0.5, 0.0)),
-        # Stage 3 comes first, and does not change what stage 2 costs.
+        # Stage 3 is thinned first, which does not change the cost of stage 2.
         (items(schedule="sequential", order=("stage3", "stage2")), (0.0, 0.5, 0.5)),
         (items(flops=0.5, schedule="sequential"), (0.0, 0.9, 0.0)),
     ],
@@ -282,7 +285,7 @@ def test_targets_that_push_different_channels_are_met_together(targets, blocks, 
 
 
 def test_a_target_of_an_earlier_block_is_forced():
-    """Stage 3 comes first, and does not change what stage 2 costs."""
+    """Stage 3 is thinned first, which does not change the cost of stage 2."""
     targets = items(schedule="sequential", order=("stage3", "stage2"))
     search = Searched("resnet8", targets, items(targets=(0.0, 0.5, 0.5)), schedule=fading)
     assert search.budget.allows(search.widths()), search.budget.shares(search.widths())
@@ -347,7 +350,7 @@ def test_the_wrapped_optimiser_keeps_its_state():
 @pytest.mark.parametrize(
     ("steps", "descent", "slots", "deadlines"),
     [
-        # The last slot: half of what follows the descent is for training on.
+        # The last slot includes half of the steps after the descent; the rest is further training.
         (100, 70, 1, [84]),
         (100, 70, 2, [34, 84]),
         (100, 70, 3, [23, 46, 84]),

@@ -1,4 +1,4 @@
-"""The controller on four channels, against hand arithmetic."""
+"""The controller on four channels, compared with arithmetic by hand."""
 
 import types
 
@@ -46,22 +46,22 @@ def tiny_params(values, biases=(0.0,) * 4):
 
 
 def test_the_first_step_by_hand():
-    """Half of a scale of 1 would be gone in the 8 steps of the descent: 1/16 a step."""
+    """In the 8 steps of the descent a scale of 1 would lose half of its value: 1/16 per step."""
     _, optimizer = tiny(0.5)
     biases = [0.4, -0.6, 5.0, 0.7]
     params = {**tiny_params([1.0, -0.5, 0.05, 2.0], biases), "other": jnp.array([3.0])}
     gradients = {**tiny_params([0.1, 0.2, 0.0, -1.0]), "other": jnp.array([4.0])}
     updates, state = jax.jit(optimizer.update)(gradients, optimizer.init(params), params)
     after = optax.apply_updates(params, updates)
-    # Each moves by a tenth of its gradient and shrinks by .0625; the strongest only moves.
+    # Each scale moves by a tenth of its gradient and shrinks by .0625; the strongest only moves.
     expected = [1 - 0.01 - 0.0625, -(0.5 + 0.02 - 0.0625), 0.0, 2.1]
     np.testing.assert_allclose(after["conv"]["norm"]["scale"], expected, atol=1e-6)
-    # The biases shrink by the same factors: what is emitted keeps its form.
+    # The biases shrink by the same factors, so that a channel's output keeps its form.
     biases = [0.4 * 0.9275 / 0.99, -0.6 * 0.4575 / 0.52, 0.0, 0.7]
     np.testing.assert_allclose(after["conv"]["norm"]["bias"], biases, atol=1e-6)
     np.testing.assert_allclose(after["other"], 3 - 0.4, atol=1e-6)
     assert state.controller.dead.tolist() == [False, False, True, False]
-    # Three of four channels live, in both layers; strength x coefficient is 1/16 over the rate.
+    # Three of four channels live, in both layers. Strength x coefficient is 1/16 over the rate.
     assert float(state.controller.share[0]) == pytest.approx(0.75)
     penalty = 0.0625 / 0.1 * (0.99 + 0.52 + 2.1)
     assert float(state.controller.penalty) == pytest.approx(penalty, rel=1e-5)
@@ -69,7 +69,7 @@ def test_the_first_step_by_hand():
 
 
 def test_a_step_that_would_go_too_far_lands_on_the_target():
-    """Three would die of the whole step; the weakest two are enough."""
+    """The whole step would kill three channels, but the weakest two are enough."""
     _, optimizer = tiny(0.55)
     params = tiny_params([0.05, 0.02, -0.03, 2.0])
     nothing = tiny_params([0.0] * 4)
@@ -77,9 +77,9 @@ def test_a_step_that_would_go_too_far_lands_on_the_target():
     after = optax.apply_updates(params, updates)["conv"]["norm"]["scale"]
     assert state.controller.dead.tolist() == [False, True, True, False]
     assert int(state.controller.settled) == 1
-    # The portion of the step at which .03 comes down to the threshold.
+    # Only the part of the step is taken that brings .03 down to the threshold.
     np.testing.assert_allclose(after, [0.05 - (0.03 - THRESHOLD), 0, 0, 2.0], atol=1e-6)
-    # From then on nothing shrinks, and what is dead stays so whatever pulls at it.
+    # After that nothing shrinks, and dead channels stay dead whatever their gradients are.
     pull = tiny_params([0.0, -5.0, 0.0, 0.0])
     params = tiny_params(after)
     updates, state = jax.jit(optimizer.update)(pull, state, params)
@@ -98,7 +98,8 @@ def test_strength_grows_while_the_cost_is_above_plan():
         params = optax.apply_updates(params, updates)
         strengths.append(float(state.controller.strength[0]))
     assert strengths == sorted(strengths)
-    # Behind by .75 * n / 8 at step n: at once times 15, and summed up times 100 / 8.
+    # At step n the cost is .75 * n / 8 above its plan. The logarithm of the strength grows by 15
+    # times this, plus 100 / 8 times its sum over steps.
     behind = 0.75 * np.arange(5) / 8
     answers = np.minimum(8, np.cumsum(behind) * 100 / 8 + 15 * behind)
     np.testing.assert_allclose(np.log(strengths) - np.log(strengths[0]), answers, rtol=1e-4)

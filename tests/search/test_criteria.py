@@ -1,4 +1,4 @@
-"""What each criterion measures, by hand, and that a search with it meets its budget."""
+"""Criteria: each measure is checked by hand, and a search with it meets its budget."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from kdjax.search import (
     partition,
 )
 
-# Two layers write the same three channels: they are added.
+# Two layers write the same three channels, because their outputs are added.
 LAYERS = (
     Layer(("first",), None, "a", 2, 3, norm=True),
     Layer(("second",), "a", "b", 3, 3, norm=True),
@@ -28,8 +28,8 @@ LAYERS = (
 )
 CHANNELS = tables.channels(LAYERS, (("a", "b"),))
 KERNELS = {
-    "first": [[3.0, 0.0, 0.0], [4.0, 0.0, 5.0]],  # Filters are columns: of norms 5, 0 and 5.
-    "second": [[0.0, 2.0, 2.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]],  # 0, 2 and 2.
+    "first": [[3.0, 0.0, 0.0], [4.0, 0.0, 5.0]],  # Filters are columns, with norms 5, 0 and 5.
+    "second": [[0.0, 2.0, 2.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]],  # Norms 0, 2 and 2.
 }
 
 
@@ -51,11 +51,11 @@ GRADIENTS = tree({"first": [1.0, 1.0, 4.0], "second": [9.0, 1.0, 4.0]})
     ("name", "expected"),
     [
         ("scale", [1.0, 3.0, 1.0]),
-        # 1 x 1 + 0 x 9; -2 + 1; .5 x 4 - .5 x 4: what one layer would lose the other gains.
+        # Sums 1 x 1 + 0 x 9; -2 + 1; .5 x 4 - .5 x 4, where one layer's loss is the other's gain.
         ("taylor", [1.0, 1.0, 0.0]),
-        # Over the layers' means, 10/3 and 4/3.
+        # Norms are divided by the layers' means, 10/3 and 4/3, and summed.
         ("magnitude", [1.5, 1.5, 3.0]),
-        # Distances between (3, 4), (0, 0) and (0, 5): 5, sqrt(10), 5; between 0, 2 and 2: 2, 2, 0.
+        # Distances of (3, 4), (0, 0) and (0, 5) are 5, sqrt(10), 5; those of 0, 2 and 2: 2, 2, 0.
         (
             "fpgm",
             np.array([5 + 10**0.5, 10, 5 + 10**0.5]) / ((20 + 2 * 10**0.5) / 3)
@@ -87,7 +87,7 @@ SHAPE = (8, 8, 3)
 
 
 def searched(criterion):
-    """A search of a narrow ResNet8 whose loss pulls scales to 1 with forces of their own."""
+    """Searches a narrow ResNet8; the loss pulls each scale to 1 with a different force."""
     architecture = models.create("resnet8", 4, width=0.5)
     channels = Channels.of(architecture, architecture.widths, SHAPE)
     blocks = partition(architecture, channels)
@@ -128,7 +128,7 @@ def test_the_budget_is_met_and_who_is_worth_least_goes(criterion):
     np.testing.assert_array_equal(np.asarray(controller.died) > 0, dead)
     np.testing.assert_array_equal(np.asarray(budget.channels.scales(params))[:, dead], 0)
     np.testing.assert_array_equal(np.asarray(budget.channels.biases(params))[:, dead], 0)
-    if criterion == "random":  # It alone stays as it is while the search goes on.
+    if criterion == "random":  # Only this criterion does not change during the search.
         importance = budget.channels.by_group(controller.importance)
         for name, gone in budget.channels.by_group(dead).items():
             if gone.any() and not gone.all():

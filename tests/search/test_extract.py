@@ -1,4 +1,4 @@
-"""From living channels to width vectors: counting, choosing, widening, reviving, rounding."""
+"""Width vectors from living channels: counting, choosing, widening, reviving, rounding."""
 
 import functools
 import math
@@ -28,7 +28,7 @@ from kdjax.search import (
 )
 from kdjax.search.extract import REVIVED
 
-# a: 4 channels; b and c: tied, 6 channels in units of 2; d: not thinned.
+# Group a has 4 channels; b and c are tied and have 6 channels in units of 2; d is not thinned.
 LAYERS = (
     Layer(("a",), None, "a", 3, 4, (3, 3), (8, 8), norm=True),
     Layer(("b",), "a", "b", 4, 6, (1, 1), (8, 8), norm=True),
@@ -120,7 +120,7 @@ def vector(chosen):
 
 @functools.cache
 def flops(chosen):
-    """By hand, because thousands of vectors are tried: 8, 4 and 2 pixels a side, four classes."""
+    """Counts FLOPs by hand, for speed: 8, 4 and 2 pixels per side, four classes."""
     w = vector(chosen)
     stem, two, three = w["stem"], w["stage2"], w["stage3"]
     macs = 64 * 9 * stem * (3 + 2 * w["stage1.block1.conv1"])
@@ -173,7 +173,7 @@ def test_expanding(widths, share, multiple):
 
 def test_expanding_to_the_limit():
     found = expand(vector((1,) * 6), CHANNELS, lambda _: True, limit=NETWORK.widths)
-    # One uniform multiplier until all are at their limit.
+    # One uniform multiplier grows until all groups are at their limit.
     assert found == NETWORK.widths
 
 
@@ -189,16 +189,16 @@ def test_expanding_by_hand():
         return widths["a"] + widths["b"] <= 14
 
     found = expand({"a": 3, "b": 5}, channels, allows, limit={"a": 20, "b": 20})
-    # At 1.8 b is 9: 5 + 9 = 14, all of it.
+    # The multiplier 1.8 gives 5 + 9 = 14, the whole budget.
     assert dict(found) == {"a": 5, "b": 9}
     found = expand({"a": 3, "b": 5}, channels, allows, limit={"a": 20, "b": 20}, multiple=4)
-    # 4 and 8 at 1.6; another 4 would be too many for either.
+    # The multiplier 1.6 gives 4 and 8; 4 more in either group would be too many.
     assert dict(found) == {"a": 4, "b": 8}
     found = expand({"a": 3, "b": 5}, channels, allows, limit={"a": 20, "b": 6}, multiple=4)
-    # The limit of b is no multiple, and is kept to; a has the rest.
+    # The limit of b is not a multiple of 4, but b stops there; a gets the rest.
     assert dict(found) == {"a": 8, "b": 6}
     found = expand({"a": 3, "b": 3}, channels, allows, limit={"a": 20, "b": 20}, multiple=3)
-    # 6 and 6 at 2; the 2 left over are not one more multiple.
+    # The multiplier 2 gives 6 and 6; the 2 left over are less than a multiple of 3.
     assert dict(found) == {"a": 6, "b": 6}
     with pytest.raises(ValueError, match=r"does not allow 8 channel\(s\) in every group: choose"):
         expand({"a": 3, "b": 5}, channels, allows, limit={"a": 20, "b": 20}, multiple=8)
@@ -211,10 +211,11 @@ def test_leftovers_go_to_the_group_that_lost_most():
     )
     channels = tables.channels(layers)
     full = {"a": 20, "b": 20}
-    # At 4/3 it would be 4 and 4, one too many: 3 and 3, and one is left over.
+    # The multiplier 4/3 would give 4 and 4, one too many. Below it there are 3 and 3, and one is
+    # left over.
     found = expand({"a": 3, "b": 3}, channels, lambda w: w["a"] + w["b"] <= 7, limit=full)
     assert sorted(found.values()) == [3, 4]
-    # Just below 1.3 it is 12 and 3; a has lost more, but only b may have another one.
+    # Just below 1.3 the widths are 12 and 3. a has lost more, but only b may get another channel.
     found = expand({"a": 10, "b": 3}, channels, lambda w: w["a"] <= 12, limit=full)
     assert dict(found) == {"a": 12, "b": 4}
 
@@ -233,7 +234,7 @@ def budget_of(**targets):
 
 
 def dead_of(chosen):
-    """``[units]``: all but the first so many of each group are dead."""
+    """Returns flags ``[units]``: in each group all units after the ``chosen`` first are dead."""
     units = [np.arange(most) >= width for most, width in zip(MOST, chosen, strict=True)]
     return np.concatenate(units)
 
@@ -253,7 +254,7 @@ def test_reviving_stays_within_the_budget(widths, flops_target, params, freeze, 
     still = revive(budget, dead, worths)
     after = alive_widths(CHANNELS, NETWORK.widths, still)
     assert budget.allows(after)
-    assert not (still & ~dead).any()  # None of the living goes.
+    assert not (still & ~dead).any()  # No living unit dies.
     assert (dead & ~still).sum() <= max(1, int(REVIVED * len(dead)))
     earlier = budget.shares(before)
     if all(earlier[c.name] >= (1 - TOLERANCE) * c.target for c in budget.constraints):
@@ -268,7 +269,7 @@ def test_the_last_to_die_comes_back_first_and_only_where_something_is_undercut()
     died = np.where(dead, np.arange(len(dead)) + 1, 0)
     worths = worth(CHANNELS, np.ones(len(dead)), died)
     assert (worths[dead] < worths[~dead].min()).all()
-    # Three of 112 units at most: the last of stage 3, which died after all others.
+    # At most three of 112 units come back: the last ones of stage 3, which died after all others.
     still = revive(budget_of(flops=flops(widths) * 1.2), dead, worths)
     assert len(dead) == 112
     assert np.flatnonzero(dead & ~still).tolist() == [109, 110, 111]
@@ -278,7 +279,7 @@ def test_the_last_to_die_comes_back_first_and_only_where_something_is_undercut()
 
 
 def test_worths_by_hand():
-    """Shares of the group's living importance; the dead below all of them, by when they died."""
+    """Shares of the group's living importance; dead units are below, in order of their death."""
     importance = np.array([3.0, 9.0, 1.0, 0.5, 2.0, 2.0, 1.0])
     died = np.array([0, 4, 0, 8, 0, 0, 6])
     found = worth(SMALL, importance, died)
@@ -287,7 +288,7 @@ def test_worths_by_hand():
 
 
 def test_rounding_by_hand():
-    """Two groups of 16; what costs least for its worth stays."""
+    """Two groups of 16 channels; the channels that cost least for their worth stay."""
     layers = (
         Layer(("a",), None, "a", 3, 16, norm=True),
         Layer(("b",), "a", "b", 16, 16, norm=True),
@@ -295,15 +296,16 @@ def test_rounding_by_hand():
     channels = tables.channels(layers)
     architecture = types.SimpleNamespace(blocks=("a",))
     blocks = partition(architecture, channels)
-    # MACs of 3 a + a b = 304 in full: FLOPs 608.
+    # The full network has 3 a + a b = 304 MACs, so 608 FLOPs.
     budget = make_budget(channels, blocks, flops=0.4)
     even = np.full(32, 1 / 16)
-    # 9 and 10 become 8 and 8: 88 of 121.6; one more of either is 132 (12, 8) or 120 (8, 12).
+    # 9 and 10 become 8 and 8, which cost 88 of 121.6 MACs. One more multiple of a costs 132
+    # (12, 8); one more of b costs 120 (8, 12).
     assert dict(round_widths({"a": 9, "b": 10}, budget, 4, even)) == {"a": 8, "b": 12}
-    # 15 and 7 become 16 and 8, 176: four of b cost most for their worth, 112 without them. That is
-    # 8 % low, and only 8 and 12 come nearer.
+    # 15 and 7 become 16 and 8, which cost 176. Four channels of b cost most for their worth;
+    # without them the cost is 112. That is 8 % too low, and only (8, 12) is closer to the target.
     assert dict(round_widths({"a": 15, "b": 7}, budget, 4, even)) == {"a": 8, "b": 12}
-    # The same where the multiples leave nothing nearer.
+    # With multiples of 8 nothing is closer to the target.
     assert dict(round_widths({"a": 15, "b": 3}, budget, 8, even)) == {"a": 8, "b": 8}
     with pytest.raises(ValueError, match=r"does not allow 16 channel\(s\) in every group"):
         round_widths({"a": 9, "b": 10}, budget, 16, even)
@@ -323,7 +325,7 @@ def test_rounding_keeps_to_multiples_and_comes_near(widths, target, multiple, se
     (share,) = budget.shares(found).values()
     if share >= (1 - TOLERANCE) * target:
         return
-    # No single multiple more would fit.
+    # No group can have one more multiple within the budget.
     for number, (width, most) in enumerate(zip(chosen, MOST, strict=True)):
         more = (*chosen[:number], min(most, width + multiple), *chosen[number + 1 :])
         assert more == chosen or not budget.allows(vector(more))

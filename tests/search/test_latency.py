@@ -1,4 +1,4 @@
-"""Time as a cost: the table of a network's layers, its sum, its errors, and a budget from it."""
+"""Latency as a cost: the table of a network's layers, its sum, its errors, and a budget from it."""
 
 import json
 import math
@@ -15,12 +15,12 @@ SHAPE = (8, 8, 3)
 NETWORK = models.create("resnet8", 4, width=0.5)
 CHANNELS = Channels.of(NETWORK, NETWORK.widths, SHAPE)
 PATHS = ["/".join(layer.path) for layer in CHANNELS.traced.layers]
-# Whatever the layer: 10 us, 1 for each channel read, 2 for each written, .1 for each pair.
+# Every layer takes 10 us, plus 1 for each channel read, 2 for each written and .1 for each pair.
 TABLE = LatencyTable(1.0, [(path, (10.0, 1.0, 2.0, 0.1)) for path in PATHS], "a machine")
 
 
 def by_hand(widths):
-    """The same sum, layer by layer."""
+    """Returns the same latency, summed layer by layer."""
     w = widths
     sides = [(3, w["stem"])]
     before = "stem"
@@ -34,7 +34,7 @@ def by_hand(widths):
 
 
 class CalledTwice(nn.Module):
-    """One convolution at two sizes of the map."""
+    """A network that uses one convolution at two map sizes."""
 
     @nn.compact
     def __call__(self, x, train=False):
@@ -55,7 +55,7 @@ def test_a_network_takes_the_sum_of_its_layers():
     assert model.full == pytest.approx(by_hand(NETWORK.widths))
     thin = dict.fromkeys(NETWORK.widths, 3) | {"stage3": 5, "stage2.block1.conv1": 1}
     assert model.cost(counts_of(thin)) * model.full == pytest.approx(by_hand(thin))
-    # What one more channel of a group adds: what it reads counts as well as what it writes.
+    # One more channel of a group adds cost to the layers that read it and that write it.
     counts = counts_of(thin)
     wider = thin | {"stage3.block1.conv1": 4}
     grown = by_hand(wider) - by_hand(thin)
@@ -87,12 +87,12 @@ def test_a_target_in_time_is_kept_beside_others():
     assert [model.resource for model in found.resources] == ["flops", "params", "latency"]
     assert found.allows(dict.fromkeys(NETWORK.widths, 1))
     assert not found.allows(NETWORK.widths)
-    # A whole number above 1 is in microseconds.
+    # A target above 1 is in microseconds.
     whole = by_hand(NETWORK.widths)
     assert budget(latency=250).constraints[0].target == pytest.approx(250 / whole)
     with pytest.raises(ValueError, match=r"search.target.latency is 1e\+06: above the full"):
         budget(latency=1e6)
-    # Ten layers take ten microseconds each whatever their widths are.
+    # Each of ten layers takes at least ten microseconds, whatever its widths are.
     with pytest.raises(ValueError, match=r"for latency .* cannot be reached"):
         budget(latency=0.1)
 
@@ -144,8 +144,8 @@ def test_a_file_is_read(tmp_path):
     ("text", "message"),
     [
         ("{", "cannot be read"),
-        ("[]", "is no table of `kdjax bench --layers`"),
-        (json.dumps(record(kind="other")), "is no table of `kdjax bench --layers`"),
+        ("[]", "is not a table of `kdjax bench --layers`"),
+        (json.dumps(record(kind="other")), "is not a table of `kdjax bench --layers`"),
         (json.dumps(record(image_shape=[32, 32, 3])), r"image_shape \[32, 32, 3\]: this network"),
         (
             json.dumps(record(widths={"stem": 3})),

@@ -1,4 +1,4 @@
-"""The cost of a thinned network and its penalty, against arithmetic by hand."""
+"""The cost of a thinned network and its penalty, compared with arithmetic by hand."""
 
 import flax.traverse_util
 import jax
@@ -12,7 +12,7 @@ from kdjax import costs, models, tracing, widths
 from kdjax.search import Channels, CostModel
 from kdjax.search.penalty import RESOURCES
 
-# A network with every kind of layer, for images of 8 x 8 x 3 and five classes. Groups: a (8
+# A network with every kind of layer, for images of 8 x 8 x 3 and five classes. Its groups are a (8
 # channels), b (8), c (12, in units of 4) and d (6, tied with e).
 TABLE = {
     "stem": Layer(("stem",), None, "a", 3, 8, (3, 3), (8, 8), norm=True),
@@ -28,7 +28,7 @@ TABLE = {
 CHANNELS = tables.channels(tuple(TABLE.values()), (("d", "e"),))
 ALIVE = np.array([5.0, 3.0, 8.0, 4.0])
 
-# layer -> (cost with all channels, cost with ALIVE, what one unit of sum|scale| adds in each group)
+# layer -> (cost with all channels, cost with ALIVE, {group: what one unit of sum|scale| adds})
 FLOPS = {
     "stem": (2 * 9 * 64 * 3 * 8, 2 * 9 * 64 * 3 * 5, {"a": 2 * 9 * 64 * 3}),
     "strided": (2 * 9 * 16 * 8 * 8, 2 * 9 * 16 * 5 * 3, {"a": 288 * 3, "b": 288 * 5}),
@@ -59,7 +59,7 @@ def vector(by_group):
 
 
 def tree(scales):
-    """Parameters with nothing but scales, from {layer: scales}."""
+    """Returns parameters with only scales, from pairs (layer, scales)."""
     return flax.traverse_util.unflatten_dict(
         {(name, "norm", "scale"): jnp.asarray(values, jnp.float32) for name, values in scales}
     )
@@ -107,8 +107,8 @@ def test_host_and_device_count_alike():
     assert float(model.cost(jnp.asarray(ALIVE, jnp.float32))) == pytest.approx(model.cost(ALIVE))
 
 
-# a: channels 5..7 below the threshold. b: two writers. c: one of three units dead. d: three
-# writers, of which e's last decides channel 0; channels 4 and 5 dead.
+# Group a: channels 5 to 7 are below the threshold. b: two writers. c: one of three units is dead.
+# d: three writers, of which the last (e's) decides channel 0; channels 4 and 5 are dead.
 SCALES = (
     ("stem", [1, -2, 0.5, 1, 1, 0.01, 0, 0]),
     ("strided", [0.5, 0.2, 0.1, 0, 0, 0, 0, 0]),
@@ -119,7 +119,7 @@ SCALES = (
     ("shortcut", [0.2, 0.3, 0, 0.05, 0, 0]),
     ("plain", [-0.6, 0.1, 0.4, 0, 0, 0]),
 )
-# Largest |scale| of each channel, summed; a unit of c counts four times.
+# Sums of the largest |scale| of each channel; a unit of c counts four times.
 SUMS = {
     "a": 1 + 2 + 0.5 + 1 + 1 + 0.01,
     "b": 0.5 + 0.3 + 0.1,
@@ -129,9 +129,9 @@ SUMS = {
 
 
 def penalty(model, channels, params, threshold):
-    """Differentiable: the penalty of a network's scales, relative to its full cost.
+    """Returns the differentiable penalty of a network's scales, relative to its full cost.
 
-    A channel is alive where its largest |scale| is above the threshold.
+    A channel is alive if its largest |scale| is above the threshold.
     """
     magnitudes = channels.magnitudes(params)
     counts = channels.counts(magnitudes > threshold)
@@ -152,7 +152,7 @@ def test_penalty_of_scales(resource):
 
 @pytest.mark.parametrize("resource", RESOURCES)
 def test_gradient_of_the_penalty(resource):
-    """The sign of the largest contributor times its group's coefficient; the others get nothing."""
+    """The largest contributor's gradient is its sign times the group's coefficient; others: 0."""
     model = CostModel.of(resource, CHANNELS)
     gradient = jax.grad(lambda params: penalty(model, CHANNELS, params, 0.02))(tree(SCALES))
     strength = sum(vector(one) for _, _, one in EXPECTED[resource].values()) / model.full
@@ -173,7 +173,7 @@ def test_gradient_of_the_penalty(resource):
 
 
 def test_strength_follows_the_living_not_the_sums():
-    """Alive counts are constants for the gradient: a scale's gradient has no second term."""
+    """Alive counts are constants in the gradient, so a scale's gradient has no second term."""
     model = CostModel.of("flops", CHANNELS)
     gradient = jax.grad(lambda params: penalty(model, CHANNELS, params, 0.02))
     doubled = tuple((name, 2 * np.array(values)) for name, values in SCALES)
@@ -194,7 +194,7 @@ NETWORKS = [
 
 
 def thinned(name, width, seed):
-    """A network, its channels, random flags of living channels and the widths of what lives."""
+    """Returns a network, its channels, random flags of living units, and the widths they give."""
     architecture = models.create(name, 7, width=width)
     shape = (16, 16, 3)
     channels = Channels.of(architecture, architecture.widths, shape)

@@ -1,4 +1,4 @@
-"""The proximal map of the largest magnitude, against independent minimisers."""
+"""The proximal map of the largest magnitude, compared with independent minimisers."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,14 +10,14 @@ from kdjax.search import proximal
 
 numbers = st.floats(-4, 4, width=32)
 amounts = st.floats(0, 12, width=32)
-# Few shapes: each is compiled.
+# There are few shapes, because each is compiled.
 columns = st.integers(1, 4).flatmap(lambda size: st.lists(numbers, min_size=size, max_size=size))
 
 
 def minimise(column, amount):
     """argmin_x 0.5 ||x - s||^2 + amount * max|x|, by golden section over the level max|x|.
 
-    For a given level the best x is s cut to it; what is left is convex in the level.
+    For a given level the best x is s clipped to it; the objective is then convex in the level.
     """
     column = np.asarray(column, np.float64)
 
@@ -46,7 +46,7 @@ def test_equals_an_independent_minimiser(column, amount):
 @settings(max_examples=50, deadline=None)
 @given(columns, amounts, st.integers(0, 2**32 - 1))
 def test_nothing_nearby_is_better(column, amount, seed):
-    """A brute check of the definition itself: no point has a lower objective."""
+    """Checks the definition directly: no random point has a lower objective."""
     column = np.array(column)
     found = np.asarray(proximal(jnp.array(column)[:, None], jnp.array([amount]))[:, 0], float)
 
@@ -84,12 +84,12 @@ def test_rows_of_zeros_change_nothing(column, amount):
 @pytest.mark.parametrize(
     ("column", "amount", "expected"),
     [
-        # The largest comes down alone by 1, then two together by .5 each.
+        # The largest falls alone by up to 1, then the two largest fall together, by .5 each.
         ([3.0, -2.0, 1.0], 0.5, [2.5, -2.0, 1.0]),
         ([3.0, -2.0, 1.0], 2.0, [1.5, -1.5, 1.0]),
         ([3.0, -2.0, 1.0], 3.0, [1.0, -1.0, 1.0]),
         ([3.0, -2.0, 1.0], 4.5, [0.5, -0.5, 0.5]),
-        # Gone when the amount is the sum of all magnitudes.
+        # All are 0 when the amount is the sum of all magnitudes.
         ([3.0, -2.0, 1.0], 6.0, [0.0, 0.0, 0.0]),
         ([3.0, -2.0, 1.0], 0.0, [3.0, -2.0, 1.0]),
     ],

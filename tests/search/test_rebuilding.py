@@ -1,4 +1,4 @@
-"""A network that is another one where two widths are equal is refused before it is searched."""
+"""A network whose structure changes if two widths are equal is refused before a search."""
 
 import dataclasses
 
@@ -40,7 +40,7 @@ class Branch(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Shortcut(Architecture):
-    """One residual block; ``by_width``: it projects its input only where two widths differ."""
+    """One residual block; with ``by_width`` it projects its input only if two widths differ."""
 
     by_width: bool = False
 
@@ -68,7 +68,7 @@ def test_a_shortcut_that_depends_on_two_widths_is_refused():
     with pytest.raises(
         ValueError,
         match=r"a search may make widths equal, and then .* only the full network has "
-        r"batch_stats/branch/shortcut/mean.*: a module must not compare widths",
+        r"batch_stats/branch/shortcut/mean.*: a module must not change its structure",
     ):
         check(by_width=True)
 

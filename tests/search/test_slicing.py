@@ -1,4 +1,4 @@
-"""The small network made of what survives, against the full one in which the rest is dead."""
+"""The small network of surviving channels, compared with the full one whose others are dead."""
 
 import flax.traverse_util
 import jax
@@ -19,7 +19,7 @@ NETWORKS = {
     "vgg16_bn": (0.05, (16, 16, 3)),
     "vgg16_bn_imagenet": (0.05, (40, 40, 3)),  # Its last map is 2 x 2.
     "wrn_16_2": (0.2, (8, 8, 3)),
-    "densenet": (1.0, (8, 8, 3)),  # Of a few layers.
+    "densenet": (1.0, (8, 8, 3)),  # It has a few layers.
     "resnet18": (0.1, (40, 40, 3)),
     "resnext50_32x4d": (0.5, (40, 40, 3)),
     "efficientnet_b0": (0.125, (40, 40, 3)),
@@ -33,7 +33,7 @@ def small_densenet():
 
 
 class Case:
-    """A network with random variables, and random channels of it dead."""
+    """A network with random variables and random dead channels."""
 
     def __init__(self, name, seed=0, dead=0.4):
         width, self.shape = NETWORKS[name]
@@ -56,7 +56,7 @@ class Case:
         starts = np.cumsum([0] + [group.units for group in self.channels.groups[:-1]])
         flags[starts] = False
         self.dead = flags
-        # As in a search: scales and biases of the dead are 0.
+        # As in a search, scales and biases of dead channels are 0.
         silent = [
             jnp.asarray(np.where(flags, 0, matrix(variables["params"])), jnp.float32)
             for matrix in (self.channels.scales, self.channels.biases)
@@ -67,12 +67,12 @@ class Case:
         magnitudes = np.asarray(self.channels.magnitudes(params))
         self.kept = kept_channels(self.channels, magnitudes, flags, self.widths)
         self.alive = tracing.alive_from_kept(self.channels.traced, self.kept)
-        # Images that differ in the mean: little else passes many narrow layers.
+        # The images differ in the mean, because little else passes through many narrow layers.
         means = np.array([-3.0, 0.0, 3.0]).reshape(3, 1, 1, 1)
         self.images = self.generator.normal(means, 1, (3, *self.shape)).astype(np.float32)
 
     def draw(self, path, leaf):
-        """Numbers that keep maps and statistics of the order of 1, no two alike."""
+        """Draws numbers, no two alike, that keep maps and statistics of the order of 1."""
         noise = self.generator.normal(size=leaf.shape)
         name = path[-1].key
         if name == "kernel":
@@ -103,11 +103,11 @@ def test_the_small_network_is_the_searched_one(case):
     small = case.small(case.variables)
     full = outputs(case.net, case.variables, case.images)
     found = outputs(case.architecture.build(case.widths), small, case.images)
-    assert np.std(full.logits, axis=0).max() > 1e-2  # The images matter.
+    assert np.std(full.logits, axis=0).max() > 1e-2  # Logits depend on images.
     np.testing.assert_allclose(found.logits, full.logits, atol=1e-5, rtol=1e-5)
     thinned = 0
     for ours, theirs in zip(found.features, full.features, strict=True):
-        # What is left of a map are the living channels of the full one, in order.
+        # The small map has the living channels of the full map, in order.
         assert ours.shape[:3] == theirs.shape[:3]
         thinned += theirs.shape[-1] - ours.shape[-1]
         rest = iter(np.moveaxis(np.asarray(theirs), -1, 0))
@@ -158,7 +158,7 @@ def test_an_optimiser_is_sliced_like_its_parameters(optimizer):
 
 
 def test_slices_by_hand():
-    """A kernel loses inputs and outputs, in that order of its last axes."""
+    """A kernel loses inputs on its second last axis and outputs on its last axis."""
     case = Case("resnet8")
     path = ("branch", "stage2_block1", "conv1")
     full = flax.traverse_util.flatten_dict(case.variables["params"])[(*path, "conv", "kernel")]

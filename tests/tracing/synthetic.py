@@ -38,7 +38,7 @@ def norm(x, name):
 
 
 def conv(channels, x, name, kernel=3, **fields):
-    """Convolution without a bias, and normalisation."""
+    """Applies a convolution without a bias, and normalisation."""
     y = nn.Conv(channels, (kernel, kernel), use_bias=False, name=name, **fields)(x)
     return norm(y, f"{name}_norm")
 
@@ -57,7 +57,7 @@ class Net(nn.Module):
 
 
 class DenselyConnected(Net):
-    """Every layer reads all before it; the transition reads four segments."""
+    """Every layer reads all layers before it; the transition reads four segments."""
 
     def trunk(self, x, widths):
         x = nn.Conv(widths["stem"], (3, 3), use_bias=False, name="stem")(x)
@@ -129,7 +129,7 @@ class Flattened(Net):
 
 
 class Shuffled(Net):
-    """Channels of two halves in turn, between convolutions of each channel."""
+    """A shuffle of two halves of the channels, between a depthwise and a 1 x 1 convolution."""
 
     def trunk(self, x, widths):
         x = nn.relu(conv(widths["first"], x, "first"))
@@ -151,7 +151,7 @@ class Shared(Net):
 
 
 class Block(nn.Module):
-    """Of a ResNet."""
+    """A block of a ResNet."""
 
     inner: int
     outer: int
@@ -192,7 +192,7 @@ class LayerNormed(Net):
 
 
 class GroupNormed(Net):
-    """Normalised over groups of channels."""
+    """A convolution that is normalised over groups of channels."""
 
     def trunk(self, x, widths):
         x = nn.Conv(widths["first"], (3, 3), name="first")(x)
@@ -201,7 +201,7 @@ class GroupNormed(Net):
 
 
 class Gated(Net):
-    """Half of a layer's channels gates the other half; then a transposed convolution."""
+    """Half of a layer's channels gate the other half; a transposed convolution follows."""
 
     def trunk(self, x, widths):
         x = conv(widths["pair"], x, "pair", strides=2)
@@ -213,7 +213,7 @@ class Gated(Net):
 
 
 def variables_of(net, seed=0):
-    """Random variables that keep maps of the order of 1."""
+    """Returns random variables that keep maps of the order of 1."""
     generator = np.random.default_rng(seed)
     images = jax.ShapeDtypeStruct((1, *SHAPE), jnp.float32)
 
@@ -238,12 +238,12 @@ def logits(net, variables):
 
 
 def widths_of(description, alive):
-    """Name of each width -> its living channels."""
+    """Returns the number of living channels for the name of each width."""
     return {name: int(alive[units].sum()) for name, units in description.widths.items()}
 
 
 def silenced(variables, description, alive):
-    """The full network's variables with scales and biases of all other channels 0."""
+    """Returns the full network's variables; scales and biases of channels not alive are 0."""
     flat = dict(flax.traverse_util.flatten_dict(variables))
     for path, axes in description.leaves.items():
         if path[0] == "params" and len(axes) == 1:
@@ -252,7 +252,7 @@ def silenced(variables, description, alive):
 
 
 def assert_sliced_is_masked(architecture, description, alive):
-    """The small network, checked channel by channel, gives the silent full one's output."""
+    """Checks that the small network has the channels, costs and outputs of the masked one."""
     small = architecture.build(
         {name: widths_of(description, alive)[name] for name in architecture.widths}
     )

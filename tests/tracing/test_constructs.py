@@ -1,4 +1,4 @@
-"""What tracing makes of single constructs: padding, shuffles, scans, names, operations."""
+"""Tracing of single constructs: padding, shuffles, scans, names, operations."""
 
 import copy
 import pickle
@@ -18,7 +18,7 @@ from kdjax.tracing.names import NamedWidth, named
 def test_symmetric_padding_is_found_out_where_it_moves_channels():
     architecture = family(Symmetric, stem=4, hidden=4, stage=8)
     description = tracing.traced(architecture, SHAPE)
-    # The stem's are channels 2 to 5 of the stage.
+    # The stem's channels are channels 2 to 5 of the stage.
     np.testing.assert_array_equal(description.widths["stage"][2:6], description.widths["stem"])
     alive = tracing.everything(description)
     alive[description.widths["stage"][[0, 7]]] = False
@@ -69,7 +69,7 @@ def test_scanned_blocks_are_followed_one_by_one():
     description = tracing.traced(family(Scanned, all=4), SHAPE)
     assert tracing.count(description).macs == 64 * (9 * 3 * 4 + 3 * 9 * 4 * 4) + 4 * 5
     assert [(group.name, group.units) for group in description.groups] == [("all", 4)]
-    # The scales of three blocks are one array, of two axes: they decide about nothing.
+    # The scales of three blocks are one array with two axes, so they decide about no channels.
     assert description.fixed["all"] == "blocks/conv reads them before a scale multiplies them"
 
 
@@ -95,7 +95,7 @@ def test_widths_made_by_arithmetic_are_held():
 
     description = tracing.traced(family(Computed, first=4), SHAPE)
     assert [group.name for group in description.free] == ["first"]
-    assert description.fixed["second"] == "the width of second is no entry of the width vector"
+    assert description.fixed["second"] == "the width of second is not in the width vector"
 
     class Followed(synthetic.Net):
         def trunk(self, x, widths):

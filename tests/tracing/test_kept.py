@@ -1,4 +1,4 @@
-"""Which channels stay, as a user names them."""
+"""The channels to keep, as a user names them."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What tracing finds in networks of many kinds, by hand; and that thinning them is exact."""
+"""Tracing of many kinds of networks is checked by hand, and thinning them is exact."""
 
 import dataclasses
 
@@ -10,7 +10,8 @@ from synthetic import SHAPE, assert_sliced_is_masked, family
 from kdjax import tracing
 from kdjax.search import Channels, CostModel
 
-# Group -> its widths, units, channels in a unit, and the parameters that decide.
+# Network -> family, and for each group its widths, units, channels in a unit and the parameters
+# that decide about it.
 NETWORKS = {
     "concatenation": (
         family(synthetic.DenselyConnected, stem=6, grow1=4, grow2=4, grow3=4, transition=5),
@@ -30,7 +31,7 @@ NETWORKS = {
             "narrow": ("narrow", 6, 1, "project_norm"),
         },
     ),
-    # What lives and dies is a whole group of the grouped convolution: two channels.
+    # A unit is a whole group of the grouped convolution: two channels.
     "grouped": (
         family(synthetic.Grouped, stem=6, hidden=8),
         {
@@ -38,7 +39,7 @@ NETWORKS = {
             "hidden": ("hidden", 4, 2, "conv1_norm conv2_norm"),
         },
     ),
-    # The same channel of both groups.
+    # A unit is the same channel of both groups.
     "cardinal": (
         dataclasses.replace(
             family(synthetic.Cardinal, stem=6, read=8, written=6), keeps_cardinality=True
@@ -49,7 +50,7 @@ NETWORKS = {
             "written": ("written", 3, 2, "conv2_norm"),
         },
     ),
-    # The first channels of the stage are the stem's; the others are its own.
+    # The first channels of the stage are tied to the stem; the others are its own.
     "zero-padded": (
         family(synthetic.ZeroPadded, stem=5, hidden=4, stage=9),
         {
@@ -151,7 +152,7 @@ def test_a_transition_reads_four_segments():
     assert [len(segment) for segment in segments] == [6, 4, 4, 4]
     np.testing.assert_array_equal(layers["transition"].reads, np.concatenate(segments))
     np.testing.assert_array_equal(layers["grow2"].reads, np.concatenate(segments[:2]))
-    # 1 x 1 from 18 to 5 channels, on 64 pixels; with half of grow2: from 16.
+    # The 1 x 1 convolution from 18 to 5 channels has 64 pixels; with half of grow2 it reads 16.
     only = tracing.everything(description)
     only[description.widths["grow2"][:2]] = False
     assert tracing.count(description).macs - tracing.count(description, only).macs == (
@@ -178,15 +179,15 @@ def test_a_shared_kernel_counts_once_and_works_twice():
 
 
 def test_costs_of_other_layers():
-    # 3 x 3 at stride 2; a transposed one multiplies each of 16 pixels by nine taps.
+    # A 3 x 3 convolution at stride 2; the transposed one multiplies 16 pixels by nine taps each.
     _, description, _ = described("gated")
     cost = tracing.count(description)
     assert cost.macs == 16 * 9 * 3 * 8 + 16 * 9 * 4 * 5 + 5 * 5
     assert cost.activations == 16 * 8 + 64 * 5 + 5
-    # In groups of two channels each output has 9 * 2 inputs.
+    # With groups of two channels each output has 9 * 2 inputs.
     _, description, _ = described("grouped")
     assert tracing.count(description).macs == 64 * (9 * 3 * 6 + 6 * 8 + 9 * 2 * 8 + 8 * 6) + 6 * 5
-    # Two groups of four channels in, three out.
+    # Two groups, each with four input and three output channels.
     _, description, _ = described("cardinal")
     assert tracing.count(description).macs == 64 * (9 * 3 * 6 + 6 * 8 + 9 * 4 * 6 + 6 * 6) + 6 * 5
     alive = tracing.everything(description)
@@ -217,8 +218,8 @@ def test_costs_add_up_and_their_penalty_is_the_derivative(name, resource):
     assert model.cost(counts) * model.full == pytest.approx(
         getattr(tracing.count(description, alive), resource), rel=1e-12
     )
-    # Each side of a term counts with the other held: the derivative, but for grouped layers,
-    # which are felt twice.
+    # A coefficient adds up both factors of a term, each with the other held constant. That is the
+    # derivative, except for grouped layers, which count twice.
     coefficients = model.coefficients(counts) * model.full
     for number, group in enumerate(channels.groups):
         step = np.eye(len(counts))[number]

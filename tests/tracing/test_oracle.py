@@ -1,4 +1,4 @@
-"""What tracing finds in the known families, against what is written down by hand."""
+"""Tracing of the known families, compared with values that are written down by hand."""
 
 import dataclasses
 import functools
@@ -18,7 +18,7 @@ NETWORKS = {
     "vgg16_bn": (32, 32, 3),
     "vgg16_bn_imagenet": (40, 40, 3),
 }
-# (params, macs, activations) of seven classes, at full widths and at 0.3 of all but the stem.
+# (params, macs, activations) with seven classes, at full widths and at 0.3 of all but the stem.
 COSTS = {
     "resnet8": ((77_847, 12_501_440, 86_023), (7_628, 1_841_477, 39_239)),
     "resnet20": ((271_991, 4_762_480, 21_847), (24_084, 430_774, 7_450)),
@@ -36,7 +36,7 @@ small_networks = pytest.mark.parametrize(
 
 @functools.cache
 def case(name, width=1.0):
-    """Architecture, image shape, description."""
+    """Returns (architecture, image shape, description)."""
     architecture, shape = models.create(name, 7, width=width), NETWORKS.get(name, (32, 32, 3))
     if "dense1" in architecture.widths and width < 1:
         small = {**architecture.widths, "dense1": 7, "dense2": 6}
@@ -45,7 +45,7 @@ def case(name, width=1.0):
 
 
 def thinned(description, seed, share=0.5):
-    """Random living units, at least one of each group; and the widths they make."""
+    """Returns random living units, at least one in each group, and the widths that they give."""
     generator = np.random.default_rng(seed)
     alive = generator.random(description.units) < share
     for group in description.groups:
@@ -57,7 +57,7 @@ def thinned(description, seed, share=0.5):
 
 
 def ties(description):
-    """Names of widths that are one, where there are several."""
+    """Returns the names of tied widths, for each group with more than one."""
     return [group.members for group in description.groups if len(group.members) > 1]
 
 
@@ -94,7 +94,7 @@ def test_cost_of_the_thinned_network_itself(name):
 
 @pytest.mark.parametrize("depth", [8, 20, 110])
 def test_groups_and_deciding_scales_of_a_resnet(depth):
-    """Stem and stage 1 add up, and so do the blocks of a stage and its projection."""
+    """The stem and stage 1 are added, and so are the blocks of a stage and its projection."""
     architecture = models.create(f"resnet{depth}", 7)
     description = tracing.traced(architecture, (32, 32, 3))
     blocks = range(1, (depth - 2) // 6 + 1)
@@ -132,7 +132,7 @@ def test_groups_and_deciding_scales_of_a_resnet(depth):
 def test_groups_of_other_families():
     _, _, mobile = case("mobilenet_v2")
     groups = {group.name: group for group in mobile.groups}
-    # The one block of stage 1 does not expand: its depthwise convolution is the stem's.
+    # The only block of stage 1 does not expand: its depthwise convolution belongs to the stem.
     assert [path[1:-2] for path in groups["stem"].scales] == [
         ("stem", "conv"),
         ("branch", "stage1_block1", "depthwise"),
@@ -151,7 +151,7 @@ def test_groups_of_other_families():
     assert len(vgg.free) == 13 and ties(vgg) == []
     dense = models.create("densenet_bc_100_12", 7)
     dense = {group.name: group for group in tracing.traced(dense, (32, 32, 3)).groups}
-    # A growth is normalised by whoever reads it: the 15 layers after it and the transition.
+    # A growth is normalised by its readers: the 15 layers after it and the transition.
     assert len(dense["block1.layer1.growth"].scales) == 16
     assert len(dense["block1.layer1.bottleneck"].scales) == 1
 
@@ -166,7 +166,7 @@ def test_a_projection_unties_stem_and_first_stage():
     assert [path[-3] for path in groups["stage1"].scales] == ["conv2", "projection"]
 
 
-# Path in the branch, width written, taps, side of the map, groups, inputs of an output channel.
+# Path in the branch, written width, taps, side of the map, groups, inputs of an output channel.
 RESNET8_LAYERS = (
     ("stem/conv", "stem", 9, 32, 1, 3),
     ("stage1_block1/conv1", "stage1.block1.conv1", 9, 32, 1, 16),
@@ -210,7 +210,7 @@ def test_layers(name, expected):
         assert found == (width, taps, side * side, groups, fan_in), path
         assert layer.outputs == layer.positions
     dense1 = next(one for one in case("vgg16_bn_imagenet")[2].layers if one.name == "dense1")
-    # 40 pixels end as 2 x 2: each channel of the last map is read at four places.
+    # 40 pixels become 2 x 2, so each channel of the last map is read at four positions.
     assert (dense1.fan_in, dense1.taps, len(dense1.writes)) == (4 * 512, 1, 4096)
 
 
@@ -252,7 +252,7 @@ def test_another_network_is_found_out():
 
 
 def test_names_are_those_of_the_entries_that_change_an_axis():
-    """One entry smaller at a time: the axes that shrink are those that carry its name."""
+    """Makes one entry smaller at a time: exactly the axes with its name shrink."""
     architecture, shape, description = case("resnet8")
     shapes = {path: [len(axis) for axis in axes] for path, axes in description.leaves.items()}
     for name in ("stage1.block1.conv1", "stage2", "stage2.block1.conv1", "stage3"):

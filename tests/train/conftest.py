@@ -1,4 +1,4 @@
-"""What the tests of whole tasks share."""
+"""Fixtures that the tests of whole tasks share."""
 
 import os
 import signal
@@ -12,9 +12,10 @@ from kdjax.train.run.run import Run
 
 @pytest.fixture
 def interrupt_at(monkeypatch):
-    """A function of a list of ``(run, step)``, which sends this process a signal at each in turn.
+    """A function that sends this process a signal at each ``(run, step)`` of a list in turn.
 
-    The signal comes once the step's numbers have been read, and its entry leaves the list.
+    The signal is sent after the step's numbers have been read. The entry is then removed from the
+    list.
     """
     original = Run._read
 
@@ -33,7 +34,10 @@ def interrupt_at(monkeypatch):
 
 @pytest.fixture(scope="session")
 def search_of(small_npz):
-    """A function of changes, ``a__b`` for a.b: a search of a narrow ResNet8 on the small set."""
+    """A function that configures a search of a narrow ResNet8 on the small set.
+
+    Its arguments are changes of the configuration; ``a__b`` stands for a.b.
+    """
 
     def config_of(**changes):
         config = configuration.search_default()

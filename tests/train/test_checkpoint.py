@@ -1,4 +1,4 @@
-"""Checkpoints: what is damaged is named and put aside, and the one before it is used."""
+"""Checkpoints: a damaged one is named and moved aside, and the one before it is used."""
 
 import contextlib
 import json
@@ -96,7 +96,7 @@ def test_every_harmed_file_is_named_and_the_checkpoint_before_it_used(
         with caplog.at_level(logging.WARNING):
             assert_is(recover(folder), 2)
         assert str(path) in caplog.text and "it was moved to" in caplog.text
-        # Nothing is deleted, and the place is free again.
+        # The damaged checkpoint is kept elsewhere, so that its step can be saved again.
         assert (folder / "damaged" / "last-3").is_dir()
         with contextlib.closing(Checkpoints(folder, 2)) as checkpoints:
             checkpoints.save("last", state(3), RECORD)
@@ -173,7 +173,7 @@ def test_another_process_keeps_them(tmp_path):
 
 
 class FullDisk:
-    """Makes writing of one kind fail while it is there."""
+    """Makes saving checkpoints of one kind fail inside a ``with`` block."""
 
     def __init__(self, checkpoints, kind):
         self._manager = checkpoints._managers[kind]
@@ -215,7 +215,7 @@ def test_what_was_not_written_gives_way_to_what_is_newer(tmp_path):
 
 @contextlib.contextmanager
 def files_end_at(size):
-    """Every file of this process ends at so many bytes, as on a full disk."""
+    """Limits every file of this process to ``size`` bytes, as on a full disk."""
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -233,7 +233,7 @@ def test_the_loggers_of_other_libraries_stay_as_they_are(tmp_path, caplog):
 
 
 def test_a_full_disk_is_one_warning_without_tracebacks(tmp_path, monkeypatch, caplog):
-    """Of the many arrays that are written at once, the first to fail ends the save."""
+    """Many arrays are written at once; the first that fails ends the save."""
     unraisable = []
     monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
     many = {f"layer{number}": np.ones((30, 10), np.float32) for number in range(40)}
@@ -243,7 +243,7 @@ def test_a_full_disk_is_one_warning_without_tracebacks(tmp_path, monkeypatch, ca
         with files_end_at(600):
             checkpoints.save("last", state(2).replace(params=many), RECORD)
             checkpoints._finish("last")
-            time.sleep(0.1)  # For what would still be on its way.
+            time.sleep(0.1)  # Wait for further messages, which must not come.
         assert "last could not be written (" in caplog.text
         assert "the last good one is of step 1, and training goes on" in caplog.text
         ours = [record for record in caplog.records if record.name != "absl"]
@@ -266,7 +266,7 @@ def test_a_file_that_cannot_be_written_is_named_and_stays_as_it_was(tmp_path):
 
 
 def test_one_that_is_replaced_while_it_is_read_is_read_anew(tmp_path, monkeypatch):
-    """Of the best there is one at a time, and a run that goes on may have found a better one."""
+    """Only one best checkpoint is kept, and a running training may replace it at any time."""
     record = {**RECORD, "config": {"network_width": 0.25}, "image_shape": [8, 8, 1]}
     record |= {"network": "resnet8", "student_widths": [dict(models.create("resnet8", 3).widths)]}
     folder, read = tmp_path / "checkpoints" / "run", Checkpoints.record

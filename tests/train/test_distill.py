@@ -25,7 +25,7 @@ from kdjax.train.tasks.teacher_checks import check_split, digest
 from kdjax.train.tasks.teacher_outputs import TeacherOutputs
 
 SHAPE = (8, 8, 1)
-TRAIN, TEST = 81, 30  # Of the small set, 9 images are for validation.
+TRAIN, TEST = 81, 30  # Images of the small set; 9 more are for validation.
 
 
 def distill_config(small_npz, **changes):
@@ -54,12 +54,12 @@ def finished(tmp_path_factory, small_npz):
 
 
 def last_state(path, run):
-    """The variables at the end of a run."""
+    """Returns the variables at the end of a run."""
     return Checkpoints(path / "checkpoints" / run, read_only=True).variables("last")
 
 
 def read_metrics(path):
-    """All that was measured, without times."""
+    """Returns all lines of metrics, without their speeds."""
     records = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in record.items() if k != "images_per_second"} for record in records]
 
@@ -104,7 +104,7 @@ def test_evaluate_and_load_student_know_all_networks(finished):
 
 
 def test_the_student_alone_is_the_one_of_train(finished, small_npz, tmp_path):
-    """The same start, order and images; only what runs beside it differs."""
+    """Both start with the same weights, order and images; only the networks beside them differ."""
     config, path, _ = finished
     plain = configuration.default()
     shared = dict(configuration.flatten(config))
@@ -138,12 +138,12 @@ def test_an_interrupted_distillation_ends_as_an_uninterrupted_one(finished, tmp_
     assert validations == [r for r in read_metrics(whole) if r["kind"] == "validation"]
 
 
-# Teachers from elsewhere
+# Teachers from other runs
 
 
 @pytest.fixture(scope="module")
 def given(finished):
-    """The teacher and the student of the finished run, as teachers of another one."""
+    """Fields that make the teacher and the student of the finished run teachers of another run."""
     _, path, _ = finished
     return {"teacher__workdir": (str(path),) * 2, "teacher__student": ("teacher", 1)}
 
@@ -158,7 +158,7 @@ def test_teachers_come_from_workdirs(finished, given, small_npz):
         assert teacher.vector == expected.widths
         assert teacher.name == f"{name} of {path}"
     frozen = fixed(teachers, experiment)
-    assert [network.scale for network in frozen.networks] == [(), ()]  # Normalised alike.
+    assert [network.scale for network in frozen.networks] == [(), ()]  # All normalise alike.
 
 
 def test_a_teacher_of_an_unfinished_run_is_named(finished, small_npz, tmp_path):
@@ -174,7 +174,7 @@ def test_a_teacher_of_an_unfinished_run_is_named(finished, small_npz, tmp_path):
 
 
 def test_two_teachers_teach_by_the_average_of_their_logits(given, small_npz):
-    """Each sees the images as it was trained to see them."""
+    """Each teacher gets the images normalised as in its own training."""
     experiment = resolve(distill_config(small_npz, **given))
     first, second = load_teachers(experiment)
     images = np.random.default_rng(0).integers(0, 256, (5, *SHAPE)).astype(np.uint8)
@@ -194,7 +194,7 @@ def test_two_teachers_teach_by_the_average_of_their_logits(given, small_npz):
 
 
 def test_a_run_with_kept_logits_of_two_teachers_is_the_run(finished, given, small_npz, tmp_path):
-    """And with teachers that a program gives, instead of naming their workdirs."""
+    """The run with kept logits gets its teachers from a program, not by naming their workdirs."""
     runs = {}
     for cached in (False, True):
         config = distill_config(small_npz, **given, teacher__cache_logits=cached)
@@ -212,7 +212,7 @@ def test_a_run_with_kept_logits_of_two_teachers_is_the_run(finished, given, smal
     assert 0 <= kept["average_of_teachers"]["test"] <= 1
     names = {entry.name for entry in (tmp_path / "cached-True" / "checkpoints").iterdir()}
     assert names == {"distil-seed0"}
-    # It goes on with the same teacher alone.
+    # A run continues only with the same teachers.
     config = distill_config(small_npz, teacher__cache_logits=True)
     with pytest.raises(workdir.WorkdirError, match="whose teacher was given by a program"):
         distill(config, tmp_path / "cached-True")
@@ -311,7 +311,7 @@ def test_a_teacher_of_images_that_have_changed_is_refused(small_npz):
     assert check_split(config.data, fingerprint, experiment, "the teacher") == ""
     with pytest.raises(ConfigError, match=r"images, labels or splits of npz:.* have changed since"):
         check_split(config.data, "another", experiment, "the teacher")
-    # Of the very same images a field without effect says nothing.
+    # A field that has no effect on this set may differ, if the images are the same.
     other = distill_config(small_npz, data__test=0.3).data
     assert check_split(other, fingerprint, experiment, "the teacher") == ""
     # With fewer labels the same set has another fingerprint.

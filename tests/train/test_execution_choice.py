@@ -1,4 +1,4 @@
-"""What `auto` stands for."""
+"""The execution that `auto` stands for."""
 
 import json
 
@@ -46,8 +46,8 @@ def test_the_closest_measurement_decides():
 def test_of_other_networks_nothing_follows_where_they_do_not_count():
     entries = [entry("packed"), entry("merged", network="vgg16_bn")]
     wanted = WANTED | {"network": "vgg16_bn"}
-    assert execution_choice.nearest(wanted, entries, of_others=False) == "merged"
-    assert execution_choice.nearest(wanted, entries[:1], of_others=False) == "sequential"
+    assert execution_choice.nearest(wanted, entries, other_networks=False) == "merged"
+    assert execution_choice.nearest(wanted, entries[:1], other_networks=False) == "sequential"
 
 
 def test_this_machine_goes_before_others():
@@ -60,9 +60,10 @@ def test_an_estimate_stands_in_for_its_own_network_alone():
     wanted = WANTED | {"platform": "gpu", "device_kind": "NVIDIA A100"}
     assert execution_choice.nearest(wanted, [planned]) == "merged"
     assert execution_choice.nearest(wanted | {"network": "wrn_16_2"}, [planned]) == "sequential"
-    other = wanted | {"dtype": "bfloat16"}  # What was planned is float32.
+    other = wanted | {"dtype": "bfloat16"}  # The estimate is for float32.
     assert execution_choice.nearest(other, [planned]) == "sequential"
-    # What was measured on the device itself goes first, and so does a measurement of the same.
+    # A measurement on the device itself comes before an estimate, and so does a measurement on the
+    # device of the estimate.
     measured = entry("packed", platform="gpu", device_kind="NVIDIA A100", batch_size=512)
     assert execution_choice.nearest(wanted, [planned, measured]) == "packed"
     same = entry("scanned", platform="gpu", device_kind="NVIDIA H200")
@@ -111,7 +112,7 @@ def test_a_family_that_was_not_measured_runs_sequentially(small_config):
     "field, value, message",
     [
         ("execution", "scanned", r"config.compute.execution is 'scanned': vgg16_bn runs as one of"),
-        ("remat", True, r"config.compute.lanes and remat are 1 and True: vgg16_bn has only 1"),
+        ("remat", True, r"config.compute.lanes and remat are 1 and True: vgg16_bn supports only 1"),
     ],
 )
 def test_what_a_family_cannot_do_is_said_first(small_config, field, value, message):
@@ -124,7 +125,9 @@ def test_what_a_family_cannot_do_is_said_first(small_config, field, value, messa
 def test_the_batch_of_one_device_counts(monkeypatch, small_config):
     seen = []
     monkeypatch.setattr(
-        execution_choice, "nearest", lambda wanted, _, of_others: seen.append(wanted) or "scanned"
+        execution_choice,
+        "nearest",
+        lambda wanted, _, other_networks: seen.append(wanted) or "scanned",
     )
     small_config.batch_size = 64
     devices = Parallel(choose(0).devices[:4])

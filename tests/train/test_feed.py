@@ -1,4 +1,4 @@
-"""Training on a stream: what is there on one device is there on many, and after a restart."""
+"""Training on a stream: the same images on one device, on several, and after a restart."""
 
 import json
 
@@ -67,7 +67,7 @@ def test_a_stream_is_trained_on_the_same_every_time(config, tmp_path):
         config.compute.steps_per_dispatch = 2 if path == "dispatched" else 0
         train(config, tmp_path / path)
     assert numbers(tmp_path / "again") == numbers(tmp_path / "straight")
-    # Two steps a dispatch: another program, the same batches.
+    # Two steps per dispatch use another compiled program, but the same batches.
     scores = [
         [line["hard"] for line in numbers(tmp_path / path)[0] if line["kind"] == "validation"]
         for path in ("dispatched", "straight")

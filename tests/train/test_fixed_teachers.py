@@ -1,4 +1,4 @@
-"""What a fixed teacher of any family teaches: blocks in pairs, adapters, weights."""
+"""Fixed teachers of any family: pairs of blocks, adapters, weights."""
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +54,7 @@ def test_maps_of_other_sizes_are_averaged_to_the_smaller():
 
 
 def test_the_feature_term_between_families_is_that_of_the_pairs():
-    """Three blocks learn from five; the second student is not taught."""
+    """Three blocks of the student learn from five of the teacher; student 2 is not taught."""
     rng = np.random.default_rng(1)
 
     def maps(*shapes):
@@ -89,7 +89,7 @@ def test_the_feature_term_between_families_is_that_of_the_pairs():
     ],
 )
 def test_students_are_adapted_to_teachers_of_other_families(student, teacher, channels):
-    """Every term works, whatever the families; nothing is computed here."""
+    """Every term works between any two families; only shapes are computed here."""
     own, other = (models.create(name, 4, width=0.25) for name in (student, teacher))
     config = configuration.distill_default()
     names = [name for name in config.weights if name not in ("fsp", "review_kd")]
@@ -155,6 +155,6 @@ def test_without_a_weight_of_labels_the_student_alone_still_learns_them():
     outputs = LossInputs(logits, TaughtOutputs(logits, (), (), Outputs(logits[0], ())), {})
     examples = Examples(jnp.array([0, 1, 2]), jnp.ones(3, bool), None)
     total, _, _ = method.loss(outputs, examples, method.weights(jnp.int32(0)), {})
-    # The first agrees with its teacher; what is left is the second one's cross entropy.
+    # The first student agrees with its teacher: only the second one's cross entropy is left.
     expected = losses.hard_label_cross_entropy(logits[1], examples.labels)
     np.testing.assert_allclose(total, expected, rtol=1e-5, atol=1e-6)

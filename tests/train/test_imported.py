@@ -1,4 +1,4 @@
-"""`kdjax import-torch`: a workdir that everything which reads workdirs takes."""
+"""`kdjax import-torch`: its workdir can be used by everything that reads workdirs."""
 
 import contextlib
 
@@ -72,7 +72,7 @@ def test_the_workdir_is_a_run_before_its_first_step(imported, weights, capsys):
     expected = models.import_torch(student.network.architecture, tensors, image_shape=SHAPE)
     classifier = student.variables["params"]["branch"]["classifier"]["kernel"]
     np.testing.assert_array_equal(classifier, tensors["fc.weight"].T)
-    # Training goes on from there, not from a fresh start.
+    # Training continues from the imported weights instead of fresh ones.
     config = read_config(imported)
     experiment = resolve(config)
     initial = experiment.runner("independent", experiment.feed()).initial_state(3)
@@ -115,7 +115,7 @@ def test_the_command_says_what_it_wrote(command, weights, capsys, tmp_path):
     assert cli.main([*command, "--new_classifier"]) == 0
     shown = capsys.readouterr().out
     assert f"resnet18 from {weights}: " in shown
-    assert "its classifier drawn anew" in shown
+    assert "its classifier initialised anew" in shown
     assert "images of 8 x 8 x 1, 4 classes, in the order of the data; normalised with mean" in shown
     config = read_config(tmp_path / "run")
     assert (config.method, config.seeds) == ("independent", (3,))

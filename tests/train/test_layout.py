@@ -61,7 +61,7 @@ def test_vectors_come_apart_by_network(tree, options):
 
 @pytest.mark.parametrize("options", OPTIONS)
 def test_each_network_s_numbers_are_summed_where_they_lie(tree, options):
-    tree["student_3"] = {"scale": np.float32([np.nan, 1.0])}  # Others' sums must not see it.
+    tree["student_3"] = {"scale": np.float32([np.nan, 1.0])}  # The NaN must not reach other sums.
     layout = Layout(tree, **options)
     sums = jax.jit(layout.sums)(layout.join(tree))
     expected = [
@@ -103,7 +103,7 @@ def test_merged_networks_have_each_layer_in_one_piece(tree):
             for number in (1, 2, 10)
             for student in ("student_1", "student_2")
         ]
-        expected.append(tree["stem"]["norm"][name])  # Of all layers' names the last.
+        expected.append(tree["stem"]["norm"][name])  # "stem" is the last layer name.
         np.testing.assert_array_equal(vectors[name], np.concatenate(expected))
 
 
@@ -131,8 +131,8 @@ def test_optimizers_move_vectors_as_trees(tree, name, separate):
     layout = Layout(tree)
     gradients = jax.tree.map(lambda leaf: np.float32(2) * leaf[..., ::-1], tree)
     results = []
-    # As a tree; as vectors by way of an optimiser that sees trees, or networks; as vectors, where
-    # the optimiser does not clip the gradient of each network by its own norm.
+    # The optimiser works on a tree; on vectors that it sees as trees; on vectors that it sees as
+    # networks; and on plain vectors, if it does not clip each network's gradient by its own norm.
     results.append(moved(optimizer, tree, gradients))
     vectors, of_vectors = layout.join(tree), layout.join(gradients)
     results.append(moved(layout.optimizer(optimizer), vectors, of_vectors))
@@ -146,7 +146,7 @@ def test_optimizers_move_vectors_as_trees(tree, name, separate):
 
 
 def moved(optimizer, params, gradients):
-    """Parameters and optimiser's state after three steps, on the host."""
+    """Returns parameters and the optimiser's state after three steps, on the host."""
     state = optimizer.init(params)
     for _ in range(3):
         updates, state = optimizer.update(gradients, state, params)
@@ -173,7 +173,7 @@ def test_a_students_adapters_and_modules_of_terms_are_its_own(tree):
 
 
 def test_only_copies_of_parameters_in_the_memory_become_vectors(tree):
-    """What a term remembers may have any keys, the networks' and the leaves' own too."""
+    """The memory of a term may have any keys, also names of networks and of leaves."""
     layouts = Layouts.of({"params": tree})
     remembered = {name: {"kernel": np.ones(2), "scale": 3, "bias": 4} for name in tree}
     memory = {COPIES: tree, NETWORK: {"mine": remembered}}
@@ -210,7 +210,7 @@ def test_a_step_is_the_same_in_both_orders(small_config, monkeypatch):
 def test_separate_networks_are_clipped_and_kept_apart_on_the_devices_too(small_config):
     small_config.update({"method": "independent"})
     small_config.optimizer.update(name="sgd", momentum=0.0, nesterov=False, weight_decay=0.0)
-    small_config.optimizer.clip_norm = 1e-3  # Of gradients that are far longer.
+    small_config.optimizer.clip_norm = 1e-3  # The gradients have far larger norms.
     small_config.schedule.update(name="constant", learning_rate=0.5, warmup_epochs=0.0)
     small_config.faults.non_finite = "skip"
     experiment = resolve(small_config)

@@ -43,7 +43,7 @@ def last_state(path, config, run="ensemble-seed0"):
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory, small_npz):
-    """Both methods over two seeds, finished: (config, workdir, results, traces)."""
+    """A finished run of both methods over two seeds: (config, workdir, results, traces)."""
     config = configuration.default()
     config.update_from_flattened_dict(
         {
@@ -96,7 +96,7 @@ def test_results_are_as_documented(both):
         assert student["gain_points"] == pytest.approx(gain)
         expected = gain / 100 / student["baseline"]["test"]
         assert student["relative_gain"] == pytest.approx(expected)
-        # Of two seeds: t(.975, 1 degree of freedom) = 12.706, s / sqrt(2) = |difference| / 2.
+        # With two seeds t(.975, 1 degree of freedom) = 12.706, s / sqrt(2) = |difference| / 2.
         first, second = np.subtract(
             student["distilled"]["per_seed"], student["baseline"]["per_seed"]
         )
@@ -109,7 +109,7 @@ def test_results_are_as_documented(both):
 
 
 def test_the_full_student_learns_the_small_set(both):
-    # Four patterns under noise: chance is .25.
+    # Four noisy patterns: the accuracy of guessing is .25.
     assert both[2]["students"][0]["baseline"]["test"] > 0.6
     assert both[2]["students"][0]["distilled"]["test"] > 0.6
 
@@ -134,7 +134,7 @@ def test_every_term_of_every_student_is_written(both):
 
 def test_a_finished_experiment_is_read_not_trained(both, monkeypatch):
     config, path, summary, _ = both
-    monkeypatch.setattr(Run, "_train_epoch", None)  # Whoever trains fails.
+    monkeypatch.setattr(Run, "_train_epoch", None)  # Any training fails.
     assert set(summary["throughput"]) == {"ensemble", "independent"}
     assert train(config, path) == summary
 
@@ -197,14 +197,14 @@ def test_the_test_split_is_read_once_for_each_run_when_nothing_is_left_to_train(
     train(small_config, tmp_path / "run")
     first = events.index("test")
     assert {"step", "validation"} <= set(events[:first])
-    # Of both methods the last state, and the one that was best on validation.
+    # Both methods test their last state and the state that was best on validation.
     assert "step" not in events[first:]
     assert events.count("test") == 4
 
 
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(small_config, tmp_path, interrupt_at):
     train(small_config, tmp_path / "whole")
-    # The second comes with the last step of an epoch.
+    # The second signal comes with the last step of an epoch.
     stops = [("ensemble-seed0", step) for step in (3, 5, 9)]
     interrupt_at(stops, signal.SIGINT)
     for _ in range(3):
@@ -253,7 +253,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(small_config, tmp_path):
     command = [sys.executable, "-c", KILLED, "train", f"--workdir={tmp_path / 'killed'}"]
     killed = subprocess.run([*command, *overrides], capture_output=True, timeout=120)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-    # In its third epoch; a save may have been under way.
+    # The run was killed in its third epoch, perhaps during a save.
     assert int(last_state(tmp_path / "killed", small_config).step) in (6, 12)
     train(small_config, tmp_path / "killed")
     train(small_config, tmp_path / "whole")
@@ -263,7 +263,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(small_config, tmp_path):
 
 
 def test_a_best_checkpoint_from_the_future_is_made_anew(small_config, tmp_path):
-    """A run that died after a best checkpoint and before the next last one."""
+    """The run died after it saved a best checkpoint and before it saved the next last one."""
     small_config.checkpoint.every_epochs = 3
     train(small_config, tmp_path)
     folder = tmp_path / "checkpoints" / "ensemble-seed0"
@@ -309,7 +309,7 @@ def test_an_unfinished_run_may_grow_and_its_results_say_so(
     (line,) = summary["raised"]
     assert re.match(r"ensemble-seed0: epochs raised from 2 to 3 at step \d+; learning rate", line)
     assert line in capsys.readouterr().out.replace("\n", " ")
-    assert train(small_config, tmp_path) == summary  # Written down, not remembered.
+    assert train(small_config, tmp_path) == summary  # Read from the stored results.
     assert f"- {line}" in report.write(summary, tmp_path)[0].read_text()
 
 
@@ -322,9 +322,9 @@ def test_one_epoch_of_the_defaults_is_a_smoke_test(small_config, tmp_path, capsy
     for line in configuration.shortened(small_config):
         assert line in said
     assert len(configuration.shortened(small_config)) == 2
-    # The last epoch is evaluated, whatever the interval.
+    # The last epoch is always evaluated, whatever the interval is.
     assert [record["step"] for record in records(tmp_path, kind="validation")] == [6]
-    # Half of 6 steps warm up: the rate is at its peak from the third on, then the cosine falls.
+    # Half of the 6 steps warm up: the rate reaches its peak at the third step, then falls.
     rates = [record["learning_rate"] for record in records(tmp_path)]
     assert rates == pytest.approx([0.1 * 2 / 3, 0.1, 0.1 * (0.5 + 0.5 * np.cos(np.pi * 2 / 3))])
 

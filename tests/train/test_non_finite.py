@@ -1,4 +1,4 @@
-"""Numbers that are not finite: named, and skipped or rolled back where that is asked."""
+"""Numbers that are not finite: they are named, and skipped or rolled back if asked for."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ FAULTY_STEP = 7  # of 15
 
 @pytest.fixture
 def faulty(monkeypatch):
-    """Makes the soft term NaN at one step, while the run's key is the one it began with."""
+    """Makes a term NaN at one step; with ``keys`` only while the run has that random key."""
     plain = compiled.train_step
 
     def make(keys=None, term="soft"):
@@ -80,7 +80,7 @@ def test_too_many_skipped_steps_stop(small_config, tmp_path, monkeypatch):
 
 
 def dispatch(*faulty, steps=4, rows=4):
-    """The metrics of a dispatch: some steps faulty, rows without examples after its last one."""
+    """Returns the metrics of a dispatch: some faulty steps, then rows without examples."""
     values = np.zeros(rows, np.float32)
     values[list(faulty)] = np.nan
     return {"loss": (values, (np.arange(rows) < steps).astype(np.float32))}
@@ -89,11 +89,11 @@ def dispatch(*faulty, steps=4, rows=4):
 @pytest.mark.parametrize(
     ("dispatches", "stops"),
     [
-        # Good steps at the start of a dispatch end the row.
+        # Good steps at the start of a dispatch end a sequence of faulty steps.
         ([dispatch(3), dispatch(3), dispatch(3)], None),
         ([dispatch(3), dispatch(), dispatch(0, 1)], None),
         ([dispatch(2, 3), dispatch(0)], 4),
-        # What fills up a short dispatch does not.
+        # The empty rows after a short dispatch do not end it.
         ([dispatch(0, 1, steps=2), dispatch(0, steps=2)], 4),
         ([dispatch(1, steps=2), dispatch(1, steps=2), dispatch(1, steps=2)], None),
     ],
@@ -123,7 +123,7 @@ def test_a_rollback_goes_on_with_other_batches(small_config, tmp_path, faulty, c
 
 
 def test_a_rollback_keeps_the_best_checkpoint(tmp_path):
-    """It may be of a later step than the last one, and has replaced the one before it."""
+    """The best checkpoint may be newer than the last one, and has replaced the best one before."""
 
     def state(step):
         params = {"a": np.full(3, step, np.float32)}
@@ -141,10 +141,10 @@ def test_a_rollback_keeps_the_best_checkpoint(tmp_path):
         assert history.best == (0.95, 6)
         assert history.best_state(state(9)).params["a"][0] == 6
         other = state(6).replace(params={"a": np.full(3, 7, np.float32)})
-        history.save_best(other, 0.97)  # By the same step again, on another way.
+        history.save_best(other, 0.97)  # The same step, reached with other weights.
         history.wait()
         assert history.best_state(state(9)).params["a"][0] == 7
-        # If the run is then cut before it has passed that step, it still knows its best state.
+        # If the run is interrupted before it has passed that step, it still has its best state.
         history.save(state(5))
         history.wait()
         again = History("run", config, record, checkpoints, silent)

@@ -1,4 +1,4 @@
-"""The table of terms: each is its loss and costs nothing when off; who teaches whom."""
+"""The table of terms: each equals its loss and costs nothing when off; who teaches whom."""
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ EXAMPLES = Examples(LABELS, np.ones(BATCH, bool), None)
 
 
 def only(name, **fields):
-    """The configuration with one term on, at weight 1."""
+    """Returns the configuration with one term on, at weight 1."""
     config = configuration.default()
     for term in config.weights:
         config.weights[term] = float(term == name)
@@ -79,13 +79,13 @@ def test_distances_that_a_module_computed_stand_for_its_maps():
     ]
     for ours, theirs in zip(jax.tree.leaves(found[1]), jax.tree.leaves(found[0]), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-6)
-    # Terms that read maps do not take them.
+    # Terms that need the maps themselves ignore these distances.
     fsp = objective(only("fsp"))(TAPS._replace(distances=distances), EXAMPLES, {"fsp": 1.0})
     np.testing.assert_allclose(fsp.terms["fsp"][1], EXPECTED["fsp"](1), rtol=1e-5)
 
 
 def test_every_term_is_compared_with_its_loss():
-    # Those with modules or a memory are in test_term_modules.py.
+    # Terms with modules or a memory are tested in test_term_modules.py.
     learned = {name for name, term in configuration.TERMS.items() if term.parts}
     assert set(EXPECTED) | learned == set(configuration.TERMS)
     assert learned == {"vid", "review_kd", "crd"}
@@ -102,7 +102,7 @@ def test_a_term_is_its_loss_for_each_student(name):
             np.testing.assert_allclose(
                 terms[name][student], EXPECTED[name](student), rtol=1e-5, atol=1e-6
             )
-        else:  # The pivot has nobody to learn maps from.
+        else:  # The pivot has no teacher of maps.
             np.testing.assert_array_equal(terms[name][0], np.zeros(BATCH))
     np.testing.assert_allclose(total, 2 * terms[name].sum(0), rtol=1e-6)
 
@@ -143,7 +143,7 @@ def test_padded_rows_leave_terms_that_judge_a_batch_as_they_are(name):
 
 
 def compiled(config):
-    """The compiled gradient of a small ensemble's loss, as text."""
+    """Returns the compiled gradient of a small ensemble's loss, as text."""
     config.update_from_flattened_dict({"network_width": 0.25, "student_scales": (1.0, 0.5)})
     architecture = models.create("resnet8", 4, width=0.25)
     vectors = models.ensemble.student_vectors(architecture, (1.0, 0.5))
@@ -194,7 +194,7 @@ def test_rules_against_arithmetic():
     np.testing.assert_allclose(taught("best")[0, 0], best, atol=1e-6)
     margins = z - np.take_along_axis(z, LABELS[None, :, None], 2)
     np.testing.assert_allclose(taught("min_logit")[0, 0], margins.min(0), atol=1e-6)
-    # Losses 1, 2, 2: shares exp(-1), exp(-2), exp(-2).
+    # For losses 1, 2, 2 the shares are exp(-1), exp(-2), exp(-2), normalised.
     weighted = taught("by_accuracy", {"losses": np.array([1.0, 2.0, 2.0], np.float32)})
     share = np.exp([-1.0, -2.0, -2.0]) / np.exp([-1.0, -2.0, -2.0]).sum()
     np.testing.assert_allclose(weighted[0, 0], np.tensordot(share, z, 1), rtol=1e-5, atol=1e-6)
@@ -208,7 +208,7 @@ def test_rules_against_arithmetic():
 def test_rules_take_the_likeliest_class_of_mixed_labels():
     mixed = np.eye(CLASSES, dtype=np.float32)[LABELS] * 0.6 + 0.4 / CLASSES
     np.testing.assert_array_equal(taught("min_logit", labels=mixed), taught("min_logit"))
-    # The best student is that with the smallest cross entropy against the distribution.
+    # The best student has the smallest cross entropy against the label distribution.
     z = LOGITS.astype(np.float64)
     entropy = -(mixed * (z - np.log(np.exp(z).sum(-1, keepdims=True)))).sum(-1)
     expected = z[entropy.argmin(0), np.arange(BATCH)]

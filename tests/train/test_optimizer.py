@@ -29,11 +29,11 @@ def updates_of(steps=1, **changes):
 
 def test_a_run_of_one_epoch_warms_up_and_reaches_its_weights():
     config = config_with(epochs=1, schedule__name="constant", schedule__learning_rate=0.4)
-    schedule = learning_rate_schedule(config.schedule, 1, 8)  # Half of 8 steps: 4.
+    schedule = learning_rate_schedule(config.schedule, 1, 8)  # 4 of the 8 steps warm up.
     np.testing.assert_allclose(
         [schedule(step) for step in range(6)], [0.1, 0.2, 0.3, 0.4, 0.4, 0.4]
     )
-    # The feature term's cosine reaches .15 with the last step, not after 15 epochs.
+    # The cosine ramp of the feature term reaches .15 at the last step, not after 15 epochs.
     weights = weight_ramps(config, 8)
     np.testing.assert_allclose(
         [weights(jnp.float32(step))["feature"] for step in (0, 4, 8)], [0, 0.075, 0.15], atol=1e-7
@@ -59,7 +59,7 @@ def test_first_step_of_adam_is_the_sign():
 
 def test_adamw_decouples_decay():
     updates = updates_of(name="adamw", weight_decay=0.5)
-    # -lr (sign(g) + .5 p)
+    # The update is -lr (sign(g) + .5 p).
     np.testing.assert_allclose(updates["kernel"], [[-0.1 * 2.0, -0.1 * (1.0 - 2.0)]], rtol=1e-5)
     np.testing.assert_allclose(updates["bias"], [0.1, -0.1], rtol=1e-5)
 

@@ -1,4 +1,4 @@
-"""A loss term from outside the package: a config file registers it, the command line steers it."""
+"""A loss term from outside the package: a config file registers it, flags set its fields."""
 
 import contextlib
 import importlib.util
@@ -37,7 +37,7 @@ def get_config():
     return configuration.default()
 """
 
-# One with a module and a memory: distance of embeddings, less the mean that was seen so far.
+# A term with a module and a memory: the distance of embeddings, minus its mean so far.
 OWN_PARTS = """
 import flax.linen as nn
 import jax
@@ -120,7 +120,7 @@ def test_a_config_file_adds_a_loss_that_the_command_line_steers(
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert all(value > 0 for value in lines[0]["distance"][1:])
     assert json.loads((workdir / "config.json").read_text())["distance"] == {field: 1.0}
-    # Another loss under the same name is another objective.
+    # Another loss under the same name is another objective, so the run is refused.
     file.write_text(text.replace("jnp.mean(", "2 * jnp.mean("))
     more = [f"--config={file}", f"--workdir={workdir}", *flags, "--config.epochs=2"]
     forget()
@@ -171,7 +171,7 @@ def test_names_that_are_taken_are_refused():
         configuration.register_term("mine", Term("mine", "logitz"))
 
 
-# One constant in each form that a loss may name it; and functions in a tuple.
+# A loss with one constant, in every form in which a loss can hold it; and functions in a tuple.
 CONSTANTS = {
     "a closure": "def make(power):\n    def loss(s, t):\n        return abs(s - t) ** power\n"
     "    return loss\nloss = make({})",

@@ -1,4 +1,4 @@
-"""Devices and dispatches: how work is cut must not change what is learnt."""
+"""Devices and dispatches: how the work is split must not change what is learnt."""
 
 import chex
 import jax
@@ -10,7 +10,7 @@ from kdjax.train.tasks.experiment import resolve
 
 
 def train_steps(config, devices, steps, per_dispatch=1):
-    """State, metrics of every dispatch and validation means after some steps."""
+    """Returns the state, the metrics of every dispatch and validation means after some steps."""
     config.update_from_flattened_dict(
         {"compute.devices": devices, "compute.steps_per_dispatch": per_dispatch}
     )
@@ -31,12 +31,12 @@ def train_steps(config, devices, steps, per_dispatch=1):
 
 
 def test_one_device_equals_eight_with_global_statistics(small_config):
-    # 90 - 9 = 81 training images in batches of 16: the last of an epoch holds one image, so seven
-    # of eight devices hold nothing but padding.
+    # 90 - 9 = 81 training images in batches of 16: the last batch of an epoch has one image, so
+    # that seven of eight devices get only padding.
     small_config.update_from_flattened_dict(
         {
             "compute.batch_norm": "global",
-            # Terms that judge a batch together, and a rule that remembers.
+            # Terms that compare the examples of a batch, and a rule with a memory.
             "compute.batch_losses": "global",
             "weights.dist": 0.5,
             "weights.similarity_preserving": 10.0,
@@ -72,7 +72,8 @@ def test_statistics_per_device_differ_but_stay_finite_and_equal_on_all(small_con
 
 @pytest.mark.parametrize(("devices", "per_dispatch", "steps"), [(1, 3, 9), (2, 4, 8)])
 def test_steps_in_one_dispatch_equal_single_steps(small_config, devices, per_dispatch, steps):
-    # Six steps an epoch: 3 divides it, 4 leaves a dispatch whose last two steps must do nothing.
+    # An epoch has six steps. Dispatches of 3 fit; with dispatches of 4, the last two steps of the
+    # second dispatch must do nothing.
     single, single_metrics, _ = train_steps(small_config, devices, steps)
     many, many_metrics, _ = train_steps(small_config, devices, steps, per_dispatch)
     assert len(many_metrics) == 3
@@ -87,7 +88,7 @@ def test_steps_in_one_dispatch_equal_single_steps(small_config, devices, per_dis
 
 
 def test_a_dispatch_that_starts_late_stops_at_the_end_of_the_epoch(small_config):
-    """A run resumed in mid-epoch with more steps per dispatch than are left."""
+    """The run resumes within an epoch, and a dispatch has more steps than are left."""
     small_config.update_from_flattened_dict({"compute.steps_per_dispatch": 3})
     experiment = resolve(small_config)
     feed = experiment.feed()

@@ -1,4 +1,4 @@
-"""bfloat16 without scaling of the loss follows float32; experiments/faults shows 200 steps."""
+"""bfloat16 without loss scaling follows float32; experiments/faults shows 200 steps."""
 
 import json
 
@@ -16,10 +16,10 @@ def losses(config, path, dtype):
 
 
 def test_bfloat16_follows_float32(small_config, tmp_path):
-    small_config.epochs = 10  # Of six steps.
+    small_config.epochs = 10  # An epoch has six steps.
     small_config.checkpoint.every_epochs = small_config.evaluation.every_epochs = 10
     small_config.log.every_steps = 1
-    # Calm enough that a difference is one of precision: steps do not throw the networks about.
+    # The rate is small, so that training is stable and any difference comes from the precision.
     small_config.schedule.learning_rate = 0.01
     small_config.network_width = 0.5
     small_config.weights.feature = 0.0
@@ -27,5 +27,5 @@ def test_bfloat16_follows_float32(small_config, tmp_path):
     assert len(full) == len(half) == 60 and np.isfinite(half).all()
     assert abs(half[0] / full[0] - 1) < 0.01
     ends = [values[-20:].mean() for values in (full, half)]
-    assert ends[0] < 0.75 * full[0]  # Something was learnt, that could have been lost.
+    assert ends[0] < 0.75 * full[0]  # Training has reduced the loss.
     assert abs(ends[1] / ends[0] - 1) < 0.15

@@ -1,4 +1,4 @@
-"""Several processes: the numbers of one, one voice in errors, and an end when one of them dies."""
+"""Several processes: numbers as with one process, errors reported once, all end if one dies."""
 
 import json
 import os
@@ -66,7 +66,7 @@ def free_port():
 
 
 def start(environment, workdir, *more, own=((), ()), name="train"):
-    """Two processes, each with arguments of its own; their output goes to pipes."""
+    """Starts two processes, each with its own arguments; their output goes to pipes."""
     shared = [f"--coordinator=localhost:{free_port()}", "--num_processes=2", *more]
     return [
         subprocess.Popen(
@@ -81,13 +81,13 @@ def start(environment, workdir, *more, own=((), ()), name="train"):
 
 
 def ends(running, timeout=120):
-    """Exit statuses and outputs."""
+    """Waits for all processes; returns their exit statuses and outputs."""
     outputs = [process.communicate(timeout=timeout)[0] for process in running]
     return [process.returncode for process in running], outputs
 
 
 def numbers(workdir):
-    """Results, and lines of metrics without their speed."""
+    """Returns results, and lines of metrics without their speed."""
     results = json.loads((workdir / "results.json").read_text())
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
@@ -97,7 +97,7 @@ def numbers(workdir):
 
 @pytest.fixture(scope="module")
 def one_process(environment, tmp_path_factory):
-    """What one process with two devices gives."""
+    """The numbers of one process with two devices."""
     workdir = tmp_path_factory.mktemp("one") / "run"
     two = environment | {"XLA_FLAGS": environment["XLA_FLAGS"].replace("count=1", "count=2")}
     subprocess.run(command(workdir), env=two, check=True, capture_output=True)
@@ -108,8 +108,8 @@ def one_process(environment, tmp_path_factory):
     not os.environ.get("KDJAX_TEST_ALL"), reason="takes a minute: KDJAX_TEST_ALL=1 runs it"
 )
 def test_two_processes_search(environment, tmp_path):
-    # That devices change nothing in the numbers of a search, tests/train/test_search_pipeline.py
-    # shows; here what only the first process has and writes reaches all of them.
+    # tests/train/test_search_pipeline.py shows that devices do not change the numbers of a search.
+    # Here the data that only the first process has and writes must reach all processes.
     statuses, outputs = ends(start(environment, tmp_path / "run", name="search"))
     assert statuses == [0, 0], outputs
     assert "Results: " in outputs[0] and "Results: " not in outputs[1]
@@ -143,7 +143,7 @@ def test_a_dead_process_ends_the_other_and_a_new_start_gives_the_numbers_of_one(
     )
     assert done.returncode == 0, done.stdout
     assert numbers(workdir) == one_process
-    # Only the first of them speaks and writes.
+    # Only the first process prints and writes results.
     assert "[0] Results: " in done.stdout and "[1] Results" not in done.stdout
 
 
@@ -171,8 +171,8 @@ def test_an_error_of_one_is_an_error_of_all(environment, tmp_path):
     [
         (("", 2, 0), "--num_processes and --process_id need --coordinator"),
         (("auto", 2, 0), "--num_processes and --process_id need --coordinator"),
-        (("host:1", 2, 2), "allowed is an id from 0 to below the number of processes"),
-        (("host:1", 0, -1), "allowed is an id from 0"),
+        (("host:1", 2, 2), "the id must be from 0 to below the number of processes"),
+        (("host:1", 0, -1), "the id must be from 0"),
         (("host", 2, 0), "allowed is host:port, or auto"),
         (("host:port", 2, 0), "allowed is host:port, or auto"),
     ],
@@ -186,7 +186,7 @@ def test_arguments_that_do_not_fit_are_refused(arguments, message):
     ("environment", "expected"),
     [
         ({}, False),
-        ({"SLURM_NTASKS": "4"}, False),  # A batch script, not one of srun's tasks.
+        ({"SLURM_NTASKS": "4"}, False),  # A batch script, not a task of srun.
         ({"SLURM_STEP_NUM_TASKS": "4"}, True),
         ({"SLURM_STEP_NUM_TASKS": "1"}, False),
         ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
@@ -196,12 +196,12 @@ def test_arguments_that_do_not_fit_are_refused(arguments, message):
     ],
 )
 def test_clusters_are_seen_in_the_environment(environment, expected):
-    assert processes.announced(environment) == expected
+    assert processes.is_multi_process(environment) == expected
 
 
 def test_a_process_by_itself_passes_through():
     assert processes.gather({"a": (1,)}) == [{"a": (1,)}]
     assert processes.on_first(lambda: 3) == 3
-    processes.agree({"x": 1})
+    processes.check_equal({"x": 1})
     with pytest.raises(KeyError):
         processes.in_all(lambda: {}["missing"])

@@ -1,4 +1,4 @@
-"""Progress without a terminal: what the lines say is so."""
+"""Progress without a terminal: the lines are correct."""
 
 import io
 
@@ -13,7 +13,7 @@ from kdjax.train.run.run import Run
 
 @pytest.fixture
 def lines(monkeypatch):
-    """Makes a report that prints every line, and the lines it has printed."""
+    """Two functions: one makes a report that prints every line, one returns the printed lines."""
     monkeypatch.setattr(module, "_SILENCE", 0.0)
     file = io.StringIO()
 

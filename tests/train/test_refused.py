@@ -125,7 +125,7 @@ def test_a_start_that_died_leaves_nothing_that_counts(small_config, tmp_path):
         atomic.write_json(tmp_path / name, {"fingerprint": "of other data"})
     with workdir.claimed(tmp_path, small_config):
         assert [entry.name for entry in tmp_path.iterdir()] == [".lock"]
-    # A run that has begun keeps them.
+    # A run that has begun keeps its files.
     workdir.create(tmp_path, small_config)
     atomic.write_json(tmp_path / "data.json", {"fingerprint": "of its data"})
     with workdir.claimed(tmp_path, small_config):

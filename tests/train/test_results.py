@@ -1,4 +1,4 @@
-"""What goes into results: what does not exist is None, and nothing on disk is NaN."""
+"""The contents of results: missing values are None, and nothing on disk is NaN."""
 
 import json
 
@@ -34,7 +34,8 @@ def test_one_seed_has_neither_deviation_nor_interval():
 
 
 def test_gains_are_paired():
-    # Differences of 1, 2 and 3 points, although both vary by tens: 4.3027 * 1 / sqrt(3).
+    # The differences are 1, 2 and 3 points, although accuracies vary by tens of points. The half
+    # width is 4.3027 * 1 / sqrt(3).
     gain = results.gain([0.40, 0.50, 0.60], [0.41, 0.52, 0.63])
     assert gain["gain_points"] == pytest.approx(2)
     assert gain["gain_points_std"] == pytest.approx(1)
@@ -48,7 +49,7 @@ def test_the_mean_gain_is_that_of_each_seed_first():
         {"baseline": {"per_seed": [0.5, 0.5]}, "distilled": {"per_seed": [0.51, 0.53]}},
         {"baseline": {"per_seed": [0.2, 0.2]}, "distilled": {"per_seed": [0.23, 0.21]}},
     ]
-    # Students vary by 2 points, in opposite ways; every seed's mean is 2.
+    # Each student's gain varies by 2 points, in opposite directions; every seed's mean is 2.
     found = results.mean_gain(students)
     assert found["points"] == pytest.approx(2)
     assert found["half_width"] == pytest.approx(0, abs=1e-9)
@@ -74,7 +75,7 @@ def test_files_hold_no_nan(tmp_path):
 
 @pytest.fixture
 def full_disk(monkeypatch):
-    """A disk on which nothing can be written anew."""
+    """Makes every new file fail, as on a full disk."""
 
     def refuse(path, content):
         raise OSError(f"{path} cannot be written: No space left on device")
@@ -88,7 +89,7 @@ def steps_of(path):
 
 
 def test_metrics_go_on_on_a_full_disk(tmp_path, full_disk, caplog):
-    """A run begins, and another continues and takes its last line back: neither needs room."""
+    """One run begins; another continues and replaces its last line. Neither needs free space."""
     for run, start, steps in (("a", 0, (1,)), ("b", 0, (1, 2, 3)), ("b", 2, (3,))):
         writer = MetricsWriter(tmp_path, tensorboard=False)
         writer.start(run, start)

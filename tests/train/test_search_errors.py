@@ -1,4 +1,4 @@
-"""What a person gets wrong in `kdjax search` is one line, before anything is trained or written."""
+"""Wrong input of `kdjax search` gives one line, before anything is trained or written."""
 
 import pytest
 
@@ -15,7 +15,7 @@ SMALL = (
     "--config.batch_size=16",
     "--config.compute.devices=1",
 )
-# The narrow ResNet8 at 8 x 8: twice its multiply-accumulates.
+# FLOPs of the narrow ResNet8 at 8 x 8: twice its multiply-accumulates.
 FULL = 2 * (64 * 9 * (4 + 16 + 16) + 16 * (9 * (32 + 64) + 32) + 4 * (9 * (128 + 256) + 128) + 64)
 
 
@@ -26,7 +26,7 @@ def arguments(small_npz, tmp_path, *overrides):
 
 
 def refused(small_npz, tmp_path, capsys, *overrides):
-    """The one line of a search that does not start."""
+    """Returns the one error line of a search that does not start."""
     assert cli.main(arguments(small_npz, tmp_path, *overrides)) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
@@ -69,7 +69,7 @@ def refused(small_npz, tmp_path, capsys, *overrides):
         ),
         (
             ["search.blocks.names=('a',)", "search.blocks.groups=('stage9*',)"],
-            "search.blocks.groups for 'a' has 'stage9*', which fits no group: the groups are stem",
+            "search.blocks.groups for 'a' has 'stage9*', which matches no group: the groups are",
         ),
         (
             ["search.blocks.names=('a',)", "search.blocks.groups=('stem *conv1',)"],
@@ -110,7 +110,7 @@ def test_bad_input_is_one_line(overrides, message, small_npz, tmp_path, capsys):
 
 
 def test_all_of_a_network_is_a_target(small_npz):
-    """1.0 is the share 1, and the full cost itself as a number is the same."""
+    """1.0 means the share 1; the full cost as an absolute number means the same."""
     config = configuration.search_default()
     config.update_from_flattened_dict(
         {"network_width": 0.25, "data.name": f"npz:{small_npz}", "batch_size": 16}
@@ -153,7 +153,7 @@ def test_a_search_goes_on_with_the_latency_table_it_began_with(small_npz, tmp_pa
 
 @pytest.fixture
 def teacher(small_npz, tmp_path):
-    """A workdir with a teacher that was initialised and saved, not trained: a narrow ResNet8."""
+    """A workdir with a teacher, a narrow ResNet8 that was initialised and saved but not trained."""
     config = configuration.search_default()
     config.update_from_flattened_dict(
         {

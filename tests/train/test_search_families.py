@@ -1,4 +1,4 @@
-"""A search of networks of many kinds, from the first step to the small network that is trained."""
+"""Searches of many kinds of networks, from the first step to training the small network."""
 
 import dataclasses
 from pathlib import Path
@@ -22,7 +22,7 @@ FORKED = Path(__file__).parents[2] / "configs" / "networks" / "forked.py"
 
 
 class Stem(nn.Module):
-    """A convolution that nothing normalises before it is read."""
+    """A convolution whose output is read before any normalisation."""
 
     widths: WidthVector
     dtype: jnp.dtype = jnp.float32
@@ -34,7 +34,7 @@ class Stem(nn.Module):
 
 
 class Branch(nn.Module):
-    """A concatenation of normed readers, groups, a gate and a residual sum."""
+    """A branch with a concatenation of normalised readers, groups, a gate and a residual sum."""
 
     widths: WidthVector
     dtype: jnp.dtype = jnp.float32
@@ -101,7 +101,7 @@ def test_a_search_ends_in_a_trained_small_network(network, small_npz, tmp_path, 
         costs.count(architecture, structure[name], (8, 8, 1))
         for name in ("widths", "widths_before")
     )
-    # One channel is some per cent of so small a network.
+    # In such a small network one channel is several per cent of the FLOPs.
     assert 0.55 < small.flops / full.flops <= 0.7
     if network == "mixed":
         assert structure["widths"]["squeeze"] == 3

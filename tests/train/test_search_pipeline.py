@@ -1,4 +1,4 @@
-"""The structure search from end to end: what it leaves, resuming, teachers, students of it."""
+"""The structure search from end to end: its results, resuming, teachers, students made of it."""
 
 import json
 import shutil
@@ -36,7 +36,7 @@ def read(path):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, search_of):
-    """A whole search: (config, workdir, results)."""
+    """A finished search: (config, workdir, results)."""
     config = search_of()
     path = tmp_path_factory.mktemp("search") / "run"
     return config, path, search(config, path)
@@ -87,7 +87,7 @@ def test_the_budget_is_met_by_both_structures(finished):
     assert summary["structure"]["shares"]["flops"] == pytest.approx(after / full)
     assert after <= 0.5 * full
     assert summary["candidates"][2]["flops"] <= 0.5 * full
-    # The rival spends what it is allowed: one more channel everywhere would be too much.
+    # The uniform rival uses its whole budget: one more channel in every group would exceed it.
     architecture = models.create("resnet8", 4, width=0.25)
     wider = {group: width + 1 for group, width in read(path / "uniform.json").items()}
     assert costs.count(architecture, wider, SHAPE).flops > 0.5 * full
@@ -103,7 +103,7 @@ def test_accuracies_are_fractions_and_differences_are_points(finished):
     for name, other in (("compact_minus_uniform", uniform), ("distilled_minus_alone", alone)):
         found = summary[f"{name}_points"]
         assert found["mean"] == pytest.approx(100 * (compact - other))
-        assert found["std"] is None and found["half_width"] is None  # Of one seed.
+        assert found["std"] is None and found["half_width"] is None  # There is only one seed.
     teacher = summary["compact_minus_teacher_points"]["mean"]
     assert teacher == pytest.approx(100 * (compact - summary["teacher"]["test"]))
 
@@ -163,12 +163,12 @@ def test_the_search_is_written_step_by_step(finished):
 
 def test_a_finished_search_is_read_not_trained(finished, monkeypatch):
     config, path, summary = finished
-    monkeypatch.setattr(Run, "_train_epoch", None)  # Whoever trains fails.
+    monkeypatch.setattr(Run, "_train_epoch", None)  # Any training fails.
     assert search(config, path) == summary
 
 
 def outcome(path):
-    """What must not depend on how a search was run."""
+    """Returns everything that must not depend on how a search was run."""
     summary = read(path / "results.json")
     del summary["throughput"]
     return summary, {
@@ -178,7 +178,7 @@ def outcome(path):
 
 
 def host_state(path, run):
-    """The last checkpoint of a run, as it lies on disk."""
+    """Returns step and variables of a run's last checkpoint, as stored on disk."""
     checkpoints = Checkpoints(path / "checkpoints" / run, read_only=True)
     try:
         return checkpoints.latest_step("last"), checkpoints.variables("last")
@@ -198,7 +198,7 @@ def assert_same_search(path, other):
 
 def test_an_interrupted_search_ends_as_an_uninterrupted_one(finished, tmp_path, interrupt_at):
     config, whole, _ = finished
-    # Within an epoch and with the last step of one. tests/train/test_loop.py kills a run outright.
+    # One stop is within an epoch, one at its last step. tests/train/test_loop.py kills a run.
     stops = [("search-seed0", 11), ("distil-seed0", 8)]
     interrupt_at(stops)
     for run, _ in list(stops):
@@ -211,7 +211,7 @@ def test_an_interrupted_search_ends_as_an_uninterrupted_one(finished, tmp_path, 
 
 
 def searched_state(config, path):
-    """(experiment, budget, teacher, state at the end of the search), from the checkpoints."""
+    """Returns (experiment, budget, teacher, state at the end of the search) from checkpoints."""
     experiment = resolve(config)
     budget = resolve_budget(experiment)
     feed = experiment.feed()
@@ -233,7 +233,7 @@ def searched_state(config, path):
 
 
 def test_a_slim_start_is_the_searched_network(finished):
-    """Before the first step the compact candidates answer as what the search left behind."""
+    """Before the first step the compact candidates give the outputs of the searched network."""
     config, path, summary = finished
     experiment, budget, teacher, state = searched_state(config, path)
     structure = find_structure(experiment, budget, state)
@@ -250,13 +250,13 @@ def test_a_slim_start_is_the_searched_network(finished):
     chex.assert_trees_all_equal_shapes(started.params, runner.initial_state(0).params)
     images = np.random.default_rng(0).normal(size=(16, *SHAPE)).astype(np.float32)
     found = jax.jit(method.model.apply)(started.variables, images).logits
-    # The searched network itself, in full: its dead channels emit nothing.
+    # The searched network itself at its full widths: the outputs of dead channels are zero.
     net = experiment.architecture.build()
     expected = jax.jit(net.apply)(alone, images).logits
     assert np.std(expected, axis=0).max() > 1e-3
     np.testing.assert_allclose(found[0], expected, atol=1e-5, rtol=1e-5)
     np.testing.assert_allclose(found[0], found[1], atol=1e-6)
-    # The uniform rival has the teacher's strongest channels.
+    # The uniform rival starts with the teacher's strongest channels.
     channels = Channels.of(experiment.architecture, experiment.architecture.widths, SHAPE)
     strength = channels.by_group(channels.magnitudes(teacher["params"]))["stage3"]
     chosen = np.sort(np.argsort(-strength, kind="stable")[: structure.uniform["stage3"]])
@@ -278,7 +278,7 @@ def test_a_finished_search_distils_more_seeds(finished, tmp_path):
 
 
 def test_a_teacher_from_another_search(finished, search_of, tmp_path):
-    """One block after another, by maps too, from a teacher that was trained before."""
+    """Searches one block after another, also with map terms, from an already trained teacher."""
     _, given, summary = finished
     config = search_of(
         teacher__workdir=str(given),
@@ -288,7 +288,7 @@ def test_a_teacher_from_another_search(finished, search_of, tmp_path):
         distil__epochs=1,
         schedule__warmup_epochs=0.0,
         weights__feature=0.1,
-        weights__vid=0.1,  # It has modules beside the network that is searched.
+        weights__vid=0.1,  # This term has modules beside the searched network.
     )
     found = search(config, tmp_path / "run")
     names = {entry.name for entry in (tmp_path / "run" / "checkpoints").iterdir()}
@@ -297,7 +297,7 @@ def test_a_teacher_from_another_search(finished, search_of, tmp_path):
     assert found["teacher"] == {**teacher, "seed": found["teacher"]["seed"]}
     assert found["structure"]["shares"]["flops"] <= 0.6
     assert found["start"] == "slim"
-    # The teacher's weights change: the search does not go on with another one.
+    # If the teacher's weights change, the search does not continue.
     atomic.write_json(tmp_path / "run" / "teacher.json", {"digest": "another"})
     with pytest.raises(workdir.WorkdirError, match="holds a search with another teacher"):
         search(config, tmp_path / "run")
@@ -305,7 +305,7 @@ def test_a_teacher_from_another_search(finished, search_of, tmp_path):
 
 @pytest.fixture(scope="module")
 def trained(finished, tmp_path_factory, small_npz):
-    """An ensemble of the full network and the structure that was found: (config, path, results)."""
+    """A trained ensemble of the full network and the found structure: (config, path, results)."""
     _, given, _ = finished
     config = configuration.default()
     config.update_from_flattened_dict(
@@ -333,13 +333,13 @@ def test_a_found_structure_is_a_student(finished, trained):
     full, found = widths.load(given / "full.json"), widths.load(given / "widths.json")
     first, second = (student["widths"] for student in summary["students"])
     assert first == full
-    # All students share the pivot's stem; the rest is as it was found.
+    # All students share the pivot's stem; all other widths are as found.
     assert second == {**found, "stem": full["stem"]}
     assert workdir.read_student_widths(path) == [first, second]
 
 
 def test_a_teacher_from_an_ensemble(trained, search_of):
-    """It is the pivot, with the stem that all students share."""
+    """The teacher is the pivot, with the stem that all students share."""
     _, path, _ = trained
     experiment = resolve(search_of())
     source = configuration.search_default().teacher

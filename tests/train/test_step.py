@@ -1,4 +1,4 @@
-"""The training step against numbers made independently, and its properties."""
+"""The training step, compared with independently computed numbers, and its properties."""
 
 import dataclasses
 from pathlib import Path
@@ -144,11 +144,11 @@ def test_two_steps_equal_pytorch(golden, golden_setup):
 
 @pytest.mark.parametrize("name", ["ensemble", "independent"])
 def test_the_average_of_all_has_the_shares_of_the_teacher(name):
-    """Of students taught together and alone, so that the two can be compared."""
+    """The shares apply to students taught together and alone, so that both can be compared."""
     shares = (0.0, 0.1, 0.9)
     method, _ = small_method(name, teacher_weights=shares)
     state, batch = small_state(method, optax.sgd(0.0)), small_batch(64)
-    # Images of one colour each: of noise all are about the same to a fresh network.
+    # Each image has a single colour: a fresh network gives almost the same logits for all noise.
     colours = 3 * np.random.default_rng(0).normal(size=(64, 1, 1, 3))
     batch = batch._replace(images=np.broadcast_to(colours, batch.images.shape).astype(np.float32))
     outputs = method.model.apply(state.variables, batch.images, train=False)
@@ -184,7 +184,7 @@ def test_padding_changes_nothing():
 
 
 def stem_gradient(terms, **overrides):
-    """Gradient of chosen terms with respect to the stem's kernel."""
+    """Returns the gradients of chosen terms with respect to all parameters."""
     method, _ = small_method(**overrides)
     variables = models.initialize(method.model, 0, (8, 8, 3))
     batch = small_batch()
@@ -202,7 +202,7 @@ def test_feature_term_reaches_the_stem_only_if_asked():
     off = stem_gradient(("feature",), feature_gradient_to_stem=False)
     assert np.abs(on["stem"]["conv"]["conv"]["kernel"]).max() > 1e-3
     np.testing.assert_array_equal(off["stem"]["conv"]["conv"]["kernel"], 0)
-    # The branches and adapters learn the same either way.
+    # Gradients of branches and adapters are the same either way.
     for name in ("student_2", "student_3", "adapters"):
         chex.assert_trees_all_close(on[name], off[name], rtol=1e-4, atol=1e-6)
 
@@ -221,7 +221,7 @@ def test_feature_term_never_trains_the_pivot():
 
 
 def test_baselines_together_equal_separate_runs():
-    """Three networks in one step learn what each learns in a step of its own, clipped too."""
+    """Three networks in one step learn the same as each in its own step, also with clipping."""
     overrides = {"optimizer.clip_norm": 0.5}
     together, config = small_method("independent", **overrides)
     optimizer = make_optimizer(config.optimizer, optax.constant_schedule(0.1), separate=True)

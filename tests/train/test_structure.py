@@ -1,4 +1,4 @@
-"""What a search leaves: a structure within the budget, and its uniform rival; devices, ramps."""
+"""The result of a search: a structure within the budget and its uniform rival; devices, ramps."""
 
 import types
 
@@ -23,7 +23,7 @@ STEPS_PER_EPOCH = 6  # 81 training images in batches of 16.
 
 
 def made_up(config, alive):
-    """A finished search, made up: (experiment, budget, state) with ``alive`` channels a group."""
+    """Makes up a finished search: (experiment, budget, state), ``alive`` channels in each group."""
     experiment = resolve(config)
     budget = resolve_budget(experiment)
     channels = budget.channels
@@ -77,11 +77,11 @@ def test_a_found_structure_can_be_widened(search_of):
 def test_channels_are_given_back_where_a_target_is_undercut(search_of):
     alive = {"stem": 1, "stage1.block1.conv1": 1, "stage2": 1}
     structure = find_structure(*made_up(search_of(), alive))
-    # 4, 4, 8, 8, 16 and 16 channels; 3 % of them are less than two.
+    # The groups have 4, 4, 8, 8, 16 and 16 channels; 3 % of all are less than two channels.
     assert structure.to_json()["channels"] == {
         "full": 56, "alive": 43, "after": 44, "back": 1, "gone": 0,
     }  # fmt: skip
-    text = "1 of 56 channels came back after the search, to come closer to a target"
+    text = "1 of 56 channels were added after the search, to come closer to a target"
     assert text in structure.note
     assert "more than 2 % below the target: flops (at " in structure.note
 
@@ -93,12 +93,12 @@ def test_the_rival_keeps_what_is_frozen(search_of):
     for vector in (structure.uniform, structure.compact):
         for group in ("stem", "stage1", "stage1.block1.conv1"):
             assert vector[group] == structure.full[group]
-    # One multiplier for the rest, up to a channel, and within the same budget.
+    # The other groups have one multiplier, up to a channel, and keep the same budget.
     rest = ("stage2", "stage2.block1.conv1", "stage3", "stage3.block1.conv1")
     shares = [structure.uniform[group] / structure.full[group] for group in rest]
     assert max(shares) < 1 and max(shares) - min(shares) <= 1 / 8
     assert structure.uniform_costs["flops"] <= 0.5 * structure.full_costs["flops"]
-    assert "it too keeps stem, stage1.block1.conv1 as they are" in structure.note
+    assert "it also keeps the widths of stem, stage1.block1.conv1" in structure.note
 
 
 def test_with_two_targets_the_one_that_binds_the_rival_is_named(search_of):
@@ -125,7 +125,7 @@ def test_targets_of_blocks_bind_the_rival_by_their_total(search_of):
     config = search_of(search__target__flops=0.0, search__blocks__targets=(0.0, 0.0, 0.5))
     structure = find_structure(*made_up(config, {"stage3": 3, "stage3.block1.conv1": 4}))
     assert structure.uniform_costs["flops"] <= structure.compact_costs["flops"]
-    # Only stage 3 is pressed on, so that nothing else is thinned.
+    # Only stage 3 has a target, so no other stage is thinned.
     for group in ("stem", "stage1", "stage1.block1.conv1", "stage2", "stage2.block1.conv1"):
         assert structure.uniform[group] == structure.full[group]
     assert structure.uniform["stage3"] < structure.full["stage3"]
@@ -133,7 +133,7 @@ def test_targets_of_blocks_bind_the_rival_by_their_total(search_of):
 
 
 def test_two_devices_search_as_one(search_of):
-    """With batch statistics over all devices, the search is the same but for rounding."""
+    """With batch statistics over all devices, the search is the same except for rounding."""
     ends = []
     for devices in (1, 2):
         config = search_of(
@@ -148,7 +148,7 @@ def test_two_devices_search_as_one(search_of):
             feed,
             experiment.parallel,
             teacher=models.initialize(experiment.architecture.build(), 3, SHAPE),
-            # A plan of so few steps that channels die at once.
+            # The plan has so few steps that channels die at once.
             wrap=search_optimizer(experiment, budget),
         )
         state = runner.place(runner.initial_state(0))

@@ -1,4 +1,4 @@
-"""Terms with modules and a memory: their numbers, their place in the state, any devices."""
+"""Terms with modules and a memory: their values, their place in the state, several devices."""
 
 import contextlib
 
@@ -33,7 +33,7 @@ def normal(*shape):
 
 
 def applied(module, *given):
-    """What a module returns in training, and its parameters."""
+    """Returns a module's output in training, and its parameters."""
     variables = module.init(jax.random.key(0), *given, mode=MODE)
     returned, _ = module.apply(variables, *given, mode=MODE, mutable=["batch_stats"])
     return returned, jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"])
@@ -57,7 +57,7 @@ def normalised(x):
 
 
 def convolved(x, kernel):
-    """A convolution at stride 1, padded with zeros, summed pixel by pixel."""
+    """Returns a convolution at stride 1 with zero padding, as a sum over the kernel's positions."""
     reach = kernel.shape[0] // 2
     padded = np.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
     height, width = x.shape[1:3]
@@ -86,7 +86,7 @@ def test_review_fuses_each_map_with_the_later_ones():
             x = x * shares[..., :1] + later * shares[..., 1:]
         later = x
         expected.insert(0, normalised(convolved(x, own["conv2"]["kernel"])))
-    # Channels are fused in the student's last number of them.
+    # Maps are fused with as many channels as the student's last map has.
     assert later.shape[-1] == 6
     for fused, one in zip(returned[0], expected, strict=True):
         np.testing.assert_allclose(fused, one, rtol=1e-4, atol=1e-4)
@@ -107,7 +107,7 @@ def small_method(scales=(1.0, 0.5), **changes):
 
 
 def small_start(method, seed=0, examples=12, image_shape=(8, 8, 3)):
-    """An optimiser and the state before the first step of a method with learned terms."""
+    """Returns an optimiser and the initial state of a method with learned terms."""
     beginning = method.initial(image_shape, examples)
     variables = draw(beginning.start, seed)
     optimizer = optax.sgd(0.1)
@@ -136,11 +136,11 @@ def test_learned_terms_train_and_remember_and_padding_changes_nothing():
     real, indices = np.arange(8) < 5, np.array([3, 7, 1, 0, 9, 0, 0, 0], np.int32)
     padded = Batch(normal(8, 8, 8, 3), np.arange(8, dtype=np.int32) % 5, real, indices)
     after, metrics = step(state, padded)
-    # The modules have been trained, and the memory has moved where the batch's examples are.
+    # The modules have been trained, and the memory has changed at the examples of the batch.
     before, moved = (
         flax.traverse_util.flatten_dict(s.params[term_modules.NETWORK]) for s in (state, after)
     )
-    # Few channels behind a ReLU may all be 0 at the start: of vid, not every kernel moves.
+    # In vid the few channels behind a ReLU may all be 0 at the start, so not every kernel moves.
     still = {path for path in before if np.array_equal(before[path], moved[path])}
     assert {path[0] for path in before} == {"vid", "review_kd", "crd"}
     assert {path[0] for path in still if path[-1] == "kernel"} <= {"vid"}
@@ -181,7 +181,7 @@ def test_crd_is_the_loss_of_its_negatives_with_each_students_memory():
 
 
 def run(config, devices, steps):
-    """The state and the metrics of each step, on the host."""
+    """Returns the state and the metrics of each step, on the host."""
     config.compute.devices = devices
     experiment = resolve(config)
     runner = experiment.runner("ensemble", experiment.feed())
@@ -195,11 +195,11 @@ def run(config, devices, steps):
 
 @pytest.mark.parametrize("rule", ["ema", "gate"])
 def test_one_device_equals_eight_for_what_terms_learn_and_remember(small_config, rule):
-    # The terms once, the rules both.
+    # Both rules are tested, the terms with one of them.
     terms = {"weights.review_kd": 5.0, "weights.crd": 0.8} if rule == "ema" else {}
     changes = {"compute.batch_norm": "global", "batch_size": 40, "ensemble.rule": rule, **terms}
     small_config.update_from_flattened_dict(changes)
-    # 81 training images: the third batch holds one, so seven of eight devices have padding alone.
+    # 81 training images: the third batch has one, so that seven of eight devices get only padding.
     one, one_metrics = run(small_config, 1, 3)
     eight, eight_metrics = run(small_config, 8, 3)
     chex.assert_trees_all_close(one.params, eight.params, rtol=1e-4, atol=1e-4)
@@ -221,7 +221,7 @@ def test_modules_are_there_with_their_terms_alone_and_never_in_a_student(small_c
     assert term_modules.NETWORK not in plain.params and plain.memory == {}
     experiment, state = networks(vid=1.0, review_kd=1.0, crd=1.0)
     assert sorted(state.params[term_modules.NETWORK]) == ["crd", "review_kd", "vid"]
-    # Only review_kd normalises.
+    # Only review_kd has batch normalisation.
     assert list(state.batch_stats[term_modules.NETWORK]) == ["review_kd"]
     without = {name: tree for name, tree in state.params.items() if name != term_modules.NETWORK}
     chex.assert_trees_all_equal(without, plain.params)
@@ -285,7 +285,7 @@ def test_copies_are_averages_of_the_parameters(small_config):
             lambda old, new, kept=kept: kept * old + (1 - kept) * new, expected, found.params
         )
         chex.assert_trees_all_close(found.memory["copies"], expected, rtol=1e-5, atol=1e-7)
-    # At the first step the copies are the students, and of two each is taught by the other.
+    # At the first step the copies equal the students, and each of two is taught by the other.
     assert np.isfinite(runner.to_host(metrics)["soft"][0]).all()
 
 

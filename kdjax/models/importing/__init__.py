@@ -1,4 +1,4 @@
-"""Parameters trained elsewhere: read from a file, and put where our networks have them."""
+"""Imports parameters trained elsewhere: reads files, converts tensors to networks' variables."""
 
 from kdjax.models.importing.files import read_tensors
 from kdjax.models.importing.variables import import_torch, torch_shapes

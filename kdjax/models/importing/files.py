@@ -9,8 +9,8 @@ import numpy as np
 def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
     """The tensors in an ``.npz`` or ``.safetensors`` file, by name.
 
-    A ``.pth`` is a pickle, which runs what is in it: it is not read, and the error says how PyTorch
-    converts it.
+    A ``.pth`` file is a pickle, and loading a pickle can run any code in it. So it is not read; the
+    error says how to convert it with PyTorch.
 
     Args:
       path: of the file.
@@ -37,10 +37,10 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         # Opened here, because NumPy leaves a damaged file open.
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
-    # A file that is no archive is taken for a pickle, or for a lone array.
+    # NumPy takes a file that is no archive for a pickle, or for a single array.
     except (zipfile.BadZipFile, AttributeError, EOFError, TypeError, ValueError) as error:
         reason = str(error)
-        if "pickle" in reason:  # NumPy would suggest to unpickle it.
+        if "pickle" in reason:  # NumPy's message suggests to unpickle it.
             archive = zipfile.is_zipfile(path)
             reason = "it holds other objects" if archive else "it is no npz archive"
         raise ValueError(f"{path} is not an .npz file of numbers: {reason}") from None
@@ -54,7 +54,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(
             f"reading {path} needs safetensors: pip install safetensors, or save it as .npz"
         ) from None
-    with open(path, "rb"):  # Its own error names no file.
+    with open(path, "rb"):  # Unlike safetensors' error, this one names the file.
         pass
     try:
         return safetensors.numpy.load_file(path)

@@ -1,9 +1,9 @@
-"""What torchvision calls the modules of our networks, and where the two differ.
+"""torchvision's names for the modules of our networks, and differences between the networks.
 
-All names are those of torchvision's ``state_dict``. Networks compute the same function, but for
-two things that an import has to know. In EfficientNet-B0 to B4, torchvision adds another epsilon
-to the variances than the paper's code and kdjax do. Its VGG pools the last map to 7 x 7, which has
-no effect at 224 pixels, but at other sizes it does.
+All names are those of torchvision's ``state_dict``. The networks compute the same function, except
+for two differences that an import must handle. In EfficientNet-B0 to B4, torchvision does not add
+the same epsilon to the variances as the paper's code and kdjax. torchvision's VGG pools the last
+map to 7 x 7. This has no effect at 224 pixels, but it has one at other sizes.
 
 References:
   torchvision 0.28, ``torchvision/models``: resnet.py, densenet.py, mobilenetv2.py, vgg.py,
@@ -29,9 +29,10 @@ class Module(NamedTuple):
     """A module of torchvision.
 
     Attributes:
-      name: in its ``state_dict``, without ``.weight``.
-      layout: of the weights of one that is a dense layer here: ``usual``; ``pointwise``, a 1x1
-        convolution there; ``flattened``, one that reads a map in the order channel, height, width.
+      name: its name in the ``state_dict``, without ``.weight``.
+      layout: of the weights, if kdjax has a dense layer: ``usual``; ``pointwise``: torchvision has
+        a 1x1 convolution; ``flattened``: torchvision's layer reads a map in the order channel,
+        height, width.
     """
 
     name: str
@@ -56,7 +57,7 @@ def modules_of(architecture: Architecture) -> dict[str, Module]:
 
 
 def present_name(name: str) -> str:
-    """The name that a tensor has now; torchvision's older DenseNet files say ``norm.1``.
+    """The present name of a tensor; torchvision's older DenseNet files have ``norm.1``.
 
     >>> present_name("features.denseblock1.denselayer2.norm.1.weight")
     'features.denseblock1.denselayer2.norm1.weight'
@@ -65,19 +66,19 @@ def present_name(name: str) -> str:
 
 
 def epsilon_of(architecture: Architecture, own: float) -> float:
-    """What torchvision adds to the variances in a network.
+    """The epsilon that torchvision adds to the variances in a network.
 
     Args:
       architecture: of the network.
-      own: what we add.
+      own: the epsilon that kdjax adds.
     """
     if isinstance(architecture, EfficientNet) and architecture.name[-2:] in _PLAIN_EPSILON:
         return 1e-5
     return own
 
 
-# In torchvision B0 to B4 have PyTorch's epsilon, and B5 to B7 the 1e-3 of the paper's code. Here
-# all of them have 1e-3.
+# In torchvision B0 to B4 have PyTorch's epsilon, 1e-5, and B5 to B7 the 1e-3 of the paper's code.
+# In kdjax all of them have 1e-3.
 _PLAIN_EPSILON = ("b0", "b1", "b2", "b3", "b4")
 
 

@@ -1,4 +1,4 @@
-"""Tensors of PyTorch as the variables of our networks: other names, other orders of axes."""
+"""Converts PyTorch's tensors to the variables of our networks: other names and axis orders."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -36,7 +36,7 @@ def import_torch(
     """The variables of a network from the tensors of torchvision's network of the same name.
 
     In evaluation both compute the same function. Convolutions and poolings already pad alike.
-    Where torchvision adds another epsilon to the variances (EfficientNet-B0 to B4: 1e-5, here
+    Where torchvision adds a different epsilon to the variances (EfficientNet-B0 to B4: 1e-5, kdjax
     1e-3), scales are multiplied by ``sqrt((var + 1e-3) / (var + 1e-5))``. Note for further
     training: PyTorch's running variances are unbiased, ours are not.
 
@@ -48,11 +48,11 @@ def import_torch(
 
     Args:
       architecture: of the network; its full widths are those of the tensors.
-      tensors: torchvision's name -> array of floats; ``num_batches_tracked`` is passed over.
-      image_shape: (height, width, channels) of the input. Of VGG the dense layers depend on it;
-        torchvision's fit 224 x 224 alone.
-      new_classifier: draw the classifier anew, for other classes than those of the tensors.
-      seed: of the classifier that is drawn.
+      tensors: torchvision's name -> array of floats; ``num_batches_tracked`` is ignored.
+      image_shape: (height, width, channels) of the input. VGG's dense layers depend on it;
+        torchvision's fit only 224 x 224.
+      new_classifier: initialise a new classifier, for other classes than those of the tensors.
+      seed: of the new classifier.
 
     Returns:
       ``{"params": ..., "batch_stats": ...}`` of ``architecture.build()``, float32 NumPy arrays.
@@ -96,15 +96,15 @@ def torch_shapes(
     return {own.name: own.shape for own in _all_wanted(architecture, image_shape).values()}
 
 
-class _Wanted(NamedTuple):
-    """A tensor, and how it becomes our array.
+class _Source(NamedTuple):
+    """A tensor that an array of ours is made of, and how to convert it.
 
     Attributes:
-      name: PyTorch's.
-      shape: that the tensor must have.
-      axes: of our array, as numbers of the tensor's axes after ``unfolded``.
-      unfolded: the shape to see the tensor in first.
-      own_shape: of our array.
+      name: PyTorch's name of the tensor.
+      shape: the shape that the tensor must have.
+      unfolded: the shape to which the tensor is reshaped first.
+      axes: the order to which the axes of ``unfolded`` are then transposed.
+      own_shape: the shape of our array.
     """
 
     name: str
@@ -120,8 +120,8 @@ class _Wanted(NamedTuple):
 
 def _all_wanted(
     architecture: Architecture, image_shape: tuple[int, int, int]
-) -> dict[str, _Wanted]:
-    """Path of each of a network's arrays -> what it is made of."""
+) -> dict[str, _Source]:
+    """Path of each array of a network -> the tensor that it is made of."""
     modules = modules_of(architecture)
     _check_size(architecture, image_shape)
     shapes = variable_shapes(architecture.build(), image_shape)
@@ -136,38 +136,38 @@ def _wanted(
     shape: tuple[int, ...],
     modules: Mapping[str, Module],
     image_shape: tuple[int, int, int],
-) -> _Wanted:
-    """What one of our arrays is made of.
+) -> _Source:
+    """The tensor that one of our arrays is made of.
 
     Args:
       path: of the array, as in ``params/stem/conv/conv/kernel``.
       shape: of the array.
-      modules: of :func:`modules_of`.
+      modules: the result of :func:`modules_of`.
       image_shape: (height, width, channels) of the input.
     """
     module, leaf = modules[_module_of(path)], path.rpartition("/")[2]
     name = f"{module.name}.{_LEAVES[leaf]}"
     if leaf != "kernel":
-        return _Wanted(name, shape, shape, (0,), shape)
+        return _Source(name, shape, shape, (0,), shape)
     out = shape[-1]
     if len(shape) == 4:  # [height, width, in, out] of [out, in, height, width].
         there = (out, shape[2], *shape[:2])
-        return _Wanted(name, there, there, (2, 3, 1, 0), shape)
+        return _Source(name, there, there, (2, 3, 1, 0), shape)
     if module.layout == "pointwise":
-        return _Wanted(name, (out, shape[0], 1, 1), (out, shape[0]), (1, 0), shape)
+        return _Source(name, (out, shape[0], 1, 1), (out, shape[0]), (1, 0), shape)
     if module.layout == "flattened":
-        # We flatten a map in the order height, width, channel.
+        # kdjax flattens a map in the order height, width, channel.
         height, width = image_shape[0] // _SHRINKS, image_shape[1] // _SHRINKS
         unfolded = (out, shape[0] // (height * width), height, width)
-        return _Wanted(name, (out, shape[0]), unfolded, (2, 3, 1, 0), shape)
-    return _Wanted(name, (out, shape[0]), (out, shape[0]), (1, 0), shape)
+        return _Source(name, (out, shape[0]), unfolded, (2, 3, 1, 0), shape)
+    return _Source(name, (out, shape[0]), (out, shape[0]), (1, 0), shape)
 
 
 _SHRINKS = 32  # VGG's five poolings, each by 2.
 
 
 def _check_size(architecture: Architecture, image_shape: tuple[int, int, int]) -> None:
-    """Raises ValueError where VGG's pooling would round, which torchvision does the other way."""
+    """Raises ValueError if VGG's poolings would round a size, as torchvision rounds differently."""
     if isinstance(architecture, VGG) and any(size % _SHRINKS for size in image_shape[:2]):
         raise ValueError(
             f"images are {image_shape[0]} x {image_shape[1]}: for parameters of another program, "
@@ -188,7 +188,7 @@ def _module_name(name: str) -> str:
 
 def _check(
     architecture: Architecture,
-    wanted: Mapping[str, _Wanted],
+    wanted: Mapping[str, _Source],
     given: Mapping[str, np.ndarray],
     classifier: str,
 ) -> None:
@@ -196,9 +196,9 @@ def _check(
 
     Args:
       architecture: of the network, for the message.
-      wanted: the tensors to find.
-      given: the tensors there are.
-      classifier: torchvision's name of that module.
+      wanted: the tensors that are needed.
+      given: the tensors that were given.
+      classifier: torchvision's name of the classifier.
     """
     expected = dict(sorted((own.name, own.shape) for own in wanted.values()))
     missing = [f"{name} {shape}" for name, shape in expected.items() if name not in given]
@@ -223,7 +223,7 @@ def _check(
         return
     parts = "; ".join(f"{what}: {_few(which)}" for what, which in found.items() if which)
     other_classes = wrong and set(map(_module_name, wrong)) == {classifier}
-    hint = ". A classifier of other classes can be drawn anew: new_classifier" * bool(other_classes)
+    hint = ". new_classifier=True initialises a classifier of other classes" * bool(other_classes)
     raise ValueError(
         f"the tensors are not those of {architecture.name} with {architecture.num_classes} "
         f"classes: {parts}{hint}"
@@ -236,7 +236,7 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _match_epsilon(architecture: Architecture, found: dict[str, np.ndarray]) -> None:
-    """Changes scales so that our epsilon gives what torchvision's gives."""
+    """Changes scales so that our epsilon gives the same results as torchvision's."""
     own = NORM["epsilon"]
     theirs = epsilon_of(architecture, own)
     if theirs == own:

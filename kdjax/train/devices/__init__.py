@@ -1,1 +1,1 @@
-"""Devices and processes: one, many, and many machines."""
+"""Devices and processes: on one device, on many devices, and on many machines."""

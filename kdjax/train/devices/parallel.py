@@ -1,4 +1,4 @@
-"""Devices: the only place that knows whether a function runs on one or is mapped over many."""
+"""Devices: only this module knows whether a function runs on one device or on many."""
 
 import dataclasses
 import functools
@@ -16,20 +16,21 @@ AXIS = "devices"
 class Parallel:
     """A set of devices that hold equal copies of the state and share each batch.
 
-    One device: plain ``jit``. More: ``pmap``, with a leading axis of this process's devices on
-    every array in and out, and :data:`AXIS`, over the devices of all processes, bound inside.
+    On one device, functions are compiled with plain ``jit``. On several, they are compiled with
+    ``pmap``: every array that goes in or out has a leading axis over this process's devices, and
+    inside the function, :data:`AXIS` is the mapped axis over the devices of all processes.
     """
 
     devices: tuple[jax.Device, ...]
 
     @property
     def axis_name(self) -> str | None:
-        """The name that collectives use; None on one device, where there are none."""
+        """The axis name for collectives; None on one device, which needs no collectives."""
         return AXIS if len(self.devices) > 1 else None
 
     @property
     def local_devices(self) -> tuple[jax.Device, ...]:
-        """Those of this process."""
+        """The devices of this process."""
         here = jax.process_index()
         return tuple(device for device in self.devices if device.process_index == here)
 
@@ -38,7 +39,7 @@ class Parallel:
         return jax.lax.axis_index(AXIS) if self.axis_name else 0
 
     def compile(self, function: Callable[..., Any], *, donate: Sequence[int] = ()) -> Any:
-        """``function`` compiled for the devices; arguments in ``donate`` are used up."""
+        """Compiles ``function`` for the devices; ``donate`` lists the arguments to donate."""
         if self.axis_name is None:
             return jax.jit(function, donate_argnums=tuple(donate))
         return jax.pmap(
@@ -46,7 +47,7 @@ class Parallel:
         )
 
     def replicate(self, tree: Any) -> Any:
-        """Host arrays -> equal copies on every device."""
+        """Copies host arrays to every device."""
         if self.axis_name is None:
             return jax.device_put(tree, self.devices[0])
         sharding = self._sharding
@@ -59,7 +60,7 @@ class Parallel:
         return jax.tree.map(copy, tree)
 
     def scatter(self, tree: Any, axis: int) -> Any:
-        """Host arrays whose rows lie along ``axis`` -> dealt like cards to the own devices."""
+        """Deals the rows of host arrays, along ``axis``, in turn to the devices of this process."""
         if self.axis_name is None:
             return jax.device_put(tree, self.devices[0])
         count = len(self.local_devices)
@@ -76,7 +77,7 @@ class Parallel:
         return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
 
     def any_of(self, flag: int) -> Any:
-        """The largest of all processes' flags: starts to ask; :meth:`read` waits for the answer."""
+        """Starts to compute the largest flag of all processes; :meth:`read` waits for it."""
         if jax.process_count() == 1:
             return flag
         return self._largest(self.replicate(np.int32(flag)))
@@ -86,11 +87,11 @@ class Parallel:
         return self.compile(lambda flag: jax.lax.pmax(flag, AXIS))
 
     def read(self, answer: Any) -> int:
-        """The answer to :meth:`any_of`."""
+        """Waits for the result of :meth:`any_of` and returns it."""
         return answer if isinstance(answer, int) else int(self.unreplicate(answer))
 
     def unreplicate(self, tree: Any) -> Any:
-        """One copy, as host arrays of its own that no later donation can touch."""
+        """Returns one copy as new host arrays, which no later donation can change."""
         if self.axis_name is not None:
             tree = jax.tree.map(lambda leaf: leaf.addressable_shards[0].data[0], tree)
         return jax.tree.map(lambda leaf: np.array(leaf, copy=True), jax.device_get(tree))
@@ -100,13 +101,13 @@ def choose(count: int = 0) -> Parallel:
     """The first ``count`` devices; 0 means all.
 
     Raises:
-      ValueError: if there are not that many.
+      ValueError: if there are fewer devices, or if several processes are to use only some of them.
     """
     devices = jax.devices()
     if jax.process_count() > 1 and count not in (0, len(devices)):
         raise ValueError(
-            f"config.compute.devices is {count}: {jax.process_count()} processes use all their "
-            f"devices, {len(devices)}; allowed is 0"
+            f"config.compute.devices is {count}: {jax.process_count()} processes use all "
+            f"their {len(devices)} devices; set it to 0"
         )
     if count > len(devices):
         raise ValueError(

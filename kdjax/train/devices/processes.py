@@ -1,8 +1,8 @@
-"""Processes: several of them train one experiment, each with its own devices.
+"""Several processes that train one experiment together, each with its own devices.
 
-All run the same program on the same configuration. The first one alone reads and writes the
-workdir; whatever only it knows, and whatever one of them alone has met with, it tells the others
-here. A process by itself passes through without a word.
+All processes run the same program on the same configuration. Only the first process reads and
+writes the workdir. With the functions here it sends the others what it has read, and each process
+tells the others about its errors. With a single process, the functions do not communicate.
 """
 
 import json
@@ -16,26 +16,26 @@ import numpy as np
 
 T = TypeVar("T")
 
-# Seconds after which a process that says nothing is taken for dead.
+# Seconds without a heartbeat after which a process counts as dead.
 _HEARTBEAT = 30
 
 
 class ProcessError(ValueError):
-    """What another process has met with, or a disagreement; the message names the process."""
+    """An error of another process, or different values; the message names the process."""
 
 
 def start(coordinator: str = "", num_processes: int = 0, process_id: int = -1) -> None:
     """Joins the processes of an experiment, before any other use of JAX.
 
     Args:
-      coordinator: ``host:port`` of the first process, reachable from all; ``auto``: as the cluster
-        says (TPU pods, SLURM, Open MPI); empty: ``auto`` where the environment names a cluster
-        with several processes, else nothing to join.
-      num_processes: how many there are, if ``coordinator`` is an address.
-      process_id: which one this is, from 0, if ``coordinator`` is an address.
+      coordinator: ``host:port`` of the first process, which all processes can reach; ``auto``: the
+        address comes from the cluster (TPU pods, SLURM, Open MPI); empty: as ``auto`` if the
+        environment names a cluster with several processes, otherwise no processes are joined.
+      num_processes: the number of processes, if ``coordinator`` is an address.
+      process_id: the index of this process, from 0, if ``coordinator`` is an address.
 
     Raises:
-      ProcessError: if the arguments are not enough, or the others cannot be reached.
+      ProcessError: if the arguments are incomplete, or the other processes cannot be reached.
     """
     explicit = coordinator not in ("", "auto")
     given = num_processes > 0 or process_id >= 0
@@ -44,12 +44,12 @@ def start(coordinator: str = "", num_processes: int = 0, process_id: int = -1) -
     if explicit and not (num_processes > 0 and 0 <= process_id < num_processes):
         raise ProcessError(
             f"--coordinator is {coordinator!r}, --num_processes {num_processes}, --process_id "
-            f"{process_id}: allowed is an id from 0 to below the number of processes"
+            f"{process_id}: the id must be from 0 to below the number of processes"
         )
     host, _, port = coordinator.rpartition(":")
     if explicit and not (host and port.isdecimal()):
         raise ProcessError(f"--coordinator is {coordinator!r}: allowed is host:port, or auto")
-    if not explicit and coordinator != "auto" and not announced(os.environ):
+    if not explicit and coordinator != "auto" and not is_multi_process(os.environ):
         return
     settings: dict[str, Any] = {"heartbeat_timeout_seconds": _HEARTBEAT}
     if explicit:
@@ -65,7 +65,7 @@ def start(coordinator: str = "", num_processes: int = 0, process_id: int = -1) -
         raise ProcessError(f"the processes cannot be joined: {reason}") from None
 
 
-def announced(environment: Mapping[str, str]) -> bool:
+def is_multi_process(environment: Mapping[str, str]) -> bool:
     """Whether the environment says that this is one of several processes."""
     sizes = (environment.get(name, "") for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"))
     return (
@@ -77,22 +77,22 @@ def announced(environment: Mapping[str, str]) -> bool:
 
 
 def count() -> int:
-    """How many processes there are."""
+    """The number of processes."""
     return jax.process_count()
 
 
 def index() -> int:
-    """Which one this is, from 0."""
+    """The index of this process, from 0."""
     return jax.process_index()
 
 
 def is_first() -> bool:
-    """Whether this one reads and writes the workdir."""
+    """Whether this is the first process, which reads and writes the workdir."""
     return index() == 0
 
 
 def gather(value: Any) -> list[Any]:
-    """A JSON value of every process, in their order, in every process."""
+    """Collects a JSON value from every process, in order; every process gets the whole list."""
     if count() == 1:
         return [value]
     from jax.experimental import multihost_utils
@@ -108,10 +108,10 @@ def gather(value: Any) -> list[Any]:
 
 
 def in_all(action: Callable[[], T]) -> T:
-    """``action()`` in every process; what one of them raises, none goes on from.
+    """Runs ``action()`` in every process; if it raises in one process, all processes raise.
 
     Raises:
-      ProcessError: if another process failed; this one's own error is raised as it is.
+      ProcessError: if another process failed; an error of this process is raised unchanged.
     """
     if count() == 1:
         return action()
@@ -130,24 +130,27 @@ def in_all(action: Callable[[], T]) -> T:
 
 
 def on_first(action: Callable[[], T]) -> T:
-    """``action()`` in the first process alone; its JSON result, or its error, in all."""
+    """Runs ``action()`` in the first process only; every process gets its JSON result or error."""
     result = in_all(lambda: action() if is_first() else None)
     return result if count() == 1 else gather(result)[0]  # type: ignore[return-value]
 
 
 def on_first_unshared(action: Callable[[], object]) -> None:
-    """``action()`` in the first process alone; its error in all, its result nowhere."""
+    """Runs ``action()`` in the first process only. All get its error; the result is dropped."""
     in_all(lambda: action() if is_first() else None)
 
 
 def broadcast(tree: Any) -> Any:
-    """The first process's host arrays in every process; the others give arrays of equal shapes."""
+    """Sends the first process's host arrays to all processes.
+
+    The other processes pass arrays of the same shapes.
+    """
     if count() == 1:
         return tree
     from jax.experimental import multihost_utils
 
     leaves, structure = jax.tree.flatten(jax.tree.map(np.asarray, tree))
-    # One array instead of thousands, each of which would be a program of its own.
+    # Send one array instead of thousands, each of which would need its own program.
     content = np.frombuffer(b"".join(leaf.tobytes() for leaf in leaves), np.uint8)
     content = np.asarray(multihost_utils.broadcast_one_to_all(content))
     parts = np.split(content, np.cumsum([leaf.nbytes for leaf in leaves])[:-1])
@@ -160,15 +163,15 @@ def broadcast(tree: Any) -> Any:
     )
 
 
-def agree(values: Mapping[str, Any]) -> None:
-    """Makes sure that all processes have the same values.
+def check_equal(values: Mapping[str, Any]) -> None:
+    """Checks that all processes have the same values.
 
     Args:
-      values: JSON values by the name an error gives them.
+      values: JSON values, by the names that an error message uses.
 
     Raises:
-      ProcessError: in all of them, for the first that differs from process 0's; names the value
-        and the process.
+      ProcessError: in all processes, for the first value that differs from the one in process 0;
+        the message names the value and the process.
     """
     everyone = gather(dict(values))
     for number, others in enumerate(everyone[1:], start=1):
@@ -181,8 +184,8 @@ def agree(values: Mapping[str, Any]) -> None:
                 )
 
 
-def leave(status: int) -> NoReturn:
-    """Ends this process at once; an orderly end would wait for the ones that are gone."""
+def exit_now(status: int) -> NoReturn:
+    """Ends this process at once; a normal exit would wait for processes that no longer run."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -1,4 +1,4 @@
-"""The compiled functions of one method, made once and used by every seed."""
+"""The compiled functions of one method; they are compiled once and used by every seed."""
 
 import dataclasses
 import functools
@@ -26,24 +26,24 @@ from kdjax.train.program.optimizer import learning_rate_schedule, make_optimizer
 from kdjax.train.program.state import TrainState
 from kdjax.train.program.step import Metrics, evaluation_step, mixing_key, train_step
 
-# Batches of an evaluation that are under way at once.
+# The number of evaluation batches that may be in flight at once.
 _EVALUATIONS_AHEAD = 8
 
 Wrap = Callable[[optax.GradientTransformation, optax.Schedule], optax.GradientTransformation]
 
 
 class Runner:
-    """Training and evaluation of one method on one dataset, compiled.
+    """Compiled training and evaluation of one method on one dataset.
 
-    Whatever does not change between steps, the data and a fixed teacher, lies on the devices from
-    the start and is an argument of the compiled functions, not part of them. On the devices,
-    variables lie as vectors (:mod:`kdjax.train.program.layout`); on the host they are trees.
+    The data and a fixed teacher do not change between steps. They are on the devices from the
+    start, and are arguments of the compiled functions, not constants in them. Variables are vectors
+    on the devices (:mod:`kdjax.train.program.layout`) and trees on the host.
 
     Attributes:
       method: the networks and their losses.
       feed: where batches come from.
       steps_per_dispatch: training steps in one call of :meth:`steps`.
-      schedule: step -> learning rate.
+      schedule: a function from the step to the learning rate.
     """
 
     def __init__(
@@ -56,16 +56,17 @@ class Runner:
         teacher: Any = None,
         wrap: Wrap | None = None,
     ):
-        """Prepares to compile.
+        """Prepares the functions that will be compiled.
 
         Args:
           method: what is trained.
-          config: its ``epochs``, ``schedule``, ``optimizer``, ``compute``, ``evaluation``,
-            ``data.mixup`` and ``data.cutmix``.
+          config: the configuration; ``epochs``, ``schedule``, ``optimizer``, ``compute``,
+            ``evaluation``, ``data.mixup`` and ``data.cutmix`` are read.
           feed: where batches come from.
           parallel: the devices.
           teacher: host variables of a fixed teacher, if the method has one.
-          wrap: ``(optimizer, schedule) -> optimizer`` around the configured one, both of trees.
+          wrap: ``(optimizer, schedule) -> optimizer``: wraps the configured optimiser; both work
+            on trees.
         """
         self.method = method
         self.feed = feed
@@ -92,12 +93,13 @@ class Runner:
             optimizer = wrap(optimizer, self.schedule)
             self._optimizer = self._layouts.params.optimizer(optimizer)
         elif method.separate and config.optimizer.clip_norm > 0:
-            # Gradients are clipped by each network's own norm, and vectors hold all networks.
+            # Gradients are clipped by each network's own norm, but a vector holds all networks.
             self._optimizer = self._layouts.params.optimizer_by_network(optimizer)
         else:
             self._optimizer = optimizer
         self._optimizer_shapes = jax.eval_shape(optimizer.init, self._shapes["params"])
-        # A full dispatch takes all its steps. The last one of an epoch may be shorter, and checks.
+        # A full dispatch runs all its steps and checks nothing. The last dispatch of an epoch may
+        # be shorter, so its program checks before every step whether to run it.
         self._whole = parallel.compile(
             functools.partial(self._run_steps, bounded=False), donate=[0]
         )
@@ -106,7 +108,7 @@ class Runner:
 
     @property
     def networks(self) -> dict[str, list[str]]:
-        """What the flags of :mod:`kdjax.train.program.non_finite` among a step's metrics mean."""
+        """The networks that the flags of :mod:`kdjax.train.program.non_finite` refer to."""
         return non_finite.networks(self._layouts.params.names, self._layouts.batch_stats.names)
 
     def initial_state(self, seed: int) -> TrainState:
@@ -122,7 +124,7 @@ class Runner:
             key=np.asarray(jax.random.key_data(jax.random.key(seed))),
             params=variables["params"],
             batch_stats=variables.get("batch_stats", {}),
-            # Optimisers' states start as zeros, so nothing has to be compiled for them.
+            # Optimiser states start as zeros, so no initialisation has to be compiled.
             optimizer_state=jax.tree.map(
                 lambda leaf: np.zeros(leaf.shape, leaf.dtype), self._optimizer_shapes
             ),
@@ -130,27 +132,27 @@ class Runner:
         )
 
     def place(self, state: TrainState) -> TrainState:
-        """Host state -> devices."""
+        """Copies a host state to the devices."""
         return self._parallel.replicate(self._layouts.join_state(state))
 
     def fetch(self, state: TrainState) -> TrainState:
-        """Device state -> host, one copy."""
+        """Copies one replica of a device state to the host."""
         return self._layouts.split_state(self._parallel.unreplicate(state))
 
     def epoch(self, state: TrainState, step: int) -> Iterator[Any]:
-        """What :meth:`steps` takes, dispatch by dispatch, from ``step`` to the end of its epoch."""
+        """The inputs of :meth:`steps`, one per dispatch, from ``step`` to the end of its epoch."""
         return self.feed.epoch(state, step, self.steps_per_dispatch)
 
     def steps(
         self, state: TrainState, inputs: Iterator[Any], step: int, end: int
     ) -> tuple[TrainState, Metrics, int]:
-        """Up to ``steps_per_dispatch`` training steps, none past ``end``.
+        """Runs up to ``steps_per_dispatch`` training steps, none past ``end``.
 
         Args:
-          state: at step ``step``; it is used up.
-          inputs: of the epoch that ``step`` lies in; one is taken.
-          step: steps done.
-          end: where to stop, at most the end of the epoch.
+          state: the state at ``step``; it is donated and must not be used again.
+          inputs: the inputs of the epoch of ``step``, from :meth:`epoch`; one is consumed.
+          step: the number of steps done so far.
+          end: the step to stop at, at most the end of the epoch.
 
         Returns:
           ``(state, metrics, taken)``. Metrics are per step, ``[steps_per_dispatch, ...]``, with
@@ -165,11 +167,11 @@ class Runner:
     def compile_steps(
         self, state: TrainState, inputs: Iterator[Any]
     ) -> tuple[Any, dict[str, float]]:
-        """Compiles whole dispatches now instead of at the first one, and says how long it took.
+        """Compiles full dispatches now instead of at the first call, and measures the time.
 
         Args:
-          state: as :meth:`steps` takes it; it is not used up.
-          inputs: of an epoch; one is taken.
+          state: as :meth:`steps` takes it; it is not donated.
+          inputs: the inputs of an epoch; one is consumed.
 
         Returns:
           The compiled program, and the seconds of ``trace`` (to XLA's input) and ``compile``.
@@ -183,26 +185,26 @@ class Runner:
         return self._whole, seconds
 
     def any_of(self, flag: int) -> Any:
-        """Starts to ask all processes for the largest flag; :meth:`read` waits for the answer."""
+        """Starts to compute the largest flag of all processes; :meth:`read` waits for it."""
         return self._parallel.any_of(flag)
 
     def read(self, answer: Any) -> int:
-        """The answer to :meth:`any_of`."""
+        """Waits for the result of :meth:`any_of` and returns it."""
         return self._parallel.read(answer)
 
     def to_host(self, metrics: Metrics) -> Metrics:
-        """Metrics as NumPy arrays; waits for the steps to end."""
+        """Returns metrics as NumPy arrays; waits until their steps are done."""
         return self._parallel.unreplicate(metrics)
 
     def evaluate(
         self, variables: Any, split: str, limit: int | None = None
     ) -> dict[str, np.ndarray]:
-        """Means over the examples of a split.
+        """Returns the means of the metrics over the examples of a split.
 
         Args:
-          variables: on the devices, of a state or of :meth:`place_variables`.
-          split: ``train``, ``validation`` or ``test``; not empty.
-          limit: how many of its examples, from the first; default: all.
+          variables: variables on the devices, from a state or from :meth:`place_variables`.
+          split: ``train``, ``validation`` or ``test``; it must not be empty.
+          limit: how many of its examples to use, from the first on; None: all.
 
         Returns:
           ``hard`` and ``accuracy`` ``[students]``, ``ensemble_accuracy`` scalar; float64.
@@ -221,7 +223,7 @@ class Runner:
         return {name: total(name, 0) / total(name, 1) for name in parts[0]}
 
     def place_variables(self, variables: Any) -> Any:
-        """Host variables -> devices."""
+        """Copies host variables to the devices."""
         return self._parallel.replicate(self._layouts.join(variables))
 
     def _scalar(self, value: int) -> chex.Array:
@@ -263,7 +265,7 @@ class Runner:
         return repeat(step, state, self.steps_per_dispatch, stop=stop)
 
     def _method_of_vectors(self) -> Method:
-        """The method with variables as they lie on the devices."""
+        """The method, changed to take variables as vectors, as they lie on the devices."""
 
         def forward(variables: Any, teacher: Any, *rest: Any) -> tuple[Any, Any]:
             if self.method.average:
@@ -297,20 +299,21 @@ def repeat(
     *,
     stop: chex.Array | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """Several training steps in one computation.
+    """Runs several training steps in one computation.
 
     Args:
-      step: one step: state -> (state, metrics).
-      state: before the first step.
+      step: the function of one step: state -> (state, metrics).
+      state: the state before the first step.
       count: how many steps.
-      stop: an integer scalar: from this step of the run on, nothing is done; None: all are done.
+      stop: an integer scalar; steps of the run from this one on are skipped. None: no step is
+        skipped.
 
     Returns:
       The state after the last step, and the metrics with a new first axis, ``[count, ...]``.
     """
     if count == 1:
-        # No loop around a single step: XLA on CPU runs the automatic gradients of grouped
-        # convolutions inside a loop far slower than outside.
+        # Do not put a single step in a loop: inside a loop, XLA on CPU runs the automatic gradients
+        # of grouped convolutions far slower.
         state, metrics = step(state)
         return state, jax.tree.map(lambda leaf: leaf[None], metrics)
 
@@ -324,7 +327,7 @@ def repeat(
     unravel: list[Callable[[chex.Array], Metrics]] = []
 
     def body(state: TrainState, _: None) -> tuple[TrainState, chex.Array]:
-        # Metrics are few numbers in many arrays; storing each by itself would be a kernel.
+        # Metrics are many small arrays. Storing each one separately would take a kernel each.
         state, metrics = taken(state)
         row, back = jax.flatten_util.ravel_pytree(metrics)
         unravel[:] = [back]
@@ -335,13 +338,14 @@ def repeat(
 
 
 def steps_per_dispatch(requested: int, epoch: int, parallel: Parallel) -> int:
-    """How many training steps go into one dispatch.
+    """Returns how many training steps go into one dispatch.
 
-    The backend's choice is 1 on CPU (see :func:`repeat`). Elsewhere it is up to 64: a divisor of
-    the epoch if there is one of at least 16, because then no step of a dispatch has to be skipped.
+    The default is 1 on CPU (see :func:`repeat`). On other backends it is at most 64: the largest
+    divisor of the epoch's steps from 16 to 64 if there is one, because then no step of a dispatch
+    has to be skipped.
 
     Args:
-      requested: ``config.compute.steps_per_dispatch``; 0 asks for the backend's choice.
+      requested: ``config.compute.steps_per_dispatch``; 0: the backend's default.
       epoch: training steps of an epoch.
       parallel: the devices.
     """

@@ -1,7 +1,8 @@
-"""Which strategy `auto` stands for: the fastest one measured, here or where kdjax was measured.
+"""Chooses the strategy for `auto`: the fastest one in measurements made here or shipped with kdjax.
 
-Where no device of a platform has been measured, what `kdjax plan` found best for a network's
-compiled programs stands in; such an entry says ``"from": "plan"``, and its speeds are estimates.
+For a platform without any measured device, the strategy that `kdjax plan` found best for a
+network's compiled programs is used instead. Such an entry has ``"from": "plan"``, and its speeds
+are estimates.
 """
 
 import importlib.resources
@@ -23,7 +24,7 @@ from kdjax.train.devices.parallel import Parallel
 _LOGGER = logging.getLogger(__name__)
 
 # A measurement: {"platform", "device_kind", "network", "batch_size", "dtype", "execution",
-# "images_per_second": {execution: number}}, and of an estimate "from": "plan".
+# "images_per_second": {execution: number}}. An estimate also has "from": "plan".
 Entry = Mapping[str, Any]
 
 _KEYS = ("platform", "device_kind", "network", "batch_size", "dtype")
@@ -35,9 +36,9 @@ def execution_of(
     """The strategy that ``config.compute`` asks for.
 
     Args:
-      config: of the experiment.
-      architecture: whose ``executions`` are allowed.
-      parallel: the devices; ``auto`` looks up what was measured on their kind.
+      config: the experiment's configuration.
+      architecture: its ``executions`` are the allowed ones.
+      parallel: the devices; ``auto`` looks up measurements for this kind of device.
 
     Raises:
       ValueError: if the architecture has no such execution.
@@ -55,12 +56,13 @@ def execution_of(
         name = nearest(
             wanted,
             [*_read(user_file()), *packaged()],
-            # What is true of one ResNet is nearly true of another, and says nothing of a VGG.
-            of_others="scanned" in architecture.executions,
+            # A measurement of one ResNet nearly holds for another, but says nothing about a VGG.
+            other_networks="scanned" in architecture.executions,
         )
         name = name if name in architecture.executions else "sequential"
         if config.faults.non_finite != "stop":
-            # 0 times NaN is NaN: students of one network would have to be skipped together.
+            # 0 times NaN is NaN: a fault in one student would spread to all students that run as
+            # one network, and all of them would have to be skipped.
             name = "scanned" if named(name).scan else "sequential"
     chosen = named(name, lanes=config.compute.lanes, remat=config.compute.remat)
     if not chosen.is_plain and name not in architecture.executions:
@@ -71,25 +73,28 @@ def execution_of(
     if (chosen.lanes, chosen.remat) != (1, False) and "scanned" not in architecture.executions:
         raise ValueError(
             f"config.compute.lanes and remat are {chosen.lanes} and {chosen.remat}: "
-            f"{architecture.name} has only 1 and False"
+            f"{architecture.name} supports only 1 and False"
         )
     return chosen
 
 
-def nearest(wanted: Mapping[str, Any], entries: Iterable[Entry], *, of_others: bool = True) -> str:
-    """The execution of the measurement closest to what is wanted.
+def nearest(
+    wanted: Mapping[str, Any], entries: Iterable[Entry], *, other_networks: bool = True
+) -> str:
+    """The execution of the entry that is closest to what is wanted.
 
-    Only measurements on the same platform count, and estimates for the same network and dtype.
-    Among them the same device comes first, then the same network, the same dtype, and the closest
-    batch; of equals, a measurement, and then the first.
+    Only entries for the same platform count; estimates must also be for the same network and dtype.
+    The order of preference is: the same device, the same network, the same dtype, the closest batch
+    size. Among equals, measurements come before estimates, and then the first entry is taken.
 
     Args:
-      wanted: ``platform``, ``device_kind``, ``network``, ``batch_size`` (a device's) and ``dtype``.
+      wanted: ``platform``, ``device_kind``, ``network``, ``batch_size`` (of one device) and
+        ``dtype``.
       entries: measurements and estimates.
-      of_others: whether measurements of other networks count.
+      other_networks: whether measurements of other networks count.
 
     Returns:
-      A name; ``sequential`` where nothing is known.
+      The name of an execution; ``sequential`` if no entry counts.
     """
 
     def distance(entry: Entry) -> tuple[float, ...]:
@@ -101,7 +106,7 @@ def nearest(wanted: Mapping[str, Any], entries: Iterable[Entry], *, of_others: b
         entry
         for entry in entries
         if entry["platform"] == wanted["platform"]
-        and (entry["network"] == wanted["network"] or (of_others and not _is_estimate(entry)))
+        and (entry["network"] == wanted["network"] or (other_networks and not _is_estimate(entry)))
         and (entry["dtype"] == wanted["dtype"] or not _is_estimate(entry))
     ]
     return min(known, key=distance)["execution"] if known else "sequential"
@@ -112,10 +117,12 @@ def _is_estimate(entry: Entry) -> bool:
 
 
 def record(entries: Sequence[Entry]) -> Path:
-    """Adds measurements of this machine to the user's file, in place of older ones of the same.
+    """Adds measurements of this machine to the user's file.
+
+    They replace older ones of the same platform, device kind, network, batch size and dtype.
 
     Returns:
-      The file.
+      The path of the file.
     """
     path = user_file()
     new = {tuple(entry[key] for key in _KEYS) for entry in entries}
@@ -125,26 +132,26 @@ def record(entries: Sequence[Entry]) -> Path:
 
 
 def user_file() -> Path:
-    """Where measurements of this machine are kept."""
+    """The file in which measurements of this machine are kept."""
     return cache_directory() / "executions.json"
 
 
 def packaged() -> list[Entry]:
-    """The measurements that come with kdjax; experiments/throughput says how they were made."""
+    """The measurements shipped with kdjax; experiments/throughput describes how they were made."""
     text = importlib.resources.files("kdjax.train.program").joinpath("executions.json").read_text()
     return json.loads(text)
 
 
 def _read(path: Path) -> list[Entry]:
-    """The usable entries of a file of measurements; one that is not there has none."""
+    """The usable entries of a file of measurements; none if it is missing or cannot be read."""
     try:
         entries = json.loads(path.read_text())
         return [entry for entry in entries if _is_usable(entry)]
     except FileNotFoundError:
         return []
     except (OSError, RecursionError, TypeError, ValueError) as error:
-        # A choice that cannot be read costs speed, never the run.
-        _LOGGER.warning("%s is left aside: %s", path, error)
+        # An unreadable file may make the run slower, but it must not stop the run.
+        _LOGGER.warning("%s cannot be read and is ignored: %s", path, error)
         return []
 
 

@@ -1,4 +1,4 @@
-"""Feeds: how batches reach the compiled step, from device memory or from disk."""
+"""Feeds: they bring batches to the compiled step, from device memory or from disk."""
 
 import collections
 import itertools
@@ -15,9 +15,9 @@ from kdjax.train.devices import processes
 from kdjax.train.devices.parallel import Parallel
 from kdjax.train.program.state import TrainState
 
-# Bytes of images that a dispatch of a stream takes along, at most, unless a step takes more.
+# The most bytes of images in one dispatch of a stream, unless a single step has more.
 _LARGEST_CHUNK = 256 << 20
-# Chunks on the devices beside the one in use: one to be taken next, one on its way.
+# The number of chunks on the devices besides the one in use: the next one, and one being copied.
 _AHEAD = 2
 
 
@@ -25,9 +25,9 @@ class Feed(Protocol):
     """Where a runner's batches come from.
 
     Attributes:
-      data: what stays on the devices, an argument of every compiled call.
-      sizes: examples of each split, ``train``, ``validation`` and ``test``.
-      batch_size: over all devices.
+      data: what stays on the devices; it is an argument of every compiled call.
+      sizes: the number of examples in each split, ``train``, ``validation`` and ``test``.
+      batch_size: examples in a batch, over all devices.
       image_shape: (height, width, channels) as the networks see them.
     """
 
@@ -37,14 +37,14 @@ class Feed(Protocol):
     image_shape: tuple[int, int, int]
 
     def dispatch(self, steps: int) -> int:
-        """How many steps a dispatch may have, of the ``steps`` that are wanted."""
+        """How many steps a dispatch may have if ``steps`` are wanted."""
         ...
 
     def epoch(self, state: TrainState, step: int, steps: int) -> Iterator[Any]:
-        """The inputs of one dispatch after another, up to the end of an epoch.
+        """Yields the input of each dispatch, up to the end of an epoch.
 
         Args:
-          state: of the run, on the devices.
+          state: the run's state, on the devices.
           step: the first step, counted from the start of the run.
           steps: how many steps a dispatch has.
         """
@@ -62,15 +62,15 @@ class Feed(Protocol):
 
         Args:
           data: :attr:`data`, on the devices.
-          given: an entry of :meth:`epoch`.
-          key: of the run.
+          given: an item from :meth:`epoch`.
+          key: the run's random key.
           step: an integer scalar, the training step, counted from the start of the run.
           device: the number of this device, from 0.
         """
         ...
 
     def evaluation_inputs(self, split: str, limit: int) -> Iterator[Any]:
-        """What evaluations take, together the first ``limit`` examples of a split."""
+        """Yields evaluation inputs; together they cover the first ``limit`` examples of a split."""
         ...
 
     def evaluation(self, data: Any, given: Any, device: chex.Numeric) -> Batch:
@@ -78,19 +78,19 @@ class Feed(Protocol):
 
         Args:
           data: :attr:`data`, on the devices.
-          given: an entry of :meth:`evaluation_inputs`.
+          given: an item from :meth:`evaluation_inputs`.
           device: the number of this device, from 0.
         """
         ...
 
 
 def steps_per_epoch(feed: Feed) -> int:
-    """Training steps of one epoch; the last batch may be short."""
+    """The number of training steps in one epoch; the last batch may be short."""
     return -(-feed.sizes["train"] // feed.batch_size)
 
 
 class Resident:
-    """The whole set lies on every device; batches are cut and augmented inside the step."""
+    """A feed with the whole dataset on every device; the step itself cuts and augments batches."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class Resident:
         evaluation_batches: Batches,
         parallel: Parallel,
     ):
-        """Puts ``data``, host arrays, on the devices; ``bounds`` says where splits lie in it."""
+        """Copies ``data`` from the host to the devices; ``bounds`` says where each split lies."""
         self.data = parallel.replicate(data)
         self.sizes: Mapping[str, int] = {
             split: stop - start for split, (start, stop) in bounds.items()
@@ -116,10 +116,10 @@ class Resident:
         return steps
 
     def epoch(self, state: TrainState, step: int, steps: int) -> Iterator[Any]:
-        """The order of the epoch's examples, once for every dispatch.
+        """Yields the order of the epoch's examples, the same for every dispatch.
 
         Args:
-          state: of the run; its key decides the order.
+          state: the run's state; its key decides the order.
           step: a step of the epoch, counted from the start of the run.
           steps: not used: the compiled step finds its place in the order by itself.
         """
@@ -131,8 +131,8 @@ class Resident:
 
         Args:
           data: all splits, on the device.
-          given: the order of the epoch's examples, of :meth:`epoch`.
-          key: of the run.
+          given: the order of the epoch's examples, from :meth:`epoch`.
+          key: the run's random key.
           step: an integer scalar, the training step, counted from the start of the run.
           device: the number of this device, from 0.
         """
@@ -154,7 +154,7 @@ class Resident:
 
         Args:
           data: all splits, on the device.
-          given: (start, stop) of :meth:`evaluation_inputs`, places in ``data``.
+          given: (start, stop) from :meth:`evaluation_inputs`, positions in ``data``.
           device: the number of this device, from 0.
         """
         start, stop = given
@@ -162,9 +162,9 @@ class Resident:
 
 
 class Streaming:
-    """Images are read, decoded and cropped anew for every batch, by each process its own rows.
+    """A feed that reads, decodes and crops images for every batch; each process reads its own rows.
 
-    The stream has no state but the step: it starts anywhere, with any number of processes.
+    The stream's only state is the step, so it can start at any step with any number of processes.
     """
 
     data = ()
@@ -181,7 +181,7 @@ class Streaming:
         crop_padding: int,
         workers: int,
     ):
-        """Reads nothing yet; arguments are of :class:`kdjax.data.Streamed`."""
+        """Reads nothing yet; the arguments are those of :class:`kdjax.data.Streamed`."""
         self.sizes: Mapping[str, int] = streamed.sizes
         self.batch_size = batch_size
         self.image_shape = streamed.image_shape
@@ -206,10 +206,10 @@ class Streaming:
         return max(1, min(steps, _LARGEST_CHUNK // own))
 
     def epoch(self, state: TrainState, step: int, steps: int) -> Iterator[Any]:
-        """Chunks of batches; a stream that is already at the right place is continued.
+        """Yields chunks of batches; continues the open stream if it is at the right place.
 
         Args:
-          state: of the run; its key is the seed of the stream.
+          state: the run's state; its key is the seed of the stream.
           step: the first step, counted from the start of the run.
           steps: how many steps a chunk has.
         """
@@ -227,13 +227,13 @@ class Streaming:
             yield chunk
 
     def close(self) -> None:
-        """Ends reading."""
+        """Closes the stream."""
         if self._open is not None:
             self._open.close()  # type: ignore[attr-defined]
         self._open, self._place = None, (-1, -1, -1)
 
     def _chunks(self, seed: int, step: int, steps: int) -> Iterator[Any]:
-        """Batches of up to ``steps`` steps, none across an epoch's end, on the devices."""
+        """Yields chunks of up to ``steps`` batches, on the devices; no chunk spans two epochs."""
         rows = self._streamed.train_batches(
             seed=seed,
             first_step=step,
@@ -252,7 +252,7 @@ class Streaming:
             step += taken
 
     def _ahead(self, chunks: Iterator[Any]) -> Iterator[Any]:
-        """The same, some of them already on their way to the devices."""
+        """Yields the same chunks, but starts copying the next ones to the devices early."""
         waiting: collections.deque[Any] = collections.deque()
         try:
             for chunk in chunks:
@@ -268,7 +268,7 @@ class Streaming:
 
         Args:
           data: not used.
-          given: a chunk of :meth:`epoch` and the step of its first batch.
+          given: a chunk from :meth:`epoch` and the step of its first batch.
           key: not used: the images are augmented when they are read.
           step: an integer scalar, the training step, counted from the start of the run.
           device: not used: the chunk holds this device's rows.
@@ -289,7 +289,7 @@ class Streaming:
 
         Args:
           data: not used.
-          given: a batch of :meth:`evaluation_inputs`, this device's rows.
+          given: this device's rows of a batch from :meth:`evaluation_inputs`.
           device: not used.
         """
         del data, device
@@ -300,5 +300,5 @@ class Streaming:
 
 
 def _seed(key: np.ndarray) -> int:
-    """A run's key as one whole number below 2**31, as grain takes it."""
+    """A run's key as one integer below 2**31, the range of seeds that grain accepts."""
     return int(np.random.SeedSequence([int(word) for word in key]).generate_state(1)[0]) >> 1

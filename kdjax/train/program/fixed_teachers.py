@@ -1,8 +1,9 @@
-"""Fixed teachers of any family: what they say of a batch, and which maps teach which.
+"""Fixed teachers of any family: their outputs for a batch, and which maps teach which.
 
-Blocks are paired by depth. With k the smaller of the two numbers of blocks, pair i of k joins block
-``ceil(i n / k)`` of each network with n blocks: the last with the last, all blocks of the network
-that has fewer, and evenly spaced ones of the other. Of 3 and 7 blocks the pairs are 1-3, 2-5, 3-7.
+Blocks are paired by depth. Let k be the smaller of the two numbers of blocks. For i from 1 to k,
+pair i has block ``ceil(i n / k)`` of each network, where n is this network's number of blocks. So
+the last blocks are a pair, and the network with fewer blocks has all its blocks in pairs; those of
+the other network are evenly spaced. With 3 and 7 blocks the pairs are 1-3, 2-5, 3-7.
 """
 
 import dataclasses
@@ -28,10 +29,11 @@ class TeacherNetwork(NamedTuple):
     """A teacher without its variables.
 
     Attributes:
-      architecture: with the students' classes.
-      widths: of the network.
-      scale, shift: per channel: ``images * scale + shift`` are the students' normalised images as
-        the teacher was trained to see them; empty: they are the same.
+      architecture: an architecture with the students' number of classes.
+      widths: the network's widths.
+      scale, shift: one number per channel. ``images * scale + shift`` turns images that are
+        normalised for the students into images that are normalised for the teacher. Empty: the
+        teacher uses the students' normalisation.
     """
 
     architecture: Architecture
@@ -42,13 +44,13 @@ class TeacherNetwork(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class FixedTeachers:
-    """One teacher or several, in evaluation mode; they are no part of the state.
+    """One teacher or several, in evaluation mode; they are not part of the state.
 
     Attributes:
-      networks: of the teachers.
-      dtype: of the computation.
-      cached: whether their averaged logits are looked up instead of computed. Then the ``teacher``
-        of a step is ``[examples, classes]``, by number of the example.
+      networks: the teachers' networks.
+      dtype: the dtype of the computation.
+      cached: whether the teachers' averaged logits are looked up instead of computed. Then
+        ``teacher`` in :meth:`recall` is ``[examples, classes]``, indexed by example number.
     """
 
     networks: tuple[TeacherNetwork, ...]
@@ -56,14 +58,15 @@ class FixedTeachers:
     cached: bool = False
 
     def recall(self, teacher: Any, batch: Batch) -> Any:
-        """What :meth:`__call__` takes of the teachers: variables, or this batch's kept logits."""
+        """The ``teacher`` of :meth:`__call__`: variables, or the cached logits of this batch."""
         return teacher[batch.indices] if self.cached else teacher
 
     def __call__(self, teacher: Any, images: chex.Array) -> Outputs:
-        """Averaged logits; and the feature maps, if there is one teacher.
+        """Returns the averaged logits, and the feature maps if a single teacher computes them.
 
         Args:
-          teacher: variables, a tuple of them of several teachers; or logits ``[batch, classes]``.
+          teacher: the teacher's variables, a tuple of variables of several teachers, or cached
+            logits ``[batch, classes]``.
           images: ``[batch, height, width, channels]`` floats, normalised for the students.
         """
         if self.cached:
@@ -74,7 +77,7 @@ class FixedTeachers:
         return Outputs(jnp.mean(jnp.stack([each.logits for each in outputs]), axis=0), ())
 
     def each(self, teacher: Any, images: chex.Array) -> list[Outputs]:
-        """What each teacher makes of the images; arguments as of :meth:`__call__`."""
+        """The outputs of each teacher; the arguments are those of :meth:`__call__`."""
         variables = teacher if isinstance(teacher, tuple) else (teacher,)
         outputs: list[Any] = []
         for network, own in zip(self.networks, variables, strict=True):
@@ -91,10 +94,10 @@ class FixedTeachers:
     def channels(
         self, student_blocks: int, image_shape: tuple[int, int, int]
     ) -> tuple[int | None, ...]:
-        """For each block of a student the channels of the teacher's map that teaches it.
+        """For each block of a student, the channels of the teacher's map that teaches it, or None.
 
         Args:
-          student_blocks: how many there are.
+          student_blocks: the number of blocks of a student.
           image_shape: (height, width, channels) of the images.
         """
         (network,) = self.networks
@@ -107,7 +110,7 @@ class FixedTeachers:
 
 
 def block_pairs(student_blocks: int, teacher_blocks: int) -> list[tuple[int, int]]:
-    """Numbers from 0 of the blocks that are paired, in order.
+    """The pairs (student block, teacher block), in order; blocks are numbered from 0.
 
     >>> block_pairs(3, 7)
     [(0, 2), (1, 4), (2, 6)]
@@ -122,12 +125,13 @@ def block_pairs(student_blocks: int, teacher_blocks: int) -> list[tuple[int, int
 def map_pairs(
     student: Sequence[Any], teacher: Sequence[chex.Array], *, equal_sizes: bool
 ) -> list[tuple[chex.Array, chex.Array]]:
-    """A student's maps, each with the one of its teacher that is as deep.
+    """Pairs each of a student's maps with the teacher's map of the same relative depth.
 
     Args:
-      student: after each block, ``[batch, height, width, channels]``; None where nothing teaches.
-      teacher: after each block.
-      equal_sizes: average the larger map of a pair to the smaller one's size.
+      student: the maps after each block, ``[batch, height, width, channels]``; None where no map
+        teaches.
+      teacher: the maps after each block.
+      equal_sizes: whether to average-pool the larger map of a pair to the smaller one's size.
     """
     pairs = []
     for own, other in block_pairs(len(student), len(teacher)):
@@ -141,12 +145,14 @@ def map_pairs(
 def weights_of(
     config: ml_collections.ConfigDict, distilled: Sequence[bool], steps_per_epoch: int
 ) -> Callable[[chex.Array], dict[str, Any]]:
-    """Step -> ``[students]`` weights of each term; a student without a teacher has hard alone, 1.
+    """Returns a function from the step to the weights of each term, ``[students]``.
+
+    A student without a teacher has weight 1 for ``hard`` and weight 0 for all other terms.
 
     Args:
-      config: of the stage; its ``weights``, ``weight_ramp`` and ``epochs``.
-      distilled: for each student whether it has the teacher.
-      steps_per_epoch: training steps.
+      config: the stage's configuration; ``weights``, ``weight_ramp`` and ``epochs`` are read.
+      distilled: for each student, whether the teacher teaches it.
+      steps_per_epoch: training steps in one epoch.
     """
     if not growing(config):
         constant = {
@@ -167,7 +173,7 @@ def weights_of(
 
 
 def with_labels(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """The configuration with the term of the labels switched on, whatever it weighs."""
+    """The configuration with the term ``hard`` switched on; if its weight is 0, it becomes 1."""
     if config.weights.hard > 0:
         return config
     changed = ml_collections.ConfigDict(config.to_dict())

@@ -1,10 +1,10 @@
 """How the compiled functions hold variables: a few long vectors instead of thousands of arrays.
 
-A deep ensemble has thousands of parameters and running averages, most of them a few numbers long.
-If the optimiser handled each array by itself, each would need a program of its own, to compile and
-to start on the device. So all leaves of one name lie in one vector: the kernels of all layers in
-one, all scales in one, all biases in one. On the host, in checkpoints and wherever a module is
-applied, variables are trees as usual.
+A deep ensemble has thousands of arrays of parameters and running averages, and most of them hold
+only a few numbers. If the optimiser handled each array by itself, each array would need its own
+program to compile and to start on the device. So all leaves of one name lie in one vector: the
+kernels of all layers in one, all scales in one, all biases in one. On the host, in checkpoints and
+wherever a module is applied, variables are trees as usual.
 """
 
 import functools
@@ -24,15 +24,15 @@ import optax
 from kdjax.train.program.online_teacher import COPIES
 from kdjax.train.program.state import TrainState
 
-Vectors = dict[str, Any]  # Name of the leaves, such as `kernel` -> vector.
-_CONVOLUTION = 4  # Axes of its kernel.
+Vectors = dict[str, Any]  # Name of the leaves, such as `kernel`, -> vector.
+_CONVOLUTION = 4  # The number of axes of a convolution's kernel.
 
 
 class Layout:
-    """The places of a tree's leaves in vectors, one for each name of leaves.
+    """The places of a tree's leaves in vectors; there is one vector for each name of leaves.
 
-    One network lies after the other, unless ``merged``, and in each the layers of blocks of one
-    kind are neighbours, as loops over blocks want them.
+    Unless ``merged``, the networks lie one after another. Within a network, equal layers of
+    similar blocks lie next to each other, because loops over blocks use them together.
     """
 
     def __init__(
@@ -46,13 +46,13 @@ class Layout:
         """Lays out a tree.
 
         Args:
-          shapes: network -> ... -> leaf with a ``shape``; float32 throughout.
+          shapes: network -> ... -> leaf with a ``shape``; all leaves are float32.
           outputs_first: whether kernels of convolutions, ``[height, width, in, out]``, lie in the
             order (out, height, width, in), in which cuDNN reads them and writes their gradients.
-          merged: whether the networks run as one. Then scales, biases and the like, a number for
-            each channel, lie layer by layer: what the networks have of one layer is one piece.
-          by_student: whether a student's adapters, and its modules of terms, belong to its network;
-            else all adapters are a network of their own, and so are all such modules.
+          merged: whether the networks run as one. Then leaves with one number per channel, such as
+            scales and biases, lie layer by layer: one layer of all networks is one piece.
+          by_student: whether a student's adapters and its modules of terms belong to its network.
+            If not, all adapters count as one network, and all modules of terms as another.
         """
         self._network: Callable[[tuple[str, ...]], str] = (
             _student if by_student else operator.itemgetter(0)
@@ -74,7 +74,7 @@ class Layout:
         }
 
     def join(self, tree: Mapping[str, Any]) -> Vectors:
-        """The vectors of a tree: NumPy arrays if all its leaves are, else JAX's."""
+        """Returns the vectors of a tree: NumPy arrays if all leaves are, otherwise JAX arrays."""
         leaves = flax.traverse_util.flatten_dict(tree)
         xp = np if all(isinstance(leaf, np.ndarray) for leaf in leaves.values()) else jnp
         return {
@@ -83,24 +83,24 @@ class Layout:
         }
 
     def split(self, vectors: Vectors) -> dict[str, Any]:
-        """The tree of :meth:`join`; if the vectors are NumPy arrays, its leaves are views."""
+        """The inverse of :meth:`join`; if the vectors are NumPy arrays, the leaves are views."""
         leaves: dict[tuple[str, ...], Any] = {}
         for name, paths in self._paths.items():
             shapes = [self._shapes[path] for path in paths]
             parts = _cut(vectors[name], [self._stored(shape) for shape in shapes])
             leaves.update(
-                (path, part.transpose(1, 2, 3, 0) if self._moves(shape) else part)
+                (path, part.transpose(1, 2, 3, 0) if self._is_transposed(shape) else part)
                 for path, part, shape in zip(paths, parts, shapes, strict=True)
             )
         return flax.traverse_util.unflatten_dict(leaves)
 
     @property
     def names(self) -> set[str]:
-        """The networks that :meth:`networks` finds."""
+        """The names of the networks that :meth:`networks` returns."""
         return {self._network(path) for path in self._shapes}
 
     def networks(self, vectors: Vectors) -> dict[str, Vectors]:
-        """The parts of the vectors that are each network's: network -> name -> vector."""
+        """Splits the vectors by network: network -> name of the leaves -> vector."""
         found: dict[str, Vectors] = {}
         for name, owners in self._owners.items():
             for network, places in owners.items():
@@ -108,9 +108,9 @@ class Layout:
         return found
 
     def sums(self, vectors: Vectors) -> chex.Array:
-        """The sum of each network's numbers ``[networks]``, in the sorted order of their names.
+        """The sum of each network's numbers, ``[networks]``, in the sorted order of their names.
 
-        The same as sums over :meth:`networks`, without cutting the vectors up.
+        The result equals sums over :meth:`networks`, but the vectors are not split.
         """
         names = sorted(self.names)
         found = jnp.zeros(len(names), jnp.float32)
@@ -119,7 +119,7 @@ class Layout:
         return found
 
     def whole(self, networks: Mapping[str, Vectors]) -> Vectors:
-        """The vectors of :meth:`networks`, traced."""
+        """The inverse of :meth:`networks`; traced."""
         vectors = {}
         for name, owners in self._owners.items():
             vector = jnp.concatenate([networks[network][name] for network in owners])
@@ -131,7 +131,10 @@ class Layout:
 
     @functools.cached_property
     def _owners(self) -> dict[str, dict[str, list[range]]]:
-        """Name -> network, in the order of their first numbers -> where its numbers are."""
+        """Name of the leaves -> network -> where its numbers are.
+
+        The networks are in the order of their first numbers.
+        """
         found: dict[str, dict[str, list[range]]] = {}
         for name, paths in self._paths.items():
             owners = found[name] = {}
@@ -150,18 +153,18 @@ class Layout:
         return [_natural(name) for name in (self._network(path), *reversed(layers))]
 
     def _stored(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of a leaf in the order in which it lies in a vector."""
-        return (shape[-1], *shape[:-1]) if self._moves(shape) else shape
+        """The shape of a leaf with the axes in the order in which a vector stores it."""
+        return (shape[-1], *shape[:-1]) if self._is_transposed(shape) else shape
 
     def _flat(self, leaf: Any) -> Any:
-        return (leaf.transpose(3, 0, 1, 2) if self._moves(leaf.shape) else leaf).reshape(-1)
+        return (leaf.transpose(3, 0, 1, 2) if self._is_transposed(leaf.shape) else leaf).reshape(-1)
 
-    def _moves(self, shape: tuple[int, ...]) -> bool:
+    def _is_transposed(self, shape: tuple[int, ...]) -> bool:
         return self._outputs_first and len(shape) == _CONVOLUTION
 
     @functools.cached_property
     def split_for_gradients(self) -> Callable[[Vectors], dict[str, Any]]:
-        """:meth:`split`, but its derivative joins; the automatic one would add up padded leaves."""
+        """:meth:`split` with :meth:`join` as derivative; JAX's own would add up padded leaves."""
         split = jax.custom_vjp(self.split)
         split.defvjp(
             lambda vectors: (self.split(vectors), None), lambda _, tree: (self.join(tree),)
@@ -169,15 +172,15 @@ class Layout:
         return split
 
     def join_state(self, state: Any) -> Any:
-        """An optimiser's state whose momenta and the like are trees -> one of vectors."""
+        """Turns trees in an optimiser's state, such as momenta, into vectors."""
         return _map(self.join, state, {path[0] for path in self._shapes})
 
     def split_state(self, state: Any) -> Any:
-        """The inverse of :meth:`join_state`; of NumPy arrays, views of them."""
+        """The inverse of :meth:`join_state`; if the vectors are NumPy arrays, leaves are views."""
         return _map(self.split, state, self._paths.keys())
 
     def networks_of_state(self, state: Any) -> Any:
-        """:meth:`networks` of whatever in an optimiser's state is vectors."""
+        """Applies :meth:`networks` to the vectors in an optimiser's state."""
         return _map(self.networks, state, self._paths.keys())
 
     def whole_state(self, state: Any) -> Any:
@@ -185,13 +188,13 @@ class Layout:
         return _map(self.whole, state, self.names)
 
     def optimizer(self, of_trees: optax.GradientTransformation) -> optax.GradientTransformation:
-        """Adapts an optimiser that has to see trees to vectors."""
+        """Makes an optimiser of trees work on vectors."""
         return _between(of_trees, (self.split, self.join), (self.split_state, self.join_state))
 
     def optimizer_by_network(
         self, of_networks: optax.GradientTransformation
     ) -> optax.GradientTransformation:
-        """Adapts an optimiser that has to see each network's parameters apart to vectors."""
+        """Makes an optimiser that needs each network's parameters separately work on vectors."""
         return _between(
             of_networks, (self.networks, self.whole), (self.networks_of_state, self.whole_state)
         )
@@ -202,7 +205,7 @@ def _between(
     forms: tuple[Callable[[Any], Any], Callable[[Any], Any]],
     state_forms: tuple[Callable[[Any], Any], Callable[[Any], Any]],
 ) -> optax.GradientTransformation:
-    """Adapts an optimiser to another form of parameters, given the conversions both ways."""
+    """Makes an optimiser work on another form of parameters, given the conversions both ways."""
     (to, back), (state_to, state_back) = forms, state_forms
 
     def init(params: Any) -> Any:
@@ -216,7 +219,7 @@ def _between(
 
 
 class Layouts(NamedTuple):
-    """How all variables of a method lie on the devices."""
+    """The layouts of all variables of a method on the devices."""
 
     params: Layout
     batch_stats: Layout
@@ -228,21 +231,21 @@ class Layouts(NamedTuple):
         return cls(params, batch_stats)
 
     def join(self, variables: Mapping[str, Any]) -> dict[str, Any]:
-        """Variables as vectors."""
+        """Turns variables from trees into vectors."""
         return {
             "params": self.params.join(variables["params"]),
             "batch_stats": self.batch_stats.join(variables["batch_stats"]),
         }
 
     def split(self, variables: Mapping[str, Any]) -> dict[str, Any]:
-        """Variables as trees; inside compiled functions, with derivatives."""
+        """Turns variables into trees; compiled functions can take derivatives through it."""
         return {
             "params": self.params.split_for_gradients(variables["params"]),
             "batch_stats": self.batch_stats.split(variables["batch_stats"]),
         }
 
     def join_state(self, state: TrainState) -> TrainState:
-        """A host's state, for the devices."""
+        """Turns a host state into the form for the devices."""
         return state.replace(
             **self.join(state.variables),
             optimizer_state=self.params.join_state(state.optimizer_state),
@@ -259,7 +262,7 @@ class Layouts(NamedTuple):
         )
 
     def networks(self, state: TrainState) -> TrainState:
-        """A state of vectors, cut by network, but for its memory."""
+        """Splits the vectors of a state by network, except those in its memory."""
         return state.replace(
             params=self.params.networks(state.params),
             batch_stats=self.batch_stats.networks(state.batch_stats),
@@ -267,7 +270,7 @@ class Layouts(NamedTuple):
         )
 
     def whole(self, state: TrainState) -> TrainState:
-        """The inverse of :meth:`networks`, traced."""
+        """The inverse of :meth:`networks`; traced."""
         return state.replace(
             params=self.params.whole(state.params),
             batch_stats=self.batch_stats.whole(state.batch_stats),
@@ -276,12 +279,12 @@ class Layouts(NamedTuple):
 
 
 def _with_copies(change: Callable[[Any], Any], memory: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A memory with its averaged copies of the parameters changed, if it has any."""
+    """Applies ``change`` to the averaged copies of the parameters in a memory, if it has any."""
     return {**memory, COPIES: change(memory[COPIES])} if COPIES in memory else memory
 
 
 def _map(change: Callable[[Any], Any], state: Any, keys: Set[str]) -> Any:
-    """Changes what in a state is a dictionary with exactly these keys."""
+    """Applies ``change`` to every dictionary in a state that has exactly these keys."""
 
     def has_keys(part: Any) -> bool:
         return isinstance(part, dict) and part.keys() == keys
@@ -296,7 +299,7 @@ def _cut(vector: chex.Array, shapes: Sequence[tuple[int, ...]]) -> list[chex.Arr
     if isinstance(vector, np.ndarray):
         parts = np.split(vector, np.cumsum(sizes)[:-1])
         return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
-    # A few operations of lax, where indexing would be traced thousands of times.
+    # A few operations of lax are faster to trace than thousands of indexing operations.
     traced = jax.lax.split(vector, sizes)
     return [jax.lax.reshape(part, shape) for part, shape in zip(traced, shapes, strict=True)]
 
@@ -331,7 +334,7 @@ def _index(places: Sequence[range]) -> np.ndarray:
 
 
 def _student(path: tuple[str, ...]) -> str:
-    """The network that a variable is of; of adapters and terms the student whose they are."""
+    """The network of a variable; adapters and modules of terms belong to their student."""
     names = (re.match(r"student_\d+(?=_|$)", name) for name in path[:-1])
     return next((found[0] for found in names if found), path[0])
 
@@ -342,5 +345,5 @@ def _by_layer(path: tuple[str, ...]) -> list[list[Any]]:
 
 
 def _natural(name: str) -> list[Any]:
-    """Sorts numbers in names as numbers."""
+    """A sort key that compares numbers in names as numbers."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]

@@ -1,7 +1,7 @@
-"""Numbers that are not finite: found inside the compiled step, named outside.
+"""Finds numbers that are not finite inside the compiled step, and names them outside of it.
 
 A step counts as faulty if a loss term, the norm of a network's gradient or one of its running
-statistics is NaN or infinite. What happens then is ``config.faults.non_finite``.
+statistics is NaN or infinite. ``config.faults.non_finite`` says what happens then.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,35 +16,35 @@ from kdjax.train.program.layout import Layout, Layouts
 
 Metrics = Mapping[str, tuple[Any, Any]]
 
-# Metrics with one flag per network, 1 where something is not finite; not means of anything.
+# Metrics with one flag per network: 1 if something is not finite, else 0. They are not averages.
 GRADIENT, STATISTICS = "gradient_fault", "statistics_fault"
 FLAGS = {GRADIENT: "gradient", STATISTICS: "batch statistics"}
 
 
 class NonFiniteError(ArithmeticError):
-    """A number that is NaN or infinite; the message says where."""
+    """Raised if a number is NaN or infinite; the message says where."""
 
 
 def networks(params: Iterable[str], batch_stats: Iterable[str]) -> dict[str, list[str]]:
-    """What the flags stand for: names of networks, the stem being one."""
+    """The names of the networks that each flag metric covers; the stem counts as a network."""
     return {GRADIENT: sorted(params), STATISTICS: sorted(batch_stats)}
 
 
 def flags(
     gradients: Mapping[str, Any], batch_stats: Mapping[str, Any], layouts: Layouts | None = None
 ) -> dict[str, Any]:
-    """Metrics that flag networks, in the sorted order of their names.
+    """Returns metrics with a flag for each network, in the sorted order of the networks' names.
 
     Args:
-      gradients: by network, the stem being one.
+      gradients: the gradients by network; the stem counts as a network.
       batch_stats: new running statistics, by network.
-      layouts: if both are vectors instead: how they lie in them.
+      layouts: the layouts of both if they are vectors; None: they are trees.
 
     Returns:
       ``gradient_norm``, over all networks, and the flags.
     """
     squares = _sums(jnp.square, gradients, layouts and layouts.params)
-    # Finite if all of a network's statistics are. Only numbers near 1e38 could overflow the sum.
+    # A sum is finite if all statistics of the network are. Only numbers near 1e38 could overflow.
     sums = _sums(jnp.abs, batch_stats, layouts and layouts.batch_stats)
     one = jnp.float32(1.0)
     return {
@@ -55,10 +55,11 @@ def flags(
 
 
 def _sums(change: Callable[[chex.Array], chex.Array], tree: Any, layout: Layout | None) -> Any:
-    """The sum of each network's changed numbers, ``[networks]``."""
+    """Applies ``change`` to each network's numbers and sums them, ``[networks]``."""
     if layout is None:
         return _sums_of_rows(change, tree)
-    # On a TPU rows take fifteen times the cycles of the sums (experiments/throughput/plan.md).
+    # On a TPU, sums of rows take fifteen times the cycles of ``layout.sums``
+    # (experiments/throughput/plan.md).
     return jax.lax.platform_dependent(
         tree,
         tpu=lambda vectors: layout.sums(jax.tree.map(change, vectors)),
@@ -69,15 +70,15 @@ def _sums(change: Callable[[chex.Array], chex.Array], tree: Any, layout: Layout 
 def _sums_of_rows(
     change: Callable[[chex.Array], chex.Array], networks: Mapping[str, Any]
 ) -> chex.Array:
-    """The sums of rows, one for each network: all its numbers, then zeros.
+    """Sums a matrix with one row for each network: all numbers of the network, then zeros.
 
-    One sum of rows takes fewer kernels than a sum for each network, or for each of its leaves.
+    One sum over rows takes fewer kernels than one sum for each network or for each leaf.
     """
     vectors = [
         jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(networks[name])])
         for name in sorted(networks)
     ]
-    if not vectors:  # No network normalises.
+    if not vectors:  # No network has running statistics.
         return jnp.zeros(0)
     longest = max(vector.size for vector in vectors)
     rows = [jnp.pad(vector, (0, longest - vector.size)) for vector in vectors]
@@ -85,17 +86,17 @@ def _sums_of_rows(
 
 
 def finite(metrics: Metrics, networks: Mapping[str, Sequence[str]], separate: bool) -> Any:
-    """For every network, whether the step may change it.
+    """Returns for every network whether the step may change it.
 
     Args:
-      metrics: of one step.
-      networks: of the parameters and of the statistics, by :data:`GRADIENT` and
-        :data:`STATISTICS`, in the order of the flags.
-      separate: whether the networks have nothing to do with each other; otherwise a fault in one
-        counts for all.
+      metrics: the metrics of one step.
+      networks: the networks with parameters, under :data:`GRADIENT`, and those with statistics,
+        under :data:`STATISTICS`, each in the order of the flags.
+      separate: whether the networks do not influence each other; otherwise a fault in one counts
+        for all.
 
     Returns:
-      Name -> bool scalar.
+      Name of each network -> bool scalar.
     """
     names = sorted(set(networks[GRADIENT]) | set(networks[STATISTICS]))
     good = {name: jnp.bool_(True) for name in names}
@@ -114,7 +115,7 @@ def finite(metrics: Metrics, networks: Mapping[str, Sequence[str]], separate: bo
 
 
 def keep_finite(new: Any, old: Any, good: Mapping[str, chex.Array]) -> Any:
-    """``new`` for networks that are good, ``old`` for the others.
+    """Takes ``new`` for networks that are good and ``old`` for the others.
 
     Args:
       new: a tree of arrays, after the step.
@@ -133,7 +134,7 @@ def keep_finite(new: Any, old: Any, good: Mapping[str, chex.Array]) -> Any:
 
 
 def find(metrics: Metrics, networks: Mapping[str, Sequence[str]]) -> dict[int, list[str]]:
-    """Faulty rows of stacked metrics, and what is not finite in each.
+    """Returns the faulty rows of stacked metrics, and what is not finite in each.
 
     Args:
       metrics: ``[steps_per_dispatch, ...]``, on the host.
@@ -164,7 +165,7 @@ def _places(name: str, bad: np.ndarray, networks: Mapping[str, Sequence[str]]) -
 
 
 def without(metrics: Metrics, rows: Sequence[int]) -> dict[str, tuple[Any, Any]]:
-    """Stacked metrics in which some steps count for nothing."""
+    """Returns stacked metrics in which the values and counts of some steps are 0."""
     kept = {}
     for name, (value, count) in metrics.items():
         value, count = np.array(value), np.array(count)

@@ -1,4 +1,4 @@
-"""The objective: the terms that are switched on, each computed once and added by its weight."""
+"""The objective: each term that is switched on is computed once and added with its weight."""
 
 import dataclasses
 import functools
@@ -28,11 +28,13 @@ class Examples(NamedTuple):
     Attributes:
       labels: ``[batch]`` integers or ``[batch, classes]`` distributions.
       mask: ``[batch]`` booleans, False for padding.
-      axis_name: devices whose examples a term sees that judges a batch together; None: its own.
+      axis_name: the mapped axis of the devices whose examples are seen by a loss that compares the
+        examples of a batch; None: it sees only those of its own device.
       devices: the mapped axis of all devices that share the batch, whatever ``axis_name`` says;
-        what a term remembers has to be equal on all of them. None: there is one.
-      indices: ``[batch]`` int32, numbers of the examples in the training split; of padding 0.
-      key: for random numbers, of the run and the step, equal on all devices; :attr:`keys` differ.
+        a term's memory has to be equal on all of them. None: there is one device.
+      indices: ``[batch]`` int32, the numbers of the examples in the training split; 0 for padding.
+      key: the random key of this run and step, equal on all devices; :attr:`keys` has one key for
+        each example.
     """
 
     labels: chex.Array
@@ -44,17 +46,17 @@ class Examples(NamedTuple):
 
     @property
     def keys(self) -> chex.PRNGKey:
-        """``[batch]`` keys, of each example its own, whichever device has it."""
+        """``[batch]`` keys, one for each example; they do not depend on the example's device."""
         return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(self.key, self.indices)
 
 
 class LossOutput(NamedTuple):
-    """What an objective says of a batch.
+    """What an objective returns for a batch.
 
     Attributes:
       total: ``[batch]``, to be averaged and minimised.
-      terms: name -> ``[students, batch]``, without their weights.
-      memory: of the terms, for the next step.
+      terms: name -> ``[students, batch]``, without the terms' weights.
+      memory: the terms' memories for the next step.
     """
 
     total: chex.Array
@@ -64,7 +66,7 @@ class LossOutput(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _Active:
-    """A term with its fields: its loss, what it reads, and how."""
+    """A term whose fields are filled in: its loss, what it reads, and its parts if it has any."""
 
     loss: Callable[..., Any]
     reads: str
@@ -85,11 +87,11 @@ class Objective:
 
     @property
     def parts(self) -> dict[str, Parts]:
-        """Of the terms with modules or a memory what they are made of."""
+        """The parts of the terms that have modules or a memory, by name."""
         return {name: term.parts for name, term in self.terms.items() if term.parts is not None}
 
     def read(self, taps: Taps) -> dict[str, Calls]:
-        """What the terms with modules or a memory read."""
+        """What each term that has modules or a memory reads, by name."""
         return {name: reading.calls(self.terms[name].reads, taps) for name in self.parts}
 
     def __call__(
@@ -100,14 +102,14 @@ class Objective:
         memory: Memory | None = None,
         projected: Mapping[str, Calls] | None = None,
     ) -> LossOutput:
-        """Computes each term and adds them up.
+        """Computes each term and adds up the terms.
 
         Args:
-          taps: of students and teachers.
-          examples: they belong to.
-          weights: of each term, a number or ``[students]`` numbers.
-          memory: of the terms that remember.
-          projected: what modules have made of what their terms read
+          taps: the taps of students and teachers.
+          examples: the examples that the taps belong to.
+          weights: the weight of each term, a number or ``[students]`` numbers.
+          memory: the memories of the terms that have one.
+          projected: the outputs of the terms' modules
             (:func:`kdjax.train.program.term_modules.run_modules`).
         """
         found: Terms = {}
@@ -119,7 +121,7 @@ class Objective:
                 continue
             adapted = term.reads == "adapted maps"
             if adapted and term.loss is losses.feature_mse and taps.distances:
-                # The pivot, which teaches the others, has none.
+                # The pivot teaches the others and has no distance itself: its row is 0.
                 found[name] = jnp.pad(sum(taps.distances), ((1, 0), (0, 0)))
                 continue
             given = (projected or {}).get(name) or reading.calls(term.reads, taps)
@@ -148,7 +150,7 @@ def objective(config: ml_collections.ConfigDict) -> Objective:
 
 
 def _active(name: str, term: Term, config: ml_collections.ConfigDict) -> _Active:
-    """A term with its fields."""
+    """A term whose fields are filled in from the configuration."""
     fields = {field: config[name][field] for field in term.fields}
     fields |= {argument: config[field] for field, argument in term.shared_fields.items()}
     if term.parts:
@@ -172,7 +174,7 @@ def _standardized(loss: Callable[..., chex.Array]) -> Callable[..., chex.Array]:
 
 
 def _per_example(name: str, loss: Callable[..., chex.Array]) -> Callable[..., chex.Array]:
-    """A loss whose values are one for each example; what a user wrote may forget that."""
+    """Wraps a loss to check that it returns one number per example, which users may forget."""
 
     def checked(student: chex.Array, *rest: Any, **more: Any) -> chex.Array:
         return _check_values(name, loss(student, *rest, **more), student.shape[:-1])
@@ -229,14 +231,16 @@ _OF_LOGITS: Mapping[str, Callable[..., chex.Array]] = {
 def _of_calls(
     name: str, term: _Active, given: Calls, examples: Examples, memory: Memory | None
 ) -> tuple[chex.Array, Memory]:
-    """One row for each student, its losses summed, or 0 if nothing teaches it; and memories.
+    """Returns a term's values, ``[students, batch]``, and its memories after the step.
+
+    The row of a student is the sum of its losses, or 0 if the student has no teacher.
 
     Args:
-      name: of the term.
-      term: its loss.
-      given: to the loss.
-      examples: of the batch.
-      memory: of all terms; None: this one remembers nothing.
+      name: the term's name.
+      term: the term.
+      given: the arguments of its loss, for each student and each call.
+      examples: the examples of the batch.
+      memory: the memories of all terms; None: this term has no memory.
     """
     more = _of_batch(term.coupled, examples)
     nothing = jnp.zeros(examples.mask.shape, jnp.float32)

@@ -1,4 +1,4 @@
-"""Who teaches whom in an online ensemble: the rule's logits, what it trains and remembers."""
+"""Teacher rules of an online ensemble: their logits, and what they train and remember."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,20 +15,20 @@ from kdjax import losses
 from kdjax.models.execution import Mode
 from kdjax.models.normalization import BatchNorm
 
-# What a rule carries from step to step, kept in checkpoints.
+# What a rule remembers from step to step; it is kept in checkpoints.
 Memory = dict[str, Any]
 
 _DECAY = 0.99  # of the running losses
 
-# Of rule ema: the averaged copies of all parameters, in the memory.
+# The key in the memory of the averaged copies of all parameters, for rule ema.
 COPIES = "copies"
 
 
 class Gate(nn.Module):
-    """Shares of the students in their teacher, for each example.
+    """Computes each student's share in the teacher's logits, for each example.
 
-    In the paper a gate reads the output of the layers that all branches share. Here these are only
-    a layer or two, so it reads the last map of the pivot, the widest student.
+    In the paper the gate reads the output of the layers that all branches share. Here only a layer
+    or two are shared, so the gate reads the last map of the pivot, the widest student.
 
     Attributes:
       students: how many there are.
@@ -42,10 +42,10 @@ class Gate(nn.Module):
 
     @nn.compact
     def __call__(self, pooled: chex.Array, mode: Mode) -> tuple[chex.Array]:
-        """``[batch, students]`` float32, each row summing to 1.
+        """Returns the shares, ``[batch, students]`` float32, in a tuple; each row sums to 1.
 
         Args:
-          pooled: ``[batch, channels]`` float32.
+          pooled: ``[batch, channels]`` float32, the pivot's last map averaged over space.
           mode: how to compute.
         """
         x = nn.Dense(self.students, name="dense")(pooled)
@@ -64,7 +64,7 @@ def initial_memory(rule: str, students: int) -> Memory:
 
 
 def remember(memory: Memory, metrics: Mapping[str, tuple[chex.Array, chex.Array]]) -> Memory:
-    """The rule's memory after a step, from the metrics of all devices; the rest is as it was."""
+    """Returns the memory after a step; only the rule's part changes, by all devices' metrics."""
     if "losses" not in memory:
         return memory
     total, count = metrics["hard"]
@@ -74,13 +74,14 @@ def remember(memory: Memory, metrics: Mapping[str, tuple[chex.Array, chex.Array]
 
 
 def averaged(copies: Any, params: Any, step: chex.Array, decay: float) -> Any:
-    """The copies of rule ema after a step; after the first one the parameters themselves.
+    """The averaged copies of rule ema after a step; after the first step they are the parameters.
 
     Args:
-      copies: before the step.
-      params: after the step.
-      step: its number, from 0.
-      decay: share of the copies that a step keeps, at most; early ones keep ``1 - 1 / (step + 1)``.
+      copies: the copies before the step.
+      params: the parameters after the step.
+      step: the number of the step, from 0.
+      decay: the largest share of the copies that a step keeps; early steps keep
+        ``1 - 1 / (step + 1)``.
 
     References:
       Wu, Gong, *Peer Collaborative Learning for Online Knowledge Distillation*, AAAI 2021, section
@@ -99,16 +100,16 @@ def teacher_logits(
     shares: chex.Array | None = None,
     copies: chex.Array | None = None,
 ) -> chex.Array:
-    """What each student is taught by ``config.ensemble.rule``; no gradient flows back.
+    """The teacher logits for each student by ``config.ensemble.rule``; no gradient flows back.
 
     Args:
       logits: ``[students, batch, classes]``.
       labels: ``[batch]`` integers, or ``[batch, classes]`` distributions; rule ``min_logit`` takes
         the likeliest class.
-      memory: of the rule.
-      config: its ``ensemble`` and ``teacher_weights``.
-      shares: ``[batch, students]`` of the :class:`Gate`, for rule ``gate``.
-      copies: ``[students, batch, classes]``, logits of the averaged copies, for rule ``ema``.
+      memory: the rule's memory.
+      config: the configuration; ``ensemble`` and ``teacher_weights`` are read.
+      shares: ``[batch, students]``, the output of the :class:`Gate`, for rule ``gate``.
+      copies: ``[students, batch, classes]``, the logits of the averaged copies, for rule ``ema``.
 
     Returns:
       ``[students or 1, teachers, batch, classes]``.
@@ -128,6 +129,6 @@ def teacher_logits(
         "ema": lambda: losses.leave_one_out_logits(jax.lax.stop_gradient(copies)),
     }
     found = rules[config.ensemble.rule]()
-    if found.ndim == 2:  # One teacher for all.
+    if found.ndim == 2:  # One teacher for all students.
         return found[None, None]
     return found if found.ndim == 4 else found[:, None]

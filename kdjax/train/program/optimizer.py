@@ -1,4 +1,4 @@
-"""Optimisers and schedules by config: optax recipes."""
+"""Builds optax optimisers and schedules from a configuration."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,14 +14,14 @@ from kdjax.config import ramp_epochs, warmup_epochs
 def learning_rate_schedule(
     config: ml_collections.ConfigDict, epochs: int, steps_per_epoch: int
 ) -> optax.Schedule:
-    """Step -> learning rate.
+    """Returns a function from the step to the learning rate.
 
-    A warm-up that is as long as the run, or longer, is cut to half of it.
+    A warm-up that is as long as the run, or longer, is cut to half of the run.
 
     Args:
       config: ``config.schedule``.
-      epochs: of the whole run.
-      steps_per_epoch: steps in one.
+      epochs: the epochs of the whole run.
+      steps_per_epoch: steps in one epoch.
 
     References:
       ``step`` with factor .1 at .5 and .75: Walawalkar, Shen, Savvides, ECCV 2020, section 4.
@@ -43,7 +43,7 @@ def learning_rate_schedule(
     schedule = schedules[config.name]()
     if warmup == 0:
         return schedule
-    # The rise scales the schedule instead of delaying it: drops stay at their share of the run.
+    # The warm-up scales the schedule and does not delay it: drops stay at their share of the run.
     return lambda step: schedule(step) * jnp.minimum(1.0, (step + 1) / warmup)
 
 
@@ -63,8 +63,9 @@ def _cosine(peak: float, total: int, warmup: int, final: float) -> optax.Schedul
 def weight_ramps(
     config: ml_collections.ConfigDict, steps_per_epoch: int
 ) -> Callable[[chex.Array], dict[str, chex.Array]]:
-    """The same as :func:`grown_weights`; with ``config.student_weights`` all but hard are
-    ``[students]``.
+    """Like :func:`grown_weights`, with ``config.student_weights`` applied if they are set.
+
+    The weight of every term but ``hard`` is then ``[students]``.
     """
     grow = grown_weights(config, steps_per_epoch)
     if not config.student_weights:
@@ -83,9 +84,10 @@ def weight_ramps(
 def grown_weights(
     config: ml_collections.ConfigDict, steps_per_epoch: int
 ) -> Callable[[chex.Array], dict[str, chex.Array]]:
-    """Step -> weight of each loss term, ``config.weights`` shaped by ``config.weight_ramp``.
+    """Returns a function from the step to the weight of each loss term.
 
-    Ramps that are longer than the run take all of it.
+    The weights are ``config.weights``, and ``config.weight_ramp`` says how they grow. A ramp that
+    is longer than the run is cut to the length of the run.
     """
     length = ramp_epochs(config.weight_ramp.epochs, config.epochs) * steps_per_epoch
     shapes: dict[str, Callable[[chex.Array], chex.Numeric]] = {
@@ -108,16 +110,16 @@ def grown_weights(
 def make_optimizer(
     config: ml_collections.ConfigDict, schedule: optax.Schedule, *, separate: bool
 ) -> optax.GradientTransformation:
-    """The optimiser of ``config.optimizer``.
+    """Makes the optimiser that ``config.optimizer`` describes.
 
     Weight decay acts on kernels only. In ``sgd``, ``adam`` and ``rmsprop`` it is added to the
-    gradient (L2), in ``adamw`` it is decoupled.
+    gradient (L2); in ``adamw`` it is decoupled.
 
     Args:
       config: ``config.optimizer``.
-      schedule: step -> learning rate.
-      separate: whether the top level of the parameters holds networks that must not see each
-        other, so that gradients are clipped by each network's own norm.
+      schedule: a function from the step to the learning rate.
+      separate: whether the top level of the parameters holds networks that must not influence each
+        other. Then gradients are clipped by each network's own norm.
 
     References:
       Loshchilov, Hutter, *Decoupled Weight Decay Regularization*, ICLR 2019, algorithm 2.
@@ -143,7 +145,7 @@ def make_optimizer(
 
 
 def is_kernel(params: chex.ArrayTree) -> chex.ArrayTree:
-    """True for what is named ``kernel``, False for scales and biases."""
+    """A tree of booleans: True for leaves named ``kernel``, False for scales and biases."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 

@@ -1,4 +1,4 @@
-"""What terms read of students and teachers: the arguments of their losses."""
+"""What terms read from students and teachers: the arguments of their losses."""
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -11,24 +11,25 @@ import jax.numpy as jnp
 from kdjax.models import Outputs
 from kdjax.train.program.fixed_teachers import map_pairs
 
-# For each student the pairs (its map, its teacher's) of all blocks; None for one without a teacher.
+# For each student, the pairs (student's map, teacher's map) of all blocks; None for a student
+# without a teacher.
 MapPairs = Sequence[Sequence[tuple[chex.Array, chex.Array]] | None]
 
-# For each student what a loss is given, once for every call; None for one without a teacher.
+# For each student, the arguments of a loss in each call; None for a student without a teacher.
 Calls = Sequence[Sequence[tuple[Any, ...]] | None]
 
 
 class Taps(NamedTuple):
-    """What terms may read of students and their teachers; nothing flows back into teachers.
+    """What terms may read from students and teachers; no gradient flows into the teachers.
 
     Attributes:
       logits: ``[students, batch, classes]``.
-      teacher_logits: ``[students or 1, teachers, batch, classes]``: what each student is taught; of
-        several teachers the mean of the losses counts.
-      maps: pairs of maps as they are.
-      adapted: pairs whose student's map has been brought to the teacher's channels.
-      distances: the mean squared distances of these pairs, for each block those of students 2..S
-        ``[students - 1, batch]``, where the module has computed them; else empty.
+      teacher_logits: ``[students or 1, teachers, batch, classes]``: the logits that teach each
+        student; with several teachers, the mean of the losses counts.
+      maps: pairs of unchanged maps.
+      adapted: pairs in which the student's map has been brought to the teacher's channels.
+      distances: the mean squared distances of the adapted pairs: for each block those of students
+        2..S, ``[students - 1, batch]``. Empty if the module has not computed them.
     """
 
     logits: chex.Array
@@ -39,12 +40,12 @@ class Taps(NamedTuple):
 
 
 class TaughtOutputs(NamedTuple):
-    """What students with a fixed teacher return.
+    """The outputs of students and of their fixed teacher.
 
     Attributes:
       logits: ``[students, batch, classes]`` float32.
-      features: for each block a tuple with each student's map.
-      adapted: the same at the teacher's channels; None for students that are not taught.
+      features: for each block, a tuple with each student's map.
+      adapted: the same with the teacher's channels; None for students that are not taught.
       teacher: the teacher's :class:`kdjax.models.Outputs`.
     """
 
@@ -55,11 +56,11 @@ class TaughtOutputs(NamedTuple):
 
 
 def ensemble_taps(outputs: Outputs, taught: chex.Array) -> Taps:
-    """What terms read of an ensemble, whose pivot teaches the others feature by feature.
+    """The taps of an ensemble, in which the pivot's feature maps teach the other students.
 
     Args:
-      outputs: of a :class:`kdjax.models.StudentEnsemble`.
-      taught: ``[students or 1, teachers, batch, classes]``: what each is taught by logits.
+      outputs: the outputs of a :class:`kdjax.models.StudentEnsemble`.
+      taught: ``[students or 1, teachers, batch, classes]``: the logits that teach each student.
     """
     students = range(1, outputs.logits.shape[0])
     pivot = [jax.lax.stop_gradient(maps[0]) for maps in outputs.features]
@@ -75,11 +76,11 @@ def ensemble_taps(outputs: Outputs, taught: chex.Array) -> Taps:
 
 
 def teacher_taps(outputs: TaughtOutputs, distilled: Sequence[bool]) -> Taps:
-    """What terms read of students with a fixed teacher, blocks paired by depth.
+    """The taps of students with a fixed teacher; blocks are paired by depth.
 
     Args:
-      outputs: of students and teacher.
-      distilled: for each student whether it has the teacher.
+      outputs: the outputs of the students and of the teacher.
+      distilled: for each student, whether the teacher teaches it.
     """
     teaching = jax.lax.stop_gradient(outputs.teacher)
 
@@ -101,11 +102,11 @@ def teacher_taps(outputs: TaughtOutputs, distilled: Sequence[bool]) -> Taps:
 
 
 def calls(reads: str, taps: Taps) -> Calls:
-    """For each student the arguments of a loss, in every call whose results are summed.
+    """For each student, the arguments of a loss in each call; the calls' results are summed.
 
     Args:
-      reads: what the term reads of maps, as :class:`kdjax.config.Term` names it.
-      taps: of students and teachers.
+      reads: which maps the term reads, by a name of :class:`kdjax.config.Term`.
+      taps: the taps of students and teachers.
     """
     pairs = taps.adapted if reads in ADAPTED else taps.maps
     return [None if own is None else _OF_PAIRS[reads](own) for own in pairs]

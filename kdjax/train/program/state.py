@@ -10,12 +10,12 @@ class TrainState(flax.struct.PyTreeNode):
     """The state of one run; a step maps it to the next.
 
     Attributes:
-      step: scalar int32, steps done.
-      key: the run's random key as raw uint32 data; steps fold their number into it.
+      step: scalar int32, the number of steps done.
+      key: the run's random key as raw uint32 data; each step folds its number into it.
       params: the trainable variables.
       batch_stats: running averages of the batch normalisations.
-      optimizer_state: of the optax optimiser.
-      memory: what the teacher rule and the terms carry from step to step; empty for most.
+      optimizer_state: the state of the optax optimiser.
+      memory: what the teacher rule and the terms remember from step to step; often empty.
     """
 
     step: chex.Array
@@ -27,5 +27,5 @@ class TrainState(flax.struct.PyTreeNode):
 
     @property
     def variables(self) -> dict[str, Any]:
-        """As ``module.apply`` takes them."""
+        """The variables in the form that ``module.apply`` takes."""
         return {"params": self.params, "batch_stats": self.batch_stats}

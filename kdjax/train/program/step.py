@@ -1,8 +1,8 @@
 """One training step and one evaluation step: pure functions of state and batch.
 
-Both run unchanged on one device and, with ``axis_name`` bound by
-:mod:`kdjax.train.devices.parallel`, on many. Metrics are (sum, count) pairs over the real examples
-of the global batch.
+Both run unchanged on one device and on many; on many devices,
+:mod:`kdjax.train.devices.parallel` binds ``axis_name``. Metrics are (sum, count) pairs over the
+real examples of the global batch.
 """
 
 from collections.abc import Mapping
@@ -38,28 +38,28 @@ def train_step(
     guarded: bool = False,
     layouts: Layouts | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """Moves every student one step.
+    """Trains every student for one step.
 
     Args:
-      state: before the step, equal on all devices.
-      batch: this device's share.
+      state: the state before the step, equal on all devices.
+      batch: this device's share of the batch.
       method: the networks and their losses.
       optimizer: acts on all parameters at once.
-      weights: of the loss terms, at this step.
-      teacher: variables of the fixed teacher, of a method that has one. Averaged copies that teach
-        are in the state.
+      weights: the weights of the loss terms at this step.
+      teacher: variables of the fixed teacher, or its stored logits of this batch, if the method has
+        a fixed teacher. Averaged copies that teach are in the state.
       axis_name: the mapped axis of devices, if any.
-      joined_losses: whether terms that judge a batch together see all devices' examples, or each
-        device its own.
-      guarded: whether a network in which something is not finite is left as it was; the step
-        counts as done all the same.
-      layouts: of the variables, where they are vectors; None: they are trees with a key for each
-        network.
+      joined_losses: whether a loss that compares the examples of a batch sees all devices'
+        examples; if not, it sees only those of its own device.
+      guarded: whether a network with a number that is not finite keeps its values from before the
+        step; the step still counts as done.
+      layouts: the layouts of the variables if these are vectors; None: they are trees with a key
+        for each network.
 
     Returns:
       ``(state, metrics)``, equal on all devices. Metrics: ``loss`` (scalar sum), each loss term and
-      ``accuracy`` (``[students]`` sums), ``ensemble_accuracy``, ``gradient_norm``, and flags of
-      networks (:mod:`kdjax.train.program.non_finite`).
+      ``accuracy`` (``[students]`` sums), ``ensemble_accuracy``, ``gradient_norm``, and flags for
+      each network (:mod:`kdjax.train.program.non_finite`).
     """
     count = _sum_over(jnp.sum(batch.mask, dtype=jnp.float32), axis_name)
     key = dropout_key(state, axis_name)
@@ -74,7 +74,7 @@ def train_step(
             batch.labels, batch.mask, together, axis_name, batch.indices, term_key(state)
         )
         judged = method.loss(outputs, examples, weights, state.memory)
-        # The one average over the batch: over all devices' real examples.
+        # This is the only average over the batch. It is over the real examples of all devices.
         mean = jnp.sum(jnp.where(batch.mask, judged.total, 0.0)) / count
         return mean, (outputs.logits, batch_stats, judged)
 
@@ -107,7 +107,7 @@ def train_step(
 
 
 def _flagged(state: TrainState, layouts: Layouts | None) -> dict[str, list[str]]:
-    """The networks that a step's flags stand for."""
+    """The networks that the flags of a step refer to."""
     if layouts is None:
         return non_finite.networks(state.params, state.batch_stats)
     return non_finite.networks(layouts.params.names, layouts.batch_stats.names)
@@ -116,9 +116,9 @@ def _flagged(state: TrainState, layouts: Layouts | None) -> dict[str, list[str]]
 def _keep_finite(
     after: TrainState, before: TrainState, good: Mapping[str, Any], layouts: Layouts | None
 ) -> TrainState:
-    """The state after a step, in which networks that are not good are as before it.
+    """The state after a step, except that networks that are not good keep their old values.
 
-    With ``layouts`` vectors are cut by network first.
+    With ``layouts``, the vectors are first split by network.
     """
     if layouts is None:
         return non_finite.keep_finite(after, before, good)
@@ -129,14 +129,14 @@ def _keep_finite(
 def _memory(
     before: TrainState, params: Any, memories: Any, metrics: Metrics, method: Method
 ) -> dict[str, Any]:
-    """What the state after a step carries for the teacher rule and the terms.
+    """The memory of the teacher rule and of the terms after a step.
 
     Args:
-      before: the step.
-      params: after it.
-      memories: of the terms, after it.
-      metrics: of it.
-      method: whose copies of the parameters are averaged, if it has any.
+      before: the state before the step.
+      params: the parameters after the step.
+      memories: the terms' memories after the step.
+      metrics: the metrics of the step.
+      method: says whether there are averaged copies of the parameters to update.
     """
     memory = remember(before.memory, metrics)
     if memories:
@@ -153,9 +153,9 @@ def evaluation_step(
     """Evaluates every student and the ensemble with running statistics.
 
     Args:
-      variables: of the method's module, ``params`` and ``batch_stats``.
+      variables: ``params`` and ``batch_stats`` of the method's module.
       batch: this device's share of a batch.
-      method: whose module and ensemble weights are used.
+      method: the method; its module and its ensemble weights are used.
       axis_name: the mapped axis of the devices to sum over; None: there is one device.
 
     Returns:
@@ -173,23 +173,26 @@ def evaluation_step(
 
 
 def dropout_key(state: TrainState, axis_name: str | None) -> chex.PRNGKey:
-    """Of this step and device; batches take theirs from the first two parts of the run's key."""
+    """The random key for dropout, different for each step and each device.
+
+    Batches use the first two parts of the run's key, dropout the third.
+    """
     key = _step_key(state, 2)
     return key if axis_name is None else jax.random.fold_in(key, jax.lax.axis_index(axis_name))
 
 
 def term_key(state: TrainState) -> chex.PRNGKey:
-    """For terms that draw random numbers, of this step; equal on all devices."""
+    """This step's key for terms that draw random numbers; equal on all devices."""
     return _step_key(state, 3)
 
 
 def mixing_key(state: TrainState) -> chex.PRNGKey:
-    """For mixing images, of this step; equal on all devices."""
+    """This step's key for mixing images; equal on all devices."""
     return _step_key(state, 4)
 
 
 def _step_key(state: TrainState, part: int) -> chex.PRNGKey:
-    # Splitting a key into more parts leaves the first parts as they are.
+    # Splitting a key into more parts does not change the first parts.
     key = jax.random.split(jax.random.wrap_key_data(state.key), part + 1)[part]
     return jax.random.fold_in(key, state.step)
 
@@ -204,7 +207,7 @@ def _correct(logits: chex.Array, batch: Batch, method: Method) -> dict[str, chex
 
 
 def _masked_sum(values: chex.Array, mask: chex.Array) -> chex.Array:
-    """Sum over the last axis, the batch, of the real examples only."""
+    """Sums over the last axis, the batch; padded examples are left out."""
     return jnp.sum(jnp.where(mask, values.astype(jnp.float32), 0.0), axis=-1)
 
 
@@ -213,7 +216,10 @@ def _sum_over(tree: Any, axis_name: str | None) -> Any:
 
 
 def _merge_statistics(batch_stats: Any, mask: chex.Array, axis_name: str | None) -> Any:
-    """Running averages equal on all devices: their mean, weighted by real examples."""
+    """Averages running statistics over all devices, weighted by each device's real examples.
+
+    The result is equal on all devices.
+    """
     if axis_name is None:
         return batch_stats
     share = jnp.sum(mask, dtype=jnp.float32)

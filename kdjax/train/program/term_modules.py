@@ -1,8 +1,8 @@
-"""Modules that terms train, and what terms remember: where they lie, how they start, how they run.
+"""The trained modules and the memories of terms: where they lie, how they start and how they run.
 
-Their variables are the network ``terms`` beside the students: ``params["terms"][<term>]`` has
-``student_2``, ``student_3``, ... and, of a term with one module for every block, ``block1``, ... in
-each. Memories lie in the state alike.
+The modules' variables form a network ``terms`` next to the students: ``params["terms"][<term>]``
+has the keys ``student_2``, ``student_3``, ... If a term has one module for every block, each of
+these has the keys ``block1``, ``block2``, ... The state holds the memories in the same arrangement.
 """
 
 import dataclasses
@@ -23,18 +23,19 @@ from kdjax.models.initialize import Start, start_of, start_of_call
 from kdjax.models.normalization import BATCH_STATS
 from kdjax.train.program.reading import Calls
 
-# The network that all modules of terms are, for the optimiser and for faults.
+# The key of all modules of terms. For the optimiser and for faults they count as one network,
+# unless the layout counts them as parts of their students (``by_student``).
 NETWORK = "terms"
 
 Memory = dict[str, Any]
 
 
 class InitialVariables(NamedTuple):
-    """What a run starts from.
+    """The variables and memories that a run starts from.
 
     Attributes:
-      start: of the variables of all networks.
-      memories: place -> a function of a key that returns what is remembered there.
+      start: how the variables of all networks start.
+      memories: place -> a function that takes a random key and returns the initial memory there.
     """
 
     start: Start
@@ -44,13 +45,13 @@ class InitialVariables(NamedTuple):
 def with_terms(
     start: Start, terms: Mapping[str, Parts], read: Mapping[str, Calls], examples: int
 ) -> InitialVariables:
-    """A network's start with the modules and memories of terms beside it.
+    """Adds the modules and memories of terms to a network's start.
 
     Args:
-      start: of the network.
-      terms: name -> what it is made of.
-      read: name -> shapes of what it reads.
-      examples: of the training split.
+      start: the network's start.
+      terms: name of each term -> its parts.
+      read: name of each term -> the shapes of what it reads.
+      examples: the number of examples in the training split.
     """
     shapes = flax.traverse_util.flatten_dict(start.shapes)
     initializers = dict(start.initializers)
@@ -70,11 +71,11 @@ def with_terms(
 
 
 def initial_memories(initial: InitialVariables, seed: int) -> Memory:
-    """What terms remember before the first step, on the host.
+    """The terms' memories before the first step, on the host.
 
     Args:
-      initial: of :func:`with_terms`.
-      seed: of the run.
+      initial: the result of :func:`with_terms`.
+      seed: the run's seed.
     """
     key = jax.random.key(seed)
     found = {}
@@ -87,17 +88,17 @@ def initial_memories(initial: InitialVariables, seed: int) -> Memory:
 def run_modules(
     terms: Mapping[str, Parts], read: Mapping[str, Calls], variables: Mapping[str, Any], mode: Mode
 ) -> tuple[dict[str, Calls], dict[str, Any]]:
-    """What the modules make of what their terms read.
+    """Runs the terms' modules on what the terms read.
 
     Args:
-      terms: name -> what it is made of.
-      read: name -> what it reads.
-      variables: of all networks.
-      mode: training, and how to compute.
+      terms: name of each term -> its parts.
+      read: name of each term -> what it reads.
+      variables: the variables of all networks.
+      mode: whether this is training, and how to compute.
 
     Returns:
-      What the terms' losses are given instead, and the modules' running statistics after this
-      batch, as they lie in ``batch_stats``.
+      The modules' outputs, which the terms' losses take in place of what the terms read, and the
+      modules' running statistics after this batch, nested as in ``batch_stats``.
     """
     found: dict[str, Calls] = {}
     statistics: dict[tuple[str, ...], Any] = {}
@@ -119,20 +120,20 @@ def run_modules(
 
 
 def only(given: Calls) -> Any:
-    """The one thing that the one module of a term makes."""
+    """The single output of a term that has a single module."""
     ((made,),) = filter(None, given)
     return made[0]
 
 
 def at(tree: Mapping[str, Any], place: tuple[str, ...]) -> Any:
-    """The part of a tree at a place; empty if there is none."""
+    """The subtree at a place, or an empty dictionary if there is none."""
     for name in place:
         tree = tree.get(name, {})
     return tree
 
 
 def places(given: Calls) -> list[list[tuple[str, ...]] | None]:
-    """Where the modules and memories of a term lie, in the arrangement of its calls."""
+    """The places of a term's modules and memories, arranged like the term's calls."""
     return [
         None
         if own is None
@@ -156,7 +157,7 @@ def _replaced(given: Calls, made: Mapping[tuple[str, ...], tuple[Any, ...]]) -> 
 
 def _start_of(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Start, tuple[Any, ...]]:
     """A module's start, and the shapes of what it returns."""
-    # Running statistics: batches are taken over devices, of which there are none here.
+    # Use running statistics: batch statistics are shared by mapped devices, and none exist here.
     mode = Mode(False, None, np.float32, None)
     found = start_of_call(module, *arguments, mode=mode)
     returned = jax.eval_shape(
@@ -172,13 +173,13 @@ def _first(memory: Any, arguments: tuple[Any, ...], examples: int) -> Any:
 
 
 class LossInputs(NamedTuple):
-    """What a method with teachers hands to its loss.
+    """What a method with teachers passes to its loss.
 
     Attributes:
       logits: ``[students, batch, classes]`` float32.
-      outputs: of the networks.
-      projected: what modules of terms make of what their terms read.
-      copies: logits of averaged copies, with a rule that has them.
+      outputs: the outputs of the networks.
+      projected: the outputs of the terms' modules, by term.
+      copies: the logits of the averaged copies, if the teacher rule has copies.
     """
 
     logits: chex.Array
@@ -189,12 +190,12 @@ class LossInputs(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class TermModules:
-    """The modules and memories of terms, beside the networks of a method.
+    """The modules and memories of the terms of a method.
 
     Attributes:
-      parts: of the terms, by name.
-      read: outputs of the networks -> what the terms read.
-      fields: of the networks' modules.
+      parts: the parts of each term, by name.
+      read: a function from the networks' outputs to what the terms read.
+      fields: the fields of the networks' modules.
     """
 
     parts: Mapping[str, Parts]
@@ -205,13 +206,13 @@ class TermModules:
         """Runs the modules.
 
         Args:
-          outputs: of the networks.
-          variables: of all networks and modules.
+          outputs: the outputs of the networks.
+          variables: the variables of all networks and modules.
           stats: running statistics of the networks, after this batch.
           mask: ``[batch]`` booleans, False for padding.
 
         Returns:
-          What the loss is given, and the running statistics of all.
+          The inputs of the loss, and the running statistics of all networks and modules.
         """
         if not self.parts:
             return LossInputs(outputs.logits, outputs, {}), stats
@@ -222,11 +223,11 @@ class TermModules:
     def initial_of(
         self, model: nn.Module, start: Callable[[chex.PRNGKey, chex.Array], tuple[Any, Any]]
     ) -> Callable[[tuple[int, int, int], int], InitialVariables]:
-        """:attr:`kdjax.train.program.methods.Method.initial`.
+        """Returns the function for :attr:`kdjax.train.program.methods.Method.initial`.
 
         Args:
-          model: of the method.
-          start: ``(key, images) -> (outputs, ...)`` of the networks with new variables.
+          model: the method's model.
+          start: ``(key, images) -> (outputs, ...)``: makes new variables and runs the networks.
         """
 
         def initial(image_shape: tuple[int, int, int], examples: int) -> InitialVariables:

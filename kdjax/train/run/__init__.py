@@ -1,1 +1,1 @@
-"""Running it: one method and seed, with its checkpoints, metrics, progress and interrupts."""
+"""Runs: training one method with one seed, with checkpoints, metrics, progress, interrupts."""

@@ -1,7 +1,8 @@
-"""How Orbax writes arrays, with order when one of them cannot be written.
+"""Makes Orbax fail cleanly when it cannot write an array.
 
-Orbax writes all arrays of a checkpoint at once and, when one fails, closes the event loop that the
-others report to: each of them then prints a traceback, hundreds of lines that say nothing.
+Orbax writes all arrays of a checkpoint at the same time. If one write fails, Orbax closes the event
+loop that the other writes report to. Each of these then prints a traceback: hundreds of lines
+without information.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ import orbax.checkpoint as ocp
 
 
 class PatientHandler(ocp.type_handlers.NumpyHandler):
-    """Orbax's handler of host arrays; a failed write waits for those that are under way."""
+    """Orbax's handler of host arrays; a failed write waits for the other writes, then raises."""
 
     async def _background_serialize(self, *args: Any, **more: Any) -> None:
         try:
@@ -25,11 +26,11 @@ class PatientHandler(ocp.type_handlers.NumpyHandler):
 
 
 def register() -> None:
-    """Makes Orbax write host arrays so, in this process."""
+    """Makes Orbax use :class:`PatientHandler` for host arrays in this process."""
     if not isinstance(ocp.type_handlers.get_type_handler(np.ndarray), PatientHandler):
         logger = logging.getLogger("absl")
         before = logger.level
-        logger.setLevel(logging.ERROR)  # That a handler is replaced is meant.
+        logger.setLevel(logging.ERROR)  # Hides the warning that a handler is replaced.
         try:
             ocp.type_handlers.register_type_handler(np.ndarray, PatientHandler(), override=True)
         finally:

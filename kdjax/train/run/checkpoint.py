@@ -1,9 +1,10 @@
-"""Checkpoints: Orbax, atomic, asynchronous, with our own checksums; latest and best apart.
+"""Checkpoints: written by Orbax, atomic and asynchronous, with additional checksums.
 
-A checkpoint is the unreplicated state with a JSON record of what it belongs to (network, width
-vectors, configuration, step), so that it can be rebuilt from itself alone. Orbax restores flipped
-bits without a word: the record carries a SHA-256 of every part of the state and of itself, and a
-list beside it one of every file, which tells what is damaged before Orbax trips over it.
+The latest and the best checkpoints are kept in separate folders. A checkpoint is the unreplicated
+state with a JSON record of what it belongs to (network, width vectors, configuration, step), so
+that the network can be rebuilt from the checkpoint alone. Orbax restores flipped bits without an
+error. Therefore the record has a SHA-256 of every part of the state and of the record itself. A
+list next to the record has a SHA-256 of every file, which shows damage before Orbax reads the file.
 """
 
 import json
@@ -35,9 +36,9 @@ class DamagedError(CheckpointError):
 class Checkpoints:
     """The checkpoints of one run: ``last/<step>`` and ``best/<step>`` under ``directory``.
 
-    A checkpoint that cannot be written, on a full disk say, is reported and tried again with the
-    next one; those before it stay. One that turns out to be damaged is moved to ``damaged/``, never
-    deleted.
+    If a checkpoint cannot be written, for example because the disk is full, a warning is logged and
+    the write is tried again with the next checkpoint. Earlier checkpoints stay. A damaged
+    checkpoint is moved to ``damaged/`` and never deleted.
     """
 
     def __init__(
@@ -46,18 +47,18 @@ class Checkpoints:
         """Opens the directory, creating it unless ``read_only``.
 
         Args:
-          directory: of the run.
-          keep: how many of the latest steps stay.
-          read_only: whether nothing is to be changed.
-          writes: whether this process keeps the checkpoints; if another does, saves do nothing, and
-            none is there.
+          directory: the directory of the run's checkpoints.
+          keep: how many of the latest steps are kept.
+          read_only: whether the directory must not be changed.
+          writes: whether this process keeps the checkpoints. If another process does, saves do
+            nothing here and no checkpoint is found.
         """
         if not read_only:
             array_writes.register()
         self.directory = directory
         self._keep = {"last": keep, "best": 1}
         self._read_only = read_only
-        # What is being written, and what could not be: states and records, by kind.
+        # States and records that are being written, and those that could not be written, by kind.
         self._writing: dict[str, tuple[TrainState, Mapping[str, Any]]] = {}
         self._unwritten: dict[str, tuple[TrainState, Mapping[str, Any]]] = {}
         self._managers = {
@@ -88,12 +89,12 @@ class Checkpoints:
     def save(self, kind: str, state: TrainState, record: Mapping[str, Any]) -> None:
         """Starts to save a host state as ``last`` or ``best``; returns before it is written.
 
-        If it cannot be written, that is a warning, here or at the next call.
+        If the state cannot be written, a warning is logged, now or at the next call.
 
         Args:
           kind: ``last`` or ``best``; another kind is ignored.
-          state: of the run, on the host.
-          record: what is stored with it, as JSON.
+          state: the state of the run, on the host.
+          record: the JSON content that is stored with the state.
         """
         if kind not in self._managers:
             return
@@ -103,7 +104,7 @@ class Checkpoints:
             self._try_again(other)
 
     def unwritten(self, kind: str) -> TrainState | None:
-        """A newer state of a kind than any on disk, which could not be written."""
+        """Returns the state of a kind that could not be written and is newer than any on disk."""
         return self._unwritten[kind][0] if kind in self._unwritten else None
 
     def _write(self, kind: str, state: TrainState, record: Mapping[str, Any]) -> None:
@@ -112,7 +113,7 @@ class Checkpoints:
         content = json.loads(json.dumps(dict(record)))
         content[_SUMS] = checksums.of_state(plain) | {"record": checksums.of_record(content)}
         try:
-            # After a rollback a run may come by a step again, with other numbers.
+            # After a rollback a run may reach the same step again, with other values.
             if int(state.step) in self._managers[kind].all_steps():
                 self._managers[kind].delete(int(state.step))
             self._managers[kind].save(
@@ -126,13 +127,13 @@ class Checkpoints:
             self._give_up(kind, error)
 
     def _try_again(self, kind: str) -> None:
-        """Writes what could not be written before, if there is anything."""
+        """Writes the state of a kind that could not be written before, if there is one."""
         manager = self._managers[kind]
         if manager.is_saving_in_progress():
             return
         try:
             manager.wait_until_finished()
-        except Exception as error:  # As in writing.
+        except Exception as error:  # Many unrelated types, as in _write.
             self._give_up(kind, error)
         if kind in self._unwritten:
             self._write(kind, *self._unwritten.pop(kind))
@@ -140,7 +141,7 @@ class Checkpoints:
     def _give_up(self, kind: str, error: Exception) -> None:
         self._unwritten[kind] = self._writing[kind]
         reason = _reason(error)
-        self._close(kind)  # A manager is of no use after a failed save.
+        self._close(kind)  # A manager cannot be used after a failed save.
         self._managers[kind] = self._open(kind)
         step = self._managers[kind].latest_step()
         good = "there is none yet" if step is None else f"the last good one is of step {step}"
@@ -152,12 +153,12 @@ class Checkpoints:
         )
 
     def latest_step(self, kind: str) -> int | None:
-        """The step of the newest checkpoint of a kind, if there is one."""
+        """Returns the step of the newest checkpoint of a kind; None if there is none."""
         manager = self._managers.get(kind)
         return None if manager is None else manager.latest_step()
 
     def drop_newer(self, kind: str, step: int) -> None:
-        """Deletes checkpoints of a kind past ``step``: a run that went back makes them anew."""
+        """Deletes checkpoints of a kind after ``step``; a run that went back writes them again."""
         manager = self._managers[kind]
         for newer in [saved for saved in manager.all_steps() if saved > step]:
             manager.delete(newer)
@@ -165,7 +166,7 @@ class Checkpoints:
     def recover(
         self, template: TrainState, record: Mapping[str, Any]
     ) -> tuple[TrainState, dict[str, Any]] | None:
-        """The newest checkpoint that is whole; what is damaged is put aside with a warning.
+        """Returns the newest undamaged checkpoint; moves damaged ones away with a warning.
 
         Args:
           template: a state of the same run.
@@ -175,10 +176,10 @@ class Checkpoints:
           ``(state, record)``; None if there is no checkpoint at all.
 
         Raises:
-          CheckpointError: if it is another network's, or all of them are damaged.
+          CheckpointError: if the checkpoint belongs to another network, or all are damaged.
         """
         damaged = ""
-        # The best one is a full state too, older than the last.
+        # The best checkpoint is a full state too, but older than the last one.
         for kind in ("last", "best"):
             while (step := self.latest_step(kind)) is not None:
                 try:
@@ -219,7 +220,7 @@ class Checkpoints:
         """The JSON record of the newest checkpoint of a kind.
 
         Raises:
-          DamagedError: if it is not what was written.
+          DamagedError: if the record cannot be read or differs from what was written.
         """
         self._check_files(kind)
         record = self._read(kind, record=ocp.args.JsonRestore())["record"]
@@ -231,7 +232,7 @@ class Checkpoints:
     def restore(
         self, kind: str, template: TrainState, record: Mapping[str, Any]
     ) -> tuple[TrainState, dict[str, Any]]:
-        """The newest checkpoint of a kind, as host arrays shaped like ``template``.
+        """Returns the newest checkpoint of a kind, as host arrays shaped like ``template``.
 
         Args:
           kind: ``last`` or ``best``.
@@ -240,7 +241,7 @@ class Checkpoints:
             ``student_widths`` are compared.
 
         Raises:
-          CheckpointError: if it is another network's.
+          CheckpointError: if the checkpoint belongs to another network.
           DamagedError: if it cannot be read or differs from its checksums.
         """
         stored = self.record(kind)
@@ -262,7 +263,7 @@ class Checkpoints:
         return {name: plain[name] for name in ("params", "batch_stats")}
 
     def _load(self, kind: str, template: Any = None) -> Any:
-        """The state as :func:`_plain` makes it, equal to its checksums."""
+        """Returns the state in the form of :func:`_plain`, after comparing it to its checksums."""
         self._check_files(kind)
         sums = self.record(kind)[_SUMS]
         shapes = jax.tree.map(
@@ -297,7 +298,10 @@ class Checkpoints:
             ) from error
 
     def wait(self) -> None:
-        """Returns when all saves are on disk, or given up with a warning after another try."""
+        """Waits until all saves are on disk.
+
+        A failed save is tried once more. If it fails again, it is given up with a warning.
+        """
         for kind in self._managers:
             self._finish(kind)
             if kind in self._unwritten:
@@ -307,7 +311,7 @@ class Checkpoints:
     def _finish(self, kind: str) -> None:
         try:
             self._managers[kind].wait_until_finished()
-        except Exception as error:  # As in writing.
+        except Exception as error:  # Many unrelated types, as in _write.
             self._give_up(kind, error)
 
     def close(self) -> None:
@@ -319,18 +323,18 @@ class Checkpoints:
     def _close(self, kind: str) -> None:
         try:
             self._managers[kind].close()
-        except Exception as error:  # What failed before may be said again.
+        except Exception as error:  # The manager may raise an earlier error again.
             _LOGGER.debug("%s", error)
 
 
 def _reason(error: Exception) -> str:
-    """An error in one line, without TensorStore's description of the array."""
+    """Returns the first line of an error, without TensorStore's description of the array."""
     first = (str(error).splitlines() or [type(error).__name__])[0]
     return first.split(" [tensorstore_spec=")[0]
 
 
 def _alone() -> ocp.options.MultiprocessingOptions:
-    """Orbax waits for no other process: only one of them keeps checkpoints."""
+    """Returns options with which Orbax waits for no other process: only one keeps checkpoints."""
     if jax.process_count() == 1:
         return ocp.options.MultiprocessingOptions()
     own = jax.process_index()
@@ -340,7 +344,10 @@ def _alone() -> ocp.options.MultiprocessingOptions:
 
 
 def _plain(state: TrainState) -> Any:
-    """The state as dicts of arrays: optimiser states are nested named tuples, saved as a list."""
+    """Returns the state as dicts of arrays.
+
+    Optimiser states are nested named tuples, so they are saved as a numbered list of leaves.
+    """
     plain = {
         "step": np.asarray(state.step),
         "key": np.asarray(state.key),

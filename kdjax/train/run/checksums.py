@@ -1,7 +1,7 @@
 """SHA-256 of what a checkpoint holds: the parts of its state, its record, its files.
 
-Sums of the files tell what is damaged before Orbax trips over it; sums of the contents, whether
-what Orbax restored is what was saved.
+The sums of the files show damage before Orbax reads a file. The sums of the contents show whether
+Orbax restored what was saved.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ _FILES = "sha256.json"
 
 
 def of_state(state: Mapping[str, Any]) -> dict[str, str]:
-    """The sum of every part of a state: names, dtypes, shapes and contents of its arrays."""
+    """Returns the sum of each part of a state: names, dtypes, shapes, contents of its arrays."""
     sums = {}
     for part, tree in state.items():
         digest = hashlib.sha256()
@@ -36,15 +36,15 @@ def of_state(state: Mapping[str, Any]) -> dict[str, str]:
 
 
 def of_record(record: Any) -> str:
-    """The sum of anything that JSON holds."""
+    """Returns the sum of any JSON value."""
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def list_files(folder: Path) -> None:
-    """Writes the sums of the files of each written step in ``folder`` that has no list of them yet.
+    """Writes a list of the files' sums for each step in ``folder`` that has no such list yet.
 
-    Orbax calls this when the contents of a step are complete, before it gets its final name; what
-    lies beside the items is its own, and may still change.
+    Orbax calls this when the contents of a step are complete, before the step gets its final name.
+    Files next to the items are left out: they belong to Orbax and may still change.
     """
     for step in folder.iterdir():
         if not step.name.split(".")[0].isdecimal() or (step / _FILES).exists():
@@ -58,7 +58,7 @@ def list_files(folder: Path) -> None:
 
 
 def find_damage(step: Path) -> str:
-    """What is wrong with the files of a step that has a list of them; empty if nothing is."""
+    """Returns what is wrong with the files of a step; empty if nothing is, or it has no list."""
     if not (step / _FILES).exists():
         return ""
     sums = atomic.read_json(step / _FILES)

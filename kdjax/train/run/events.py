@@ -1,7 +1,7 @@
-"""TensorBoard events, written by the caller itself.
+"""TensorBoard events, written in the caller's own thread.
 
-tensorboardX's SummaryWriter hands events to a thread, which a full disk ends; whoever writes next
-then waits for it forever. Its synchronous half raises instead.
+tensorboardX's SummaryWriter passes events to a background thread. A full disk ends that thread, and
+the next write then waits for it forever. The synchronous EventsWriter raises an error instead.
 """
 
 import os
@@ -12,13 +12,13 @@ from typing import Any
 
 
 class Events:
-    """The events of one run, in a file of their own under ``directory``."""
+    """The events of one run, in a separate file under ``directory``."""
 
     def __init__(self, directory: Path, purge_step: int):
-        """Opens a new file; TensorBoard hides what older files have from ``purge_step`` on.
+        """Opens a new file; TensorBoard hides events of older files from ``purge_step`` on.
 
         Raises:
-          OSError: if it cannot be written.
+          OSError: if the file cannot be written.
         """
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto import event_pb2
@@ -31,7 +31,7 @@ class Events:
         self._write(step=purge_step, session_log=start)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes numbers by tag.
+        """Writes one number for each tag.
 
         Raises:
           OSError: if they cannot be written.
@@ -49,6 +49,6 @@ class Events:
         """Closes the file.
 
         Raises:
-          OSError: if its end cannot be written.
+          OSError: if the rest of the file cannot be written.
         """
         self._writer.close()

@@ -1,4 +1,4 @@
-"""What becomes of a step whose numbers are not finite: stop, leave it out, or go back."""
+"""What a run does after a step with NaN or infinity: stop, leave the step out, or roll back."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -13,37 +13,37 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class Faults:
-    """Follows ``config.faults`` over the steps of a run."""
+    """Applies ``config.faults`` to the steps of a run."""
 
     def __init__(self, name: str, config: ml_collections.ConfigDict):
         """Starts with no fault seen.
 
         Args:
-          name: of the run.
-          config: its ``faults`` section.
+          name: the name of the run.
+          config: the ``faults`` section of its configuration.
         """
         self._name, self._config = name, config
-        self._skipped = 0  # Steps in a row.
+        self._skipped = 0  # How many steps in a row.
         self.rollbacks = 0
 
     def leave_out(
         self, metrics: Any, first_step: int, networks: Mapping[str, Sequence[str]]
     ) -> Any:
-        """The metrics of a dispatch without the steps that are left out.
+        """Returns the metrics of a dispatch, in which faulty steps count for nothing.
 
         Args:
-          metrics: stacked, of consecutive steps, on the host.
-          first_step: of these.
+          metrics: stacked metrics of consecutive steps, on the host.
+          first_step: the number of the first of these steps.
           networks: as :func:`kdjax.train.program.non_finite.find` takes them.
 
         Raises:
-          NonFiniteError: if such a step is to stop or to turn back the run.
+          NonFiniteError: if the run has to stop or roll back because of a faulty step.
         """
         found = non_finite.find(metrics, networks)
         skip = self._config.non_finite == "skip"
         for row, count in enumerate(metrics["loss"][1]):
             if row not in found:
-                # Rows without examples fill up a short dispatch: they are no steps.
+                # Rows without examples only pad a short dispatch; they are not steps.
                 self._skipped = 0 if count else self._skipped
                 continue
             self._skipped += 1
@@ -55,10 +55,11 @@ class Faults:
         return non_finite.without(metrics, list(found)) if found else metrics
 
     def roll_back(self, error: NonFiniteError) -> None:
-        """Counts a return to the last checkpoint.
+        """Counts one rollback to the last checkpoint.
 
         Raises:
-          NonFiniteError: ``error`` itself if the run is not to go back, or has done so too often.
+          NonFiniteError: ``error`` itself if the run must not roll back; an error that quotes it if
+            the run has rolled back too often.
         """
         if self._config.non_finite != "rollback":
             raise error

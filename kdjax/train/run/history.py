@@ -1,4 +1,4 @@
-"""What a run keeps of itself: its states, which of them is best, how often it was made longer."""
+"""The history of a run: its saved states, which of them is best, when it was made longer."""
 
 import logging
 from collections.abc import Mapping
@@ -25,8 +25,8 @@ class History:
     """The checkpoints of a run, and what their records say.
 
     Attributes:
-      best: so far.
-      raised: one line for each time the run was made longer while it was under way.
+      best: the best validation result so far.
+      raised: one line for each time the epochs were raised while the run was under way.
     """
 
     def __init__(
@@ -37,26 +37,26 @@ class History:
         checkpoints: Checkpoints,
         progress: ProgressReport,
     ):
-        """Starts with nothing known; :meth:`restore` reads what is there.
+        """Starts with nothing known; :meth:`restore` reads the checkpoints.
 
         Args:
-          name: of the run.
-          config: of the run.
-          record: JSON that every checkpoint carries.
-          checkpoints: of the run.
-          progress: where it is said what differs from before.
+          name: the name of the run.
+          config: the configuration of the run.
+          record: JSON content that is stored with every checkpoint.
+          checkpoints: the checkpoints of the run.
+          progress: prints what has changed since the run was saved.
         """
         self.best, self.raised = Best(), list[str]()
         self._name, self._config, self._record = name, config, record
         self._checkpoints, self._progress = checkpoints, progress
 
     def restore(self, initial: TrainState, *, keep_best: bool = False) -> TrainState | None:
-        """The last state that was saved, on the host; None if the run has not begun.
+        """Returns the last saved state, on the host; None if the run has not begun.
 
         Args:
-          initial: a state of this run, whose structure the stored one has.
-          keep_best: whether what is best so far stays it, though it may be of a later step: after
-            a rollback it is not made anew.
+          initial: a state of this run; the stored state has the same structure.
+          keep_best: whether the best result so far is kept, although its step may be later than the
+            restored one. A rollback needs this, because the run does not produce that result again.
         """
         known = self.best
         self.best, self.raised = Best(), []
@@ -80,7 +80,7 @@ class History:
         return processes.broadcast(state)
 
     def save(self, host_state: TrainState) -> TrainState:
-        """Starts to save a state as the last one, and returns it."""
+        """Starts to save a state as the last one, and returns that state."""
         return self._save("last", host_state)
 
     def save_best(self, host_state: TrainState, validation: float) -> None:
@@ -89,7 +89,7 @@ class History:
         self._save("best", host_state)
 
     def best_state(self, last: TrainState) -> TrainState | None:
-        """The state that was best on validation, on the host; None if there was no validation.
+        """Returns the state that was best on validation, on the host; None without validation.
 
         Raises:
           CheckpointError: if its checkpoint is damaged.
@@ -113,12 +113,12 @@ class History:
         return processes.broadcast(best)
 
     def last_step(self) -> int | None:
-        """The step of the last checkpoint on disk, once all saves have ended."""
+        """Waits for all saves, and returns the step of the last checkpoint on disk."""
         self.wait()
         return self._checkpoints.latest_step("last")
 
     def wait(self) -> None:
-        """Returns when all saves are on disk, or given up with a warning."""
+        """Waits until all saves are on disk or have been given up with a warning."""
         self._checkpoints.wait()
 
     def _save(self, kind: str, host_state: TrainState) -> TrainState:
@@ -134,20 +134,21 @@ class History:
         return host_state
 
     def _compare_devices(self, stored: Mapping[str, Any]) -> None:
-        """Says so where another number of devices changes the numbers."""
+        """Prints a line if the number of devices has changed in a way that affects the results."""
         per_device = self._config.compute.batch_norm == "device"
         if per_device and stored["devices"] != self._record["devices"]:
             self._progress.say(
-                f"{self._name} was saved on {stored['devices']} devices and goes on on "
-                f"{self._record['devices']}: batch statistics are taken over other groups of images"
+                f"{self._name} was saved on {stored['devices']} devices and continues on "
+                f"{self._record['devices']}: batch statistics are over other groups of images"
             )
 
     def _recover_best(self, state: TrainState, stored: Mapping[str, Any]) -> Best:
-        """The best result that the record of ``state`` knows; its checkpoint is made sure of."""
+        """Returns the best result in the record of ``state``; makes sure it has a checkpoint."""
         step, checkpoints = int(state.step), self._checkpoints
         # Last and best are written side by side, and a run may die with only one of them on disk.
-        # A best one from later on, made anew by this run, has replaced the one before it; but one
-        # that the record knows was there before the run went back over a fault.
+        # If the best checkpoint is later than ``state`` and the record does not name it, it has
+        # replaced the one that the record names. It is dropped: this run will write it again. If
+        # the record names it, it was written before a rollback and is kept.
         if checkpoints.latest_step("best") != stored["best_step"]:
             checkpoints.drop_newer("best", step)
         damaged = checkpoints.put_aside_damaged("best")
@@ -157,11 +158,11 @@ class History:
             if checkpoints.latest_step("best") != best.step:
                 self._save("best", state)
         elif damaged:
-            self._miss_best(best.step)
+            self._report_lost_best(best.step)
         return self.best
 
     def _with_raised(self, stored: Mapping[str, Any], step: int) -> list[str]:
-        """``raised`` of a checkpoint and, if the run has become longer since, one line more."""
+        """Returns ``raised`` of a checkpoint, plus one line if the run has become longer since."""
         raised, before = list(stored.get("raised", ())), stored.get("epochs")
         if before in (None, self._config.epochs):
             return raised
@@ -172,8 +173,8 @@ class History:
         self._progress.say(line)
         return [*raised, line]
 
-    def _miss_best(self, step: int) -> None:
-        """The best checkpoint is lost: an error where the results would quote another one."""
+    def _report_lost_best(self, step: int) -> None:
+        """Reports a lost best checkpoint: an error if the results are to be taken from it."""
         lost = f"{self._name}: the best checkpoint, of step {step}, is damaged"
         if self._config.evaluation.select == "best":
             raise CheckpointError(
@@ -181,4 +182,4 @@ class History:
                 f"run to train it anew ({self._checkpoints.directory}), or put them back from a "
                 "copy"
             )
-        _LOGGER.warning("%s: the best is chosen among what comes", lost)
+        _LOGGER.warning("%s: the best is chosen among later evaluations", lost)

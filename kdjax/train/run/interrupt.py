@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: noted when they come, acted on between two dispatches."""
+"""Ctrl-C and SIGTERM: noted when they arrive, obeyed between two dispatches."""
 
 import signal
 import types
@@ -15,7 +15,7 @@ class Interrupted(Exception):
 
 
 class Interrupts:
-    """Catches SIGINT and SIGTERM while entered; the second SIGINT stops at once.
+    """Catches SIGINT and SIGTERM inside a ``with`` block; a later SIGINT stops at once.
 
     Attributes:
       received: the name of the first signal, or empty.
@@ -32,14 +32,14 @@ class Interrupts:
 
     @staticmethod
     def name(code: int) -> str:
-        """The signal of a :attr:`code`."""
+        """Returns the name of the signal with this :attr:`code`."""
         return _NAMES[code]
 
     def __enter__(self) -> "Interrupts":
         for number in (signal.SIGINT, signal.SIGTERM):
             try:
                 self._previous[number] = signal.signal(number, self._note)
-            except ValueError:  # Not the main thread: whoever called us handles signals.
+            except ValueError:  # Outside the main thread, the caller handles signals.
                 break
         return self
 

@@ -1,4 +1,4 @@
-"""What a run measures, as lines of JSON and TensorBoard events."""
+"""Writes what a run measures, as lines of JSON and as TensorBoard events."""
 
 import json
 import logging
@@ -41,7 +41,10 @@ class Window:
             self._sums[name] = (old_total + total, old_number + number)
 
     def means(self) -> dict[str, Any]:
-        """Mean per metric: a number, or a list with one per student; none of steps left out."""
+        """Returns the mean of each metric: a number, or a list with one number per student.
+
+        Steps that were left out do not count. A metric without any counted step is missing.
+        """
         return {
             name: (total / count).tolist() for name, (total, count) in self._sums.items() if count
         }
@@ -50,12 +53,13 @@ class Window:
 class MetricsWriter:
     """Appends to ``metrics.jsonl`` and writes TensorBoard events under ``tensorboard/``.
 
-    A run that continues from a checkpoint first takes back what it had written past it. On a full
-    disk training goes on: lines wait until they can be written, events are given up.
+    A run that continues from a checkpoint first deletes the lines that it had written after that
+    checkpoint. On a full disk training goes on: lines wait until they can be written, events are
+    given up.
     """
 
     def __init__(self, workdir: Path, *, tensorboard: bool, writes: bool = True):
-        """Writes into ``workdir``, or nothing if another process does that (``writes``)."""
+        """Writes into ``workdir``; writes nothing if ``writes`` is False (another process does)."""
         self._writes = writes
         self._path = workdir / "metrics.jsonl"
         self._directory = workdir / "tensorboard" if tensorboard and writes else None
@@ -76,11 +80,11 @@ class MetricsWriter:
                 self._give_up_events(error)
 
     def _take_back(self, step: int) -> None:
-        """Leaves out what the current run wrote after ``step``, and lines that cannot be read."""
+        """Deletes what the current run wrote after ``step``, and lines that cannot be read."""
         content = self._path.read_bytes()
         lines = content.decode(errors="replace").splitlines()
         records = [_parse(line) for line in lines]
-        # The last line of a run that was killed while writing it is cut short, as expected.
+        # If a run is killed while it writes, its last line is cut short. That needs no warning.
         if damaged := sum(record is None for record in records[:-1]):
             _LOGGER.warning("%s: %d lines cannot be read and are left out", self._path, damaged)
         kept = "".join(
@@ -91,7 +95,7 @@ class MetricsWriter:
         if kept == content:
             return
         try:
-            if content.startswith(kept):  # A full disk has no room for a copy.
+            if content.startswith(kept):  # Works on a full disk, which has no room for a copy.
                 os.truncate(self._path, len(kept))
             else:
                 atomic.write(self._path, kept)
@@ -103,8 +107,8 @@ class MetricsWriter:
 
         Args:
           kind: ``train`` or ``validation``.
-          step: of the run.
-          values: name -> number or lists of numbers; what is not finite is written as None.
+          step: the training step.
+          values: name -> number or lists of numbers; NaN and infinity are written as null.
         """
         if not self._writes:
             return
@@ -127,9 +131,11 @@ class MetricsWriter:
                 file.writelines(self._waiting)
         except OSError as error:
             if first:
-                _LOGGER.warning("%s cannot be written (%s); its lines wait", self._path, error)
+                _LOGGER.warning(
+                    "%s cannot be written (%s); lines wait in memory", self._path, error
+                )
             if self._path.exists():
-                os.truncate(self._path, size)  # Not half a line.
+                os.truncate(self._path, size)  # Leaves no half-written line.
             return
         self._waiting.clear()
 
@@ -138,7 +144,7 @@ class MetricsWriter:
         self._directory, self._events = None, None
 
     def close(self) -> None:
-        """Writes what waits, and ends the events of the current run."""
+        """Writes the waiting lines, and closes the events of the current run."""
         self._append()
         if self._waiting:
             _LOGGER.warning("%s lacks its last %d lines", self._path, len(self._waiting))
@@ -151,7 +157,7 @@ class MetricsWriter:
 
 
 def _parse(line: str) -> dict[str, Any] | None:
-    """A record of ``metrics.jsonl``; None if the line is none."""
+    """Returns the record in a line of ``metrics.jsonl``; None if the line holds no record."""
     try:
         record = json.loads(line)
         known = isinstance(record["run"], str) and isinstance(record["kind"], str)
@@ -161,7 +167,7 @@ def _parse(line: str) -> dict[str, Any] | None:
 
 
 def _finite(content: Any) -> Any:
-    """JSON has no NaN and no infinity: None in their place."""
+    """Replaces NaN and infinity, which JSON does not have, by None."""
     if isinstance(content, Mapping):
         return {name: _finite(value) for name, value in content.items()}
     if isinstance(content, list):
@@ -170,7 +176,7 @@ def _finite(content: Any) -> Any:
 
 
 def _tagged(kind: str, values: Mapping[str, Any]) -> dict[str, float]:
-    """Numbers by their name in TensorBoard, one per student where there are several."""
+    """Returns numbers by their name in TensorBoard; a list becomes one number per student."""
     tagged: dict[str, float] = {}
     for name, value in values.items():
         if isinstance(value, list):

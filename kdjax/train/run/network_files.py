@@ -1,4 +1,4 @@
-"""The files of networks that a user wrote, of which a workdir keeps copies."""
+"""The files of user-written networks: a workdir keeps copies of them."""
 
 import hashlib
 from collections.abc import Iterator
@@ -18,10 +18,10 @@ def stored(path: Path, name: str) -> str:
 
     Args:
       path: the workdir.
-      name: of the network in its configuration.
+      name: the network's name in the configuration of the workdir.
 
     Returns:
-      ``name``; that of the copy if the file has gone or changed.
+      ``name``, or the name of the copy if the file is missing or has changed.
     """
     if not own.is_file(name):
         return name
@@ -34,7 +34,8 @@ def stored(path: Path, name: str) -> str:
 def keep(path: Path, config: ml_collections.ConfigDict) -> None:
     """Copies the files of a configuration's networks into a workdir, when its run begins.
 
-    Copies without a ``config.json`` are of a start that died; the file may have changed since.
+    Copies without a ``config.json`` come from a start that died. They are written again, because
+    the files may have changed since then.
     """
     for file, copy in _files(path, config):
         if not copy.exists() or not (path / "config.json").exists():
@@ -42,16 +43,16 @@ def keep(path: Path, config: ml_collections.ConfigDict) -> None:
 
 
 def changed(path: Path, config: ml_collections.ConfigDict) -> list[str]:
-    """One line for each network whose file is another one than when the run began."""
+    """Returns one line for each network whose file has changed since the run began."""
     return [
-        f"{file} has changed since the run began: {copy} is as it was"
+        f"{file} has changed since the run began: {copy} holds the original"
         for file, copy in _files(path, config)
         if copy.exists() and file.exists() and not _equal(file, copy)
     ]
 
 
 def digests(config: ml_collections.ConfigDict) -> dict[str, str]:
-    """Name of each of a configuration's networks that is a file -> digest of that file."""
+    """Returns path -> digest of the files of a configuration's user-written networks."""
     return {
         str(file): hashlib.sha256(file.read_bytes()).hexdigest()
         for file, _ in _files(Path(), config)
@@ -64,10 +65,10 @@ def _equal(file: Path, copy: Path) -> bool:
 
 
 def _files(path: Path, config: ml_collections.ConfigDict) -> Iterator[tuple[Path, Path]]:
-    """(a network's file, its copy in the workdir)."""
+    """Yields (file, its copy in the workdir) for each user-written network."""
     values = dict(configuration.flatten(config))
     names = [values["network"]]
-    if not values.get("teacher.workdir"):  # Else the teacher is what was trained there.
+    if not values.get("teacher.workdir"):  # Otherwise the teacher is loaded from that workdir.
         names.append(values.get("teacher.network", ""))
     for name in names:
         if own.is_file(name):

@@ -1,4 +1,4 @@
-"""What a person sees of a training run: a bar on a terminal, lines elsewhere."""
+"""Shows the progress of training: a bar on a terminal, lines elsewhere."""
 
 import time
 from collections.abc import Sequence
@@ -7,15 +7,15 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-_SPACING = 10.0  # seconds between lines with news, at least
-_SILENCE = 60.0  # seconds after which a line appears without news
+_SPACING = 10.0  # the fewest seconds between lines with new accuracies
+_SILENCE = 60.0  # the fewest seconds before a line without new accuracies
 
 
 class ProgressReport:
     """Progress over all runs of an experiment.
 
     On a terminal one bar covers all steps, with images/s, the latest validation accuracies and
-    time left. Elsewhere lines are printed, seconds apart, and one at the end.
+    time left. Elsewhere lines are printed, at least 10 seconds apart, and one at the end.
     """
 
     def __init__(
@@ -26,15 +26,15 @@ class ProgressReport:
         bar: bool = True,
         silent: bool = False,
     ):
-        """Starts at none of ``total_images``, those of all epochs of all runs.
+        """Starts with no image trained.
 
         Args:
-          total_images: above 0.
-          console: where to; default: standard output.
-          bar: whether a terminal gets a bar.
-          silent: nothing is shown, as another process shows it.
+          total_images: images of all epochs of all runs, above 0.
+          console: where to print; default: standard output.
+          bar: whether to show a bar on a terminal.
+          silent: whether nothing is shown, because another process shows it.
         """
-        # Names of files and sets are printed as they are: no markup, no emoji.
+        # Names of files and datasets are printed as they are: no markup, no emoji.
         self.console = console or Console(
             highlight=False, markup=False, emoji=False, soft_wrap=True, quiet=silent
         )
@@ -69,28 +69,28 @@ class ProgressReport:
             self.say(f"{self._percent()}  {'done' if kind is None else 'stopped'}")
 
     def say(self, text: str) -> None:
-        """Prints a line of its own."""
+        """Prints text on a line of its own."""
         self.console.print(text, markup=False, emoji=False)
 
     def start(self, images: int, done: int) -> None:
-        """Begins the next run; the one before it is behind us.
+        """Begins the next run; the run before it counts as done.
 
         Args:
-          images: of all epochs of this run.
+          images: images of all epochs of this run.
           done: how many of them an earlier session trained.
         """
         self._before, self._planned = self._before + self._planned, images
         self._done = self._before + done
-        if self._bar is not None:  # Not through update(): what was there took no time.
+        if self._bar is not None:  # update() would count earlier sessions' images in the speed.
             self._bar.tasks[self._task].completed = self._done
 
     def reach(self, images: int, run: str, place: str, rate: float) -> None:
-        """Notes how far the run is; after a rollback it is less far than before.
+        """Notes how far the run is; a rollback moves it back.
 
         Args:
-          images: trained up to here, of those of this run.
-          run: its name.
-          place: such as an epoch.
+          images: images of this run that have been trained so far.
+          run: the name of the run.
+          place: where the run is, such as its epoch.
           rate: in images/s, 0 while unknown.
         """
         self._done, self._worked = self._before + images, True
@@ -104,10 +104,10 @@ class ProgressReport:
         """Shows the accuracies of an evaluation.
 
         Args:
-          run: its name.
-          place: such as an epoch.
+          run: the name of the run.
+          place: where the run is, such as its epoch.
           rate: in images/s, 0 while unknown.
-          values: of the evaluation; ``accuracy`` has one fraction per student.
+          values: the results of the evaluation; ``accuracy`` has one fraction per student.
         """
         text = "val " + accuracies(values["accuracy"])
         if self._bar is not None:
@@ -123,10 +123,10 @@ class ProgressReport:
             self.say(f"{self._percent()}  {run} {place}  {speed}  {text}".rstrip())
 
     def _percent(self) -> str:
-        """Rounded down: 100 % is when everything is trained."""
+        """Returns the percentage done, rounded down: 100 % only when everything is trained."""
         return f"{100 * self._done // self._total:3d}%"
 
 
 def accuracies(values: Sequence[float]) -> str:
-    """Percentages with one decimal."""
+    """Returns fractions as percentages with one decimal."""
     return " ".join(f"{100 * value:.1f}" for value in values) + " %"

@@ -25,29 +25,29 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class _Dispatch(NamedTuple):
-    """A dispatch that is under way: what it will have measured, of which steps."""
+    """A dispatch that is under way: its metrics and its steps."""
 
     metrics: Any
     first_step: int
     steps: int
-    asked: Any  # To stop, by any process.
+    asked: Any  # The signal that any process has received, to be read later.
 
 
 @dataclasses.dataclass
 class Run:
-    """Trains one (method, seed), saving and measuring on the way.
+    """Trains one method with one seed; saves and validates on the way.
 
     Attributes:
       name: such as ``ensemble-seed0``.
-      seed: of initialisation, order and augmentation.
+      seed: the seed of initialisation, data order and augmentation.
       runner: the compiled functions.
-      config: of the run.
-      record: JSON that every checkpoint carries.
-      workspace: where measurements go and signals come from.
-      begin: the state to start from, made of the runner's initial one.
-      watch: sees every written record of training: ``(step, values)``.
-      history: checkpoints and what is known of them.
-      throughput: of this session.
+      config: the configuration of the run.
+      record: JSON content that is stored with every checkpoint.
+      workspace: takes the metrics, shows the progress and receives signals.
+      begin: the runner's initial state -> the state to start from.
+      watch: called with ``(step, values)`` for every record of training that is written.
+      history: the checkpoints of the run and what their records say.
+      throughput: the speed of training in this session.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Run:
         self.throughput = Throughput()
         self._faults = Faults(self.name, self.config.faults)
         self._steps_per_epoch = self.runner.steps_per_epoch
-        self._agreed = 0  # The signal that all processes know of, as a number.
+        self._agreed_signal = 0  # The code of the signal that all processes know of.
 
     @property
     def total_steps(self) -> int:
@@ -80,7 +80,8 @@ class Run:
 
         Raises:
           Interrupted: after a signal; the state is saved.
-          NonFiniteError: if a loss is NaN or infinite; the last good state stays saved.
+          NonFiniteError: if a loss, gradient or statistic is NaN or infinite; the last good state
+            stays saved.
         """
         host_state = self._restore()
         step = int(host_state.step)
@@ -103,14 +104,14 @@ class Run:
         return self.begin(initial) if found is None else found
 
     def _images_up_to(self, step: int) -> int:
-        """Images of the steps before ``step``; the last batch of an epoch may be a smaller one."""
+        """Returns the images of the steps before ``step``; an epoch's last batch may be smaller."""
         epochs, steps = divmod(step, self._steps_per_epoch)
         feed = self.runner.feed
         size = feed.sizes["train"]
         return epochs * size + min(steps * feed.batch_size, size)
 
     def _place(self, step: int) -> str:
-        """The epoch that ``step`` is in, for people."""
+        """Returns the epoch that ``step`` is in, as text for the user."""
         return f"epoch {step // self._steps_per_epoch + 1}/{self.config.epochs}"
 
     def _train(self, host_state: TrainState, step: int) -> TrainState:
@@ -130,7 +131,7 @@ class Run:
         return host_state
 
     def _roll_back(self, error: NonFiniteError) -> TrainState:
-        """The last checkpoint with another key: the same batches would lead to the same fault."""
+        """Returns the last checkpoint with another key: the same batches would fail again."""
         self._faults.roll_back(error)
         self.history.wait()
         state = self._restore(keep_best=True)
@@ -139,9 +140,11 @@ class Run:
         return state.replace(key=np.asarray(jax.random.key_data(key)))
 
     def _asked_to_stop(self) -> str:
-        """The signal after which all processes stop at this very step, or empty."""
+        """Returns the signal for which all processes stop at this step, or an empty string."""
         interrupts = self.workspace.interrupts
-        return interrupts.received if processes.count() == 1 else interrupts.name(self._agreed)
+        return (
+            interrupts.received if processes.count() == 1 else interrupts.name(self._agreed_signal)
+        )
 
     def _train_epoch(self, state: TrainState, step: int, epoch: int) -> tuple[TrainState, int]:
         runner, window = self.runner, Window()
@@ -152,7 +155,7 @@ class Run:
         while step < end:
             state, metrics, taken = runner.steps(state, inputs, step, end)
             asked = runner.any_of(self.workspace.interrupts.code)
-            # Reading metrics waits for their steps, so the next dispatch goes out first.
+            # Reading metrics waits for their steps, so the next dispatch is started first.
             if pending is not None:
                 started = self._read(window, pending, started)
             pending = _Dispatch(metrics, step, taken, asked)
@@ -168,9 +171,9 @@ class Run:
         return state, step
 
     def _read(self, window: Window, pending: _Dispatch, started: float) -> float:
-        """Reads the metrics of a dispatch on the host; returns the time they were there."""
+        """Reads the metrics of a dispatch; returns the time when they were on the host."""
         metrics = self.runner.to_host(pending.metrics)
-        self._agreed = max(self._agreed, self.runner.read(pending.asked))
+        self._agreed_signal = max(self._agreed_signal, self.runner.read(pending.asked))
         try:
             metrics = self._faults.leave_out(metrics, pending.first_step, self.runner.networks)
         except NonFiniteError as error:

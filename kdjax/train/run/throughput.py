@@ -13,8 +13,8 @@ class Throughput:
         """Counts a dispatch.
 
         Args:
-          images: trained in it.
-          seconds: from the metrics of the one before it to its own.
+          images: images that were trained in this dispatch.
+          seconds: the time from the previous dispatch's metrics to the metrics of this one.
         """
         if self._compiled:
             self._images += images

@@ -14,7 +14,7 @@ from kdjax import atomic
 from kdjax import config as configuration
 from kdjax.train.run import network_files, own_terms
 
-# What a run began with, beside its configuration.
+# Files that say what a run began with, in addition to its configuration.
 _MARKERS = ("data.json", "latency.json", "teacher.json", own_terms.FILE)
 
 
@@ -26,8 +26,8 @@ def check(path: Path, config: ml_collections.ConfigDict) -> None:
     """Checks that an experiment with ``config`` may start or go on in ``path``.
 
     Raises:
-      WorkdirError: if the directory holds something else, an experiment whose configuration
-        differs in a field that matters, or cannot be written.
+      WorkdirError: if the directory holds something else, or an experiment whose configuration
+        differs in a field that matters; or if it cannot be written.
     """
     if path.exists() and not path.is_dir():
         raise WorkdirError(f"workdir {path} is a file: expected a directory")
@@ -58,14 +58,14 @@ def check(path: Path, config: ml_collections.ConfigDict) -> None:
 
 @contextlib.contextmanager
 def claimed(path: Path, config: ml_collections.ConfigDict) -> Iterator[None]:
-    """Holds a directory for one process, checked: the experiment may start or go on in it.
+    """Locks a workdir for one process and checks that the experiment may start or go on in it.
 
-    ``config.json`` is written last. If it is missing, other files are of a start that died, and are
-    deleted.
+    ``config.json`` is written last. If it is missing, an earlier start died, and the files in which
+    it noted what it began with are deleted.
 
     Args:
       path: the workdir.
-      config: of the experiment.
+      config: the configuration of the experiment.
 
     Raises:
       WorkdirError: as :func:`locked` and :func:`check` do.
@@ -90,11 +90,11 @@ def check_widths(path: Path, student_widths: Sequence[Mapping[str, int]]) -> Non
 
 
 def check_data(path: Path, content: Mapping[str, Any]) -> None:
-    """Notes which data an experiment trains on; the same run goes on with the same data.
+    """Stores which data an experiment trains on; it must go on with the same data.
 
     Args:
-      path: the workdir, locked.
-      content: of ``data.json``, with the ``fingerprint`` of the dataset.
+      path: the workdir, already locked.
+      content: the content of ``data.json``, with the ``fingerprint`` of the dataset.
 
     Raises:
       WorkdirError: if the data has changed since the experiment began.
@@ -119,7 +119,7 @@ def check_same_data(path: Path, fingerprint: str) -> None:
 
 
 def _foreign(path: Path) -> bool:
-    """Whether an unfinished directory holds anything but what we put there before the marker."""
+    """Whether a workdir without ``config.json`` holds anything that kdjax does not write there."""
     ours = {".lock", "widths.json", network_files.FOLDER, *_MARKERS}
     return any(
         entry.name not in ours and not (entry.name.startswith(".") and entry.suffix == ".tmp")
@@ -131,9 +131,9 @@ def read_config(path: Path, *, all_terms: bool = False) -> ml_collections.Config
     """The configuration an experiment was started with.
 
     Args:
-      path: of the workdir.
-      all_terms: whether loss terms that a config file registered have to be registered now too; to
-        use what was trained, they need not.
+      path: the workdir.
+      all_terms: whether loss terms that a config file registered have to be registered now too.
+        They are not needed to use what was trained.
 
     Raises:
       WorkdirError: if the directory holds no run.
@@ -163,15 +163,18 @@ def read_student_widths(path: Path) -> list[dict[str, int]]:
 def create(
     path: Path, config: ml_collections.ConfigDict, student_widths: Sequence[Mapping[str, int]] = ()
 ) -> None:
-    """Writes ``config.json``, copies of a user's networks and, of given students, ``widths.json``.
+    """Writes ``config.json`` and the files that have to be there before it.
+
+    These are copies of user-written networks, digests of user-written loss terms and, if students
+    are given, ``widths.json``.
 
     Args:
-      path: of the workdir; it is made if it does not exist.
-      config: of the run.
+      path: the workdir; it is made if it does not exist.
+      config: the configuration of the run.
       student_widths: one width vector per student, the pivot's first; empty: no ``widths.json``.
     """
     path.mkdir(parents=True, exist_ok=True)
-    # The marker comes last: with it there, the directory is complete.
+    # config.json is written last: if it exists, the directory is complete.
     if student_widths:
         students = {"students": [dict(widths) for widths in student_widths]}
         text = json.dumps(students, indent=1, sort_keys=True) + "\n"
@@ -183,10 +186,10 @@ def create(
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds the directory for one process; the lock goes with the process, however it ends.
+    """Locks the directory for one process; the lock is gone when the process ends, in any way.
 
     Raises:
-      WorkdirError: if another process holds it.
+      WorkdirError: if another process holds the lock, or the directory cannot be written.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What all runs of a task share: where they write, what a person sees, who asks them to stop."""
+"""What all runs of a task share: the workdir, the metrics, the progress and the signals."""
 
 import contextlib
 from pathlib import Path
@@ -13,12 +13,12 @@ from kdjax.train.run.progress import ProgressReport
 
 
 class Workspace:
-    """A workdir while a task works in it. Only the first process writes and shows anything.
+    """A workdir while a task uses it; only the first process writes and shows anything.
 
     Attributes:
       path: the workdir.
-      writer: of metrics.
-      progress: of all runs together.
+      writer: writes the metrics.
+      progress: shows the progress of all runs together.
       interrupts: signals that ask to stop.
     """
 
@@ -28,10 +28,10 @@ class Workspace:
         """Opens what the runs use.
 
         Args:
-          path: the workdir, claimed.
-          log: the section of the configuration.
-          images: of all epochs of all runs.
-          stack: closes everything.
+          path: the workdir, already claimed.
+          log: the ``log`` section of the configuration.
+          images: images of all epochs of all runs.
+          stack: closes everything that is opened here.
         """
         self.path = path
         self._stack = stack
@@ -44,11 +44,11 @@ class Workspace:
         )
 
     def checkpoints(self, run: str, keep: int) -> Checkpoints:
-        """Those of a run.
+        """Opens the checkpoints of a run.
 
         Args:
-          run: its name.
-          keep: how many of the latest steps stay.
+          run: the name of the run.
+          keep: how many of the latest steps are kept.
         """
         found = Checkpoints(self.path / "checkpoints" / run, keep, writes=self._writes)
         self._stack.callback(found.close)

@@ -1,1 +1,1 @@
-"""What a user starts: train, search, distill, evaluate; each resolves a configuration first."""
+"""Tasks that a user starts: train, search, distill, evaluate. Each first reads a configuration."""

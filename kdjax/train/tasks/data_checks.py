@@ -1,4 +1,4 @@
-"""What of a configuration can be checked only with the data at hand."""
+"""Checks of a configuration that need the dataset."""
 
 import ml_collections
 
@@ -10,25 +10,25 @@ _LARGEST_STEP = 2**31 - 1
 
 
 def check_image_size(config: ml_collections.ConfigDict, image_shape: tuple[int, ...]) -> None:
-    """Checks that images have the size that was asked for; those of some sources stay as they are.
+    """Checks that images have the configured size; images of some sources are never resized.
 
     Raises:
-      ConfigError: if they have not.
+      ConfigError: if they have another size.
     """
     size = tuple(config.data.image_size)
     if size not in ((0, 0), image_shape[:2]):
         raise ConfigError(
             f"config.data.image_size is {size}: the images of {config.data.name} are "
-            f"{image_shape[0]} x {image_shape[1]} and stay so, only those of folders and TFDS sets "
-            "are resized; expected (0, 0)"
+            f"{image_shape[0]} x {image_shape[1]} and are not resized, unlike those of folders "
+            "and TFDS sets; expected (0, 0)"
         )
 
 
 def check_data(config: ml_collections.ConfigDict, dataset: data.Dataset | data.Streamed) -> None:
-    """Checks the fields that depend on how many images there are, and on their size.
+    """Checks the fields that depend on the number of images and on their size.
 
     Raises:
-      ConfigError: for the first that does not fit.
+      ConfigError: for the first field that does not fit.
     """
     train_size = dataset.sizes["train"]
     if config.batch_size > train_size:
@@ -41,8 +41,8 @@ def check_data(config: ml_collections.ConfigDict, dataset: data.Dataset | data.S
     for name, epochs in _epochs(config).items():
         if epochs > longest:
             raise ConfigError(
-                f"config.{name} is {epochs}: at most {longest} of {steps} steps each, which are "
-                "counted in 32 bits"
+                f"config.{name} is {epochs}: at most {longest} epochs of {steps} steps, since "
+                "steps are counted in 32 bits"
             )
     if config.evaluation.select == "best" and not dataset.sizes["validation"]:
         raise ConfigError(
@@ -58,7 +58,7 @@ def check_data(config: ml_collections.ConfigDict, dataset: data.Dataset | data.S
 
 
 def _epochs(config: ml_collections.ConfigDict) -> dict[str, int]:
-    """The lengths of all runs that a configuration asks for, by field."""
+    """Returns the epochs of all runs that a configuration asks for, by field."""
     task = configuration.task_of(config)
     if task == "train":
         return {"epochs": config.epochs}

@@ -41,14 +41,16 @@ def distill(
 ) -> dict[str, Any]:
     """Distils students from a teacher, or from several, in the directory ``path``.
 
-    A teacher that is trained here uses the first seed. Students, and the same ones alone, are
-    trained once per seed, all in one compiled step, from the same weights.
+    A teacher that is trained here uses the first seed. The distilled students, and the same
+    students trained alone, are trained once per seed, all in one compiled step, from the same
+    weights.
 
     Args:
       config: every field as in :data:`kdjax.config.DISTILL_FIELDS`.
-      path: the workdir. Missing or empty: a new run. One of the same configuration and teacher: it
-        is continued at the stage it is in, or read if it is finished; of the same but for seeds
-        added behind the first: they are distilled too. Anything else is refused.
+      path: the workdir. If it is missing or empty, a new run starts. If it holds a run of the same
+        configuration and teacher, this run is continued at its current stage, or read if it is
+        finished. Seeds may be added after the first seed; they are distilled too. Anything else is
+        refused.
       teachers: trained networks of any family, in place of those that ``config.teacher`` names.
 
     Returns:
@@ -69,7 +71,7 @@ def distill(
     found = ""
     if loaded:
         found = digest({str(number): each.identity for number, each in enumerate(loaded)})
-        processes.agree({"the teachers (their digest)": found})
+        processes.check_equal({"the teachers (their digest)": found})
     with contextlib.ExitStack() as stack:
 
         def claim() -> None:
@@ -123,7 +125,7 @@ def _distill(stages: Stages, loaded: tuple[Teacher, ...]) -> dict[str, Any]:
     learners = _learners(experiment)
     config = stage_config(experiment.config, experiment.config.epochs)
     finished = train_students(stages, learners, config, taught, teachers=frozen)
-    # Only now, with nothing left to train, is the test set looked at.
+    # The test set is used only now, when nothing is left to train.
     measured = [measure(STUDENTS, run, state) for run, state in finished]
     summary = summarize(experiment, learners, teachers, outputs.accuracies(), measured)
     stages.write_results(summary, {"teacher": teacher_runs, STUDENTS: [run for run, _ in finished]})
@@ -134,7 +136,7 @@ def _train_teacher(stages: Stages) -> tuple[Run, Teacher]:
     wanted = stages.config.teacher
     config = stage_config(stages.config, wanted.epochs)
     config.update(network=wanted.network, network_width=wanted.network_width)
-    # How students run beside each other says nothing of one network of another family.
+    # The execution of several students does not apply to one network of another family.
     config.compute.update(execution="auto", lanes=1, remat=False)
     architecture = teacher_architecture(config, stages.experiment.architecture.num_classes)
     experiment = dataclasses.replace(
@@ -150,7 +152,7 @@ def _train_teacher(stages: Stages) -> tuple[Run, Teacher]:
 
 
 def _learners(experiment: Experiment) -> list[Learner]:
-    """All that are distilled, then the same ones alone."""
+    """Returns all distilled students, then the same students to be trained alone."""
     ways = {"distilled": True} | ({"alone": False} if experiment.config.baseline else {})
     return [
         Learner(f"student {number}, {way}", widths, distilled)
@@ -160,7 +162,7 @@ def _learners(experiment: Experiment) -> list[Learner]:
 
 
 def _describe(experiment: Experiment, loaded: Sequence[Teacher]) -> str:
-    """One paragraph: what is about to be distilled."""
+    """Returns one paragraph on what is about to be distilled."""
     config = experiment.config
     if loaded:
         taught = " and ".join(teacher.name for teacher in loaded)

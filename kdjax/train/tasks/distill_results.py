@@ -1,4 +1,4 @@
-"""From finished distillations to ``results.json``."""
+"""Turns finished distillations into the content of ``results.json``."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,16 +28,16 @@ def summarize(
 ) -> dict[str, Any]:
     """The content of the ``results.json`` of `kdjax distill`; accuracies are fractions.
 
-    ``students`` are as in the results of `kdjax train`, with ``baseline`` for the student alone;
-    ``distilled_minus_teacher_points`` is the paired difference to the teacher, or to the average of
-    several, which is the same for all seeds. ``teachers`` have cost and accuracies, too; so has
-    ``average_of_teachers``, if there are several.
+    ``students`` are as in the results of `kdjax train`, where ``baseline`` is the student trained
+    alone. ``distilled_minus_teacher_points`` is the paired difference to the teacher, or to the
+    average of several teachers; this accuracy is the same for all seeds. ``teachers`` have cost and
+    accuracies, too. ``average_of_teachers`` has accuracies, if there are several teachers.
 
     Args:
-      experiment: with the students' architecture.
-      learners: in the order of training; all that are distilled, then the same ones alone.
-      teachers: that taught.
-      accuracies: split -> each teacher's, then that of their averaged logits.
+      experiment: the experiment, with the students' architecture.
+      learners: in the order of training: all distilled students, then the same students alone.
+      teachers: the teachers of the students.
+      accuracies: split -> the accuracy of each teacher, then that of their averaged logits.
       measured: the accuracies of the students, one entry per seed.
     """
     select = experiment.config.evaluation.select
@@ -91,7 +91,7 @@ def _teacher_entry(
 
 
 def _accuracies(accuracies: Mapping[str, Sequence[float]], number: int) -> dict[str, Any]:
-    """Of one network and run."""
+    """Returns the accuracies of one teacher, or of the average, as entries of results."""
     entry: dict[str, Any] = {}
     for split, short in (("test", "test"), ("validation", "val")):
         if split in accuracies:

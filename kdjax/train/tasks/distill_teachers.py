@@ -28,16 +28,16 @@ class Teacher:
     """A trained network of any family.
 
     Attributes:
-      name: for tables and errors.
-      architecture: with the students' classes.
+      name: the name in tables and errors.
+      architecture: its architecture, with as many classes as the students have.
       variables: ``params`` and ``batch_stats`` of ``architecture.build(widths)``.
-      widths: of the network; empty: the full ones.
-      mean, std: per channel, of pixel values in [0, 1], with which its images were normalised;
-        empty: as the students' are.
+      widths: the widths of the network; empty: the full widths.
+      mean, std: per channel, of pixel values in [0, 1], with which the teacher's images were
+        normalised; empty: those of the students' images.
       class_names: in the order of its logits; empty: those of the students.
-      image_shape: (height, width, channels) of its images; empty: that of the students'.
-      seed: of its run, if it is known.
-      remark: what a person should know of it.
+      image_shape: (height, width, channels) of its images; empty: that of the students' images.
+      seed: the seed of its run, if known.
+      remark: what the user should know about this teacher.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Teacher:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that decides what it says of an image, as a tree of arrays."""
+        """Everything that decides the teacher's output for an image, as a tree of arrays."""
         facts = (self.architecture.name, dict(self.vector), self.mean, self.std)
         return {**self.variables, "facts": np.frombuffer(repr(facts).encode(), np.uint8)}
 
@@ -118,7 +118,7 @@ def check_fit(teacher: Teacher, experiment: Experiment) -> None:
     """Checks that a teacher takes the images of an experiment and knows its classes.
 
     Raises:
-      ConfigError: if it does not; the message says in what.
+      ConfigError: if it does not; the message says what does not fit.
     """
     dataset = experiment.dataset
     shape = dataset.image_shape
@@ -157,7 +157,7 @@ def check_fit(teacher: Teacher, experiment: Experiment) -> None:
 
 
 def fixed(teachers: Sequence[Teacher], experiment: Experiment) -> FixedTeachers:
-    """The teachers as a training step runs them, which sees images normalised for the students."""
+    """Returns the teachers for a training step, where images are normalised for the students."""
     mean, std = (
         np.asarray(values, np.float64)
         for values in (experiment.dataset.mean, experiment.dataset.std)
@@ -175,29 +175,29 @@ def fixed(teachers: Sequence[Teacher], experiment: Experiment) -> FixedTeachers:
 
 
 def variables_of(teachers: Sequence[Teacher]) -> Any:
-    """The variables of one teacher, or a tuple of several's."""
+    """Returns the variables of a single teacher, or a tuple with the variables of each teacher."""
     trees = tuple(teacher.variables for teacher in teachers)
     return trees[0] if len(trees) == 1 else trees
 
 
 def check_given(teachers: Sequence[Teacher], config: ml_collections.ConfigDict) -> None:
-    """Checks teachers that a program gives against the configuration.
+    """Checks teachers that a program passes in against the configuration.
 
     Args:
-      teachers: of the program.
-      config: of `kdjax distill`.
+      teachers: the teachers that the program passes in.
+      config: a configuration of `kdjax distill`.
 
     Raises:
-      ConfigError: if it names others, or a term needs a single one.
+      ConfigError: if the configuration names other teachers, or a term needs a single teacher.
     """
     if config.teacher.workdir:
         raise ConfigError(
             f"config.teacher.workdir is {config.teacher.workdir}, but teachers are given as well: "
-            "one of both"
+            "give only one of them"
         )
     readers = configuration.terms_of_maps(config)
     if readers and len(teachers) > 1:
         raise ConfigError(
             f"config.weights.{readers[0]} reads the maps of one teacher, but {len(teachers)} are "
-            "given: several teach by their logits alone"
+            "given: several teachers can teach by logits only"
         )

@@ -22,7 +22,7 @@ from kdjax.train.tasks.experiment import Experiment
 from kdjax.train.tasks.stages import run_name
 from kdjax.train.tasks.stored import Trained
 
-# Batches that are under way at once: a stream must not fill the devices.
+# How many batches are under way at once, so that a stream does not fill the devices' memory.
 _AHEAD = 8
 _TOP = 5
 _ALLOWED = {"split": ("train", "validation", "test"), "checkpoint": ("last", "best")}
@@ -40,27 +40,27 @@ def evaluate(
     """Evaluates what was trained in a workdir, each network as it would be deployed.
 
     Args:
-      path: the workdir, wherever it lies now.
+      path: the workdir; it may have been moved since training.
       student: a number from 1 or a name of :func:`kdjax.train.tasks.stored.select`; 0: all
         networks, and the average of an ensemble's students.
       split: ``train``, ``validation`` or ``test``.
       checkpoint: ``last`` or ``best``.
-      data: where the data lies now: a directory, a file, or a name as in ``config.data.name``;
-        empty: where it lay.
-      other_data: other data of the same classes, named in the same way, of which all is evaluated.
+      data: where the data is now: a directory, a file, or a name as in ``config.data.name``;
+        empty: where it was in training.
+      other_data: other data of the same classes, named in the same way; all of it is evaluated.
 
     Returns:
       ``workdir``, ``data`` (``name``, ``other``), ``split``, ``checkpoint``, ``examples``,
-      ``classes`` (``name`` and ``examples`` of each), ``networks`` and ``remarks``, lines for
-      people. Each of ``networks`` has ``name``, ``accuracy`` and ``top5`` (fractions, means
+      ``classes`` (``name`` and ``examples`` of each), ``networks`` and ``remarks`` (lines for
+      the user). Each of ``networks`` has ``name``, ``accuracy`` and ``top5`` (fractions, means
       over seeds; ``top5`` with more than 10 classes), ``accuracy_std`` and ``top5_std``
-      (sample deviations), the same with ``_half_width`` (of 95 % intervals),
+      (sample deviations), ``accuracy_half_width`` and ``top5_half_width`` (of 95 % intervals),
       ``class_accuracy``, ``confusion`` (``[true][predicted]``, the sum over seeds) and
-      ``runs`` with the values of each. What there is no number for is None.
+      ``runs`` with the values of each run. A value that cannot be computed is None.
 
     Raises:
-      ValueError: if an argument is none of the allowed words, there is nothing to evaluate (no run,
-        checkpoint, split or student), or the data is not what the networks were trained on.
+      ValueError: if an argument is not one of the allowed words, there is nothing to evaluate (no
+        run, checkpoint, split or student), or the data is not what the networks were trained on.
     """
     for name, value in (("split", split), ("checkpoint", checkpoint)):
         if value not in _ALLOWED[name]:
@@ -68,9 +68,9 @@ def evaluate(
             raise ValueError(f"{name} is {value!r}: allowed are {known}")
     path = Path(path)
     config = workdir.read_config(path)
-    # What was trained on many devices can be evaluated on one, wherever its width files have gone.
+    # Networks trained on many devices can be evaluated on one, without their width files.
     config.compute.devices = 1
-    if configuration.task_of(config) == "distill":  # A teacher may know no other execution.
+    if configuration.task_of(config) == "distill":  # A teacher may support no other execution.
         config.compute.update(execution="auto", lanes=1, remat=False)
     chosen = stored.select(path, config, student)
     opened = open_data(path, config, data=data, other_data=other_data)
@@ -104,10 +104,10 @@ class _Predicted(NamedTuple):
     """What one network of one run predicts.
 
     Attributes:
-      network: its name.
-      run, seed, step: where it comes from.
+      network: the name of the network.
+      run, seed, step: the checkpoint that the network comes from.
       ranks: ``[n, top]`` the likeliest classes, the likeliest first.
-      labels: ``[n]`` in the order of the dataset that is evaluated.
+      labels: ``[n]`` class numbers, in the class order of the dataset that is evaluated.
     """
 
     network: str
@@ -126,10 +126,10 @@ def _evaluate_stage(
     parts: Sequence[str],
     checkpoint: str,
 ) -> Iterator[_Predicted]:
-    """Predictions of networks that are trained side by side, seed by seed."""
+    """Yields the predictions of networks that were trained side by side, seed by seed."""
     places = [network.place for network in members]
     titles = [network.name for network in members]
-    # Students that teach each other, and the same ones alone, are compared as a whole too.
+    # Students that teach each other, and the same students alone, are also evaluated as an average.
     stage = members[0].stage
     averaged = len(members) > 1 and stage in ("ensemble", "independent")
     shares = tuple(experiment.config.teacher_weights) or None if averaged else None
@@ -143,7 +143,7 @@ def _evaluate_stage(
             continue
         if run is None:  # All seeds train the same networks.
             vectors = tuple(found.widths[place - 1] for place in places)
-            # Not that of the configuration, if it is a teacher of another family.
+            # A teacher of another family has another architecture than the configuration names.
             experiment = dataclasses.replace(
                 experiment, architecture=found.architecture, student_widths=vectors
             )
@@ -167,7 +167,11 @@ def _evaluate_stage(
 def _compiled(
     experiment: Experiment, feed: Feed, averaged: bool, shares: tuple[float, ...] | None
 ) -> Any:
-    """(variables, data, inputs) -> likeliest classes ``[networks, top, batch]``, labels, mask."""
+    """Returns the compiled evaluation of one batch.
+
+    It is a function: (variables, data, inputs) -> likeliest classes ``[networks, top, batch]``,
+    labels, mask.
+    """
     config, architecture = experiment.config, experiment.architecture
     model = IndependentNetworks(
         architecture,
@@ -185,7 +189,7 @@ def _compiled(
             together = losses.ensemble_logits(logits, shares)
             logits = jnp.concatenate([logits, together[None]])
         ranks = jnp.swapaxes(jax.lax.top_k(logits, top)[1], 1, 2)
-        # NaN has a rank too. -1 is no class.
+        # NaN is ranked too, so outputs that are not finite get -1, which is no class.
         finite = jnp.all(jnp.isfinite(logits), axis=-1)
         return jnp.where(finite[:, None], ranks, -1), batch.labels, batch.mask
 
@@ -195,7 +199,7 @@ def _compiled(
 def _rows(
     run: Any, variables: Any, feed: Feed, experiment: Experiment, parts: Sequence[str]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The likeliest classes and the labels of the real examples, batch by batch."""
+    """Yields the likeliest classes and the labels of the real examples, batch by batch."""
     pending: list[Any] = []
 
     def taken() -> tuple[np.ndarray, np.ndarray]:
@@ -212,7 +216,7 @@ def _rows(
 
 
 def _unfinished(path: Path, predicted: Mapping[str, list[_Predicted]]) -> list[str]:
-    """A line that says how far an unfinished experiment has come."""
+    """Returns a line that says how far an unfinished experiment has come; empty if finished."""
     steps = {one.run: one.step for group in predicted.values() for one in group}
     if stored.ended(path, max(steps.values())):
         return []

@@ -1,4 +1,4 @@
-"""The data of an evaluation: what the networks were trained on, wherever it lies, or other data."""
+"""The data of an evaluation: the training data, which may have been moved, or other data."""
 
 import dataclasses
 from pathlib import Path
@@ -20,13 +20,13 @@ AnyDataset = data.Dataset | data.Streamed
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EvaluationData:
-    """A dataset as networks trained on another, or on the same, see it.
+    """A dataset in the form that trained networks take, whatever data they were trained on.
 
     Attributes:
-      dataset: normalised, and of the size, as in training.
-      class_names: of the networks.
-      numbers: ``[classes of dataset]``, the networks' number of each.
-      remarks: what a person should know of it.
+      dataset: normalised as in training, with images of the same size as in training.
+      class_names: the class names of the networks.
+      numbers: ``[classes of dataset]``, the number that each class has in the networks.
+      remarks: what the user should know about the data.
     """
 
     dataset: AnyDataset
@@ -38,17 +38,17 @@ class EvaluationData:
 def open_data(
     path: Path, config: ml_collections.ConfigDict, *, data: str = "", other_data: str = ""
 ) -> EvaluationData:
-    """Reads what a workdir's networks are to be evaluated on.
+    """Reads the data that a workdir's networks are to be evaluated on.
 
     Args:
       path: the workdir.
       config: its configuration; ``data`` is changed in place.
-      data: where the data lies now, as :func:`relocate` takes it; empty: where it lay.
+      data: where the data is now, as :func:`relocate` takes it; empty: where it was in training.
       other_data: data of the same classes that the networks were not trained on.
 
     Raises:
-      ValueError: if both are given.
-      kdjax.data.DataError: if it is missing or wrong, or has other classes.
+      ValueError: if both ``data`` and ``other_data`` are given.
+      kdjax.data.DataError: if the data is missing or wrong, or has other classes.
       WorkdirError: if it should be the data of training and is not.
     """
     if data and other_data:
@@ -70,19 +70,19 @@ def open_data(
         raise WorkdirError(
             f"{error}; to evaluate on other data, name it with --other_data"
         ) from None
-    # A usual set has other statistics under another name.
+    # Under another name a well-known dataset has other statistics. Those of training are used.
     dataset = dataclasses.replace(dataset, mean=trained.mean, std=trained.std)
     return EvaluationData(dataset, trained.class_names, np.arange(len(trained.class_names)))
 
 
 def relocate(config: ml_collections.ConfigDict, place: str) -> None:
-    """Changes ``config.data`` to read a set from somewhere else.
+    """Changes ``config.data`` to read a dataset from another place.
 
     Args:
-      config: of an experiment.
+      config: the configuration of an experiment.
       place: a name as in ``config.data.name`` (``folder:<dir>``, ``npz:<file>``, ``tfds:<dir>``,
-        ``cifar10``); or a path: an npz file, a prepared TFDS set, a directory in which the
-        experiment's TFDS set lies prepared, or a folder of images.
+        ``cifar10``); or a path: an npz file, a prepared TFDS set, a directory that holds the
+        experiment's TFDS set in prepared form, or a folder of images.
     """
     path = Path(place).expanduser()
     if place in data.names() or not path.exists():
@@ -98,18 +98,18 @@ def relocate(config: ml_collections.ConfigDict, place: str) -> None:
 
 
 def open_other(config: ml_collections.ConfigDict, place: str, trained: TrainedOn) -> EvaluationData:
-    """Other data than the networks were trained on, all of it, as they learnt to see it.
+    """Reads all of some data that the networks were not trained on, prepared as in training.
 
     Args:
-      config: of the networks; its ``data`` is changed.
-      place: as :func:`relocate` takes it.
-      trained: what they were trained on.
+      config: the configuration of the networks; its ``data`` is changed.
+      place: where the data is, as :func:`relocate` takes it.
+      trained: what the networks were trained on.
 
     Raises:
-      DataError: if it is missing, wrong, or has other classes.
+      DataError: if the data is missing, wrong, or has other classes.
     """
     relocate(config, place)
-    # All of it is evaluated, a single image too: nothing is held out.
+    # All images are evaluated, even if there is only one. So nothing is held out.
     config.data.update(
         image_size=trained.image_shape[:2], validation=0.0, test=0.0, labels_per_class=0
     )
@@ -144,7 +144,7 @@ def open_other(config: ml_collections.ConfigDict, place: str, trained: TrainedOn
 
 
 def _fitted(split: data.Split, trained: TrainedOn) -> data.Split:
-    """Images in the size and colours that the networks take."""
+    """Returns a split with images in the size and colours that the networks take."""
     if split.images.shape[1:] == trained.image_shape:
         return split
     fitted = np.empty((len(split), *trained.image_shape), np.uint8)

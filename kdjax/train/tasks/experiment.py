@@ -1,4 +1,4 @@
-"""What an experiment trains on: data, architecture, students, devices; checked before it starts."""
+"""Resolves and checks an experiment before it starts: data, architecture, students, devices."""
 
 import dataclasses
 import itertools
@@ -30,13 +30,14 @@ from kdjax.widths import WidthVector
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Everything that a configuration names, resolved.
+    """A resolved configuration: the data, networks and devices that it names.
 
     Attributes:
-      config: validated.
-      dataset: read, or ready to be streamed.
-      architecture: with all classes of the dataset.
-      student_widths: the pivot's first, all with its stem; of a search the network to thin.
+      config: the validated configuration.
+      dataset: the dataset, read or ready to be streamed.
+      architecture: the network's architecture, with all classes of the dataset.
+      student_widths: the pivot's first; students of an ensemble have its stem. In a search: the
+        network to thin.
       parallel: the devices.
     """
 
@@ -59,7 +60,7 @@ class Experiment:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What a checkpoint of this experiment carries, as JSON."""
+        """What a checkpoint of this experiment stores, as JSON."""
         return {
             "network": self.architecture.name,
             "num_classes": self.architecture.num_classes,
@@ -70,7 +71,7 @@ class Experiment:
         }
 
     def feed(self) -> Feed:
-        """Where batches come from; puts a set that is held in memory on the devices."""
+        """Returns the feed of batches; a dataset that is held in memory is put on the devices."""
         if not isinstance(self.dataset, data.Streamed):
             return self.resident(*device_data(self.dataset))
         config = self.config
@@ -86,11 +87,11 @@ class Experiment:
         )
 
     def resident(self, host_data: DeviceData, bounds: Mapping[str, tuple[int, int]]) -> Resident:
-        """A feed from the devices' memory.
+        """Returns a feed that reads from the devices' memory.
 
         Args:
-          host_data: all splits; put on the devices.
-          bounds: where each split starts and stops in them.
+          host_data: all splits; they are put on the devices.
+          bounds: where each split starts and stops in ``host_data``.
         """
         config, devices = self.config, len(self.parallel.devices)
         batches = Batches(
@@ -108,12 +109,12 @@ class Experiment:
 
     @property
     def named(self) -> str:
-        """The network in words."""
+        """The network's name, with its width multiplier if that is not 1."""
         return widths.scaled(self.architecture.name, self.config.network_width)
 
     @property
     def _evaluated(self) -> int:
-        """Images in a batch of an evaluation: whole rows for every device."""
+        """The batch size of evaluations, a multiple of the number of devices."""
         devices, largest = len(self.parallel.devices), max(self.dataset.sizes.values())
         return -(-min(self.config.evaluation.batch_size, largest) // devices) * devices
 
@@ -128,7 +129,7 @@ class Experiment:
         Args:
           method: ``ensemble`` or ``independent``.
           feed: where batches come from.
-          config: replaces the experiment's; None: the experiment's.
+          config: a configuration in place of the experiment's; None: the experiment's.
         """
         config = self.config if config is None else config
         made = methods.make(
@@ -153,10 +154,10 @@ def resolve(
     """Reads the data and checks the configuration against it, the network and the devices.
 
     Args:
-      config: already passed :func:`kdjax.config.validate`.
+      config: a configuration that has passed :func:`kdjax.config.validate`.
       student_widths: width vectors in place of those that the configuration names.
       parallel: the devices; None: those of this machine that ``config.compute.devices`` asks for.
-      dataset: in place of the one that ``config.data`` names.
+      dataset: a dataset in place of the one that ``config.data`` names.
 
     Raises:
       ConfigError: if a field does not fit the data, the network or the devices.
@@ -193,12 +194,12 @@ def resolve(
 
 
 def resolve_in_all(config: ml_collections.ConfigDict, path: Path) -> Experiment:
-    """The experiment of a validated configuration, the same in all processes.
+    """Resolves a validated configuration, and checks that all processes have the same experiment.
 
     Raises:
       kdjax.train.devices.processes.ProcessError: if another process failed, or has other values.
     """
-    processes.agree(
+    processes.check_equal(
         {
             "the version of kdjax": kdjax.__version__,
             "the version of jax": jax.__version__,
@@ -213,7 +214,7 @@ def resolve_in_all(config: ml_collections.ConfigDict, path: Path) -> Experiment:
     processes.on_first_unshared(lambda: workdir.check(path, config))
     experiment = processes.in_all(lambda: resolve(config))
     if processes.count() > 1:
-        processes.agree(
+        processes.check_equal(
             {
                 "the data (its fingerprint)": experiment.dataset.fingerprint(),
                 "the execution": dataclasses.asdict(experiment.execution),
@@ -229,8 +230,8 @@ def stage_config(
     """The configuration of one stage of an experiment, for its run and runner.
 
     Args:
-      config: of the experiment.
-      epochs: of the stage.
+      config: the configuration of the experiment.
+      epochs: the epochs of the stage.
       constant_rate: a learning rate that replaces the schedule; 0: the schedule stays.
     """
     stage = ml_collections.ConfigDict(config.to_dict())
@@ -243,14 +244,14 @@ def stage_config(
 def read_dataset(
     config: ml_collections.ConfigDict, *, min_classes: int = 2
 ) -> data.Dataset | data.Streamed:
-    """The set that ``config.data`` names, read or ready to be streamed.
+    """Returns the dataset that ``config.data`` names, read or ready to be streamed.
 
     Args:
-      config: of an experiment.
+      config: the configuration of an experiment.
       min_classes: how many classes must have images.
 
     Raises:
-      kdjax.data.DataError: if it is missing or wrong.
+      kdjax.data.DataError: if the dataset is missing or wrong.
     """
     read = data.stream if config.data.memory == "stream" else data.load
     options = data.SourceOptions(
@@ -284,7 +285,7 @@ def _architecture(config: ml_collections.ConfigDict, num_classes: int) -> models
 def teacher_architecture(
     config: ml_collections.ConfigDict, num_classes: int
 ) -> models.Architecture:
-    """That of the teacher that `kdjax distill` trains itself.
+    """Returns the architecture of the teacher that `kdjax distill` trains itself.
 
     Raises:
       ConfigError: if there is no such network.
@@ -299,7 +300,7 @@ def teacher_architecture(
 def _own_networks(
     config: ml_collections.ConfigDict, architecture: models.Architecture
 ) -> list[models.Architecture]:
-    """Those of a configuration, of this architecture and one for a teacher, that a user wrote."""
+    """Returns the user-written networks of a configuration: the students' and the teacher's."""
     found = [architecture] if models.own.is_file(config.network) else []
     trains_teacher = configuration.task_of(config) == "distill" and not config.teacher.workdir
     if trains_teacher and models.own.is_file(config.teacher.network):
@@ -308,19 +309,19 @@ def _own_networks(
 
 
 def _check_own(architecture: models.Architecture, image_shape: tuple[int, int, int]) -> None:
-    """Checks what a user's network says of itself against what its modules do.
+    """Checks that the modules of a user-written network do what its architecture says.
 
     Raises:
       ValueError: if it cannot be built, a width is used by no layer, or it returns other numbers of
-        logits or feature maps than it says.
+        logits or feature maps than its architecture says.
     """
     images = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
     try:
         outputs = jax.eval_shape(architecture.build().init_with_output, jax.random.key(0), images)
         maps = tracing.traced(architecture, image_shape).maps
-    except (NotImplementedError, ValueError) as error:  # Tracing says what to do.
+    except (NotImplementedError, ValueError) as error:  # The message says what to do.
         raise ValueError(str(error)) from error
-    except Exception as error:  # The modules are a user's, and may raise anything.
+    except Exception as error:  # User-written modules may raise anything.
         text = f"{type(error).__name__}: {error}"
         raise ValueError(f"{architecture.name} cannot be built: {text}") from error
     if (found := outputs[0].logits.shape[-1]) != architecture.num_classes:
@@ -342,7 +343,7 @@ def _check_own(architecture: models.Architecture, image_shape: tuple[int, int, i
 
 
 def _check_maps(config: ml_collections.ConfigDict, architecture: models.Architecture) -> None:
-    """Raises ValueError if something that is switched on reads feature maps, and there are none."""
+    """Raises ValueError if a term or rule that is on reads feature maps, and there are none."""
     if architecture.blocks:
         return
     needed = [
@@ -370,7 +371,7 @@ def _students(
     elif config.student_widths:
         vectors = tuple(_read_widths(path, architecture) for path in config.student_widths)
         if not apart:
-            # A structure that was searched alone has a stem of its own width; here all share one.
+            # Structures from different searches may have different stems; here all share one.
             vectors = tuple(
                 widths.with_shared(vector, vectors[0], architecture.shared) for vector in vectors
             )

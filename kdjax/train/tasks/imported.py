@@ -1,4 +1,4 @@
-"""A workdir that holds a network trained elsewhere, as if `kdjax train` had begun there."""
+"""Writes a workdir for a network trained elsewhere, as if `kdjax train` had begun there."""
 
 import contextlib
 from pathlib import Path
@@ -30,16 +30,16 @@ def import_network(
 ) -> dict[str, Any]:
     """Writes a workdir with the parameters of torchvision's network of the same name.
 
-    It holds one network trained alone, before its first step: :func:`kdjax.load_student` and
-    `kdjax evaluate` take it, a search has it as its teacher by ``config.teacher.workdir``, and
-    `kdjax train` with the configuration in ``config.json`` trains it on.
+    The workdir holds a run of one network alone, before its first step. :func:`kdjax.load_student`
+    and `kdjax evaluate` accept it, a search can use it as its teacher (``config.teacher.workdir``),
+    and `kdjax train` with the configuration in ``config.json`` goes on training it.
 
     Args:
-      config: of `kdjax train`; the workdir gets :func:`alone` of it, with a batch size of at most
-        the training images.
+      config: a configuration of `kdjax train`. The workdir gets what :func:`alone` returns for it,
+        with a batch size of at most the number of training images.
       path: the workdir, missing or empty.
       weights: a file that :func:`kdjax.models.read_tensors` reads.
-      new_classifier: draw the classifier anew, by the first of ``config.seeds``.
+      new_classifier: whether to draw a new random classifier, with the first of ``config.seeds``.
 
     Returns:
       ``network``, ``params``, ``dataset``, ``classes``, ``image_shape``, ``mean``, ``std`` and
@@ -58,7 +58,7 @@ def import_network(
         raise ConfigError(f"--weights is {str(weights)!r}: {error.strerror}") from None
     dataset = read_dataset(config)
     check_image_size(config, dataset.image_shape)
-    # Nothing is trained here, so a batch that is too large is no error; it is made to fit.
+    # Nothing is trained here, so a batch size that is too large is reduced instead of refused.
     devices = len(choose(config.compute.devices).devices)
     fitting = max(1, dataset.sizes["train"] // devices) * devices
     config.batch_size = min(config.batch_size, fitting)
@@ -76,7 +76,7 @@ def import_network(
         _check_new(path, config)
         workdir.check_data(path, trained_on.to_json())
         _save(experiment, path, variables)
-        # The marker comes last: with it there, the directory is complete.
+        # config.json is written last: if it exists, the directory is complete.
         workdir.create(path, config, experiment.student_widths)
     architecture, shape = experiment.architecture, experiment.dataset.image_shape
     return {
@@ -92,7 +92,7 @@ def import_network(
 
 
 def alone(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """A configuration of `kdjax train` for the full network by itself, with its first seed."""
+    """Returns a configuration of `kdjax train` for the full network alone, with its first seed."""
     changed = ml_collections.ConfigDict(config.to_dict())
     changed.update(
         method=_METHOD,
@@ -118,7 +118,7 @@ def _save(experiment: Experiment, path: Path, variables: dict[str, Any]) -> None
     state = state.replace(
         **{collection: {"student_1": tree} for collection, tree in variables.items()}
     )
-    # What a run stores before it has seen validation.
+    # What a run stores before its first validation.
     history = {"best_validation": -1.0, "best_step": -1, "epochs": experiment.config.epochs}
     record = experiment.record | history | {"raised": [], "method": _METHOD}
     record |= {"seed": seed, "step": 0}

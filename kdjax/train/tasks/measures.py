@@ -1,4 +1,4 @@
-"""Numbers of an evaluation, from labels and the likeliest classes, on the host."""
+"""Computes the results of an evaluation on the host, from labels and the likeliest classes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,12 +7,12 @@ import numpy as np
 
 from kdjax.statistics import deviation, half_width
 
-# With so few classes the top five say little.
+# With this many classes or fewer, top-5 accuracy says little.
 _FEW = 10
 
 
 def of_run(labels: np.ndarray, ranks: np.ndarray, classes: int) -> dict[str, Any]:
-    """Accuracies and confusion of one network, as JSON.
+    """Returns the accuracies and the confusion matrix of one network, as JSON.
 
     Args:
       labels: ``[n]`` integers.
@@ -40,11 +40,10 @@ def of_run(labels: np.ndarray, ranks: np.ndarray, classes: int) -> dict[str, Any
 
 
 def over_seeds(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Means of what :func:`of_run` returned for each, with deviations and half intervals.
+    """Returns means over runs of what :func:`of_run` returned, with deviations and half intervals.
 
-    Deviations are sample deviations, intervals 95 % ones over the runs; None of one run.
-
-    Counts of ``confusion`` are added up.
+    The deviations are sample deviations. The half intervals are half the widths of 95 % intervals
+    over the runs. Both are None for a single run. The counts of ``confusion`` are added up.
     """
     found: dict[str, Any] = {}
     for name in ("accuracy", "top5"):

@@ -1,4 +1,4 @@
-"""From what runs measured to ``results.json``."""
+"""Turns what runs measured into the content of ``results.json``."""
 
 import dataclasses
 import platform
@@ -14,7 +14,7 @@ from kdjax.statistics import deviation, half_width, mean
 from kdjax.train.tasks.experiment import Experiment
 from kdjax.widths import WidthVector
 
-# How the two methods are called in results: what they are to a student.
+# The names of the two methods in the results of a student.
 _ROLES = {"independent": "baseline", "ensemble": "distilled"}
 
 
@@ -23,7 +23,7 @@ class Measured:
     """One finished run.
 
     Attributes:
-      method, seed: of the run.
+      method, seed: the method and the seed of the run.
       scores: for ``last`` and, with a validation split, ``best``: its ``step`` and, for each split,
         what :meth:`kdjax.train.program.compiled.Runner.evaluate` returned.
     """
@@ -37,12 +37,12 @@ def summarize(experiment: Experiment, measured: Sequence[Measured]) -> dict[str,
     """The content of ``results.json``; accuracies are fractions.
 
     Means are over seeds, ``..._std`` are sample standard deviations (``ddof=1``) and
-    ``..._half_width`` half the widths of 95 % t-intervals; both are None where there is one seed.
+    ``..._half_width`` half the widths of 95 % t-intervals; both are None for a single seed.
 
     ``gain_points`` is 100 times the mean difference of distilled and baseline test accuracy, both
-    of the same seed; ``relative_gain`` the mean difference over the mean baseline, None where that
-    is 0. ``mean_gain`` is the mean of the gains over students, its interval that of the seeds'
-    means over students.
+    of the same seed. ``relative_gain`` is the mean difference divided by the mean baseline, None if
+    that is 0. ``mean_gain`` is the mean of the gains over students. Its interval is computed from
+    one value per seed, the mean over students.
     """
     config = experiment.config
     select = config.evaluation.select
@@ -106,9 +106,10 @@ def _of(
 
 
 def over_seeds(values: Sequence[float], short: str) -> dict[str, Any]:
-    """Accuracies of the seeds on a split, as entries of results whose names begin with ``short``.
+    """Returns the accuracies of the seeds on a split, as entries of results.
 
-    Those on ``test`` have each seed's value beside mean, deviation and interval.
+    The entries are mean, deviation and half interval; their names begin with ``short``. For
+    ``test`` there is also ``per_seed``, the value of each seed.
     """
     return {
         short: mean(values),
@@ -124,7 +125,12 @@ def _ensemble(measured: Sequence[Measured], method: str, checkpoint: str) -> dic
 
 
 def gain(baseline: Sequence[float], distilled: Sequence[float]) -> dict[str, float | None]:
-    """What distillation gained a student, as entries of results, from accuracies of each seed."""
+    """Returns a student's gain by distillation, as entries of results.
+
+    Args:
+      baseline: accuracies of the student alone, one per seed.
+      distilled: accuracies of the distilled student, one per seed.
+    """
     points = 100 * np.subtract(distilled, baseline)
     gained, spread, reference = mean(points), deviation(points), 100 * float(np.mean(baseline))
     return {
@@ -137,7 +143,7 @@ def gain(baseline: Sequence[float], distilled: Sequence[float]) -> dict[str, flo
 
 
 def mean_gain(students: Sequence[dict[str, Any]]) -> dict[str, float | None]:
-    """The mean over students of what distillation gained them, as an entry of results."""
+    """Returns the mean over students of the gain by distillation, as an entry of results."""
     points = [
         100 * np.subtract(student["distilled"]["per_seed"], student["baseline"]["per_seed"])
         for student in students
@@ -147,7 +153,7 @@ def mean_gain(students: Sequence[dict[str, Any]]) -> dict[str, float | None]:
 
 
 def _other_checkpoint(experiment: Experiment, measured: Sequence[Measured]) -> dict[str, Any]:
-    """Test accuracies at the checkpoint that was not selected, for the reader to compare."""
+    """Test accuracies at the checkpoint that was not selected, for comparison."""
     other = "best" if experiment.config.evaluation.select == "last" else "last"
     groups = {method: _of(measured, method, other, "test") for method in experiment.methods}
     return {
@@ -175,9 +181,9 @@ def accuracy_entry(measured: Sequence[Measured], checkpoint: str, place: int) ->
     """Accuracies of a network over seeds, as entries of results.
 
     Args:
-      measured: of each seed.
+      measured: the finished runs, one per seed.
       checkpoint: ``last`` or ``best``.
-      place: of the network among those trained beside each other, from 0.
+      place: the number of the network among those trained side by side, from 0.
     """
     entry: dict[str, Any] = {}
     scores = [one.scores[checkpoint] for one in measured]
@@ -189,6 +195,9 @@ def accuracy_entry(measured: Sequence[Measured], checkpoint: str, place: int) ->
 
 
 def difference(first: Sequence[float], second: Sequence[float]) -> dict[str, float | None]:
-    """Of paired accuracies, in percentage points: mean, deviation and half the 95 % interval."""
+    """Returns the mean difference of paired accuracies, with deviation and half 95 % interval.
+
+    All are in percentage points.
+    """
     points = 100 * np.subtract(first, second)
     return {"mean": mean(points), "std": deviation(points), "half_width": half_width(points)}

@@ -1,4 +1,4 @@
-"""The uniform rival of what a search found: all layers thinned alike, at equal cost."""
+"""The uniform rival of a searched network: all layers thinned by one multiplier, at equal cost."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -16,7 +16,7 @@ class Rival(NamedTuple):
       widths: group -> channels.
       costs: resource -> cost.
       binding: the resource whose limit keeps the network from being wider.
-      note: for people: what limits it, and what that leaves it of the other resource.
+      note: for the user: which resource limits the network, and how much it has of the other one.
     """
 
     widths: WidthVector
@@ -31,10 +31,10 @@ def uniform_rival(
     compact: WidthVector,
     costs_of: Callable[[Mapping[str, int]], dict[str, float]],
 ) -> Rival:
-    """The widest network within the search's limits that one multiplier gives.
+    """Returns the widest network within the search's limits that a single multiplier gives.
 
     Args:
-      budget: of the search.
+      budget: the budget of the search.
       full: widths of the network that was searched.
       compact: the widths that were found.
       costs_of: width vector -> resource -> cost.
@@ -50,10 +50,10 @@ def uniform_rival(
 def _limits(
     budget: Budget, full: Mapping[str, float], compact: Mapping[str, float]
 ) -> dict[str, float]:
-    """Resource -> cost that the rival may have: the targets of the whole network.
+    """Returns resource -> the cost that the rival may have: the target of the whole network.
 
-    Of a resource that only blocks have targets for, it is what the compact network has: how a cost
-    is divided among blocks is part of what is compared.
+    If only blocks have targets for a resource, it is the cost of the compact network, because how a
+    cost is divided among blocks is part of what is compared.
     """
     limits: dict[str, float] = {}
     for constraint in budget.constraints:
@@ -71,11 +71,11 @@ def _thinned(
     compact: WidthVector,
     limits: Mapping[str, float],
 ) -> WidthVector:
-    """One multiplier for all groups that the search may thin; the others keep their width."""
+    """Thins all groups that the search may thin by one multiplier; the others keep their width."""
     models = {model.resource: model for model in budget.resources}
 
     def allows(vector: Mapping[str, int]) -> bool:
-        # Dozens are tried: they are counted on the full network, not each by a trace of its own.
+        # Dozens of vectors are tried, so costs are computed from the full network's trace alone.
         counts = budget.channels.counts_of(vector)
         found = {name: float(models[name].cost(counts)) * models[name].full for name in limits}
         return all(
@@ -83,7 +83,7 @@ def _thinned(
             for name, most in limits.items()
         )
 
-    # What no target presses on is thinned by no search either.
+    # Groups on which no target puts pressure are not thinned by the search either.
     pressed = np.any([c.pressure.any(axis=0) for c in budget.constraints], axis=0)
     kept = [
         group.name
@@ -103,7 +103,7 @@ def _note(
         f"{found[other] / whole[other]:.1%} of the {other}"
     )
     if budget.held:
-        text += f"; it too keeps {', '.join(budget.held)} as they are"
+        text += f"; it also keeps the widths of {', '.join(budget.held)}"
     if all(c.name != c.model.resource for c in budget.constraints):
         text += "; the targets of single blocks do not bind it, only their total does"
     return text

@@ -1,7 +1,7 @@
 """The structure search from end to end: teacher, search, structure, distillation, comparison.
 
-Each stage is a :class:`kdjax.train.run.run.Run` with checkpoints of its own, so that the whole goes
-on wherever it stopped; what lies between two stages is computed anew from the finished one.
+Each stage is a :class:`kdjax.train.run.run.Run` with its own checkpoints, so that a search goes on
+wherever it stopped. What is computed between two stages is computed again from the finished stage.
 """
 
 import contextlib
@@ -48,9 +48,10 @@ def search(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any
 
     Args:
       config: every field as in :data:`kdjax.config.SEARCH_FIELDS`.
-      path: the workdir. Missing or empty: a new search. One of the same configuration: it is
-        continued at the stage it is in, or read if it is finished; of the same but for seeds added
-        behind the first: they are distilled too. Anything else is refused.
+      path: the workdir. If it is missing or empty, a new search starts. If it holds a search of the
+        same configuration, this search is continued at its current stage, or read if it is
+        finished. Seeds may be added after the first seed; they are distilled too. Anything else is
+        refused.
 
     Returns:
       The content of ``results.json``.
@@ -70,7 +71,7 @@ def search(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any
     teacher = None
     if config.teacher.workdir:
         teacher = processes.in_all(lambda: load_teacher(config.teacher, experiment))
-        processes.agree({"the teacher (its digest)": digest(teacher)})
+        processes.check_equal({"the teacher (its digest)": digest(teacher)})
     with contextlib.ExitStack() as stack:
 
         def claim() -> None:
@@ -100,7 +101,7 @@ def _search(stages: Stages, budget: Budget, teacher: Mapping[str, Any] | None) -
     _write_structure(stages, structure)
     stages.say(structure.describe())
     candidates = _distil(stages, structure, teacher, found_state)
-    # Only now, with nothing left to train, is the test set looked at.
+    # The test set is used only now, when nothing is left to train.
     if teacher_run is not None and teacher_state is not None:
         teacher_scores = measure("teacher", teacher_run, teacher_state)
     else:
@@ -169,7 +170,7 @@ def _distil(
 
 
 def _measure_given(stages: Stages, teacher: Mapping[str, Any]) -> Measured:
-    """Scores of a teacher that was not trained here."""
+    """Evaluates a teacher that was not trained here."""
     config = stage_config(stages.config, 1)
     runner = stages.experiment.runner("independent", stages.feed, config)
     variables = runner.place_variables(
@@ -184,20 +185,22 @@ def _measure_given(stages: Stages, teacher: Mapping[str, Any]) -> Measured:
 
 
 def _read_latencies(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """The latency table as it was measured, the same in all processes; empty if there is none."""
+    """Returns the measured latency table, the same in all processes; empty if there is none."""
     if not config.search.latency_table:
         return {}
     table = atomic.read_json(Path(config.search.latency_table))
     text = json.dumps(table, sort_keys=True)
-    processes.agree({"the latency table (its digest)": hashlib.sha256(text.encode()).hexdigest()})
+    processes.check_equal(
+        {"the latency table (its digest)": hashlib.sha256(text.encode()).hexdigest()}
+    )
     return table
 
 
 def _check_latencies(path: Path, table: Mapping[str, Any]) -> None:
-    """A search goes on with the latency table it began with, of which the workdir keeps a copy.
+    """Checks that a search goes on with its first latency table; the workdir keeps a copy of it.
 
     Raises:
-      WorkdirError: if the one that was given has changed since.
+      WorkdirError: if the table has changed since the search began.
     """
     marker = path / "latency.json"
     stored = atomic.read_json(marker)
@@ -211,7 +214,7 @@ def _check_latencies(path: Path, table: Mapping[str, Any]) -> None:
 
 
 def _describe(experiment: Experiment, budget: Budget) -> str:
-    """One paragraph: what is about to be searched."""
+    """Returns one paragraph on what is about to be searched."""
     config = experiment.config
     targets = ", ".join(
         f"{c.name} {c.target * c.model.full:,.0f} ({c.target:.1%} of {c.model.full:,.0f})"

@@ -1,4 +1,4 @@
-"""From a finished search to its ``results.json``."""
+"""Turns a finished search into the content of its ``results.json``."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,14 +19,14 @@ def summarize(
     """The content of a search's ``results.json``.
 
     ``teacher`` and each of ``candidates`` have ``widths``, ``params``, ``macs``, ``flops`` and
-    accuracies as fractions; those of the candidates are means over seeds with sample deviations
-    and half the widths of 95 % t-intervals, both None where there is one seed. ``structure`` is as
+    accuracies as fractions. The candidates' accuracies are means over seeds, with sample deviations
+    and half the widths of 95 % t-intervals, both None for a single seed. ``structure`` is as
     in ``structure.json``. ``compact_minus_uniform_points`` and ``distilled_minus_alone_points`` are
-    paired differences of test accuracy in percentage points; in
-    ``compact_minus_teacher_points`` the teacher is the same one run for all seeds.
+    paired differences of test accuracy in percentage points. So is
+    ``compact_minus_teacher_points``, with the same single run of the teacher for all seeds.
 
     Args:
-      experiment: with its configuration and architecture.
+      experiment: the experiment, with its configuration and architecture.
       budget: the blocks of the search.
       structure: what the search found.
       teacher: the accuracies of the teacher.
@@ -44,7 +44,7 @@ def summarize(
         for index, candidate in enumerate(CANDIDATES)
     ]
     per_seed = [candidate["per_seed"] for candidate in candidates]
-    taught = accuracy_entry([teacher], "last", 0)  # The one that taught.
+    taught = accuracy_entry([teacher], "last", 0)  # The students learn from this checkpoint.
     return {
         "teacher": {
             "seed": None if teacher.seed < 0 else teacher.seed,

@@ -1,4 +1,4 @@
-"""The search as a training method: the network, its teacher and controller, what it reports."""
+"""The search as a training method: network, teacher, controller and the metrics it reports."""
 
 import dataclasses
 import re
@@ -29,7 +29,7 @@ from kdjax.train.program.methods import Method
 from kdjax.train.program.state import TrainState
 from kdjax.train.tasks.experiment import Experiment, stage_config
 
-_PERCENTILES = (10, 50, 90)  # Of all scales, logged.
+_PERCENTILES = (10, 50, 90)  # Percentiles of all scales that are logged.
 
 
 def resolve_budget(experiment: Experiment) -> Budget:
@@ -87,10 +87,10 @@ def resolve_budget(experiment: Experiment) -> Budget:
 
 
 def _latencies(experiment: Experiment) -> LatencyTable | None:
-    """The table that the configuration names, if it names one.
+    """Returns the latency table that the configuration names; None if it names none.
 
     Raises:
-      ValueError: if it cannot be read, or is not of this network.
+      ValueError: if the table cannot be read, or belongs to another network.
     """
     path, shape = experiment.config.search.latency_table, experiment.dataset.image_shape
     try:
@@ -100,7 +100,7 @@ def _latencies(experiment: Experiment) -> LatencyTable | None:
 
 
 def _named(message: str, config: Any) -> str:
-    """What is wrong with a budget, with the field and its value in front."""
+    """Returns a message about a wrong budget, with the field and its value in front."""
     if message.startswith("search."):
         return f"config.{message}"
     if found := re.match(r"the target \S+ for (flops|params|latency) ", message):
@@ -109,13 +109,13 @@ def _named(message: str, config: Any) -> str:
 
 
 def search_steps(experiment: Experiment) -> int:
-    """Steps in the whole search."""
+    """Returns the training steps of the whole search."""
     config = experiment.config
     return config.search.epochs * -(-experiment.dataset.sizes["train"] // config.batch_size)
 
 
 def search_method(experiment: Experiment, budget: Budget) -> Method:
-    """The full network, distilled from its teacher, reporting cost, widths and penalty."""
+    """Returns the method that distils the full network and reports cost, widths and penalty."""
     config = experiment.config
     method = methods.taught(
         stage_config(config, config.search.epochs),
@@ -153,7 +153,7 @@ def search_method(experiment: Experiment, budget: Budget) -> Method:
 def search_optimizer(
     experiment: Experiment, budget: Budget
 ) -> Callable[[optax.GradientTransformation, optax.Schedule], optax.GradientTransformation]:
-    """What puts the controller around the configured optimiser."""
+    """Returns a function that puts the controller around the configured optimiser."""
     config, steps = experiment.config.search, search_steps(experiment)
     plan = Plan(steps, max(1, round(config.descent * steps)))
 
@@ -172,25 +172,26 @@ def search_optimizer(
 
 
 class Monitor:
-    """Looks at the records of a search and warns: if nothing dies although it should, and once of
-    each group that is almost gone.
+    """Watches the records of a search and warns the user.
+
+    It warns once if no channel has died although some should have, and once when the first groups
+    are almost gone.
     """
 
     def __init__(self, budget: Budget, steps: int, descent: float, say: Callable[[str], None]):
         self._budget, self._say = budget, say
-        # By now the plan is well below the full cost.
+        # From this step on, the planned cost is well below the full cost.
         self._from = 0.35 * descent * steps / len(budget.slots)
         self._full = {f"alive/{g.name}": g.channels for g in budget.channels.groups}
         self._looked = False
-        self._thin = ""
+        self._warned = False
 
     def __call__(self, step: int, values: Mapping[str, Any]) -> None:
         if not self._full.keys() <= values.keys():  # Every step since the last record was skipped.
             return
         widths = {g.name: round(values[f"alive/{g.name}"]) for g in self._budget.channels.groups}
-        thin = near_collapse(self._budget, widths)
-        if thin and not self._thin:
-            self._thin = thin
+        if not self._warned and (thin := near_collapse(self._budget, widths)):
+            self._warned = True
             self._say(
                 f"search: {thin}, at step {step}. A longer search (config.search.epochs) leaves "
                 "more to the loss; config.search.min_width sets the least width"

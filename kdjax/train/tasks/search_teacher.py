@@ -1,4 +1,4 @@
-"""The teacher of a search that another workdir holds: the same network at full width."""
+"""Loads the teacher of a search from another workdir: the same network at full width."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from kdjax.train.tasks import stored, trained_on
 from kdjax.train.tasks.experiment import Experiment
 from kdjax.train.tasks.teacher_checks import check_held_out
 
-# Where a workdir has several runs, the first of these is taken.
+# If a workdir has runs of several stages, the first stage in this order is taken.
 _RUNS = ("teacher", "independent", "ensemble")
 
 
@@ -19,13 +19,14 @@ def load_teacher(config: ml_collections.ConfigDict, experiment: Experiment) -> d
     """The variables of the full network that ``config.teacher`` names, on the host.
 
     Args:
-      config: its ``workdir`` is one of `kdjax search` or `kdjax train`, whose first student is
-        taken; ``run`` one of its runs, and ``checkpoint`` ``last`` or ``best``.
-      experiment: whose architecture, at full widths, the teacher must have.
+      config: the section ``config.teacher``. Its ``workdir`` is one of `kdjax search` or
+        `kdjax train`, whose first student is taken; ``run`` is one of its runs, and ``checkpoint``
+        is ``last`` or ``best``.
+      experiment: the experiment; the teacher must have its architecture, at full widths.
 
     Raises:
-      ConfigError: if there is no such run, it is another network, has other classes, or may have
-        been trained on what is held out here.
+      ConfigError: if there is no such run, it is of another network or of other classes, or it may
+        have been trained on what is held out here.
       kdjax.train.run.workdir.WorkdirError: if its ``data.json`` is missing or damaged.
     """
     path = Path(config.workdir)

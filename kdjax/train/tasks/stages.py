@@ -1,4 +1,4 @@
-"""Tasks of several stages: what these share, and how one is run."""
+"""What the stages of a task share, and how a stage is run."""
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ from kdjax.train.tasks.results import Measured
 
 
 class Stages:
-    """What all stages of a task share, and how one is run."""
+    """Runs the stages of a task, and holds what they share."""
 
     def __init__(
         self, experiment: Experiment, path: Path, stack: contextlib.ExitStack, epochs: int
@@ -28,10 +28,10 @@ class Stages:
         """Opens what all stages use.
 
         Args:
-          experiment: of the task; a stage may replace its network.
-          path: the workdir, claimed.
-          stack: closes everything.
-          epochs: of all stages and seeds together.
+          experiment: the experiment of the task; a stage may replace its network.
+          path: the workdir, already claimed.
+          stack: closes everything that is opened here.
+          epochs: the epochs of all stages and seeds together.
         """
         self.experiment, self.config = experiment, experiment.config
         self.feed = experiment.feed()
@@ -39,11 +39,11 @@ class Stages:
         self._workspace = Workspace(path, self.config.log, images, stack)
 
     def say(self, *lines: str) -> None:
-        """Tells a person what is about to be done, or was found."""
+        """Prints lines for the user, such as what is about to be done or what was found."""
         self._workspace.progress.say("\n".join(lines))
 
     def runner(self, method: methods.Method, config: ml_collections.ConfigDict, **more: Any):
-        """The compiled functions of a stage with the configuration of :func:`stage_config`."""
+        """Returns a stage's compiled functions; ``config`` comes from :func:`stage_config`."""
         return Runner(method, config, self.feed, self.experiment.parallel, **more)
 
     def run(
@@ -55,15 +55,15 @@ class Stages:
         seed: int,
         **more: Any,
     ) -> tuple[Run, TrainState]:
-        """Runs a stage from where it is to its end.
+        """Runs a stage from its last checkpoint to its end.
 
         Args:
-          stage: its name.
+          stage: the name of the stage.
           runner: its compiled functions.
-          config: of the stage.
-          experiment: with the networks of the stage, for the record in its checkpoints.
-          seed: of initialisation, order and augmentation.
-          more: of :class:`kdjax.train.run.run.Run`.
+          config: its configuration.
+          experiment: an experiment with the networks of the stage, for the record in checkpoints.
+          seed: the seed of initialisation, data order and augmentation.
+          more: further arguments of :class:`kdjax.train.run.run.Run`.
 
         Returns:
           The run and its last state, on the host.
@@ -74,26 +74,26 @@ class Stages:
         return run, run.finish()
 
     def write(self, name: str, write: Callable[[Path], object]) -> None:
-        """Writes a file of the workdir, in one process.
+        """Writes a file of the workdir, in the first process only.
 
         Args:
-          name: of the file.
-          write: takes its path.
+          name: the name of the file.
+          write: a function that writes the file, given its path.
         """
         processes.on_first_unshared(lambda: write(self._workspace.path / name))
 
     def write_results(self, summary: dict[str, Any], runs: Mapping[str, Sequence[Run]]) -> None:
-        """Adds to a summary what its runs know of themselves, and writes ``results.json``.
+        """Adds the speed and length changes of the runs to a summary, and writes ``results.json``.
 
         Args:
-          summary: changed in place.
-          runs: of each stage.
+          summary: the content of ``results.json``, changed in place.
+          runs: stage -> its runs.
         """
         if raised := [
             line for group in runs.values() for run in group for line in run.history.raised
         ]:
             summary["raised"] = raised
-        # A run that was already finished was not timed again: its rate stays as it was measured.
+        # A run that had already finished was not timed again, so its earlier rate is kept.
         summary["throughput"] = atomic.read_json(self._workspace.path / "results.json").get(
             "throughput", {}
         )
@@ -137,9 +137,9 @@ def train_alone(
     """Trains one network from labels, with the first seed.
 
     Args:
-      stages: of the task.
-      name: of the stage.
-      config: of the stage.
+      stages: the stages of the task.
+      name: the name of the stage.
+      config: the configuration of the stage.
       experiment: with the network's architecture, and its widths as those of the only student.
     """
     runner = experiment.runner("independent", stages.feed, config)
@@ -147,5 +147,5 @@ def train_alone(
 
 
 def alone(state: TrainState) -> dict[str, Any]:
-    """The variables of a stage with one network, as those of the network itself."""
+    """Returns the variables of a stage's only network, as the network itself takes them."""
     return {collection: tree.get("student_1", {}) for collection, tree in state.variables.items()}

@@ -18,7 +18,7 @@ from kdjax.train.tasks.structure import CANDIDATES
 from kdjax.train.tasks.trained_on import TrainedOn
 from kdjax.widths import WidthVector
 
-# What training with a method makes of a student, by the method's name.
+# Method -> the word in a student's name that says how it was trained.
 _ROLES = {"ensemble": "distilled", "independent": "alone"}
 
 
@@ -30,7 +30,7 @@ class Trained:
       name: such as ``student 3, distilled``, ``compact, alone`` or ``teacher``.
       stage: which runs train it: ``ensemble``, ``independent``, ``distil`` or ``teacher``.
       place: its number in such a run, from 1.
-      seeds: of the runs.
+      seeds: the seeds of these runs.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Trained:
 
     @property
     def short(self) -> str:
-        """The name without how it was trained."""
+        """The name without the part that says how the network was trained."""
         return self.name.partition(",")[0]
 
 
@@ -49,14 +49,14 @@ class Checkpoint:
     """The networks of one run at one step, on the host.
 
     Attributes:
-      run: its name.
+      run: the name of the run.
       step: training steps taken.
-      config: that it was trained with.
-      network: as that names it.
-      architecture: of all its networks.
+      config: the configuration of the run.
+      network: the name of the network when it was trained.
+      architecture: the architecture of all networks of the run.
       image_shape: (height, width, channels) of their images.
-      widths: of each network.
-      variables: of all networks together.
+      widths: the widths of each network.
+      variables: the variables of all networks together.
     """
 
     run: str
@@ -69,12 +69,12 @@ class Checkpoint:
     variables: dict[str, Any]
 
     def module(self, place: int) -> models.Network:
-        """The deployable network of that number."""
+        """Returns the deployable network with this number."""
         dtype = jnp.dtype(self.config["compute"]["dtype"])
         return self.architecture.build(self.widths[place - 1], dtype=dtype)
 
     def variables_of(self, place: int) -> dict[str, Any]:
-        """The variables of :meth:`module`."""
+        """Returns the variables for :meth:`module`."""
         return models.extract_student(self.variables, place)
 
 
@@ -82,12 +82,12 @@ class Found(NamedTuple):
     """One network of one run.
 
     Attributes:
-      name: of the network.
+      name: the name of the network.
       place: its number in the checkpoint, from 1.
-      seed: of its run.
-      checkpoint: of that run.
-      trained_on: what it was trained on.
-      finished: whether all runs of the workdir have ended, or it is of imported parameters.
+      seed: the seed of its run.
+      checkpoint: the checkpoint of that run.
+      trained_on: the data that it was trained on.
+      finished: whether all runs of the workdir have ended, or the network was imported.
     """
 
     name: str
@@ -107,12 +107,12 @@ class NotFound(ValueError):
 
 
 def find(path: Path, student: int | str, seed: int | None, checkpoint: str) -> Found:
-    """A network of a workdir, on the host.
+    """Returns a network of a workdir, on the host.
 
     Args:
       path: the workdir.
-      student: its number, from 1, or name; of several that fit the first of :func:`select`.
-      seed: of its run; None: the first.
+      student: its number, from 1, or its name; if several fit, the first of :func:`select`.
+      seed: the seed of its run; None: the first seed.
       checkpoint: ``last`` or ``best``.
 
     Raises:
@@ -143,12 +143,12 @@ def find(path: Path, student: int | str, seed: int | None, checkpoint: str) -> F
 
 
 def names(path: Path, config: ml_collections.ConfigDict) -> tuple[Trained, ...]:
-    """The networks of a workdir in the order of their numbers, those that learn from others first.
+    """Returns the networks of a workdir by number, distilled ones before the same ones alone.
 
     Args:
       path: the workdir.
-      config: its configuration. Of a search the networks are those that it compares, of a
-        distillation its students, and the teacher unless it came from elsewhere.
+      config: its configuration. A search has the networks that it compares, a distillation its
+        students. Both also have the teacher, unless it came from elsewhere.
     """
     seeds = tuple(config.seeds)
     if configuration.task_of(config) == "search":
@@ -166,7 +166,7 @@ def names(path: Path, config: ml_collections.ConfigDict) -> tuple[Trained, ...]:
             for place, role in enumerate(roles)
             for number in range(1, students + 1)
         )
-        # It came from elsewhere if the workdir has noted which it was.
+        # The workdir notes which teacher it has only if the teacher came from elsewhere.
         given = (path / "teacher.json").exists()
         own = () if given else (Trained("teacher", "teacher", 1, seeds[:1]),)
         return beside + own
@@ -179,14 +179,14 @@ def names(path: Path, config: ml_collections.ConfigDict) -> tuple[Trained, ...]:
 
 
 def ended(path: Path, step: int) -> bool:
-    """Whether nothing more is trained in a workdir; ``step`` of a run is 0 if it was imported."""
+    """Whether training in a workdir has ended; ``step`` is that of a run, 0 if it was imported."""
     return step == 0 or (path / "results.json").exists()
 
 
 def select(
     path: Path, config: ml_collections.ConfigDict, student: int | str
 ) -> tuple[Trained, ...]:
-    """The networks of a workdir that have a number or name.
+    """Returns the networks of a workdir that have the given number or name.
 
     Args:
       path: the workdir.
@@ -194,11 +194,11 @@ def select(
       student: a number; a name, in full or up to its comma; or 0 for all.
 
     Returns:
-      All that fit: of a number, or of a name up to its comma, one for each way it was trained;
-      the distilled one first.
+      All networks that fit. For a number, or a name up to its comma, there is one for each way it
+      was trained, the distilled one first.
 
     Raises:
-      ValueError: if none fits.
+      ValueError: if no network fits.
     """
     known = names(path, config)
     text = str(student).strip()
@@ -216,7 +216,7 @@ def select(
         shorts = ", ".join(dict.fromkeys(repr(network.short) for network in known))
         if text == "teacher" and configuration.task_of(config) == "search":
             raise ValueError(
-                f"student is 'teacher': that of this search is in {config.teacher.workdir}"
+                f"student is 'teacher': the teacher of this search is in {config.teacher.workdir}"
             )
         raise ValueError(
             f"student is {student!r}: this workdir has 1 to {last}, by name {shorts}; in full "
@@ -228,7 +228,7 @@ def select(
 def missing_checkpoint(
     path: Path, config: ml_collections.ConfigDict, network: Trained, checkpoint: str
 ) -> str:
-    """What to say of a network of which a workdir has no checkpoint.
+    """Returns the error message for a network of which a workdir has no checkpoint.
 
     Args:
       path: the workdir.
@@ -248,16 +248,17 @@ def missing_checkpoint(
 def restore(
     path: Path, run: str, checkpoint: str, *, classes: int | None = None
 ) -> Checkpoint | None:
-    """The networks in a run's newest checkpoint; None if it has none yet.
+    """Returns the networks in a run's newest checkpoint; None if it has none yet.
 
     Args:
       path: the workdir.
-      run: its name, as of :func:`kdjax.train.tasks.stages.run_name`.
+      run: the run's name, as :func:`kdjax.train.tasks.stages.run_name` returns it.
       checkpoint: ``last`` or ``best``.
-      classes: how many the networks must have; None: any number.
+      classes: how many classes the networks must have; None: any number.
 
     Raises:
-      kdjax.train.run.checkpoint.CheckpointError: if it is damaged, or has other classes.
+      kdjax.train.run.checkpoint.CheckpointError: if the checkpoint is damaged, or its networks have
+        another number of classes.
     """
     folder = path / "checkpoints" / run
     found = _read(folder, checkpoint) if folder.is_dir() else None
@@ -289,9 +290,9 @@ def restore(
 def _read(
     folder: Path, checkpoint: str, attempts: int = 3
 ) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
-    """(step, record, variables) of a run's newest checkpoint; None if it has none yet.
+    """Returns (step, record, variables) of a run's newest checkpoint; None if it has none yet.
 
-    The run may be going on, and replace its checkpoint in between: then the new one is read.
+    A run that is still training may replace its checkpoint meanwhile. Then the new one is read.
     """
     with contextlib.closing(Checkpoints(folder, read_only=True)) as checkpoints:
         step = checkpoints.latest_step(checkpoint)

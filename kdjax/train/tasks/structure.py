@@ -1,4 +1,4 @@
-"""What a search found: the compact widths, its uniform rival, and the weights to go on with."""
+"""The result of a search: the compact widths, the uniform rival, and the weights to go on with."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -37,7 +37,7 @@ class Candidate(NamedTuple):
     """A network that the comparison trains.
 
     Attributes:
-      name: in tables and results.
+      name: the name in tables and results.
       structure: ``compact`` or ``uniform``.
       distilled: whether the teacher teaches it.
     """
@@ -59,16 +59,17 @@ class Structure:
     """The outcome of a search.
 
     Attributes:
-      full, found, compact, uniform: widths of the seed network; of what was alive; of that after
-        rounding and widening; of the uniform multiplier at equal budget.
+      full, found, compact, uniform: width vectors. ``full`` is the network before the search,
+        ``found`` what was alive after it, ``compact`` is ``found`` after rounding and widening, and
+        ``uniform`` is the full network times one multiplier, at equal budget.
       kept: group -> indices of the channels that stay in ``compact``.
       targets: constraint -> share of the full cost to reach.
-      shares: constraint -> share that ``compact`` has.
+      shares: constraint -> share of the full cost that ``compact`` has.
       full_costs, compact_costs, uniform_costs: resource -> cost.
-      channels: how many there are: ``full``, ``alive`` at the end of the search, ``after`` all that
-        was done to the widths; ``back`` and ``gone``: those that came and went between the two.
+      channels: numbers of channels: ``full``; ``alive`` at the end of the search; ``after`` all
+        changes to the widths; ``back`` and ``gone``: added and removed between these two.
       binding: the resource whose limit keeps ``uniform`` from being wider.
-      note: what a person should know, such as why a target is undercut; or empty.
+      note: what the user should know, such as why a target is undercut; or empty.
     """
 
     full: WidthVector
@@ -90,7 +91,10 @@ class Structure:
         return {"compact": self.compact, "uniform": self.uniform}[candidate.structure]
 
     def to_json(self) -> dict[str, Any]:
-        """``structure.json``: widths and costs before and after, targets and shares reached."""
+        """Returns the content of ``structure.json``.
+
+        It has widths and costs before and after the search, targets, and shares reached.
+        """
         return {
             "widths": dict(sorted(self.compact.items())),
             "cost": {
@@ -109,7 +113,7 @@ class Structure:
         }
 
     def describe(self) -> str:
-        """Lines for people: the widths before and after, and the budget."""
+        """Returns lines for the user: the widths before and after, and the budget."""
         changed = ", ".join(
             f"{group} {width} > {self.compact[group]}" for group, width in self.full.items()
         )
@@ -122,7 +126,7 @@ class Structure:
 
 
 def _shown(costs: Mapping[str, float]) -> dict[str, float]:
-    """Costs as people read them: an estimated time in milliseconds."""
+    """Returns costs as they are shown to the user: an estimated time is in milliseconds."""
     shown = dict(costs)
     if "latency" in shown:
         shown["latency_ms"] = shown.pop("latency") / 1e3
@@ -130,12 +134,12 @@ def _shown(costs: Mapping[str, float]) -> dict[str, float]:
 
 
 def find_structure(experiment: Experiment, budget: Budget, state: TrainState) -> Structure:
-    """Counts what is alive, rounds and widens as configured, and finds the uniform rival.
+    """Counts the living channels, rounds and widens as configured, and finds the uniform rival.
 
     Args:
-      experiment: with configuration and architecture.
-      budget: of the search.
-      state: at its end.
+      experiment: the experiment, with configuration and architecture.
+      budget: the budget of the search.
+      state: the state at the end of the search.
 
     Raises:
       StructureError: if the living channels exceed a target.
@@ -208,14 +212,14 @@ def candidate_start(
     teacher: Mapping[str, Any],
     searched: Mapping[str, Any],
 ) -> Callable[[TrainState], TrainState]:
-    """Initial state -> the one in which candidates start from weights that were trained before.
+    """Returns a function: initial state -> state in which candidates start from trained weights.
 
-    The compact ones take what survived the search; the uniform one the teacher's channels with the
-    largest scales, as many as it has.
+    The compact candidates take the channels that survived the search. The uniform candidate takes
+    the teacher's channels with the largest scales, as many as it has itself.
 
     Args:
-      experiment: with the architecture.
-      structure: what was found.
+      experiment: the experiment, with the architecture.
+      structure: the structure that the search found.
       teacher: variables of the full network before the search.
       searched: variables of the full network after it.
     """
@@ -223,7 +227,7 @@ def candidate_start(
     strengths = np.asarray(channels.magnitudes(teacher["params"]))
     kept = kept_channels(channels, strengths, np.zeros(len(strengths), bool), structure.uniform)
     sliced = {
-        # What died emits nothing, not even a constant: without it the network is the same.
+        # Dead channels output nothing, not even a constant, so the network is equal without them.
         "compact": _sliced(searched, channels, structure.kept),
         "uniform": _sliced(teacher, channels, kept),
     }
@@ -253,7 +257,7 @@ def _check(experiment: Experiment, channels: Channels, kept: Kept, widths: Width
 
 
 def _channels_of(experiment: Experiment) -> Channels:
-    """The layout of the full network alone, not of a stage's parameters."""
+    """Returns the layout of the full network's own parameters, not of a stage's parameters."""
     architecture = experiment.architecture
     return Channels.of(architecture, architecture.widths, experiment.dataset.image_shape)
 
@@ -261,7 +265,10 @@ def _channels_of(experiment: Experiment) -> Channels:
 def _cost_counter(
     experiment: Experiment, budget: Budget
 ) -> Callable[[Mapping[str, int]], dict[str, float]]:
-    """Width vector -> its cost; ``latency``, in microseconds, where a table was given."""
+    """Returns a function: width vector -> costs.
+
+    If a latency table was given, the costs include ``latency``, in microseconds.
+    """
     timed = [model for model in budget.resources if model.resource == "latency"]
 
     def count(vector: Mapping[str, int]) -> dict[str, float]:
@@ -295,7 +302,7 @@ def _why_not(budget: Budget, found: Mapping[str, int]) -> str:
 
 
 def _changes_note(counted: Mapping[str, int], config: Any) -> str:
-    """What was done to the widths that the search found, in channels."""
+    """Returns how many channels were added and removed after the search, and why."""
     if config.expand:
         why = "to widen what was found"
     elif config.multiple > 1:
@@ -304,17 +311,17 @@ def _changes_note(counted: Mapping[str, int], config: Any) -> str:
         why = "to come closer to a target that was undercut"
     parts = [
         f"{counted[key]:,} of {counted['full']:,} channels {said}"
-        for key, said in (("back", "came back"), ("gone", "went"))
+        for key, said in (("back", "were added"), ("gone", "were removed"))
         if counted[key]
     ]
     return f"{' and '.join(parts)} after the search, {why}" if parts else ""
 
 
 def _targets_note(targets: Mapping[str, float], shares: Mapping[str, float], multiple: int) -> str:
-    """Which targets the structure stays well below, and why."""
+    """Returns which targets the structure stays well below, and why."""
     low = {name: share for name, share in shares.items() if share < (1 - TOLERANCE) * targets[name]}
     if not low:
         return ""
     why = f"multiples of {multiple}" if multiple > 1 else "single channels, or other targets,"
     ended = ", ".join(f"{name} (at {share / targets[name]:.1%})" for name, share in low.items())
-    return f"more than 2 % below the target: {ended}; {why} leave nothing between"
+    return f"more than 2 % below the target: {ended}; {why} allow no width in between"

@@ -1,4 +1,4 @@
-"""Students of a fixed teacher, and the same ones alone, trained beside each other."""
+"""Trains students of a fixed teacher side by side with the same students alone."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from kdjax.train.run.run import Run
 from kdjax.train.tasks.stages import Stages
 from kdjax.widths import WidthVector
 
-# Of the runs: students who learn from a fixed teacher, and others beside them from labels alone.
+# The stage in which some students learn from a fixed teacher, and others from labels alone.
 STUDENTS = "distil"
 
 
@@ -22,8 +22,8 @@ class Learner(NamedTuple):
     """A network of the last stage.
 
     Attributes:
-      name: in tables and results.
-      widths: of the network.
+      name: the name in tables and results.
+      widths: the widths of the network.
       distilled: whether the teacher teaches it; else it learns from labels alone.
     """
 
@@ -41,18 +41,18 @@ def train_students(
     teachers: FixedTeachers | None = None,
     begin: Callable[[TrainState], TrainState] = lambda state: state,
 ) -> list[tuple[Run, TrainState]]:
-    """Trains networks beside each other, those that are distilled from a fixed teacher.
+    """Trains networks side by side; the distilled ones learn from a fixed teacher.
 
     Args:
-      stages: of the task.
-      learners: all of the experiment's architecture.
-      config: of the stage.
+      stages: the stages of the task.
+      learners: the networks, all of the experiment's architecture.
+      config: the configuration of the stage.
       teacher: host variables of the teacher, or what ``teachers`` takes in their place.
       teachers: which networks teach; None: the full network of the experiment.
       begin: initial state -> state to start from.
 
     Returns:
-      Of each seed the run and its last state, on the host.
+      For each seed, the run and its last state, on the host.
     """
     vectors = tuple(learner.widths for learner in learners)
     experiment = dataclasses.replace(stages.experiment, student_widths=vectors)

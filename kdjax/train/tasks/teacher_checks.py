@@ -1,4 +1,4 @@
-"""What every fixed teacher is checked for: what it has seen, and that it stays the same."""
+"""Checks of every fixed teacher: which data it has seen, and that it stays the same."""
 
 import hashlib
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from kdjax.train.tasks.experiment import Experiment
 
 # Fields that decide which examples are held out.
 _SPLIT_FIELDS = ("name", "validation", "test", "split_seed")
-# With these equal too, the same images and labels have to be found.
+# If these fields are equal too, the images and labels must be the same.
 _SAME_IMAGES = ("memory", "image_size", "labels_per_class", "skip_corrupt")
 
 
@@ -26,21 +26,22 @@ def check_split(
 
     Args:
       data: the fields ``data`` of the configuration that the teacher was trained with.
-      fingerprint: of the dataset that it was trained on.
-      experiment: whose students it is to teach.
-      name: of the teacher, for the error.
+      fingerprint: the fingerprint of the dataset that it was trained on.
+      experiment: the experiment whose students it is to teach.
+      name: the name of the teacher, for the error.
 
     Returns:
-      A remark where this cannot be known, since it was trained on other data; else empty.
+      A remark if this cannot be known, because the teacher was trained on other data; else empty.
 
     Raises:
-      ConfigError: if it was trained on the same data divided in another way, or changed since.
+      ConfigError: if it was trained on the same data, but the data was divided in another way or
+        has changed since.
     """
     own = experiment.config.data
     if data["name"] != own.name:
         return (
-            f"{name} was trained on {data['name']}, not on {own.name}: that it has not seen the "
-            "test images is for you to know"
+            f"{name} was trained on {data['name']}, not on {own.name}: make sure that it has "
+            "not seen the test images"
         )
     check_held_out(data, fingerprint, experiment, name)
     return ""
@@ -49,22 +50,22 @@ def check_split(
 def check_held_out(
     data: Mapping[str, Any], fingerprint: str, experiment: Experiment, name: str
 ) -> None:
-    """Checks that a teacher's data was divided as an experiment's, which has the same name.
+    """Checks that a teacher's data was divided like the experiment's data of the same name.
 
     Args:
       data: the fields ``data`` of the configuration that the teacher was trained with.
-      fingerprint: of the dataset that it was trained on.
-      experiment: whose students it is to teach.
-      name: of the teacher, for the error.
+      fingerprint: the fingerprint of the dataset that it was trained on.
+      experiment: the experiment whose students it is to teach.
+      name: the name of the teacher, for the error.
 
     Raises:
-      ConfigError: if it was divided in another way, or has changed since.
+      ConfigError: if the data was divided in another way, or has changed since.
     """
     if fingerprint == experiment.dataset.fingerprint():
         return
     own = experiment.config.data
     fields = [field for field in _SPLIT_FIELDS if data[field] != own[field]]
-    # Corrupt images leave a set in memory before it is divided, and a stream after.
+    # Corrupt images are removed from a set in memory before it is divided, from a stream after.
     if data["skip_corrupt"] and own["skip_corrupt"] and data["memory"] != own["memory"]:
         fields.append("memory")
     if fields:
@@ -81,7 +82,7 @@ def check_held_out(
 
 
 def digest(variables: Mapping[str, Any]) -> str:
-    """A name for the exact numbers in a tree of arrays."""
+    """Returns a digest of the exact numbers in a tree of arrays."""
     total = hashlib.sha256()
     for path, leaf in sorted(flax.traverse_util.flatten_dict(variables, sep="/").items()):
         array = np.ascontiguousarray(leaf)
@@ -91,15 +92,15 @@ def digest(variables: Mapping[str, Any]) -> str:
 
 
 def check_same_teacher(path: Path, found: str, *, task: str = "a search") -> None:
-    """Notes which teacher a workdir began with; it goes on with the same one.
+    """Stores which teacher a workdir began with, and checks that it goes on with the same one.
 
     Args:
-      path: the workdir, locked.
+      path: the workdir, already locked.
       found: the teacher's :func:`digest`.
       task: what the workdir holds, in words.
 
     Raises:
-      WorkdirError: if the one that was given has changed since.
+      WorkdirError: if the teacher has changed since.
     """
     marker = path / "teacher.json"
     content = {"digest": found}

@@ -1,4 +1,4 @@
-"""What fixed teachers say of whole splits."""
+"""The outputs of fixed teachers for whole splits."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,16 +14,16 @@ from kdjax.train.tasks.experiment import Experiment
 
 
 class TeacherOutputs:
-    """What teachers say of whole splits, without augmentation."""
+    """Computes the outputs of teachers for whole splits, without augmentation."""
 
     def __init__(self, experiment: Experiment, feed: Feed, teachers: FixedTeachers, variables: Any):
         """Prepares to compile; puts the variables on the devices.
 
         Args:
-          experiment: for its devices.
-          feed: of the examples.
+          experiment: the experiment, for its devices.
+          feed: the feed of the examples.
           teachers: the networks.
-          variables: of :func:`variables_of`.
+          variables: what :func:`kdjax.train.tasks.distill_teachers.variables_of` returns.
         """
         self._parallel, self._feed = experiment.parallel, feed
         self._variables = self._parallel.replicate(variables)
@@ -36,14 +36,17 @@ class TeacherOutputs:
             return rows if axis_name is None else jax.tree.map(dealt_back, rows)
 
         def dealt_back(rows: chex.Array) -> chex.Array:
-            # Devices have rows in turn, as cards are dealt.
+            # Row i of a batch is on device i modulo the number of devices.
             every = jnp.moveaxis(jax.lax.all_gather(rows, axis_name), 0, 1)
             return every.reshape(-1, *every.shape[2:])
 
         self._run = self._parallel.compile(run)
 
     def logits(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """``[examples, teachers, classes]`` float32 and the ``[examples]`` labels of a split."""
+        """Returns the teachers' logits for a split, and its labels.
+
+        The logits are ``[examples, teachers, classes]`` float32, the labels ``[examples]``.
+        """
         parts = list(self._parts(split))
         logits, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
         return logits, labels
@@ -56,9 +59,9 @@ class TeacherOutputs:
             yield logits[mask], labels[mask]
 
     def accuracies(self) -> dict[str, list[float]]:
-        """For ``test`` and, if there is one, ``validation`` each teacher's accuracy.
+        """Returns each teacher's accuracy for ``test`` and, if there is one, ``validation``.
 
-        That of their averaged logits comes last.
+        The accuracy of their averaged logits comes last.
 
         Raises:
           ArithmeticError: if an output is not finite.

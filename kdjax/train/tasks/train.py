@@ -1,4 +1,4 @@
-"""The whole experiment: every method and seed in turn, then the test set, once."""
+"""Trains a whole experiment: every method and seed in turn, then the test set is used once."""
 
 import contextlib
 from pathlib import Path
@@ -23,9 +23,9 @@ def train(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any]
 
     Args:
       config: every field as in :data:`kdjax.config.FIELDS`.
-      path: the workdir. Missing or empty: a new experiment. One of the same configuration: it is
-        continued, or read if it is finished; of the same but for added seeds: they are trained
-        too. Anything else is refused and left as it is.
+      path: the workdir. If it is missing or empty, a new experiment starts. If it holds one of the
+        same configuration, this one is continued, or read if it is finished. Seeds may be added;
+        they are trained too. Anything else is refused and left as it is.
 
     Returns:
       The content of ``results.json``.
@@ -61,7 +61,7 @@ def _train_all(stages: Stages) -> dict[str, Any]:
         finished[method] = [
             stages.run(method, runner, config, experiment, seed) for seed in config.seeds
         ]
-    # Only now, with nothing left to train, is the test set looked at.
+    # The test set is used only now, when nothing is left to train.
     measured = [
         measure(method, run, last) for method, group in finished.items() for run, last in group
     ]
@@ -73,7 +73,7 @@ def _train_all(stages: Stages) -> dict[str, Any]:
 
 
 def stem_changes(experiment: Experiment) -> list[str]:
-    """One line for each structure from a file whose stem has taken the first student's width."""
+    """Returns a line for each structure from a file whose stem got the first student's width."""
     lines, architecture = [], experiment.architecture
     shape = experiment.dataset.image_shape
     files = experiment.config.student_widths
@@ -95,7 +95,7 @@ def stem_changes(experiment: Experiment) -> list[str]:
 
 
 def describe(experiment: Experiment) -> str:
-    """One paragraph: what is about to be trained on what."""
+    """Returns one paragraph on what is about to be trained, and on which data."""
     config = experiment.config
     stem = ", ".join(
         f"{experiment.student_widths[0][group]} channels of {group}"

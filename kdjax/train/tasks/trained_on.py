@@ -1,4 +1,4 @@
-"""What an experiment was trained on, as ``data.json`` keeps it, for use without the data."""
+"""What ``data.json`` says about the data of an experiment, for use when the data is not there."""
 
 import dataclasses
 from pathlib import Path
@@ -32,7 +32,7 @@ class TrainedOn:
 
     @classmethod
     def of(cls, dataset: data.Dataset | data.Streamed) -> "TrainedOn":
-        """That of a dataset, read or ready to be streamed."""
+        """Returns the description of a dataset, read or ready to be streamed."""
         return cls(
             name=dataset.name,
             fingerprint=dataset.fingerprint(),
@@ -53,7 +53,7 @@ class TrainedOn:
 
 
 def read(path: Path) -> TrainedOn:
-    """What ``data.json`` of a workdir says.
+    """Reads ``data.json`` of a workdir.
 
     Raises:
       WorkdirError: if the file is missing, as before the first epoch, or damaged.

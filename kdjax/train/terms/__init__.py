@@ -1,4 +1,5 @@
-"""Terms that train modules of their own or remember: one file each, named by the term's ``parts``.
+"""Terms with trained modules or a memory: one file each, which the term's ``parts`` names.
 
-A file has a function ``parts``, from the term's fields to :class:`kdjax.config.Parts`.
+Each file has a function ``parts``, which takes the term's fields and returns
+:class:`kdjax.config.Parts`.
 """

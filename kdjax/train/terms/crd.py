@@ -1,4 +1,4 @@
-"""Contrastive representation distillation: embeddings, and a memory of the training set's."""
+"""Contrastive representation distillation: embeddings, and their memory for the training set."""
 
 from typing import Any
 
@@ -13,10 +13,10 @@ from kdjax.models.execution import Mode
 
 
 class Embeddings(nn.Module):
-    """A linear map of the student's pooled features, and one of the teacher's.
+    """Two linear maps to embeddings: of the student's and of the teacher's pooled features.
 
     Attributes:
-      dim: numbers in an embedding.
+      dim: the size of an embedding.
 
     References:
       Tian, Krishnan, Isola, ICLR 2020, section 3.1.
@@ -28,7 +28,7 @@ class Embeddings(nn.Module):
     def __call__(
         self, student: chex.Array, teacher: chex.Array, mode: Mode
     ) -> tuple[chex.Array, chex.Array]:
-        """Both as ``[batch, dim]`` float32.
+        """Returns both embeddings, each ``[batch, dim]`` float32.
 
         Args:
           student: ``[batch, channels]`` float32.
@@ -48,10 +48,10 @@ def parts(*, dim: int, negatives: int, momentum: float, temperature: float) -> P
     4
 
     Args:
-      dim: numbers in an embedding.
-      negatives: other examples that each is contrasted with, at most.
-      momentum: share of an embedding in the memory that a step keeps.
-      temperature: of the scores.
+      dim: the size of an embedding.
+      negatives: the largest number of other examples that each example is contrasted with.
+      momentum: the share of an embedding in the memory that a step keeps.
+      temperature: the temperature of the scores.
     """
 
     def loss(
@@ -62,7 +62,7 @@ def parts(*, dim: int, negatives: int, momentum: float, temperature: float) -> P
         def others(key: chex.PRNGKey, index: chex.Array) -> chex.Array:
             return losses.crd_negatives(key, index[None], examples=size, count=negatives)[0]
 
-        # By the example's own key, so that any number of devices draws the same.
+        # Use each example's own key: the draws are then the same on any number of devices.
         drawn = jax.vmap(others)(examples.keys, examples.indices)
         given = (student, teacher, memory, examples.indices, drawn)
         rows = {"where": examples.mask, "axis_name": examples.devices}

@@ -1,4 +1,4 @@
-"""Knowledge review: each of a student's maps fused with the later ones, against the teacher's."""
+"""Knowledge review: student maps, each fused with the later ones, are compared to the teacher's."""
 
 from collections.abc import Sequence
 
@@ -12,15 +12,15 @@ from kdjax.config import Parts
 from kdjax.models.execution import Mode
 from kdjax.models.normalization import BatchNorm
 
-_WIDEST = 512  # Channels in which maps are fused, at most.
+_WIDEST = 512  # The largest number of channels in which maps are fused.
 
 
 class Fusion(nn.Module):
-    """Attention-based fusion of a map with the one that was fused before it, of a later block.
+    """Attention-based fusion of a block's map with the fused map of the next block.
 
     Attributes:
-      middle: channels in which the two are fused.
-      channels: of the result, as the teacher's map has them.
+      middle: the number of channels in which the two maps are fused.
+      channels: the number of channels of the result, the same as of the teacher's map.
 
     References:
       Chen, Liu, Zhao, Jia, *Distilling Knowledge via Knowledge Review*, CVPR 2021, figure 3 (a).
@@ -33,11 +33,11 @@ class Fusion(nn.Module):
     def __call__(
         self, x: chex.Array, later: chex.Array | None, size: tuple[int, int], mode: Mode
     ) -> tuple[chex.Array, chex.Array]:
-        """``(map at the teacher's shape, fused map)``, the second for the block before.
+        """Returns ``(map at the teacher's shape, fused map)``; the block before uses the second.
 
         Args:
           x: ``[batch, height, width, channels]``.
-          later: ``[batch, ..., middle]``, fused before; None: there is none.
+          later: ``[batch, ..., middle]``, the fused map of the next block; None: there is none.
           size: (height, width) of the teacher's map.
           mode: how to compute.
         """
@@ -61,17 +61,17 @@ class Fusion(nn.Module):
 
 
 class Review(nn.Module):
-    """Fuses a student's maps from the last to the first, the pooled last map before them."""
+    """Fuses a student's maps from the last to the first, starting with the pooled last map."""
 
     @nn.compact
     def __call__(
         self, students: Sequence[chex.Array], teachers: Sequence[chex.Array], mode: Mode
     ) -> tuple[list[chex.Array], list[chex.Array]]:
-        """What :func:`kdjax.losses.review_kd` takes: fused maps, and the teacher's.
+        """Returns the arguments of :func:`kdjax.losses.review_kd`: fused and teacher's maps.
 
         Args:
-          students: ``[batch, height, width, channels]`` after each block.
-          teachers: as many, of the teacher.
+          students: the student's map after each block, ``[batch, height, width, channels]``.
+          teachers: the same number of maps of the teacher.
           mode: how to compute.
         """
         students, teachers = ([*maps, _pooled(maps[-1])] for maps in (students, teachers))
@@ -92,7 +92,7 @@ def _pooled(x: chex.Array) -> chex.Array:
 
 
 def _nearest(x: chex.Array, size: Sequence[int]) -> chex.Array:
-    """The map at another height and width, each pixel a copy of the nearest."""
+    """Resizes a map to a height and width; each pixel is a copy of the nearest one."""
     if x.shape[1:3] == tuple(size):
         return x
     return jax.image.resize(x, (x.shape[0], *size, x.shape[-1]), "nearest")

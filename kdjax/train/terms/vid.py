@@ -16,10 +16,10 @@ _LEAST = 1e-5  # Added to the variance.
 
 
 class MapPredictor(nn.Module):
-    """A Gaussian for each number of the teacher's map, predicted from the student's.
+    """Predicts a Gaussian for each number of the teacher's map from the student's map.
 
     Attributes:
-      variance: of every channel at the start.
+      variance: the variance of every channel at the start.
 
     References:
       Ahn et al., CVPR 2019, section 3; three 1x1 convolutions as in the released code.
@@ -31,9 +31,10 @@ class MapPredictor(nn.Module):
     def __call__(
         self, student: chex.Array, teacher: chex.Array, mode: Mode
     ) -> tuple[chex.Array, chex.Array, chex.Array]:
-        """What :func:`kdjax.losses.vid` takes: mean, the teacher's map, variance by channel.
+        """Returns the arguments of :func:`kdjax.losses.vid`: mean, teacher's map, variance.
 
-        The larger of two maps is averaged to the size of the smaller.
+        The variance is one number per channel. If the maps differ in size, the larger map is
+        average-pooled to the size of the smaller one.
 
         Args:
           student: ``[batch, height, width, channels]``.

@@ -1,4 +1,4 @@
-"""What is trained: students distilled as an ensemble, each by itself, or from a fixed teacher."""
+"""Training methods: an online ensemble, independent students, and students of a fixed teacher."""
 
 import ml_collections
 
@@ -22,11 +22,11 @@ def make(
     axis_name: str | None,
     execution: Execution = PLAIN,
 ) -> Method:
-    """A method with its module, forward pass and loss.
+    """Makes a method with its module, forward pass and loss.
 
     Args:
       name: ``ensemble`` or ``independent``.
-      config: of the experiment.
+      config: the experiment's configuration.
       architecture: the family, depth and classes.
       student_widths: one width vector per student, the pivot's first.
       steps_per_epoch: training steps, for weights that grow over epochs.

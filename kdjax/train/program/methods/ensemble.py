@@ -22,7 +22,7 @@ from kdjax.train.program.reading import Calls, ensemble_taps
 from kdjax.train.program.term_modules import LossInputs, TermModules
 from kdjax.widths import WidthVector
 
-# The gate among the modules of terms; no term can have this name.
+# The name of the gate among the terms' modules; no term can have this name.
 _GATE = "ensemble.gate"
 
 
@@ -33,14 +33,14 @@ def ensemble(
     steps_per_epoch: int,
     fields: dict[str, Any],
 ) -> Method:
-    """The students of an online ensemble, taught by what they say together.
+    """The method of an online ensemble, in which the students teach each other.
 
     Args:
-      config: of the experiment.
-      architecture: of the students.
+      config: the experiment's configuration.
+      architecture: the students' architecture.
       student_widths: one width vector per student, the pivot's first.
-      steps_per_epoch: training steps, for weights that grow over epochs.
-      fields: of the module.
+      steps_per_epoch: training steps in one epoch, for weights that grow over epochs.
+      fields: the fields of the module.
     """
     model = StudentEnsemble(architecture, student_widths, **fields)
     wanted, rule = objective(config), config.ensemble.rule
@@ -70,13 +70,14 @@ def ensemble(
     def run(variables, teacher, images, mask, key=None):
         outputs, stats = forward(model, variables, images, mask, key)
         if not config.feature_gradient_to_stem:
-            # The same computation with the stem held constant; the compiler merges the two forward
-            # passes, and each keeps its own way back.
+            # The same computation without gradients into the stem. The compiler merges the two
+            # forward passes, and each keeps its own backward pass.
             held, _ = forward(model.clone(stop_stem_gradient=True), variables, images, mask, key)
             outputs = held._replace(logits=outputs.logits)
         inputs, stats = modules.run(outputs, variables, stats, mask)
         if rule == "ema":
-            # By the batch's statistics, as the students: running ones would lag behind the copies.
+            # Use the batch's statistics, as the students do: running statistics would lag behind
+            # the copies.
             copies, _ = forward(model, {**variables, "params": teacher}, images, mask, key)
             inputs = inputs._replace(copies=copies.logits)
         return inputs, stats
@@ -98,13 +99,14 @@ def ensemble(
 def pivot_untaught(
     weights: Callable[[chex.Array], Weights], students: int
 ) -> Callable[[chex.Array], Weights]:
-    """Weights that switch off the logit terms of the widest student, which has no teacher.
+    """Returns weights without the logit terms of the widest student, which has no teacher.
 
-    Its teacher's logits are its own, for which a divergence is 0 but a cross entropy is not.
+    The widest student's teacher logits are its own logits. A divergence from them is 0, but a cross
+    entropy with them is not.
 
     Args:
       weights: step -> weight of each term, a scalar or ``[students]``.
-      students: how many there are.
+      students: the number of students.
     """
     taught = np.array([0.0] + [1.0] * (students - 1), np.float32)
 
@@ -120,13 +122,13 @@ def pivot_untaught(
 def _with_gate(
     output: LossOutput, logits: chex.Array, shares: chex.Array, examples: Examples
 ) -> LossOutput:
-    """The objective with the gate's own: the cross entropy of its logits, which trains it alone.
+    """Adds the gate's own loss, the cross entropy of the gated logits, which trains only the gate.
 
     Args:
-      output: of all terms.
+      output: the objective's output, of all terms.
       logits: ``[students, batch, classes]``.
-      shares: ``[batch, students]`` of the gate.
-      examples: of the batch.
+      shares: ``[batch, students]``, the output of the gate.
+      examples: the examples of the batch.
     """
     gated = losses.gated_logits(jax.lax.stop_gradient(logits), shares)
     own = losses.hard_label_cross_entropy(gated, examples.labels)

@@ -1,4 +1,4 @@
-"""Distillation from fixed teachers, of a search too: students side by side."""
+"""Distillation from fixed teachers, also within a search: the students train side by side."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -36,24 +36,25 @@ def taught(
     image_shape: tuple[int, int, int],
     steps_per_epoch: int,
 ) -> Method:
-    """Students side by side, each learning from labels, and some from a fixed teacher too.
+    """The method of students side by side that learn from labels, and some also from a teacher.
 
-    The teacher is in evaluation mode: it is no part of the state, and runs once for all students.
+    The teacher is fixed and in evaluation mode. It is not part of the state, and it runs once for
+    all students.
 
     Args:
-      config: of a stage of a search, or of a distillation.
-      architecture: of the students.
-      student_widths: of the students.
-      distilled: for each student whether it sees the teacher; the others learn from labels alone,
-        at full weight.
-      axis_name: names the devices.
+      config: the configuration of a search stage or of a distillation.
+      architecture: the students' architecture.
+      student_widths: one width vector per student.
+      distilled: for each student, whether the teacher teaches it; the others learn from labels
+        alone, at full weight.
+      axis_name: the mapped axis of the devices; None: there is one device.
       execution: how the students run.
-      teachers: of any family; None: the full network of the architecture.
-      image_shape: (height, width, channels) of the images, for terms of maps.
-      steps_per_epoch: training steps, for weights that grow over epochs.
+      teachers: teachers of any family; None: the full network of the architecture.
+      image_shape: (height, width, channels) of the images, for terms that read maps.
+      steps_per_epoch: training steps in one epoch, for weights that grow over epochs.
     """
     fields = module_fields(config, axis_name, execution)
-    # Those that are not taught have nothing but their labels.
+    # Students without a teacher learn only from labels, so the labels' term must be on.
     wanted = objective(config if all(distilled) else with_labels(config))
     adapters: dict[str, Any] = {"adapters": tuple(distilled)} if wanted.adapts else {}
     if teachers is None:

@@ -1,4 +1,4 @@
-"""The baselines: students that learn from labels, none seeing another."""
+"""The baselines: students that learn from labels and do not influence each other."""
 
 from typing import Any
 
@@ -22,13 +22,13 @@ def independent(
     student_widths: tuple[WidthVector, ...],
     fields: dict[str, Any],
 ) -> Method:
-    """The same students side by side, each learning from labels alone.
+    """The method of the same students side by side, each learning from labels alone.
 
     Args:
-      config: of the experiment.
-      architecture: of the students.
+      config: the experiment's configuration.
+      architecture: the students' architecture.
       student_widths: one width vector per student.
-      fields: of the module.
+      fields: the fields of the module.
     """
     model = IndependentNetworks(architecture, student_widths, **fields)
 

@@ -1,4 +1,4 @@
-"""What a training step needs to know of a method, and what all methods share."""
+"""What a training step needs to know about a method, and what all methods share."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -23,25 +23,26 @@ Weights = dict[str, chex.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """What a training step needs to know of a method.
+    """What a training step needs to know about a method.
 
     Attributes:
       model: the module whose variables are trained.
       forward: ``(variables, teacher, images, mask, key) -> (outputs, new batch_stats)``, in
         training mode; ``outputs.logits`` is ``[students, batch, classes]``. Networks that drop
-        parts at random do so by the key.
+        parts at random use the key to choose the parts.
       loss: ``(outputs, examples, weights, memory) -> LossOutput``.
       weights: step -> weight of each loss term.
       separate: whether the students must not influence each other.
-      average: largest decay of the averaged copies that teach (rule ``ema``), whose parameters are
-        then the ``teacher`` of :attr:`forward`. 0: there are no copies.
-      teacher_weights: share of each student in the average of all; None is equal shares.
-      recall: ``(teacher, batch) -> teacher``: what forward is given of a fixed teacher.
-      memory: what the teacher rule remembers before the first step
+      average: the largest decay of the averaged copies that teach (rule ``ema``). The parameters
+        of the copies are then the ``teacher`` of :attr:`forward`. 0: there are no copies.
+      teacher_weights: the share of each student in the average of all; None: equal shares.
+      recall: ``(teacher, batch) -> teacher``: selects what :attr:`forward` gets of a fixed
+        teacher.
+      memory: the memory of the teacher rule before the first step
         (:mod:`kdjax.train.program.online_teacher`).
-      initial: ``(image shape, training examples) -> InitialVariables``: of the model and of terms'
-        modules, and what terms remember.
-      observe: ``(state, metrics) -> further metrics`` of a step that has been taken.
+      initial: ``(image shape, training examples) -> InitialVariables``: the variables of the model
+        and of the terms' modules, and the terms' memories.
+      observe: ``(state, metrics) -> further metrics``, called after each step with the new state.
     """
 
     model: nn.Module
@@ -63,7 +64,7 @@ def module_fields(
     """The fields of a method's module.
 
     Args:
-      config: of the experiment.
+      config: the experiment's configuration.
       axis_name: the mapped axis of the devices; None: there is one device.
       execution: how the students run.
     """
@@ -77,14 +78,14 @@ def module_fields(
 def forward(
     model: nn.Module, variables: Any, images: chex.Array, mask: chex.Array, key: Any
 ) -> tuple[Outputs, Any]:
-    """Outputs in training mode, and the new running statistics.
+    """Returns the outputs in training mode, and the new running statistics.
 
     Args:
-      model: of a method.
-      variables: its parameters and running statistics.
+      model: the model of a method.
+      variables: the model's parameters and running statistics.
       images: ``[batch, height, width, channels]``, normalised.
       mask: ``[batch]`` booleans, False for padding.
-      key: for networks that drop parts at random; None: nothing is dropped.
+      key: the key for networks that drop parts at random; None: nothing is dropped.
     """
     drops = key is not None and model.architecture.drops
     outputs, updated = model.apply(
@@ -99,5 +100,5 @@ def forward(
 
 
 def shares(config: ml_collections.ConfigDict) -> tuple[float, ...] | None:
-    """Those of the students in the average of all; only the task ``train`` has the field."""
+    """The students' shares in the average of all, or None; only the task ``train`` sets them."""
     return tuple(config.get("teacher_weights", ())) or None
