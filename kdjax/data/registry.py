@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from kdjax.data import digits, files, tfds_source
 from kdjax.data.dataset import (
@@ -24,6 +25,7 @@ _STATISTICS: Mapping[str, Statistics] = {
     "tin100a": ((0.4827, 0.4511, 0.3991), (0.2581, 0.2506, 0.2640)),
 }
 _KNOWN = ("digits", "cifar10", "cifar100", "svhn_cropped", "tin100a")
+_KINDS = ("npz", "folder", "tfds")
 
 
 def statistics(name: str) -> Statistics | None:
@@ -70,20 +72,41 @@ def load(name: str, options: SourceOptions | None = None) -> Dataset:
     return Dataset(name=name, class_names=raw.class_names, mean=mean, std=std, **splits)
 
 
+def check_kind(name: str) -> None:
+    """Checks what stands before the colon in the name of a dataset.
+
+    Raises:
+      DataError: if there is a colon, and the kind before it is unknown.
+    """
+    kind, separator, _ = name.partition(":")
+    if separator and kind not in _KINDS:
+        raise DataError(
+            f"unknown kind of dataset {kind!r} in {name!r}: known are "
+            f"{', '.join(f'{known}:<path>' for known in _KINDS)}, or a name alone"
+        )
+
+
+def find_prepared(name: str, data_dir: str) -> Path:
+    """Returns the directory of a prepared TFDS dataset, as :func:`tfds_source.find` does.
+
+    Raises:
+      DataError: if the dataset is not there; the message suggests a similar name.
+    """
+    try:
+        return tfds_source.find(name, data_dir)
+    except tfds_source.MissingError as error:
+        near = difflib.get_close_matches(name, _KNOWN, n=1)
+        hint = f"; did you mean {near[0]}?" if near and near[0] != name else ""
+        raise DataError(f"{error}. Known names: {', '.join(_KNOWN)}{hint}") from None
+
+
 def _read(name: str, options: SourceOptions) -> RawSet:
     kind, separator, location = name.partition(":")
     if name == "digits":
         return digits.read()
+    check_kind(name)
     if not separator:
-        try:
-            folder = tfds_source.find(name, options.data_dir)
-            return tfds_source.read_directory(
-                str(folder), options.image_size, skip_corrupt=options.skip_corrupt
-            )
-        except tfds_source.MissingError as error:
-            near = difflib.get_close_matches(name, _KNOWN, n=1)
-            hint = f"; did you mean {near[0]}?" if near and near[0] != name else ""
-            raise DataError(f"{error}. Known names: {', '.join(_KNOWN)}{hint}") from None
+        location = str(find_prepared(name, options.data_dir))
     readers: dict[str, Callable[[], RawSet]] = {
         "npz": lambda: files.read_npz(location),
         "folder": lambda: files.read_folder(
@@ -93,9 +116,4 @@ def _read(name: str, options: SourceOptions) -> RawSet:
             location, options.image_size, skip_corrupt=options.skip_corrupt
         ),
     }
-    if kind not in readers:
-        raise DataError(
-            f"unknown kind of dataset {kind!r} in {name!r}: known are "
-            f"{', '.join(f'{known}:<path>' for known in readers)}, or a name alone"
-        )
-    return readers[kind]()
+    return readers[kind if separator else "tfds"]()

@@ -19,9 +19,9 @@ from kdjax.data.dataset import DataError, check_labels
 from kdjax.data.division import SourceOptions, check_classes, divide, needs_labels
 from kdjax.data.images import decode_with, sizes_differ
 from kdjax.data.records import Opened, Records, open_folder, open_prepared
-from kdjax.data.registry import statistics
+from kdjax.data.registry import check_kind, find_prepared, statistics
 from kdjax.data.survey import common_size, read_labels, sampled_statistics
-from kdjax.data.tfds_source import directory, find
+from kdjax.data.tfds_source import directory
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -356,7 +356,8 @@ def _open(name: str, options: SourceOptions) -> Opened:
     if kind == "tfds" and separator:
         return open_prepared(directory(location))
     if not separator and name != "digits":
-        return open_prepared(find(name, options.data_dir))
+        return open_prepared(find_prepared(name, options.data_dir))
+    check_kind(name)
     raise DataError(
         f"{name} cannot be streamed: it is held in memory anyway (config.data.memory='device')"
     )

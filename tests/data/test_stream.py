@@ -1,4 +1,4 @@
-"""Streams: the same batches whoever reads them and wherever they start."""
+"""Streams: the same batches for every reader and from every starting step."""
 
 import io
 import logging
@@ -23,7 +23,7 @@ SIZE = (224, 192)
 
 
 def jpeg(rng):
-    """An image of some size, as bytes."""
+    """Returns an image of a random size, as bytes."""
     height, width = rng.integers(180, 300, 2)
     pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
     out = io.BytesIO()
@@ -33,7 +33,7 @@ def jpeg(rng):
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """A prepared TFDS set of images of many sizes."""
+    """A prepared TFDS set with images of many sizes."""
     tfds = pytest.importorskip("tensorflow_datasets")
 
     class LargeSet(tfds.core.GeneratorBasedBuilder):
@@ -127,7 +127,7 @@ def test_a_prepared_set_is_opened_by_one_thread(prepared, monkeypatch):
 
 
 def test_an_epoch_has_every_example_once_in_an_order_of_its_own(streamed):
-    # Without random crops an example is known by its pixels.
+    # Without random crops and flips the pixels identify an example.
     steps = -(-TRAIN // 8)
     batches = take(streamed, 2 * steps, resized_crop=False, flip=False)
     epochs = [
@@ -141,7 +141,7 @@ def test_an_epoch_has_every_example_once_in_an_order_of_its_own(streamed):
     ]
     assert len(set(epochs[0])) == len(epochs[0]) == TRAIN
     assert sorted(epochs[0]) == sorted(epochs[1]) and epochs[0] != epochs[1]
-    # Each keeps its number, whatever its place.
+    # Each example keeps its number at any position.
     numbers = [
         np.concatenate([b.indices[b.mask] for b in p]) for p in (batches[:steps], batches[steps:])
     ]
@@ -179,9 +179,9 @@ def test_random_boxes_lie_inside_and_have_the_promised_area(width, height, seed)
     left, top, right, bottom = random_box(width, height, np.random.default_rng(seed))
     assert 0 <= left < right <= width and 0 <= top < bottom <= height
     w, h = right - left, bottom - top
-    if min(w, h) > 20:  # Rounding to pixels matters less.
+    if min(w, h) > 20:  # Rounding to pixels matters little.
         assert 0.7 <= w / h <= 1.43
-        if 0.5 < width / height < 2:  # Of a narrow image even the largest box is a small part.
+        if 0.5 < width / height < 2:  # In a narrow image even the largest box is small.
             assert w * h / (width * height) >= 0.07
 
 
@@ -248,6 +248,17 @@ def test_small_sets_are_not_streamed(name):
         data.stream(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("zip:x.zip", "unknown kind of dataset 'zip'"), ("cifar11", r"did you mean cifar10\?")],
+)
+def test_a_wrong_name_has_the_message_of_a_set_in_memory(name, message, tmp_path):
+    choices = options(data_dir=str(tmp_path))
+    for read in (data.stream, data.load):
+        with pytest.raises(DataError, match=message):
+            read(name, choices)
+
+
 def test_a_missing_set_says_where_it_was_looked_for(tmp_path):
     with pytest.raises(DataError, match=r"dataset 'imagenet2012' is not in"):
         data.stream("imagenet2012", SourceOptions(data_dir=str(tmp_path)))
@@ -271,7 +282,7 @@ def test_little_is_decoded_ahead(streamed, monkeypatch):
     batches = streamed.train_batches(seed=0, first_step=0, batch_size=4)
     next(batches)
     time.sleep(0.5)
-    # The one that was taken, one put together, two in threads.
+    # One batch was taken, one is assembled, and two are in threads.
     assert len(decoded) <= 4 * 4
     batches.close()
 

@@ -15,7 +15,8 @@ from kdjax.train.devices import processes
 from kdjax.train.devices.parallel import Parallel
 from kdjax.train.program.state import TrainState
 
-# The most bytes of images in one dispatch of a stream, unless a single step has more.
+# The most bytes of images that a process gives one dispatch of a stream, unless a single step has
+# more.
 _LARGEST_CHUNK = 256 << 20
 # The number of chunks on the devices besides the one in use: the next one, and one being copied.
 _AHEAD = 2
