@@ -25,7 +25,7 @@ if _OWN_CACHE:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 # Half of the time is spent on tracing, which creates millions of small objects. Searching them for
-# cycles less often saves a tenth of the time.
+# cycles less often saves time.
 gc.set_threshold(50_000, 20, 20)
 
 import numpy as np

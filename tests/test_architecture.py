@@ -1,4 +1,4 @@
-"""The house keeps its order: who may import whom, and where the special things live."""
+"""The rules of the architecture: what each part may import, and where special code may be."""
 
 import ast
 import sys
@@ -15,7 +15,7 @@ def files(part):
 
 
 def table():
-    """Part -> what kdjax/README.md says that it imports: packages, and ``kdjax.<part>``."""
+    """Returns part -> its imports according to kdjax/README.md: packages, and ``kdjax.<part>``."""
     text = (PACKAGE / "README.md").read_text()
     rows = text.partition("| part | imports |\n|---|---|\n")[2].partition("\n\n")[0]
     found = {}
@@ -30,7 +30,7 @@ def table():
 
 
 def imported(part):
-    """Packages that a part imports, and other parts as ``kdjax.<part>``."""
+    """Returns the packages that a part imports, and other parts as ``kdjax.<part>``."""
     found = set()
     for path in files(part):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -1,4 +1,4 @@
-"""The command line as a person meets it."""
+"""The command line as a user sees it."""
 
 import json
 import os
@@ -106,7 +106,7 @@ def test_help_is_worth_reading(command, capsys):
             assert name in shown
             assert field.meaning in shown
             assert field.expected in " ".join(shown.split())
-        # What the code reads from the environment, and how to install, as in the pages.
+        # The help also has the environment variables and the commands to install, as the pages do.
         for name in ("KDJAX_CACHE", "KDJAX_TUNE", "KDJAX_TRACEBACK", "TFDS_DATA_DIR"):
             assert f"\n  {name}\n" in shown
         for extra in ("", "cuda", "tpu", "prepare"):
@@ -140,10 +140,10 @@ def test_ctrl_c_ends_with_a_line_and_130(monkeypatch, capsys, tmp_path):
 def test_ctrl_c_ends_in_order_wherever_it_comes(place, tmp_path):
     program = tmp_path / "program.py"
     waits = "import time\nprint('here', flush=True)\ntime.sleep(30)\n"
-    if place == "import":  # In place of a library that the command imports.
+    if place == "import":  # This file replaces a library that the command imports.
         (tmp_path / "ml_collections.py").write_text(waits)
         before = ""
-    else:  # Python reports an exception in a destructor and goes on.
+    else:  # Python reports an exception in a destructor and continues.
         before = (
             "class Slow:\n"
             "    def __del__(self):\n"
@@ -156,7 +156,7 @@ def test_ctrl_c_ends_in_order_wherever_it_comes(place, tmp_path):
         )
     program.write_text(
         "import signal, sys, time\n"
-        # Where tests run in the background, a shell may have it ignored.
+        # If tests run in the background, a shell may have set SIGINT to be ignored.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"from kdjax import cli\n{before}sys.argv = ['kdjax', 'train']\n"
         "sys.exit(cli.main())\n"
@@ -174,11 +174,11 @@ def test_ctrl_c_ends_in_order_wherever_it_comes(place, tmp_path):
     process.send_signal(signal.SIGINT)
     _, shown = process.communicate(timeout=20)
     assert shown == "\nkdjax: stopped at once\n"
-    assert process.returncode in (130, -signal.SIGINT)  # To a shell both are 130.
+    assert process.returncode in (130, -signal.SIGINT)  # A shell shows both as 130.
 
 
 def test_plan_runs_no_workdirs_configuration(tmp_path, monkeypatch):
-    """It is data; a config file is run again by the process that compiles."""
+    """A workdir's config.json is data; a config file is run again by the compiling process."""
     given = {}
 
     def plan(*_, **options):

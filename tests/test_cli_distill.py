@@ -1,4 +1,4 @@
-"""`kdjax distill` as a person meets it."""
+"""`kdjax distill` as a user sees it."""
 
 import json
 

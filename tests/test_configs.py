@@ -1,4 +1,4 @@
-"""Every configuration file builds, and trains two steps on small data."""
+"""Every configuration file can be built, and trains two steps on small data."""
 
 from pathlib import Path
 
@@ -62,7 +62,7 @@ def test_training_configs_train_two_steps(path, small_npz):
     assert len(config.student_scales) == 5
     small = {
         "data.name": f"npz:{small_npz}",
-        "network": "resnet8",  # Depth costs compile time and nothing else differs.
+        "network": "resnet8",  # Depth only adds compile time.
         "network_width": 0.25,
         "student_scales": (1.0, 0.5),
         "batch_size": 16,
@@ -137,7 +137,7 @@ def test_pairs_of_the_usual_table(pair):
     for architecture, expected in zip((teacher, student), PAIRS[pair], strict=True):
         params = architecture.cost(architecture.widths, (32, 32, 3)).params
         assert expected in (params, None)
-    # Drops after 150, 180 and 210 of 240 epochs, of 782 batches each.
+    # The rate drops after 150, 180 and 210 of 240 epochs, each with 782 batches.
     rate = learning_rate_schedule(config.schedule, config.epochs, 782)
     rates = [float(rate(epoch * 782)) for epoch in (0, 149, 150, 180, 210)]
     first = 0.01 if "mobilenet" in pair else 0.05
@@ -169,7 +169,7 @@ def test_the_recipe_of_the_pairs_trains(small_npz, tmp_path):
     }
     config.update_from_flattened_dict(small)
     summary = distill(config, tmp_path / "run")
-    assert "val" not in summary["students"][0]["distilled"]  # All images are trained on.
+    assert "val" not in summary["students"][0]["distilled"]  # All images are for training.
     assert summary["students"][0]["gain_points"] is not None
 
 

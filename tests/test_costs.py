@@ -1,4 +1,4 @@
-"""Costs against the paper's table, the parameter tree and the traced computation."""
+"""Costs, compared with the paper's table, the parameter tree and the traced computation."""
 
 import functools
 
@@ -23,7 +23,7 @@ def count(name, classes, number, image_shape=(32, 32, 3)):
 
 
 def traced_macs(net, image_shape):
-    """Multiply-accumulates of the convolutions and products in the jaxpr, for one image."""
+    """Returns the multiply-accumulates of convolutions and products in the jaxpr, for one image."""
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     variables = jax.eval_shape(net.init, jax.random.key(0), images)
     return _macs(jax.make_jaxpr(lambda v, x: net.apply(v, x, train=False))(variables, images))
@@ -36,7 +36,7 @@ def _macs(jaxpr):
         if equation.primitive.name == "conv_general_dilated":
             kernel = equation.invars[1].aval.shape
             out_axis = equation.params["dimension_numbers"].rhs_spec[0]
-            # The kernel's input axis already holds one group's channels only.
+            # The kernel's input axis has the channels of only one group.
             total += outputs * np.prod(kernel, dtype=int) // kernel[out_axis]
         elif equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
@@ -76,7 +76,8 @@ def test_student_parameters_to_the_unit(name, classes, expected):
     ],
 )
 def test_size_ratios_of_the_paper(name, expected):
-    # Of 10 classes. Those of 100 are counted above; test_the_number_of_classes... has the rest.
+    # The paper's ratios are for 10 classes. The test above has counts for 100 classes, and
+    # test_the_number_of_classes... tests their difference.
     channels = [student(models.create(name, 10), number)["stage3"] for number in range(1, 6)]
     params = [
         count(name, 100, number).params - 90 * (final + 1)
@@ -115,7 +116,7 @@ def test_the_number_of_classes_changes_the_classifier_alone(depth):
     for number in (1, 2, 5):
         few, many = (count(f"resnet{depth}", classes, number) for classes in (10, 100))
         channels = student(models.create(f"resnet{depth}", 10), number)["stage3"]
-        # A weight per channel and a bias for each of 90 classes more.
+        # Each of 90 more classes has a weight per channel and a bias.
         assert many.params - few.params == 90 * (channels + 1)
         assert many.macs - few.macs == 90 * channels
         assert many.activations - few.activations == 90
@@ -128,7 +129,7 @@ def test_the_number_of_classes_changes_the_classifier_alone(depth):
         *((f"resnet{depth}", 5, (32, 32, 3)) for depth in (32, 44, 56, 110)),
         ("resnet8", 2, (8, 8, 1)),
         ("resnet20", 3, (64, 64, 3)),
-        ("resnet8", 3, (9, 13, 3)),  # sizes that stride 2 does not halve
+        ("resnet8", 3, (9, 13, 3)),  # Odd sizes, which stride 2 does not halve.
     ],
 )
 def test_multiply_accumulates_equal_those_of_the_traced_network(name, number, image_shape):
@@ -150,7 +151,7 @@ def test_a_small_network_by_hand():
         "stage3": 1,
         "stage3.block1.conv1": 2,
     }
-    # (weights, normalisation or bias, output pixels, output channels); 8 x 8 x 1 input.
+    # (weights, normalisation or bias, output pixels, output channels) for an 8 x 8 x 1 input.
     layers = [
         (9 * 1 * 2, 2 * 2, 8 * 8, 2),  # stem
         (9 * 2 * 1, 2 * 1, 8 * 8, 1),  # stage 1: 3x3, 3x3, projection
@@ -172,7 +173,7 @@ def test_a_small_network_by_hand():
 
 
 def test_multiply_accumulates_grow_with_the_pixels():
-    # Four times the pixels everywhere but in the classifier (64 x 10).
+    # There are four times as many pixels everywhere except in the classifier (64 x 10).
     small, large = (count("resnet20", 10, 1, (size, size, 3)) for size in (32, 64))
     assert large.macs - 640 == 4 * (small.macs - 640)
     assert large.activations - 10 == 4 * (small.activations - 10)
@@ -180,7 +181,7 @@ def test_multiply_accumulates_grow_with_the_pixels():
 
 
 def test_input_channels_count_in_the_stem_alone():
-    # 3x3 kernels from one channel instead of three to 16: 2 * 9 * 16 weights fewer.
+    # 3x3 kernels to 16 channels read one channel instead of three: 2 * 9 * 16 weights fewer.
     grey, colour = (count("resnet20", 10, 1, (32, 32, channels)) for channels in (1, 3))
     assert colour.params - grey.params == 288
     assert colour.macs - grey.macs == 288 * 32 * 32

@@ -1,4 +1,4 @@
-"""Examples in docstrings hold."""
+"""Examples in docstrings give the results that they show."""
 
 import doctest
 import importlib

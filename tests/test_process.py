@@ -1,4 +1,4 @@
-"""What the command sets before JAX starts."""
+"""The environment variables that the command sets before JAX starts."""
 
 import json
 import os
@@ -64,7 +64,7 @@ def test_it_can_be_switched_off(no_accelerator):
 
 
 def test_the_program_starts_anew_with_its_arguments(tmp_path):
-    """The whole way, in a process of its own: same arguments, same process number, once."""
+    """A real process restarts once, and keeps its arguments and its process number."""
     program = tmp_path / "program.py"
     program.write_text(
         "import json, os, sys\n"

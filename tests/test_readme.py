@@ -1,4 +1,4 @@
-"""What the README shows is run here, and what the pages that it leads to show."""
+"""The examples and results in the README, and in the pages to which it links, are correct."""
 
 import json
 import re
@@ -31,7 +31,7 @@ def commands():
 
 
 def examples():
-    """The Python examples but for those of a trained student, which tests/deploy has."""
+    """Returns the Python examples, except those of a trained student, which tests/deploy tests."""
     trained = ("load_student", "jaxexport")
     return [block for block in blocks("python") if not any(word in block for word in trained)]
 
@@ -93,7 +93,7 @@ def test_the_recorded_result_is_that_of_the_default_command():
     assert config.to_dict() == configuration.first_run("train").to_dict()
     results = json.loads((recorded / "results.json").read_text())
     assert results["seeds"] == list(config.seeds)
-    # The pages quote these results, not others.
+    # The pages quote exactly these results.
     page = (recorded / "README.md").read_text()
     for student in results["students"]:
         assert f"{100 * student['distilled']['test']:.2f}" in page

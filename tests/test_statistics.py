@@ -1,4 +1,4 @@
-"""Means and intervals against tables and hand arithmetic."""
+"""Means and intervals, compared with tables and arithmetic by hand."""
 
 import numpy as np
 import pytest

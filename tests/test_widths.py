@@ -1,4 +1,4 @@
-"""Width vectors: arithmetic by hand, errors that name group and value, files."""
+"""Width vectors: arithmetic by hand, errors that name the group and the value, files."""
 
 import json
 import re

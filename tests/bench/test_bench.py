@@ -1,4 +1,4 @@
-"""`kdjax bench`, small: what it records, what it refuses."""
+"""Small runs of `kdjax bench`: what it records and what it refuses."""
 
 import json
 
@@ -42,8 +42,8 @@ def test_executions_are_measured_in_turn(tmp_path, capsys):
 
 
 def test_the_command_measures_and_chooses(tmp_path, capsys, monkeypatch):
-    # That the fastest of several is chosen, the next test shows without compiling five students
-    # for each.
+    # The next test shows that the fastest of several executions is chosen, without compiling five
+    # students for each.
     monkeypatch.setenv("KDJAX_CACHE", str(tmp_path / "cache"))
     out = tmp_path / "bench.json"
     assert cli.main(["bench", f"--out={out}", "--choose", *SMALL, "--execution=merged"]) == 0
@@ -145,7 +145,8 @@ def test_students_side_by_side_cost_more_than_an_ensemble():
     ensemble, _ = work(Workload(batch_size=8))
     separate, _ = work(Workload(batch_size=8, method="independent"))
     stem = 27 * 16 * 1024 * 2 * 3
-    # Four more stems; no adapters: 9, 6, 3 of 16 channels at 32 x 32, and so on.
+    # Separate students have four more stems and no adapters. Adapters read 12, 9, 6 and 3 of 16
+    # channels at 32 x 32, and so on.
     adapters = sum(
         size * size * sum(int(full * share + 1e-9) for share in (0.8, 0.6, 0.4, 0.2)) * full
         for size, full in ((32, 16), (16, 32), (8, 64))

@@ -1,4 +1,4 @@
-"""Times of layers: the line through them, narrowed shapes, and a table that a search reads."""
+"""Times of layers: the fitted line, narrowed shapes, and a table that a search reads."""
 
 import dataclasses
 import json
@@ -28,12 +28,12 @@ def test_no_number_is_negative():
 def test_layers_are_narrowed_as_a_search_would():
     network = models.create("mobilenet_v2", 10)
     layers = {layer.path[1:-1]: layer for layer in tracing.traced(network, (32, 32, 3)).layers}
-    # A depthwise convolution loses what it reads with what it writes.
+    # A depthwise convolution loses the channels that it reads together with those it writes.
     x, kernel, params = _narrowed(layers["stage2_block1", "depthwise"], 0.5, 1.0)
     assert (x, kernel, params["feature_group_count"]) == ((1, 32, 32, 48), (3, 3, 1, 48), 48)
     x, kernel, _ = _narrowed(layers["stage2_block1", "expand"], 0.25, 0.5)
     assert (x, kernel) == ((1, 32, 32, 4), (1, 1, 4, 48))
-    # The image and the classes stay.
+    # The channels of the image and the classes are not narrowed.
     x, kernel, _ = _narrowed(layers["conv",], 0.1, 0.5)
     assert (x, kernel) == ((1, 32, 32, 3), (3, 3, 3, 16))
     network = models.create("resnext50_32x4d", 10)
@@ -43,7 +43,7 @@ def test_layers_are_narrowed_as_a_search_would():
 
 
 class Flattening(nn.Module):
-    """A dense layer that reads all places of a map: 4 * 6 numbers of each of 8 channels."""
+    """A dense layer that reads all positions of a map: 4 * 6 numbers of each of 8 channels."""
 
     @nn.compact
     def __call__(self, x, train=False):

@@ -1,4 +1,4 @@
-"""What a step costs, against arithmetic by hand."""
+"""The cost of a step, compared with arithmetic by hand."""
 
 import pytest
 
@@ -15,7 +15,7 @@ from kdjax.bench.limits import (
 )
 
 RESNET8 = models.create("resnet8", 10)
-# Three maps at 32 x 32 x 16, three at 16 x 16 x 32, three at 8 x 8 x 64.
+# ResNet8 has three maps of 32 x 32 x 16, three of 16 x 16 x 32 and three of 8 x 8 x 64.
 OUTPUTS = 3 * 16_384 + 3 * 8_192 + 3 * 4_096
 MACS = (
     27 * 16 * 1_024

@@ -1,4 +1,4 @@
-"""Configurations of both kinds with other values than the defaults."""
+"""Configurations of `kdjax train` and `kdjax search` with other values than the defaults."""
 
 import pytest
 
@@ -20,11 +20,11 @@ def _with(config, changes):
 
 @pytest.fixture(scope="session")
 def changed():
-    """The default with other values, whatever their types; ``a__b`` stands for a.b."""
+    """A function: the default with other values of any type; ``a__b`` stands for a.b."""
     return lambda **changes: _with(configuration.default(), changes)
 
 
 @pytest.fixture(scope="session")
 def changed_search():
-    """The same for the default of a search."""
+    """The same function for the default of a search."""
     return lambda **changes: _with(configuration.search_default(), changes)

@@ -1,4 +1,4 @@
-"""The fields of `kdjax train`: defaults, and what each may be by itself."""
+"""The fields of `kdjax train`: defaults, and the values that each allows by itself."""
 
 import re
 

@@ -41,7 +41,7 @@ def test_ramps_that_shape_nothing_are_not_spoken_of(changed, changes):
 
 def test_both_stages_of_a_search_are_looked_at(changed_search):
     assert configuration.shortened(configuration.search_default()) == []
-    # The search itself has a constant rate and no warm-up.
+    # The search stage itself has a constant learning rate and no warm-up.
     lines = configuration.shortened(
         changed_search(
             teacher__epochs=3, search__epochs=1, distil__epochs=2, schedule__warmup_epochs=2.5

@@ -1,4 +1,4 @@
-"""Fields that should not be there, fields that are missing, and whose a field is."""
+"""Unknown fields, missing fields, and the command that a field belongs to."""
 
 import pytest
 
@@ -55,7 +55,7 @@ def test_a_missing_field_of_a_search_is_named():
         configuration.validate(config)
 
 
-# Whose a field is
+# The command that a field belongs to
 
 
 def test_the_kind_is_told_by_the_search_section():
@@ -86,7 +86,7 @@ def test_a_distillation_is_told_by_its_teacher():
         "weights.hard", "weights.feature", "weights.soft", "temperature", "student_scales",
         "epochs",
     }  # fmt: skip
-    # So the same path can be given to both commands.
+    # These names are shared, so that the same path can be given to both commands.
     assert {"teacher.workdir", "teacher.checkpoint", "teacher.epochs"} <= names
 
 
@@ -146,7 +146,7 @@ def test_a_field_of_a_search_in_train_is_named_as_such(name):
         ("search", configuration.FIELDS, "it belongs to `kdjax search`"),
         ("search.epocs", configuration.FIELDS, "it belongs to `kdjax search`"),
         ("teacher_weights", configuration.SEARCH_FIELDS, "it belongs to `kdjax train`"),
-        # Known to both: a leaf that stands in the wrong place.
+        # Both commands know these names, but here they are in the wrong place.
         ("temperature", configuration.FIELDS, "did you mean config.temperature?"),
         ("batch_size", configuration.SEARCH_FIELDS, "did you mean config.batch_size?"),
     ],

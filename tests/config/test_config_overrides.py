@@ -45,7 +45,7 @@ def test_an_override_sets_its_field_alone(arguments, name, expected):
     others = {**dict(configuration.flatten(config)), name: configuration.FIELDS[name].default}
     start = configuration.default() if name == "data.name" else configuration.first_run("train")
     expected = dict(configuration.flatten(start))
-    if name in ("student_scales", "student_widths"):  # The recipe's shares are of five students.
+    if name in ("student_scales", "student_widths"):  # The recipe's shares are for five students.
         expected["teacher_weights"] = ()
     assert others == {**expected, name: others[name]}
 
@@ -179,7 +179,7 @@ def test_the_configuration_of_a_workdir_is_one(tmp_path):
     assert (config.epochs, config.student_scales, config.batch_size) == (3, (1.0, 0.5), 8)
     with pytest.raises(ConfigError, match="json is a configuration of `kdjax train`, not"):
         read_config(str(path), (), "search")
-    # To a Python file a name that ends so is its argument.
+    # After a Python file, a name that ends in .json is the file's argument.
     python = tmp_path / "mine.py"
     python.write_text(
         "from kdjax import config\n\n\ndef get_config(name):\n    made = config.default()\n"

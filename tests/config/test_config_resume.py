@@ -1,4 +1,4 @@
-"""What a resumed run may change."""
+"""The fields that a resumed run may change."""
 
 import pytest
 

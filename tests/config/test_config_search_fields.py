@@ -1,4 +1,4 @@
-"""The fields of `kdjax search`: defaults, and what each may be by itself."""
+"""The fields of `kdjax search`: defaults, and the values that each allows by itself."""
 
 import math
 import re
@@ -123,7 +123,7 @@ def test_a_value_of_another_type_is_named_in_a_search(changed_search, name, valu
 @settings(deadline=None, max_examples=60)
 @given(st.sampled_from(["flops", "params"]), st.floats() | st.integers(-3, 10**12))
 def test_a_target_is_a_share_or_a_whole_number(changed_search, cost, value):
-    # The other target keeps this one from being the only one, so that 0 is allowed, too.
+    # The other target is set, so that this one may also be 0.
     other = {"flops": "params", "params": "flops"}[cost]
     config = changed_search(**{f"search__target__{cost}": value, f"search__target__{other}": 0.5})
     if 0 <= value <= 1 or (value > 1 and math.isfinite(value) and value % 1 == 0):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from kdjax import config as configuration
 from kdjax.config import ConfigError
 
-# Three blocks with names of their own; the rules about names build on them.
+# Three blocks with their own names, for the rules about named blocks.
 NAMED = {"search__blocks__names": ("a", "b", "c"), "search__blocks__groups": ("a*", "b* d", "c*")}
 SEQUENTIAL = {"search__schedule": "sequential"}
 
@@ -124,7 +124,7 @@ def test_fields_of_a_search_that_do_not_fit_together_are_named(changed_search, c
         {**NAMED, "search__blocks__strengths": (1, 0.5, 2.0)},
         {**NAMED, "search__blocks__resources": ("flops", "params", "both")},
         {**NAMED, "search__blocks__targets": (0, 1, 0.3)},
-        # Without names their number is that of the network's own blocks.
+        # Without names the values are for the network's own blocks, which are not known here.
         {"search__blocks__strengths": (1.0,), "search__blocks__resources": ("targets",)},
         {"search__blocks__frozen": ("stage1",)},
         {"weights__hard": 0.0},

@@ -1,4 +1,4 @@
-"""What the tests of several kinds of sources share."""
+"""Fixtures that the tests of several kinds of sources share."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from kdjax.data import images
 
 @pytest.fixture
 def forbid_decoding(monkeypatch):
-    """A function after which every image that is decoded fails the test."""
+    """A function: after its call the test fails if an image is decoded."""
 
     def decode(*arguments):
         raise AssertionError("an image was decoded again")

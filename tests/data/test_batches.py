@@ -1,4 +1,4 @@
-"""Statistics of a set, and the batches that are made of it on the device."""
+"""Statistics of a set, and the batches that are made from it on the device."""
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ def test_crop_and_flip_equals_padding_cropping_and_flipping(pad):
 
 
 def numbered(size=22, extra=5):
-    """A set whose first pixel and label are the number of the example."""
+    """Returns a set in which the first pixel and the label of an example are its number."""
     pixels = np.zeros((size + extra, 8, 8, 1), np.uint8)
     pixels[:, 0, 0, 0] = np.arange(size + extra)
     return on_device(pixels, np.arange(size + extra))
@@ -97,11 +97,11 @@ def test_devices_share_the_batch_that_one_device_would_take(step):
         for device in range(4)
     ]
     assert {share.labels.shape for share in shares} == {(2,)}
-    # Dealt like cards: device d holds positions d, d + 4, ...
+    # Examples are dealt in turn: device d has positions d, d + 4, ...
     for whole_field, share_fields in zip(whole, zip(*shares, strict=True), strict=True):
         dealt = np.stack(share_fields, axis=1).reshape(whole_field.shape)
         np.testing.assert_array_equal(dealt, whole_field)
-    if step == 5:  # the last of its epoch: six examples and two of padding
+    if step == 5:  # The last step of its epoch has six examples and two rows of padding.
         assert [int(share.mask.sum()) for share in shares] == [2, 2, 1, 1]
 
 
@@ -124,7 +124,7 @@ def test_half_of_the_images_are_flipped_and_offsets_cover_the_padding():
     rows, columns = np.nonzero(np.asarray(moved))[1:]
     assert len(rows) == 2000
     assert set(rows) == {1, 2, 3, 4, 5}
-    # Left to right: columns 0..4 unflipped, 7 - (0..4) = 3..7 flipped; 3 and 4 are either's.
+    # Unflipped images have columns 0 to 4, flipped images 3 to 7; 3 and 4 may come from both.
     assert set(columns) == set(range(8))
     assert np.mean(columns < 3) == pytest.approx(0.5 * 3 / 5, abs=0.04)
     assert np.mean(columns > 4) == pytest.approx(0.5 * 3 / 5, abs=0.04)
@@ -145,7 +145,7 @@ def test_images_are_normalised_per_channel():
     source = on_device(pixels, [0])
     statistics = {"mean": (0.5, 0.1, 0.2), "std": (0.25, 0.2, 0.4)}
     cut = plan(train_size=1, batch_size=1, image_shape=(8, 8, 3), **statistics)
-    # (0 - .5) / .25, (.2 - .1) / .2, (1 - .2) / .4
+    # The channels are (0 - .5) / .25, (.2 - .1) / .2 and (1 - .2) / .4.
     batch = cut.evaluation(source, 0, 1, 0)
     np.testing.assert_allclose(batch.images[0, 4, 4], [-2.0, 0.5, 2.0], atol=1e-6)
     assert batch.images.dtype == jnp.float32

@@ -1,4 +1,4 @@
-"""The real CIFAR-10, where it lies prepared: as published, and the same in both memories."""
+"""The real CIFAR-10, if it is prepared: as published, and the same in both memories."""
 
 import os
 
@@ -21,7 +21,7 @@ def options():
 
 @pytest.fixture(scope="module")
 def held(options, tmp_path_factory):
-    """All of it in memory: decoding 60,000 images is what takes time, so it is done once."""
+    """The whole set in memory. Decoding its 60,000 images takes long, so it is done once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDJAX_CACHE", str(tmp_path_factory.mktemp("cache")))
         return data.load("cifar10", options)

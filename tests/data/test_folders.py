@@ -10,14 +10,14 @@ from kdjax.data.folders import find_images
 
 
 def touch(root, *names):
-    """Empty files: nothing here is decoded."""
+    """Creates empty files, because these tests decode nothing."""
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(b"")
 
 
 def found(root):
-    """Numbers of images by part, and the classes."""
+    """Returns the number of images by part, and the classes."""
     _, class_names, listings = find_images(str(root))
     return {part: len(listing) for part, listing in listings.items()}, class_names
 
@@ -34,14 +34,14 @@ def test_a_validation_folder_is_the_validation_split(tmp_path, called):
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
-        # A class called train: it holds images, or stands beside classes.
+        # `train` is a class if it holds images itself or if there are other classes beside it.
         (("train/1.png", "plane/1.png"), ({"train": 2}, ("plane", "train"))),
         (("train/1.png", "test/1.png", "car/1.png"), ({"train": 3}, ("car", "test", "train"))),
         (("test/1.png", "car/old/1.png"), ({"train": 2}, ("car", "test"))),
-        # Splits, whatever lies beside them.
+        # These are splits, whatever else is in the folder.
         ((*TWO, "test/ape/1.png", "notes/a.txt"), ({"train": 2, "test": 1}, ("ape", "bee"))),
         (TWO, ({"train": 2}, ("ape", "bee"))),
-        # Images may lie deeper in a class.
+        # A class may hold images in subfolders.
         (("ape/a/1.png", "ape/b/c/2.JPG", "bee/1.png"), ({"train": 3}, ("ape", "bee"))),
     ],
 )

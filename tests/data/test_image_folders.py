@@ -45,7 +45,7 @@ def test_folder_with_train_and_test(tmp_path):
 def test_flat_folder_gives_a_share_of_each_class_for_test(tmp_path):
     written = write_folder(tmp_path, 4, shape=(8, 8))
     loaded = data.load(f"folder:{tmp_path}", WHOLE)
-    assert loaded.image_shape == (8, 8, 1)  # grey stays grey
+    assert loaded.image_shape == (8, 8, 1)  # Grey images stay grey.
     assert np.bincount(loaded.train.labels).tolist() == [3, 3]
     assert np.bincount(loaded.test.labels).tolist() == [1, 1]
     whole = np.concatenate([loaded.train.images, loaded.test.images])[..., 0]
@@ -77,7 +77,7 @@ def test_a_truncated_file_is_named(tmp_path):
 
 
 DAMAGED_HEADERS = {
-    # The length of its first chunk is 5, not 13.
+    # The first chunk has length 5 instead of 13.
     "bad.png": b"\x89PNG\r\n\x1a\n\0\0\0\5IHDR\0\0\0\x08\0\0\0\x08\x08\0\0\0\0\xe1\x64\xe1\x57",
     "bad.ppm": b"P6\n99999999999999999999 8\n255\n" + b"0" * 192,
 }
@@ -103,7 +103,7 @@ def test_images_of_another_size_are_named_and_can_be_resized(tmp_path):
     loaded = data.load(f"folder:{tmp_path}", options)
     assert loaded.image_shape == (16, 9, 3)
     both = np.concatenate([loaded.train.images, loaded.test.images])
-    assert sum((image == 7).all() for image in both) == 1  # a constant stays one
+    assert sum((image == 7).all() for image in both) == 1  # Constant images stay so.
 
 
 def test_a_folder_of_empty_classes_says_so(tmp_path):
@@ -136,7 +136,7 @@ def test_a_second_load_reads_the_cache(tmp_path, forbid_decoding):
     forbid_decoding()
     second = data.load(f"folder:{tmp_path}", WHOLE)
     assert second.fingerprint() == first.fingerprint()
-    with pytest.raises(AssertionError, match="decoded again"):  # another size is another content
+    with pytest.raises(AssertionError, match="decoded again"):  # Another size: not cached.
         data.load(f"folder:{tmp_path}", SourceOptions(image_size=(9, 9)))
 
 
@@ -161,7 +161,7 @@ def test_a_damaged_cache_is_decoded_again(tmp_path, monkeypatch, forbid_decoding
         {"truncated": content[: len(content) // 2], "flipped": content, "empty": b""}[damage]
     )
     assert data.load(f"folder:{tmp_path / 'set'}", WHOLE).fingerprint() == first.fingerprint()
-    forbid_decoding()  # and it was stored anew
+    forbid_decoding()  # The cache was written again.
     assert data.load(f"folder:{tmp_path / 'set'}", WHOLE).fingerprint() == first.fingerprint()
 
 

@@ -1,4 +1,4 @@
-"""A field of the data means the same for a set in memory and for a stream."""
+"""Every field of the data means the same for a set in memory and for a stream."""
 
 import io
 import logging
@@ -23,14 +23,14 @@ def write(path, height=12, width=10, grey=False, seed=0):
 
 def write_classes(root, count, seed=0, **image):
     for number in range(count):
-        # Unequal classes, so that a split that is not stratified would show.
+        # Classes have different sizes, so that a split without stratification would be noticed.
         label = min(number % 4, 2)
         write(root / CLASSES[label] / f"{number:02d}.png", seed=100 * seed + number, **image)
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Folders by their layout."""
+    """The root of folders that are named after their layout."""
     root = tmp_path_factory.mktemp("layouts")
     write_classes(root / "flat", 40)
     write_classes(root / "grey", 24, grey=True)
@@ -45,7 +45,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """Prepared TFDS sets by their splits; sizes of the last differ."""
+    """The root of prepared TFDS sets with different splits; image sizes differ in the last one."""
     tfds = pytest.importorskip("tensorflow_datasets")
     root = tmp_path_factory.mktemp("tfds")
 
@@ -88,7 +88,7 @@ def prepared(tmp_path_factory):
 
 
 def streamed_split(streamed, split):
-    """Images and labels of a split, as evaluation has them."""
+    """Returns the images and labels of a split as evaluation gets them."""
     batches = list(streamed.evaluation_batches(split, batch_size=16))
     images, labels, mask, _ = (np.concatenate(arrays) for arrays in zip(*batches, strict=True))
     return images[mask], labels[mask]
@@ -110,7 +110,7 @@ def assert_same(name, options, whole_images=True):
     return held
 
 
-# One line for every field that both memories have: where it is not the default, and on what.
+# One row for every field that both memories have -> layout of the folder, values of fields.
 TABLE = {
     "defaults": ("flat", {}),
     "data.validation": ("flat", {"validation": 0.3}),
@@ -131,7 +131,8 @@ TABLE = {
 @pytest.mark.parametrize("row", TABLE)
 def test_both_memories_read_a_folder_alike(folders, row):
     layout, fields = TABLE[row]
-    # Cropped, not distorted: other pixels, the same splits and statistics.
+    # A stream crops images and does not distort them: the pixels differ, the splits and
+    # statistics are the same.
     distorted = fields.get("image_size", (12, 10)) != (12, 10)
     assert_same(f"folder:{folders / layout}", SourceOptions(**fields), not distorted)
 
@@ -209,7 +210,7 @@ def test_statistics_of_a_large_stream_are_sampled_by_the_seed(folders, monkeypat
     seeds = [data.stream(name, SourceOptions(split_seed=seed, test=0.2)) for seed in (0, 0, 1)]
     assert seeds[0].mean == seeds[1].mean != seeds[2].mean
     for streamed in seeds:
-        # 10 images of 120 uniform pixels: five deviations of their mean.
+        # The tolerance is five deviations of the mean of 10 images with 120 uniform pixels.
         np.testing.assert_allclose(streamed.mean, held.mean, atol=5 * 0.29 / np.sqrt(1200))
 
 
@@ -239,7 +240,7 @@ def test_labels_out_of_range_are_refused(prepared, monkeypatch, own):
     monkeypatch.setattr(
         records.PreparedRecords, "_pair", lambda self, record: (pair(self, record)[0], 3)
     )
-    # With splits of its own no label is looked at before its image is.
+    # If the set has its own splits, a label is checked only when its image is read.
     options = SourceOptions(data_dir=str(prepared), split_seed=7, image_size=(9, 9))
     with pytest.raises(DataError, match=r"label 3 .*is outside \[0, 3\)"):
         streamed = data.stream("three" if own else "whole", options)
@@ -263,7 +264,7 @@ def test_crops_of_a_stream_are_moved_as_those_in_memory(tmp_path):
     assert len(rows) == 198 and set(rows) == {3, 4, 5, 6, 7} and set(columns) == {1, 2, 3, 4, 5}
 
 
-# What is said
+# Messages
 
 
 def said(caplog, name, read=data.load, **fields):

@@ -1,4 +1,4 @@
-"""Mixup and cutmix against the same arithmetic in NumPy."""
+"""Mixup and cutmix, compared with the same arithmetic in NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from kdjax.data.mixing import mixed
 CLASSES, SIZE = 40, 12
 RNG = np.random.default_rng(0)
 MASK = np.array([True] * 9 + [False] * 3)
-# Every example has a class of its own, so labels say which two images were mixed.
+# Every example has its own class, so that the labels show which two images were mixed.
 BATCH = Batch(
     jnp.asarray(RNG.normal(size=(SIZE, 8, 10, 3)), jnp.float32),
     jnp.arange(SIZE) * 3,
@@ -22,13 +22,13 @@ KEYS = [jax.random.fold_in(jax.random.key(0), step) for step in range(40)]
 
 
 def of_steps(device=0, batch=BATCH, **alphas):
-    """Mixed batches of many steps, as NumPy arrays."""
+    """Returns the mixed batches of many steps, as NumPy arrays."""
     mix = jax.jit(lambda key: mixed(batch, key, device, classes=CLASSES, **alphas))
     return [jax.tree.map(np.asarray, mix(key)) for key in KEYS]
 
 
 def share_and_partners(batch):
-    """The own share and each row's partner, as the labels say."""
+    """Returns the mixed rows' own shares and each row's partner, read from the labels."""
     own = batch.labels[np.arange(SIZE), np.arange(SIZE) * 3]
     rest = batch.labels.copy()
     rest[np.arange(SIZE), np.arange(SIZE) * 3] = 0
@@ -58,7 +58,8 @@ def test_images_and_labels_are_mixed_in_the_same_shares(alphas):
             kinds.add("mixup")
             continue
         kinds.add("cutmix")
-        # Of each pixel either the own or the partner's: the same for all rows, a box or its rest.
+        # Each pixel is the row's own or its partner's. The partner's pixels are the same positions
+        # in all rows: a box, or everything outside it.
         taken = (batch.images == images[partners].astype(np.float32)).all(-1)
         mixed_rows = partners != np.arange(SIZE)
         assert (taken | (batch.images == np.asarray(BATCH.images)).all(-1)).all()
@@ -77,7 +78,8 @@ def test_shares_are_those_of_the_beta_distribution():
     keys = jax.random.split(jax.random.key(1), 2000)
     labels = jax.vmap(lambda key: mixed(BATCH, key, 0, classes=CLASSES, mixup=1.0).labels[:1])(keys)
     own = np.asarray(labels)[:, 0, 0]
-    # Beta(1, 1) is uniform; the larger of a share and its rest has mean .75; 1 in 9 draws itself.
+    # Beta(1, 1) is uniform. The larger of a share and 1 - share has mean .75. 1 of 9 rows is its
+    # own partner.
     expected = 8 / 9 * 0.75 + 1 / 9
     assert own.mean() == pytest.approx(expected, abs=0.012)
 

@@ -1,4 +1,4 @@
-"""Sets of the user's own as one npz file."""
+"""A user's own set in one npz file."""
 
 import io
 import re
@@ -149,7 +149,7 @@ def test_npz_whose_damage_looks_like_encryption(tmp_path, flag, reason):
     path = tmp_path / "bad.npz"
     np.savez(path, **arrays_of())
     content = bytearray(path.read_bytes())
-    # The flags of the first file, where it begins and where the archive lists it.
+    # Set the flags of the first file in its own header and in the archive's directory.
     for place in (6, content.index(b"PK\1\2") + 8):
         content[place] |= flag
     path.write_bytes(content)
@@ -184,7 +184,7 @@ def test_npz_class_names_may_be_bytes(tmp_path):
 
 
 def test_npz_labels_that_are_no_numbers_of_classes(tmp_path):
-    """Such as identifiers: names of all classes up to them would fill the memory."""
+    """Large numbers such as identifiers: names of all classes up to them would fill the memory."""
     arrays = arrays_of()
     arrays["train_labels"][3] = 30_000_000
     message = (
@@ -196,7 +196,7 @@ def test_npz_labels_that_are_no_numbers_of_classes(tmp_path):
 
 
 def test_npz_of_few_images_may_have_labels_of_many_classes(tmp_path):
-    """Other data than the networks were trained on, say."""
+    """For example data that the networks were not trained on."""
     arrays = {"train_images": np.zeros((1, 8, 8), np.uint8), "train_labels": np.array([999])}
     loaded = data.load(
         npz(tmp_path, arrays), SourceOptions(validation=0.0, test=0.0, min_classes=1)
@@ -218,7 +218,7 @@ def test_an_unknown_kind_of_source_lists_the_known_ones():
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint64, np.int8])
 def test_labels_are_whole_numbers_of_any_type(tmp_path, dtype):
-    """As dumps of CIFAR and MNIST hold them, without names of classes."""
+    """Labels as in dumps of CIFAR and MNIST, without names of classes."""
     path, labels = tmp_path / "set.npz", np.arange(20) % 3
     np.savez(path, train_images=np.zeros((20, 8, 8), np.uint8), train_labels=labels.astype(dtype))
     read = data.load(f"npz:{path}", SourceOptions(validation=0.0))

@@ -1,4 +1,4 @@
-"""Sets that TFDS has prepared, read without TensorFlow."""
+"""Sets prepared by TFDS, read without TensorFlow."""
 
 import io
 import json
@@ -27,7 +27,7 @@ def tfds_arrays():
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """A small set prepared as array_record, without TensorFlow; its data directory."""
+    """The data directory of a small set, prepared as array_record without TensorFlow."""
     import tensorflow_datasets as tfds
 
     arrays = tfds_arrays()

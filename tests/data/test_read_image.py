@@ -1,4 +1,4 @@
-"""One image: as training reads it, and as evaluation sees it."""
+"""One image, as training and evaluation read it."""
 
 import io
 
@@ -23,7 +23,7 @@ def stored(image, kind="PNG", **options):
     return out.getvalue()
 
 
-# What a viewer shows, by the EXIF standard: where the stored row 0 and column 0 lie in the picture.
+# EXIF orientation -> what a viewer shows: where stored row 0 and column 0 are in the picture.
 ORIENTATIONS = {
     1: lambda a: a,
     2: lambda a: a[:, ::-1],

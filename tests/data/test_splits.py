@@ -1,4 +1,4 @@
-"""The embedded digits, and how a set is divided: validation, test, few labels."""
+"""The embedded digits, and the division of a set: validation, test, few labels."""
 
 import numpy as np
 import pytest
@@ -75,7 +75,7 @@ def test_a_stratified_split_is_a_partition_that_takes_each_class_alike(labels, f
 
 
 def test_the_extra_examples_go_to_the_largest_remainders():
-    # .3 of 10, 9 and 5 are 3, 2.7 and 1.5; round(7.2) = 7 leaves one extra, for 2.7.
+    # .3 of 10, 9 and 5 are 3, 2.7 and 1.5. round(7.2) = 7 leaves one extra, which goes to 2.7.
     labels = np.repeat([0, 1, 2], [10, 9, 5])
     _, held_out = stratified(labels, 0.3, seed=0)
     assert np.bincount(labels[held_out]).tolist() == [3, 3, 1]

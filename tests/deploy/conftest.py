@@ -1,4 +1,4 @@
-"""Workdirs as training leaves them, with drawn weights: nothing has to be trained or compiled."""
+"""Workdirs as after training, but with random weights, so that nothing is trained or compiled."""
 
 import dataclasses
 import shutil
@@ -47,7 +47,7 @@ def settings(photos, method):
 
 
 def drawn(network, seed):
-    """Variables of a network whose answers differ from image to image."""
+    """Returns variables of a network whose predictions differ between images."""
     rng = np.random.default_rng(seed)
     variables = initialize(network, seed, SHAPE)
     stats = variables["batch_stats"]
@@ -75,7 +75,7 @@ def save(path, run, experiment, variables, step=12):
 
 
 def networks_of(experiment, seed):
-    """student number -> variables of its own network."""
+    """Returns the variables of each student as a network of its own, in order."""
     return [
         drawn(experiment.architecture.build(vector), 10 * seed + number)
         for number, vector in enumerate(experiment.student_widths, start=1)
@@ -144,7 +144,7 @@ def searched(tmp_path_factory, photos):
 
 @pytest.fixture
 def moved(trained, photos, tmp_path):
-    """(workdir, data): copies elsewhere; the configuration names a place without data."""
+    """(workdir, data): copies in another place; the configuration names a path without data."""
     path, data = tmp_path / "elsewhere" / "run", tmp_path / "elsewhere" / "set"
     shutil.copytree(trained[0], path)
     shutil.copytree(photos, data)

@@ -1,4 +1,4 @@
-"""`kdjax evaluate`: numbers by network, seed and class; data that lies elsewhere, or is other."""
+"""`kdjax evaluate`: numbers by network, seed and class; data that was moved, and other data."""
 
 import dataclasses
 import io
@@ -30,7 +30,7 @@ def shown(summary):
 
 
 def answers(path, student, seed, images):
-    """The classes that a student names, by its own network."""
+    """Returns the classes that a student predicts, computed with its own network."""
     loaded = kdjax.load_student(path, student, seed=seed)
     pixels = loaded.preprocess(images)
     logits = loaded.network.apply(loaded.variables, pixels, train=False).logits
@@ -65,7 +65,7 @@ def test_every_network_is_measured_by_seed_and_class(trained, evaluated):
         for run in network["runs"]:
             found = answers(path, network["name"], run["seed"], test.images)
             assert run["accuracy"] == np.mean(found == test.labels)
-            assert (run["top5"], run["step"]) == (None, 12)  # Four classes only.
+            assert (run["top5"], run["step"]) == (None, 12)  # There are only four classes.
             np.add.at(confusion, (test.labels, found), 1)
             by_class.append([np.mean(found[test.labels == c] == c) for c in range(4)])
         assert network["confusion"] == confusion.tolist()
@@ -91,9 +91,9 @@ def test_the_average_is_that_of_the_students(trained, evaluated):
 def test_a_network_that_knows_one_class_is_named(evaluated):
     remark = "student 2, distilled, seed 1, only predicts class 'cloud'"
     assert remark in evaluated["remarks"]
-    # Its logits outweigh the other student's.
+    # Its logits are larger than the other student's, so the average predicts the same class.
     assert "average of all, distilled, seed 1, only predicts class 'cloud'" in evaluated["remarks"]
-    # This one names several, see test_student.py.
+    # Seed 0 predicts several classes, see test_student.py.
     assert not any(line.startswith("student 2, distilled, seed 0") for line in evaluated["remarks"])
     text = shown(evaluated)
     assert remark in text
@@ -196,7 +196,7 @@ def test_changed_data_is_refused_unless_it_is_called_other(evaluated, moved):
     with pytest.raises(ValueError, match=r"give one of them"):
         evaluate(path, data=str(data), other_data=str(data))
     found = evaluate(path, other_data=str(data), student=1)
-    # All of it: 90 training images and the 29 that are left of test.
+    # All images are used: 90 for training and the 29 that are left for testing.
     assert (found["examples"], found["split"]) == (119, "all")
     name = json.loads((path / "data.json").read_text())["name"]
     assert found["remarks"][0] == (
@@ -206,7 +206,7 @@ def test_changed_data_is_refused_unless_it_is_called_other(evaluated, moved):
 
 
 def test_other_data_is_seen_as_the_networks_learnt_to_see(trained, photos, tmp_path):
-    """Some of the classes, in another order of numbers, larger and in colour."""
+    """The other data has some of the classes, in another order, and larger images in colour."""
     path, _ = trained
     images, expected = [], []
     for name, label in (("daisy", 3), ("birch", 1)):
@@ -302,7 +302,7 @@ def test_many_classes_are_drawn_and_printed(tmp_path, classes):
     text = shown(summary)
     assert "among the top 5" in text
     assert ("accuracy of each class" in text) == ("class [a10]" in text) == (classes == 11)
-    summary["classes"][0]["name"] = "$\\frac$"  # No formula.
+    summary["classes"][0]["name"] = "$\\frac$"  # Not drawn as a formula.
     (figure,) = report.draw_confusion(summary, tmp_path)
     with PIL.Image.open(figure) as image:
         width, height = image.size
@@ -317,7 +317,7 @@ def test_measures_by_hand():
     ranks[:, 4] = [5, 0, 5, 5, 5, 11]
     found = measures.of_run(labels, ranks, 12)
     assert found["accuracy"] == 0.5
-    # The fifth place of examples 1 and 5 is right, and so is a 0 before it for none.
+    # For examples 1 and 5 the fifth class is right; a 0 in an earlier place is right for none.
     assert found["top5"] == pytest.approx(5 / 6)
     assert found["class_accuracy"][:3] == [0.5, pytest.approx(2 / 3), None]
     assert found["class_accuracy"][11] == 0.0

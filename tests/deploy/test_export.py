@@ -1,4 +1,4 @@
-"""An exported student answers as the student does, without kdjax."""
+"""An exported student gives the same outputs as the student, without kdjax."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""`kdjax predict`: files in, classes out, as evaluation has them."""
+"""`kdjax predict`: classes of image files, the same as in evaluation."""
 
 import csv
 import json
@@ -15,7 +15,7 @@ from kdjax.deploy.predict import _compiled
 
 
 def test_predictions_are_those_of_the_network(trained, photos):
-    """13 files in batches of 4: the last one is padded."""
+    """13 files in batches of 4, of which the last is padded."""
     student = kdjax.load_student(trained[0], student=1)
     files = find_images([str(photos / "test")])[:13]
     found = predict(student, files, top=4, batch_size=4)
@@ -32,7 +32,7 @@ def test_predictions_are_those_of_the_network(trained, photos):
 
 
 def test_predict_agrees_with_evaluate(trained, moved, photos, tmp_path, capsys):
-    """The same images as files and as a dataset: the same share is right."""
+    """The accuracy is the same for images given as files and as a dataset."""
     workdir, data = moved
     out = tmp_path / "numbers.json"
     options = [f"--workdir={workdir}", "--student=student 1, distilled"]
@@ -133,7 +133,7 @@ def test_folders_patterns_and_files(tmp_path, monkeypatch):
     assert found("*.png") == ["b.png"]
     assert found("**/*.bmp", "b.png", "*.png") == ["deep/c.bmp", "b.png"]
     assert found("b.png", str(tmp_path / "b.png"), "deep/../b.png") == ["b.png"]
-    # Named by themselves they are meant.
+    # Files that are named directly are always taken.
     assert found("odd", ".e.png") == ["odd", ".e.png"]
     with pytest.raises(DataError, match=r"\*.gif: there is no such file or folder"):
         found("*.gif")

@@ -1,4 +1,4 @@
-"""A student is loaded from its workdir alone, and is what evaluation saw."""
+"""A student is loaded from its workdir alone, and equals the one that was evaluated."""
 
 import dataclasses
 import json
@@ -83,7 +83,7 @@ def test_files_arrays_and_images_are_preprocessed_alike(trained, photos):
         np.testing.assert_array_equal(preprocess(images), expected)
     np.testing.assert_array_equal(preprocess(files[0]), expected[:1])
     assert preprocess([]).shape == (0, 8, 8, 1)
-    # Colour becomes grey, and other sizes this one.
+    # Colour images become grey, and other sizes are resized.
     assert preprocess(np.zeros((2, 20, 12, 3), np.uint8)).shape == (2, 8, 8, 1)
     with pytest.raises(ValueError, match="dtype float64: expected uint8, 0 to 255"):
         preprocess(np.zeros((2, 8, 8, 1)))
@@ -107,7 +107,7 @@ def test_an_image_of_pillow_is_read_as_its_file(trained, tmp_path):
     for name in ("clear.png", "turned.png"):
         with PIL.Image.open(tmp_path / name) as image:
             np.testing.assert_array_equal(preprocess(image), preprocess(tmp_path / name))
-            image.getpixel((0, 0))  # It is still open.
+            image.getpixel((0, 0))  # The image is still open.
     deep = PIL.Image.fromarray(np.zeros((8, 8), np.uint16))
     with pytest.raises(data.DataError, match="more than 8 bits a channel"):
         preprocess(deep)
@@ -136,7 +136,7 @@ def test_networks_of_a_search_have_names(searched, student, seed, name, run, pla
     chex.assert_trees_all_equal(
         found.variables, {kind: tree[f"student_{place}"] for kind, tree in original.items()}
     )
-    # It fits its network.
+    # The variables fit the network.
     shapes = jax.eval_shape(lambda: models.initialize(found.network, 0, (8, 8, 1)))
     chex.assert_trees_all_equal_shapes(found.variables, shapes)
 
@@ -190,7 +190,7 @@ def test_a_damaged_data_json_is_one_error(moved, change):
 
 
 def test_streamed_images_are_cropped_as_in_evaluation(photos):
-    """Files of 8 x 8 pixels, networks that see 12 x 10: the middle, after resizing."""
+    """Files have 8 x 8 pixels and networks read 12 x 10: the centre crop of a resized image."""
     streamed = data.stream(f"folder:{photos}", data.SourceOptions(image_size=(12, 10)))
     (expected,) = streamed.evaluation_batches("test", batch_size=30)
     described = TrainedOn.of(streamed)

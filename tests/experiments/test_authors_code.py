@@ -1,4 +1,4 @@
-"""The habits do what their names say."""
+"""The habits of the authors' code do what their names say."""
 
 import importlib.util
 import sys
@@ -52,7 +52,7 @@ def test_adapters_are_silent_for_as_many_steps_as_said(habits):
 
 
 def test_changes_of_gains_are_paired_by_seed(habits):
-    base = np.zeros((2, 3, 1))  # Seeds, epochs, students.
+    base = np.zeros((2, 3, 1))  # [seeds, epochs, students]
     curves = {name: base.copy() for name in habits.ROWS}
     curves["paper"][:, :, 0] = [[1, 5, 2], [1, 3, 4]]
     curves["stem"][:, -1, 0] = [3, 3]
@@ -61,7 +61,7 @@ def test_changes_of_gains_are_paired_by_seed(habits):
     changes = {name: row["mean"]["points"] for name, row in found["change_of_gain"].items()}
     assert changes["the widest student alone trains the stem"] == 0.0
     assert changes["the best epoch of each student, also alone"] == 1.5
-    # 1 and -1: t(.975, 1).
+    # The differences are 1 and -1, so the half width is t(.975, 1).
     stem = found["change_of_gain"]["the widest student alone trains the stem"]
     assert stem["students"][0]["half_width"] == pytest.approx(12.7062, abs=1e-3)
     lines = habits.table(found).splitlines()

@@ -1,4 +1,4 @@
-"""A short version of the fault harness: some faults of each kind, all detected, nothing wrong."""
+"""A short run of the fault harness: some faults of each kind, all detected, nothing wrong."""
 
 import json
 import os
@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parent.parent.parent / "experiments" / "faults"
-# Kills, signals, full disks, damage on resume, files, workdirs, divergence, several processes and
-# devices have tests of their own.
+# Other tests cover kills, signals, full disks, damage on resume, files, workdirs, divergence,
+# several processes and devices.
 KINDS = "checkpoints,data"
 
 

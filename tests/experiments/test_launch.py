@@ -1,4 +1,4 @@
-"""Launch recipes: their commands are understood, their files are well formed."""
+"""Launch recipes: kdjax accepts their commands, and their files are well formed."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""The studies' commands are ones that kdjax takes, and their summary is made as it says."""
+"""kdjax accepts the studies' commands, and their summary is computed as described."""
 
 import argparse
 import importlib
@@ -44,7 +44,7 @@ def test_a_stopped_study_waits_until_its_run_has_saved(tmp_path):
         assert study.poll() is None
         time.sleep(0.05)
     study.terminate()
-    assert study.wait(30) == 143  # Not 0, by which the next row would begin.
+    assert study.wait(30) == 143  # With 0 the next row would begin.
     assert (tmp_path / "saved").exists()
     assert run.finish([sys.executable, "-c", "import sys; sys.exit(3)"]) == 3
 
@@ -67,7 +67,7 @@ def test_a_row_is_a_command(name, row, tmp_path):
     made = read_config(config.removeprefix("--config="), overrides, task)
     configuration.validate(made)
     assert made.seeds == (3,)
-    for path in made.get("student_widths", ()):  # Of searches that come before it.
+    for path in made.get("student_widths", ()):  # From earlier searches.
         found, seed, _ = Path(path).relative_to(tmp_path).parts
         assert study.rows[found].task == "search"
         assert list(study.rows).index(found) < list(study.rows).index(row)
@@ -126,7 +126,7 @@ def test_gains_are_paired_by_seed(tmp_path, monkeypatch):
     assert (found["name"], found["labels"], found["epochs"]) == ("cifar10_5000/strong", 500, 60)
     assert found["seeds"] == [0, 1] and found["network"] == "resnet8 x 0.5"
     assert [one["gain"] for one in found["students"]] == pytest.approx([2.0, 3.0])
-    # The first gains 1 and 3 points: t(.975, 1) * sqrt(2) / sqrt(2).
+    # The first student gains 1 and 3 points: t(.975, 1) * sqrt(2) / sqrt(2).
     assert found["students"][0]["half_width"] == pytest.approx(12.7062, abs=1e-3)
     first = found["students"][0]
     gains = np.subtract(first["distilled_per_seed"], first["baseline_per_seed"])
@@ -155,7 +155,7 @@ def test_a_row_is_set_against_the_control_too(tmp_path):
     assert "beyond" not in control
     beyond = found["beyond"]
     assert (beyond["row"], beyond["seeds"]) == ("stem", 2)
-    # 2 points of one seed (1 and 3 of its students), .5 of the other: t(.975, 1) * .75.
+    # One seed gains 2 points (1 and 3 for its students), the other .5: t(.975, 1) * .75.
     assert beyond["points"] == pytest.approx(1.25)
     assert beyond["half_width"] == pytest.approx(12.7062 * 0.75, abs=1e-3)
     table = summarize.table([found, control])
@@ -186,7 +186,7 @@ def test_a_search_is_compared_with_the_uniform_network(tmp_path):
 
 
 def measured(row, *seeds, **beside):
-    """A run of two students whose accuracies tell row and seed."""
+    """Returns a run of two students whose accuracies identify row and seed."""
     networks = [[len(row) + seed, 1.0 + seed] for seed in seeds]
     return record.Run("cifar10_5000", row, list(seeds), {}, networks, [], beside, {})
 
@@ -198,7 +198,7 @@ def test_runs_outlive_their_workdirs(tmp_path):
     assert record.read(tmp_path / "none.jsonl") == []
     new = [measured("strong", 10), measured("alone", 0, 1)]
     alone, *strong = record.merged(runs, new)
-    assert alone == new[1]  # With one more seed than the one recorded.
+    assert alone == new[1]  # It has one more seed than the recorded run.
     assert [run.seeds for run in strong] == [[0, 1], [2], [10]]
     assert list(record.networks(strong)) == [0, 1, 2, 10]
     assert record.merged([new[1]], runs) == record.merged(runs[:2], [new[1]])

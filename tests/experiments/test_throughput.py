@@ -1,4 +1,4 @@
-"""The comparison's arithmetic and protocol, and that contestants may fail; nothing about speed."""
+"""The comparison's arithmetic, protocol and failing contestants; speed itself is not tested."""
 
 import argparse
 import importlib
@@ -26,7 +26,7 @@ check, compare, contestants, convolutions, interleave, options, records, separat
     )
 )
 
-# A worker without a training job: writes down whose turn it is.
+# A worker without a training job, which logs its turns.
 FAKE = f"""
 import sys
 sys.path.insert(0, {str(FOLDER)!r})
@@ -60,7 +60,7 @@ def test_medians_and_quartiles():
 
 
 def test_ratios_are_of_neighbours():
-    # Of medians it would be 2 / 2.
+    # The ratio of medians would be 2 / 2.
     found = records.ratio([2.0, 8.0, 2.0], [1.0, 2.0, 4.0])
     assert found == {"median": 2.0, "quartiles": [1.25, 3.0]}
 
@@ -101,10 +101,10 @@ def test_contestants_take_turns_and_may_fail(tmp_path):
         "MemoryError: too large",
         "",
     ]
-    first = ["a 1", "c 1", "d 1"]  # Each takes its first step before the next one starts.
+    first = ["a 1", "c 1", "d 1"]  # Each takes its first step before the next starts.
     warm = 2 * ["a 2", "c 2", "d 2"]
     rounds = [turn for c in (2, 1, 0) for turn in ["a 2"] * 2 + ["c 2"] * c + ["d 2"] * 2]
-    assert log.read_text().splitlines() == first + warm + rounds  # One of two is counted.
+    assert log.read_text().splitlines() == first + warm + rounds  # One of each two counts.
 
 
 @pytest.mark.parametrize("execution", ["packed", "packed_scanned"])
@@ -115,7 +115,7 @@ def test_the_convolutions_of_a_step_are_all_found(execution):
     chosen = parser.parse_args(["--network=resnet8"])
     chosen.execution = execution
     found, _ = convolutions._of_kdjax(chosen)
-    # The pivot, by itself, has no projection in the first stage.
+    # Only the pivot has no projection in the first stage.
     assert sum(found.values()) == 1 + 3 * 6 + (3 * 3 - 1) + 12
     assert next(iter(found)) == convolutions.Convolution(32, 3, 16, 3, 1)
     adapters = {layer: count for layer, count in found.items() if layer.size == 1}

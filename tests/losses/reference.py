@@ -1,6 +1,6 @@
-"""The losses once more, from their formulas, in float64 NumPy with one loop per sum where it helps.
+"""Reference losses in float64 NumPy, from their formulas, with one loop per sum where it helps.
 
-Inputs are those that the authors' PyTorch code was run on for the values in test_published.py.
+The inputs are those on which the authors' PyTorch code gave the values in test_published.py.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ def wave(function, shape, factor, phase, size=1.0):
 
 
 def image_map(function, shape, factor, phase):
-    """A map written as [batch, channels, height, width], returned with channels last."""
+    """Returns a map with channels last; ``shape`` is [batch, channels, height, width]."""
     return wave(function, shape, factor, phase).transpose(0, 2, 3, 1)
 
 
@@ -27,7 +27,7 @@ MAPS = [
 
 
 def log_softmax64(logits, axis=-1, where=None):
-    """In float64, over the classes of ``where`` alone."""
+    """Returns log-softmax in float64, over the classes in ``where`` only."""
     logits = np.asarray(logits, np.float64)
     if where is not None:
         logits = np.where(where, logits, -np.inf)
@@ -36,7 +36,7 @@ def log_softmax64(logits, axis=-1, where=None):
 
 
 def kl64(student, teacher, temperature, axis=-1, where=None):
-    """T^2 times the divergence of the student from the teacher, in float64."""
+    """Returns T^2 times the divergence of the student from the teacher, in float64."""
     student, teacher = np.broadcast_arrays(
         np.asarray(student, np.float64), np.asarray(teacher, np.float64)
     )
@@ -49,7 +49,7 @@ def kl64(student, teacher, temperature, axis=-1, where=None):
 
 
 def cross_entropy64(logits, labels, smoothing=0.0):
-    """With smoothed labels, in float64."""
+    """Returns the cross entropy with smoothed labels, in float64."""
     log_q = log_softmax64(logits)
     classes = log_q.shape[-1]
     labels = np.broadcast_to(labels, log_q.shape[:-1])
@@ -58,7 +58,7 @@ def cross_entropy64(logits, labels, smoothing=0.0):
 
 
 def random_logits(*shape, seed=0, scale=3.0):
-    """Normal float32 numbers."""
+    """Returns normally distributed float32 numbers."""
     return (scale * np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
 
 
@@ -142,7 +142,7 @@ def similarity_preserving(s, t):
 
 
 def nst(s, t):
-    """By the kernel's feature space: the distance of two mean outer products, [pixels, pixels]."""
+    """Computes NST in its kernel's feature space: from mean outer products, [pixels, pixels]."""
 
     def mean_outer(values):
         channels = rows_of_length_one(values.reshape(-1, values.shape[-1]).T)
@@ -186,7 +186,7 @@ def vid(mean, teacher, variance=5.0):
 
 
 def mean_pool(values, size):
-    """Non-overlapping windows only."""
+    """Returns the means over non-overlapping windows."""
     batch, height, width, channels = values.shape
     cells = values.reshape(batch, size, height // size, size, width // size, channels)
     return cells.mean(axis=(2, 4))
@@ -213,7 +213,7 @@ def fsp(s1, s2, t1, t2):
 
 
 def crd(v_s, v_t, memory_s, memory_t, indices, negatives, temperature=0.07):
-    """The released code's sums, score by score, for each row; normalisers from this batch."""
+    """Computes the released code's sums score by score, with normalisers from this batch."""
     examples = len(memory_s)
     values = np.zeros(len(v_s))
     for vectors, memory in ((v_s, memory_t), (v_t, memory_s)):

@@ -1,4 +1,4 @@
-"""Arguments whose axes do not fit are refused; they would broadcast to a wrong number."""
+"""Arguments whose axes do not fit are refused, because broadcasting would give wrong numbers."""
 
 import jax
 import jax.numpy as jnp

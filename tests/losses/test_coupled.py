@@ -1,4 +1,4 @@
-"""Losses that judge a batch together: padded rows count for nothing, eight devices equal one."""
+"""Losses over a whole batch: padded rows do not count, and eight devices equal one."""
 
 import functools
 
@@ -42,7 +42,7 @@ def batch(rows=ROWS, seed=0):
 
 
 def padded(array, order, garbage):
-    """``array`` at the places ``order`` of ``PADDED`` rows; garbage elsewhere."""
+    """Returns ``PADDED`` rows: ``array`` at the positions ``order`` and garbage elsewhere."""
     array = np.asarray(array)
     result = np.full((PADDED, *array.shape[1:]), garbage, array.dtype)
     result[order] = array
@@ -50,19 +50,19 @@ def padded(array, order, garbage):
 
 
 def case(name, garbage, order):
-    """The padded batch: arrays, per-row options, constant options."""
+    """Returns the padded batch: arrays, per-row options, constant options."""
     arrays = [padded(array, order, garbage) for array in batch()]
     if name != "CRD":
         return arrays, {}, {}
     inputs = contrast_inputs()
-    # Padded rows name an example that is real elsewhere.
+    # Padded rows have the index of an example that is real in another row.
     rows = {key: padded(inputs[key], order, 7) for key in ("indices", "negatives")}
     return arrays, rows, {"memory": inputs["memory"]}
 
 
 @functools.cache
 def compact(name):
-    """Values of the batch without padding, and gradients of their sum in both arguments."""
+    """Returns values of the batch without padding, and gradients of their sum in both arguments."""
     options = contrast_inputs() if name == "CRD" else {}
 
     @jax.jit
@@ -110,7 +110,7 @@ def test_eight_devices_give_the_values_and_gradients_of_one(name):
     share = functools.partial(jax.tree.map, lambda leaf: leaf.reshape(DEVICES, -1, *leaf.shape[1:]))
 
     def per_device(weights, first, second, where, rows, constants):
-        """As a training step does: each device's own sum, then the sum of its gradients."""
+        """Computes like a training step: each device's own sum, then the sum of all gradients."""
 
         def objective(weights):
             result = LOSSES[name](
@@ -168,7 +168,7 @@ def test_a_batch_of_one_row_and_of_none_is_finite(name):
         np.testing.assert_array_equal(np.asarray(values)[~real], 0.0)
 
 
-# The memory of the contrast
+# The memory of the contrastive loss
 
 
 def test_contrast_equals_the_released_formula():
@@ -185,7 +185,8 @@ def test_contrast_equals_the_released_formula():
 
 
 def test_contrast_gradient_is_that_of_float64_differences():
-    # The normalisers are constants, so they are set first and divided out of the reference.
+    # The normalisers are constants in the gradient, so they are set first, and the reference
+    # divides by them.
     inputs = contrast_inputs()
     first, second = batch()
     memory = losses.crd_update(inputs["memory"], first, second, INDICES, inputs["negatives"])
@@ -261,7 +262,7 @@ def test_an_update_moves_the_real_examples_half_way_and_sets_the_normalisers_onc
         expected = np.array(getattr(before, side), np.float64)
         expected[INDICES] = reference.rows_of_length_one(0.5 * expected[INDICES] + 0.5 * new)
         np.testing.assert_allclose(getattr(after, side), expected, atol=1e-6)
-        # n times the mean over the batch, its positives included, of the memory before.
+        # The normaliser is n times the mean over the batch and its positives, with the old memory.
         entries = np.float64(getattr(before, other))[candidates]
         mean = np.exp(np.einsum("bd,bkd->bk", new, entries) / 0.07).mean()
         assert float(getattr(after, f"{side}_normaliser")) == pytest.approx(20 * mean, rel=1e-5)

@@ -1,4 +1,4 @@
-"""Distillation from a fixed teacher, against float64 arithmetic."""
+"""Distillation from a fixed teacher, compared with float64 arithmetic."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ TERMS = ("hard", "feature", "soft")
 
 
 def example(seed=0):
-    """(logits, teacher logits, feature pairs of two blocks, labels), float32."""
+    """Returns (logits, teacher logits, feature pairs of two blocks, labels), float32."""
     generator = np.random.default_rng(seed)
 
     def draw(*shape):
@@ -33,7 +33,7 @@ def log_softmax(logits):
 
 
 def expected_terms(logits, teacher, pairs, labels, temperature, smoothing=0.0):
-    """Each term as the paper has it, one student and one example at a time, in float64."""
+    """Returns each term by the paper's formula, one student and example at a time, in float64."""
     terms = {name: np.zeros((STUDENTS, BATCH)) for name in TERMS}
     for student in range(STUDENTS):
         for one in range(BATCH):
@@ -86,7 +86,7 @@ def test_equals_float64(weights, temperature, smoothing):
 
 
 def test_by_hand():
-    """Two classes: the student is even, the teacher is 3 to 1 at temperature 2."""
+    """Two classes: the student's odds are 1 to 1, the teacher's 3 to 1 at temperature 2."""
     teacher = jnp.array([[2 * np.log(3.0), 0.0]])
     total, terms = distillation_loss(
         jnp.zeros((1, 1, 2)),

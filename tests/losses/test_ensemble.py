@@ -1,4 +1,4 @@
-"""The ensemble's logits and the paper's whole objective, against float64 NumPy."""
+"""The ensemble's logits and the paper's whole objective, compared with float64 NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ def test_ensemble_weights_have_to_be_a_convex_combination(weights, message):
 
 
 def ensemble_case(seed=30, students=3, batch=4, classes=5):
-    """Logits, maps of two blocks for the pivot and the others, labels; all NumPy."""
+    """Returns logits, maps of two blocks for the pivot and the others, and labels, in NumPy."""
     generator = np.random.default_rng(seed)
     logits = random_logits(students, batch, classes, seed=seed)
     shapes = [(batch, 4, 4, 3), (batch, 2, 2, 6)]
@@ -92,7 +92,7 @@ def test_total_is_the_weighted_sum_of_the_returned_terms():
 
 @pytest.mark.parametrize("shares", [None, (0.6, 0.3, 0.1)])
 def test_the_ensemble_teacher_is_constant_for_the_gradient(shares):
-    # The gradient through equal shares would vanish by itself; that through others would not.
+    # With equal shares a gradient through the teacher would be 0 anyway; with others it would not.
     logits, _, labels = ensemble_case(seed=32)
     weights = {"hard": 0.7, "feature": 0.0, "soft": 0.15}
 

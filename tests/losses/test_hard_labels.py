@@ -60,7 +60,7 @@ def test_known_labels_out_of_range_are_refused(label, make):
     logits, labels = jnp.zeros((4, 4)), make([0, 3, label, 9])
     with pytest.raises(ValueError, match=message):
         losses.hard_label_cross_entropy(logits, labels)
-    # Known when a function is traced, they are refused then.
+    # Labels that are known during tracing are refused then.
     with pytest.raises(ValueError, match=message):
         jax.jit(lambda z: losses.hard_label_cross_entropy(z, labels))(logits)
 

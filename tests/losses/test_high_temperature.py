@@ -1,4 +1,4 @@
-"""The divergence of softened predictions where float32 is short of digits, or of range."""
+"""The divergence of softened predictions where float32 has too few digits or too little range."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from kdjax import losses
 
 
 def exact(student, teacher, temperature):
-    """T^2 KL, and its gradients, in float64; by NumPy's longer type where float64 is short too."""
+    """Returns T^2 KL and its gradients, in NumPy's longdouble because float64 may be too short."""
     z, t = np.longdouble(student) / temperature, np.longdouble(teacher) / temperature
     log_q = z - z.max(-1, keepdims=True)
     log_q -= np.log(np.exp(log_q).sum(-1, keepdims=True))
@@ -45,12 +45,12 @@ def test_the_error_does_not_grow_with_the_temperature(temperature):
         assert (np.asarray(actual[0]) >= 0).all()
         for gradient, one in zip(actual[1:], expected[1:], strict=True):
             np.testing.assert_allclose(gradient, one, rtol=1e-5, atol=1e-6)
-    # The float32 numbers themselves are the only rounding where both are equal.
+    # If both are equal, nothing is rounded except the float32 inputs themselves.
     np.testing.assert_array_equal(compiled(teacher, teacher)[0], 0.0)
 
 
 def test_values_that_were_wrong_before():
-    # T^2 times the rounding of two logarithms: 2.5e-4 off at T = 20, -119208 at T = 1e6.
+    # The error was T^2 times the rounding of two logarithms: 2.5e-4 at T = 20, -119208 at T = 1e6.
     z, t = (np.asarray(array, np.float32) for array in reference.LOGITS)
     for temperature in (20.0, 1e6):
         actual = losses.soft_target_kl(z, t, temperature=temperature)
@@ -58,7 +58,7 @@ def test_values_that_were_wrong_before():
 
 
 def test_classes_missing_from_the_teacher_at_a_high_temperature():
-    # p = (1/2, 1/2, 0), q = 1/3 each: KL = ln(3/2), whatever T.
+    # p = (1/2, 1/2, 0), q = 1/3 each: KL = ln(3/2) for any T.
     teacher = jnp.array([0.0, 0.0, -jnp.inf])
     actual = losses.soft_target_kl(jnp.zeros(3), teacher, temperature=100.0)
     assert float(actual) == pytest.approx(1e4 * np.log(1.5), rel=1e-6)

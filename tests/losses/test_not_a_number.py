@@ -1,4 +1,4 @@
-"""What is not a number stays so: a broken teacher or student shows in every loss."""
+"""NaN is kept: a broken teacher or student shows in every loss."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""The losses in a user's own training loop, with linen and with nnx: as the README shows."""
+"""The losses in a user's own training loop with linen and nnx, as in the README."""
 
 import flax.linen as nn
 import jax
@@ -13,7 +13,7 @@ CLASSES = 3
 
 
 def examples():
-    """(images as vectors, labels, a teacher's logits): three separable classes."""
+    """Returns (images as vectors, labels, a teacher's logits) of three separable classes."""
     labels = np.arange(24) % CLASSES
     noise = np.random.default_rng(0).normal(0, 0.3, (24, CLASSES))
     inputs = np.eye(CLASSES)[labels] + noise

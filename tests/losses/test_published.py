@@ -1,7 +1,8 @@
 """Distillation losses against the authors' code, and gradients against float64 differences.
 
-The numbers are those of the original PyTorch functions, in float64, on the inputs of reference.py
-(RepDistiller, mdistiller, logit-standardization-KD; DIST and NKD retyped from theirs).
+The numbers are results of the original PyTorch functions, in float64, on the inputs of
+reference.py. The functions are those of RepDistiller, mdistiller and logit-standardization-KD; DIST
+and NKD were retyped from their authors' code.
 """
 
 import functools
@@ -84,7 +85,7 @@ def test_value_is_that_of_the_authors_code(name):
     assert float(jnp.mean(rows)) == pytest.approx(expected, rel=1e-5)
 
 
-# Name: the loss as a mean, the same in float64, inputs.
+# Name -> the loss as a mean, the same in float64, inputs.
 GRADIENTS = {
     "KD": (partial(losses.soft_target_kl, temperature=4.0), reference.soft_target_kl, LOGITS),
     "DKD": (with_labels(losses.dkd), reference.dkd, LOGITS),
@@ -187,7 +188,7 @@ def test_maps_of_different_sizes_are_averaged_to_the_smaller():
 
 
 def test_windows_of_uneven_sizes_overlap_by_one():
-    # 5 -> 2: rows 0..2 and 2..4; 3 -> 2: columns 0..1 and 1..2.
+    # 5 -> 2 takes rows 0 to 2 and 2 to 4; 3 -> 2 takes columns 0 to 1 and 1 to 2.
     pool_to = losses.pooling.pool_to
     values = jnp.arange(15.0).reshape(1, 5, 3, 1)
     actual = pool_to(values, 2, 2)[0, :, :, 0]
@@ -195,7 +196,8 @@ def test_windows_of_uneven_sizes_overlap_by_one():
 
 
 def test_each_scale_of_a_review_is_left_out_where_it_is_not_smaller():
-    # 2 x 2: only the mean over all pixels remains, with weight 1/2: (1 + 0 / 2) / 1.5.
+    # Of the smaller scales of a 2 x 2 map only the mean over all pixels remains, with weight 1/2:
+    # (1 + 0 / 2) / 1.5.
     student = jnp.array([1.0, -1.0, -1.0, 1.0]).reshape(1, 2, 2, 1)
     actual = losses.review_kd([student], [jnp.zeros((1, 2, 2, 1))])
     np.testing.assert_allclose(actual, [1.0 / 1.5], rtol=1e-6)
@@ -205,7 +207,7 @@ def test_each_scale_of_a_review_is_left_out_where_it_is_not_smaller():
 
 
 def pulled_back(loss):
-    """Values, and gradients of their mean in all arguments; compiled once."""
+    """Returns a compiled function: values, and gradients of their mean in all arguments."""
 
     @jax.jit
     def compiled(*arrays):

@@ -300,7 +300,8 @@ def test_a_resnext_keeps_its_cardinality():
         net = several(architecture, (architecture.widths, wrong))
         with pytest.raises(ValueError, match=r"student_widths\[1\]" + message):
             jax.eval_shape(net.init, jax.random.key(0), images)
-    # Both convolutions of a block have their own widths, and only these are tied.
+    # The two inner convolutions of a block have separate widths, and only these must be multiples
+    # of 32.
     free = {**architecture.widths, "stage3.block2.conv1": 480, "stage3": 1000}
     assert architecture.check(free) == free
 

@@ -104,7 +104,7 @@ def test_a_mean_far_above_the_deviation_leaves_the_variance_exact(ratio, devices
 
 @pytest.mark.parametrize("ratio", [0, 1, 30, 250])
 @pytest.mark.parametrize("masked", [False, True])
-def test_of_bfloat16_maps_rounding_costs_more_than_the_sums(ratio, masked):
+def test_rounding_to_bfloat16_costs_more_than_the_sums(ratio, masked):
     """Statistics are those of the rounded map; their error is below that of the rounding."""
     generator = np.random.default_rng(17)
     exact = generator.standard_normal((16, 32, 32, 2)) + np.array([1.0, -1.0]) * ratio

@@ -268,7 +268,7 @@ def test_students_merge_whatever_reads_the_stem_first(first, tmp_path):
         ("x = x * self.param('t', nn.initializers.ones, ())", r"t: the students' arrays overlap"),
     ],
 )
-def test_what_is_another_network_at_the_sum_of_the_widths_is_not_merged(change, message, tmp_path):
+def test_networks_that_change_when_merged_are_refused(change, message, tmp_path):
     """Also inside a compiled function, which must not contain the comparison."""
     file = tmp_path / "bare.py"
     file.write_text(

@@ -1,4 +1,4 @@
-"""The program that is planned is the one that runs, here on CPU devices taken for absent ones."""
+"""The planned program is the one that runs; CPU devices are used as if they were absent."""
 
 import re
 
@@ -15,7 +15,7 @@ from kdjax.train.tasks.experiment import resolve
 
 
 def text_of(experiment, feed):
-    """What the compiler is given, without lines of code."""
+    """Returns the program that the compiler gets, without source locations."""
     runner = experiment.runner("ensemble", feed)
     state = runner.place(runner.initial_state(0))
     lower = runner._whole.lower
@@ -33,7 +33,7 @@ def test_the_planned_program_is_the_run_s(small_config, devices):
     there = resolve(small_config, parallel=parallel, dataset=shape.dataset())
     planned = text_of(there, there.resident(*shape.on_devices()))
     run = text_of(here, here.feed())
-    # Mean and deviation of the images are numbers in the program, and the only difference.
+    # Only the images' mean and deviation differ, which are constants in the program.
     differing = [
         (ours, theirs)
         for ours, theirs in zip(planned.splitlines(), run.splitlines(), strict=True)
@@ -52,7 +52,7 @@ def test_a_whole_program_is_counted(small_config):
     found = lowered(small_config, "ensemble", target, jax.devices()[:2], shape)
     assert (found["compiles"], found["devices"], found["execution"]) == (True, 2, "merged")
     memory = found["memory_bytes"]
-    # All images and labels, and the order of 6 steps of 16 images.
+    # The data are all images and labels, and the order of 6 steps of 16 images.
     assert memory["data"] == 120 * (8 * 8 + 4) + 6 * 16 * 4
     assert memory["planned"] > memory["state"] + memory["activations"] > memory["activations"] > 0
     assert (memory["device"], memory["usable"]) == (4e9, 2e9)
@@ -74,7 +74,7 @@ def test_a_stream_is_planned_without_images(small_config):
     runner = experiment.runner("ensemble", feed)
     state = runner.place(runner.initial_state(0))
     batch, first = next(runner.epoch(state, 0))
-    # Two devices, three steps, eight of sixteen images each.
+    # Two devices and three steps; each device has eight of the sixteen images.
     assert batch.images.shape == (2, 3, 8, 8, 8, 3)
     assert batch.mask.shape == (2, 3, 8)
     assert first.shape == (2,)

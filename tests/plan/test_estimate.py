@@ -1,4 +1,4 @@
-"""The model of speed and the targets it knows, against arithmetic by hand."""
+"""The speed model and its targets, compared with arithmetic by hand."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ from kdjax.plan import estimate, targets
 from kdjax.plan.estimate import Constants, totals
 from kdjax.plan.program import Kernel, Program
 
-# One microsecond a launch, one byte a nanosecond, one operation a nanosecond.
+# One microsecond per launch, one byte per nanosecond, one operation per nanosecond.
 CHIP = targets.Chip(
     "toy", "Toy", "gpu", 1e9, 2e9, {"float32": 2e9}, 1e9, 1.0, "invented for this test"
 )
@@ -44,7 +44,7 @@ def test_each_kernel_takes_what_is_slowest():
 
 
 def test_thin_channels_leave_lanes_idle():
-    # 3 of 4 lanes in, 10 of 16 out: 12,000 operations take as long as 25,600.
+    # 3 of 4 input lanes and 10 of 16 output lanes: 12,000 operations take as long as 25,600.
     found = estimated(kernel(products=((12_000.0, 3, 10),)))
     assert found["step_seconds"] == pytest.approx({"low": 12e-6, "high": 25_600 / 0.5e9})
 
@@ -56,7 +56,7 @@ def test_a_dispatch_is_shared_by_its_steps():
 
 def test_a_ring_sends_every_byte_twice_but_for_the_own_share():
     found = estimated(kernel("collective", moved=8000.0), devices=4)
-    # 2 * 3/4 * 8000 bytes at 1 GB/s.
+    # Each device sends 2 * 3/4 * 8000 bytes at 1 GB/s.
     assert found["step_seconds"] == pytest.approx({"low": 22e-6, "high": 32e-6})
     assert found["bound_by"] == "collectives"
 
@@ -68,7 +68,7 @@ def test_the_compiler_s_cycles_are_the_least_where_it_gives_some(monkeypatch):
     assert estimated(kernel(cycles=50_000.0), chip=chip)["step_seconds"] == pytest.approx(
         {"low": 1e-6, "high": 50e-6}
     )
-    # So few cycles are what the start of a kernel costs.
+    # So few cycles only pay for starting the kernel, so they count as a launch.
     found = estimated(kernel(cycles=2_400.0), chip=chip)
     assert found["step_seconds"]["high"] == pytest.approx(2.4e-6)
     assert found["bound_by"] == "launches"
@@ -134,7 +134,7 @@ def test_other_targets_are_refused(name, message):
 
 
 def test_peaks_are_what_the_matrix_units_do_in_a_cycle():
-    # Google: a v5e core has 4 units of 128 x 128, two operations each; a v5p twice as many.
+    # By Google's pages a v5e core has 4 units of 128 x 128, two operations each; a v5p has 8.
     units = {"v5e": 4 * 128 * 128, "v5p": 8 * 128 * 128}
     for name, count in units.items():
         chip = targets.CHIPS[name]

@@ -1,4 +1,4 @@
-"""`kdjax plan` as a person meets it; the compilers themselves where they are installed."""
+"""`kdjax plan` as a user sees it; the compilers themselves, if they are installed."""
 
 import importlib.util
 import io
@@ -50,7 +50,7 @@ REFUSED = {"compiles": False, "reason": "RESOURCE_EXHAUSTED: no room"}
 
 @pytest.fixture
 def jobs(monkeypatch):
-    """What would be compiled; the compilers count as installed."""
+    """A list of the jobs that would be compiled; all compilers count as installed."""
     asked = []
 
     def compile_apart(job):
@@ -73,7 +73,7 @@ def test_every_combination_is_compiled_and_recorded(jobs, tmp_path, capsys):
         ("h200", "merged", 40), ("h200", "auto", 40),
         ("v5e:2x2", "merged", 40), ("v5e:2x2", "auto", 40),
     ]  # fmt: skip
-    # The digits' own shape: 10 classes of 20 labels each, 8 x 8 pixels.
+    # The shape of the digits: 10 classes with 20 labels each, 8 x 8 pixels.
     assert record["data"]["sizes"]["train"] == 200
     assert record["data"]["image_shape"] == [8, 8, 1]
     assert all(json.loads(job.config)["compute"]["dtype"] == "bfloat16" for job in jobs)
@@ -82,7 +82,7 @@ def test_every_combination_is_compiled_and_recorded(jobs, tmp_path, capsys):
     shown = capsys.readouterr()
     assert "estimated" in shown.out and "31,000 to 60,000" in shown.out
     assert "[4/4] compiling for v5e:2x2: auto, batch 40" in shown.err
-    # Once more: its own file may be replaced.
+    # A second run may replace the file of the first.
     assert cli.main(["plan", "--target=h200", f"--out={out}"]) == 0
 
 
@@ -162,7 +162,7 @@ def test_the_tables(jobs, small_config):
     ]  # fmt: skip
     assert "0.450 MB in    2.0 launches  kdjax/a.py:8\n  and 2 more lines" in text
     assert "h200, merged, 16: 1 loop(s) do not say how often they run" in text
-    # The model's constants are there, but not those of platforms nobody asked for.
+    # The model's constants are shown, but only those of the requested platforms.
     assert "gpu, slow: 2.5 us a launch" in text and "tpu, slow" not in text
     narrow = printed(record, 60)
     assert "31,000 to 60,000" in narrow and "Columns that do not fit here" in narrow
@@ -206,7 +206,8 @@ def test_the_compiler_itself(small_config, name):
     (found,) = plan(small_config, [name])["results"]
     assert found["compiles"], found
     assert found["steps_per_dispatch"] == 2 and found["counts"]["uncounted_loops"] == 0
-    # Nine convolutions and two projections forward, as many by kernel, all but one by input.
+    # Nine convolutions and two projections forward, as many kernel gradients, and input gradients
+    # for all but one.
     assert found["counts"]["launches_by_kind"]["convolution"] >= 9 + 9 + 8
     memory = found["memory_bytes"]
     assert memory["state"] + memory["data"] < memory["planned"] < memory["usable"]

@@ -1,11 +1,11 @@
-"""Programs read from their text, against counts by hand."""
+"""Programs read from their text, compared with counts by hand."""
 
 import pytest
 
 from kdjax.plan.hlo import arrays, parse
 from kdjax.plan.program import read, trip_count
 
-# A loop of four turns, which has a loop of three turns inside; and what surrounds it.
+# A loop of four iterations with an inner loop of three iterations, and the code around it.
 LOOPS = """\
 HloModule jit_run, is_scheduled=true
 
@@ -92,7 +92,7 @@ def loops():
 
 def test_loops_are_multiplied_out(loops):
     times = {name: kernel.times for name, kernel in loops.items()}
-    # The inner loop's limit is only in its condition.
+    # The limit of the inner loop is found only in its condition.
     assert times == {"copy.1": 1, "step": 4, "w": 12, "store": 4, "turned": 1}
 
 
@@ -109,9 +109,9 @@ def test_parts_of_arrays_count_as_parts(loops):
     moved = {name: kernel.bytes for name, kernel in loops.items()}
     assert moved == {
         "copy.1": 2 * WHOLE,
-        "step": ROW + ROW + NUMBER,  # read a row, written a row, and which one
+        "step": ROW + ROW + NUMBER,  # Reads a row, writes a row, reads its index.
         "w": 3 * ROW,
-        "store": ROW + ROW + NUMBER,  # the array is updated in place
+        "store": ROW + ROW + NUMBER,  # The array is updated in place.
         "turned": 2 * WHOLE,
     }
 
@@ -124,7 +124,7 @@ def test_what_computes_nothing_is_named_with_its_line(loops):
         "store": "other",
         "turned": "transpose",
     }
-    # The innermost line is optax's; the nearest one of kdjax is where to change something.
+    # The innermost line is in optax, but the nearest line of kdjax is the one that can be changed.
     assert loops["copy.1"].source == "kdjax/models/layers.py:12"
     assert loops["turned"].source == "the compiler's own"
 
@@ -190,7 +190,7 @@ dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convBackwardFilter"
   %r = bf16[64,32,32,32]{3,2,1,0} convolution(%x, %k), window={size=3x3 pad=1_1x1_1}, \
 dim_labels=b01f_01io->b01f
 """,
-    # The gradient of the kernel as a convolution with a window of the whole map: batch is 'i'.
+    # The kernel's gradient is a convolution with a window of the whole map, and batch is 'i'.
     "hlo_filter": """\
   %x = bf16[64,32,32,16]{3,2,1,0} parameter(0)
   %g = bf16[64,32,32,32]{3,2,1,0} parameter(1)
@@ -246,9 +246,9 @@ def test_a_collective_is_its_start():
         ("f32[10,3]{1,0}", 120, 0),
         ("bf16[]", 2, 0),
         ("pred[7]{0}", 7, 0),
-        # Filled up to tiles of 8 x 128.
+        # Padded to tiles of 8 x 128.
         ("f32[10,3]{1,0:T(8,128)}", 16 * 128 * 4, 0),
-        # The tile is of the fastest two dimensions, here those of places 3 and 0.
+        # The tile covers the two fastest dimensions, here dimensions 3 and 0.
         ("bf16[3,5,5,200]{0,3,2,1:T(8,128)(2,1)S(1)}", 5 * 5 * 200 * 128 * 2, 1),
         ("f32[5]{0:T(8,128)}", 8 * 128 * 4, 0),
         ("s4[8]{0}", 4, 0),
@@ -259,7 +259,7 @@ def test_bytes_of_arrays(text, size, space):
     assert (array.bytes, array.space) == (size, space)
 
 
-def test_what_lies_on_a_tpu_s_chip_moves_nothing():
+def test_arrays_on_the_chip_of_a_tpu_move_no_bytes():
     text = program_of(
         "  %x = f32[4]{0} parameter(0)\n"
         "  %near = (f32[4]{0:T(128)S(1)}, f32[4]{0:T(128)}, u32[]{:S(2)}) copy-start(%x)\n"
@@ -270,7 +270,7 @@ def test_what_lies_on_a_tpu_s_chip_moves_nothing():
     kernels = {kernel.name: kernel for kernel in read(text, "tpu").kernels}
     assert (kernels["near"].kind, kernels["near"].bytes) == ("prefetch", 16)
     assert (kernels["r"].bytes, kernels["r"].cycles) == (0, 1839)
-    # To another compiler those numbers of spaces mean nothing.
+    # The numbers of memory spaces have no meaning for another compiler.
     assert {kernel.name: kernel for kernel in read(text, "gpu").kernels}["r"].bytes == 1024
 
 

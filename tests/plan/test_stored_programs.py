@@ -1,4 +1,4 @@
-"""Programs as the compilers wrote them (programs/make.py): three steps of one convolution."""
+"""Programs written by the compilers (programs/make.py): three steps of one convolution."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from kdjax.plan.program import read
 
 STEPS = 3
-# 8 images of 16 x 16, 16 channels to 32, 3 x 3, two operations for a multiply-accumulate.
+# 8 images of 16 x 16, 16 channels to 32, 3 x 3; a multiply-accumulate has two operations.
 CONVOLUTION = 2 * 8 * 16 * 16 * 9 * 16 * 32
 IMAGES, MAPS, KERNEL = 8 * 16 * 16 * 16 * 2, 8 * 16 * 16 * 32 * 2, 9 * 16 * 32 * 2
 
@@ -28,14 +28,14 @@ def test_each_step_convolves_forward_and_for_the_kernel(name):
 
 def test_a_gpu_s_program_by_hand():
     kernels = {kernel.name: kernel for kernel in program("h200")}
-    # Before and after the loop: a counter, zeros for the losses, the kernel turned and back.
+    # Outside the loop: a counter, zeros for the losses, two transpositions of the kernel.
     assert sum(kernel.times == 1 for kernel in kernels.values()) == 4
-    # A step: cut the images, convolve, square and sum, its second stage, the kernel's gradient,
-    # move the kernel, store the loss, count.
+    # In a step: take the images, convolve, square and sum, second stage of the sum, the kernel's
+    # gradient, update the kernel, store the loss, count.
     assert sum(kernel.times == STEPS for kernel in kernels.values()) == 8 == len(kernels) - 4
     for name in ("cudnn-conv.1", "cudnn-conv-bw-filter.1"):
         assert kernels[name].bytes == IMAGES + MAPS + KERNEL
-    # Eight of the hundred images are read and written; two numbers say which.
+    # Eight of the hundred images are read and written; two numbers select them.
     assert kernels["loop_dynamic_slice_fusion"].bytes == 2 * IMAGES + 8
     assert kernels["loop_subtract_fusion"].bytes == 3 * KERNEL
     turned = [kernel for kernel in kernels.values() if kernel.kind == "transpose"]
@@ -51,10 +51,10 @@ def test_two_gpus_sum_their_gradients():
 def test_a_tpu_s_program_by_hand():
     kernels = {kernel.name: kernel for kernel in program("v5e")}
     moved = {name: kernel.bytes for name, kernel in kernels.items() if kernel.kind == "prefetch"}
-    # The kernel's 3 x 3 places, each 16 x 32 filled up to tiles of 8 x 128, and three numbers in
-    # 128 places: read at the start; kernel and losses are written at the end.
+    # The kernel has 3 x 3 positions, each 16 x 32 and padded to tiles of 8 x 128; three numbers are
+    # padded to 128. Both are read at the start; kernel and losses are written at the end.
     kernel, numbers = 9 * 16 * 128 * 2, 128 * 4
     assert sorted(moved.values()) == sorted([kernel, numbers, kernel, numbers])
     assert all(kernel.cycles > 0 for kernel in kernels.values() if kernel.kind == "convolution")
-    # The core counts the steps by itself.
+    # The core itself counts the steps, so no kernel does.
     assert not any(name.startswith(("add", "lt", "select")) for name in kernels)

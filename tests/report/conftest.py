@@ -1,4 +1,4 @@
-"""Results of experiments that nobody ran: hand-made numbers with known means and intervals."""
+"""Made-up results of experiments: numbers with known means and intervals."""
 
 import copy
 
@@ -13,7 +13,7 @@ MADE_WITH = {"network": "resnet8", "dataset": "folder:dog"}
 
 
 def training(baselines, gains):
-    """A summary: ``baselines`` and ``gains`` are ``[student][seed]``, in points."""
+    """Returns a summary: ``baselines`` and ``gains`` are ``[student][seed]``, in points."""
     students = []
     for number, (baseline, gain) in enumerate(zip(baselines, gains, strict=True)):
         low, high = np.divide(baseline, 100), np.divide(np.add(baseline, gain), 100)
@@ -60,7 +60,7 @@ _SEARCH = {
 
 
 def searching(compact, alone, uniform, teacher=90.0):
-    """A summary of a search; accuracies in % for each seed, the teacher's of its one run."""
+    """Returns a summary of a search: accuracies in % for each seed, and for the teacher's run."""
     costs = {"widths": {"stem": 16, "stage1": 16}, "params": 1000, "macs": 2000, "flops": 4000}
     names = {"compact, distilled": compact, "compact, alone": alone, "uniform, distilled": uniform}
     candidates = [
@@ -86,7 +86,7 @@ def searching(compact, alone, uniform, teacher=90.0):
 
 
 def distilling(baselines, gains, teachers=(95.0,)):
-    """A summary of a distillation; the teachers' accuracies are in %, their average is 97 %."""
+    """Returns a summary of a distillation: teachers' accuracies in %; their average has 97 %."""
     summary = training(baselines, gains)
     del summary["ensemble"], summary["baseline_ensemble"]
     taught_by = 97.0 if len(teachers) > 1 else teachers[0]

@@ -1,4 +1,4 @@
-"""Figures: what is in them, for the results there can be."""
+"""The contents of figures, for all kinds of results."""
 
 import itertools
 import json
@@ -11,7 +11,7 @@ from kdjax.report import distill_figures, figures, search_figures
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The figures that were drawn, in order, instead of files."""
+    """A list of the figures that are drawn, in order; no files are written."""
     found = []
     for module in (figures, search_figures, distill_figures):
         monkeypatch.setattr(
@@ -29,13 +29,13 @@ def validation(run, epoch, accuracy):
 
 
 def texts(figure):
-    """Everything that is written on a figure."""
+    """Returns all texts on a figure."""
     figure.canvas.draw()
     return [text.get_text() for text in figure.findobj(lambda part: hasattr(part, "get_text"))]
 
 
 def overlapping(axis):
-    """Pairs of neighbouring tick labels of the horizontal axis that cover each other."""
+    """Returns the pairs of neighbouring tick labels on the horizontal axis that overlap."""
     boxes = [label.get_window_extent() for label in axis.get_xticklabels() if label.get_text()]
     boxes.sort(key=lambda box: box.x0)
     return [pair for pair in itertools.pairwise(boxes) if pair[0].x1 > pair[1].x0]
@@ -49,7 +49,7 @@ def test_a_panel_for_each_student_and_a_band_of_its_seeds(make_training, tmp_pat
         for seed in (0, 1)
         for epoch in (3, 6)
     ]
-    records[0]["accuracy"] = [None, 0.3]  # It was not finite.
+    records[0]["accuracy"] = [None, 0.3]  # An accuracy that was not finite.
     write_metrics(tmp_path, records)
     figures.draw(summary, tmp_path)
     first, second = drawn[1].axes
@@ -74,7 +74,7 @@ def test_one_evaluation_is_a_point(make_training, tmp_path, drawn):
 
 def test_accuracies_have_intervals_and_the_averages_of_both(make_training, tmp_path, drawn):
     summary = make_training([[80.0, 82.0, 84.0], [99.0, 99.5, 100.0]], [[1.0] * 3, [0.0] * 3])
-    # Sizes that lie close together on the axis.
+    # The two sizes are close together on the axis.
     summary["students"][0]["params"], summary["students"][1]["params"] = 10_000, 10_100
     figures.draw(summary, tmp_path)
     axis, side = drawn[0].axes
@@ -82,7 +82,7 @@ def test_accuracies_have_intervals_and_the_averages_of_both(make_training, tmp_p
     # s = 2: 4.3027 * 2 / sqrt(3) = 4.968.
     assert segment[:, 1] == pytest.approx([82 - 4.968, 82 + 4.968], abs=2e-3)
     tops = [bar.lines[2][0].get_segments()[0][1, 1] for bar in axis.containers]
-    assert max(tops) == pytest.approx(100)  # No accuracy is above.
+    assert max(tops) == pytest.approx(100)  # No accuracy is above 100 %.
     assert len(side.containers) == 2
     found = texts(drawn[0])
     assert "average\nof all" in found
@@ -93,7 +93,7 @@ def test_accuracies_have_intervals_and_the_averages_of_both(make_training, tmp_p
 def test_students_stand_beside_the_line_of_their_teacher(make_distilling, tmp_path, drawn):
     summary = make_distilling([[80.0, 82.0], [90.0, 92.0]], [[4.0, 4.0], [1.0, 3.0]])
     records = [
-        # Both students distilled, then both alone; a teacher of its own is no student.
+        # Both students distilled, then both alone. The teacher's run is not drawn as a student.
         validation(f"distil-seed{seed}", 5, [0.5, 0.6, 0.1 + 0.1 * seed, 0.4])
         for seed in (0, 1)
     ] + [validation("teacher-seed0", 5, [0.99])]

@@ -20,12 +20,12 @@ def printed(show, *arguments, width):
 
 
 def table_of(text):
-    """The lines of the table alone, without title and remarks."""
+    """Returns the lines of the table without title and remarks."""
     return [line for line in text.splitlines() if line and line[0] in "┏┃┡│└"]
 
 
 def cells(text):
-    """Texts of the body's rows by their first cell."""
+    """Returns the texts of the table's rows by their first cell."""
     rows = [line.strip("│").split("│") for line in table_of(text) if line.startswith("│")]
     return {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows}
 
@@ -39,7 +39,7 @@ def test_a_wide_terminal_shows_every_column(make_training):
     ]  # fmt: skip
     assert rows["2"][3:] == ["82.00 ± 4.97", "82.00 ± 7.45", "+0.00 ± 2.48", "+0.00"]
     assert rows["average of all"] == ["", "", "", "90.00 ± 0.00", "90.00 ± 0.00", "", ""]
-    # Of the seeds' means over students: (1 - 1) / 2, (2 + 0) / 2, (3 + 1) / 2.
+    # It is over the seeds' means of all students: (1 - 1) / 2, (2 + 0) / 2, (3 + 1) / 2.
     assert rows["mean gain"] == ["", "", "", "", "", "+1.00 ± 2.48", ""]
     assert "do not fit" not in text
     assert "seeds 0, 1, 2 with 95 % intervals" in " ".join(text.split())
@@ -60,7 +60,7 @@ def test_a_narrow_terminal_loses_columns_and_no_digit(make_training, width, show
     text = printed(report.print_table, make_training(BASELINES, GAINS), width=width)
     assert cells(text)["1"] == shown
     assert "…" not in text
-    assert max(map(len, table_of(text))) <= max(width, 33)  # The last two columns stay.
+    assert max(map(len, table_of(text))) <= max(width, 33)  # The last two columns always stay.
     assert f"Columns that do not fit here: {missing} (all are in" in text
     assert "results.json" in text
 
@@ -96,7 +96,7 @@ def test_names_are_printed_as_they_are(make_training, make_search):
 
 
 def evaluation(names):
-    """What `kdjax evaluate` found of networks with these names, all alike."""
+    """Returns a result of `kdjax evaluate` for networks with these names and equal numbers."""
     network = {
         "accuracy": 0.5,
         "accuracy_half_width": None,
@@ -141,7 +141,7 @@ def test_a_distillation_shows_teacher_alone_and_distilled(make_distilling):
     text = printed(report.print_distill, summary, width=140)
     rows = cells(text)
     assert rows["teacher, wrn_16_2"] == ["7,654,321", "90.00 M", "95.00", "", "", ""]
-    # 91 + 2 is 2 below the teacher; its seeds, 91, 93 and 95, spread by 2: 4.3027 * 2 / sqrt(3).
+    # 91 + 2 is 2 below the teacher. The seeds 91, 93 and 95 have s = 2: 4.3027 * 2 / sqrt(3).
     assert rows["student 1, resnet8"] == [
         "1,234,567", "40.00 M", "91.00 ± 2.48", "93.00 ± 4.97", "+2.00 ± 2.48", "-2.00 ± 4.97",
     ]  # fmt: skip

@@ -1,11 +1,12 @@
-"""What the numbers say, in words: every branch, with intervals worked out by hand."""
+"""Sentences about results: every branch, with intervals computed by hand."""
 
 import pytest
 
 from kdjax.report.search_table import verdict as search_verdict
 from kdjax.report.table import verdict
 
-# 4.3027 * s / sqrt(3), s the sample deviation of three seeds: of (0.8, 1, 1.2) s = .2, so 0.497.
+# The half width of three seeds is 4.3027 * s / sqrt(3), with s the sample deviation: for (0.8, 1,
+# 1.2) s = .2, so it is 0.497.
 THIRD = [0.8, 1.0, 1.2]
 
 
@@ -49,7 +50,7 @@ def test_one_seed(make_training, gain, expected):
 
 
 def test_seeds_that_agree_show_nothing(make_training):
-    # On 100 test images two seeds often differ by the same number of them.
+    # With 100 test images two seeds often gain the same number of images.
     found = of(make_training, [1.0, 1.0])
     assert "+1.00 ± 0.00 points" in found
     assert "all seeds agree, which leaves no interval to judge by" in found
@@ -61,7 +62,7 @@ def test_a_search_says_all_three(make_search):
         make_search([91.8, 92.0, 92.2], [91.0, 92.0, 93.0], [93.0, 93.2, 93.4], teacher=91.0)
     ).splitlines()
     assert lines == [
-        # Every seed is 1.2 lower: the seeds agree, up to rounding.
+        # Every seed is 1.2 lower, so the seeds agree, up to rounding.
         "Compact minus uniform, both distilled, is -1.20 ± 0.00 points (95 % interval over 3 "
         "seeds): all seeds agree, which leaves no interval to judge by.",
         # (.8, 0, -.8): s = .8, 4.3027 * .8 / sqrt(3) = 1.987.

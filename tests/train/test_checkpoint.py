@@ -265,7 +265,7 @@ def test_a_file_that_cannot_be_written_is_named_and_stays_as_it_was(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_one_that_is_replaced_while_it_is_read_is_read_anew(tmp_path, monkeypatch):
+def test_a_checkpoint_that_is_replaced_during_reading_is_read_again(tmp_path, monkeypatch):
     """Only one best checkpoint is kept, and a running training may replace it at any time."""
     record = {**RECORD, "config": {"network_width": 0.25}, "image_shape": [8, 8, 1]}
     record |= {"network": "resnet8", "student_widths": [dict(models.create("resnet8", 3).widths)]}

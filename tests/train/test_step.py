@@ -183,7 +183,7 @@ def test_padding_changes_nothing():
     )
 
 
-def stem_gradient(terms, **overrides):
+def gradients_of(terms, **overrides):
     """Returns the gradients of chosen terms with respect to all parameters."""
     method, _ = small_method(**overrides)
     variables = models.initialize(method.model, 0, (8, 8, 3))
@@ -198,8 +198,8 @@ def stem_gradient(terms, **overrides):
 
 
 def test_feature_term_reaches_the_stem_only_if_asked():
-    on = stem_gradient(("feature",))
-    off = stem_gradient(("feature",), feature_gradient_to_stem=False)
+    on = gradients_of(("feature",))
+    off = gradients_of(("feature",), feature_gradient_to_stem=False)
     assert np.abs(on["stem"]["conv"]["conv"]["kernel"]).max() > 1e-3
     np.testing.assert_array_equal(off["stem"]["conv"]["conv"]["kernel"], 0)
     # Gradients of branches and adapters are the same either way.
@@ -208,14 +208,14 @@ def test_feature_term_reaches_the_stem_only_if_asked():
 
 
 def test_label_terms_reach_the_stem_either_way():
-    on = stem_gradient(("hard", "soft"))
-    off = stem_gradient(("hard", "soft"), feature_gradient_to_stem=False)
+    on = gradients_of(("hard", "soft"))
+    off = gradients_of(("hard", "soft"), feature_gradient_to_stem=False)
     assert np.abs(on["stem"]["conv"]["conv"]["kernel"]).max() > 1e-3
     chex.assert_trees_all_close(on, off, rtol=1e-4, atol=1e-6)
 
 
 def test_feature_term_never_trains_the_pivot():
-    gradient = stem_gradient(("feature",))
+    gradient = gradients_of(("feature",))
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(gradient["student_1"]))
     assert all(np.any(leaf) for leaf in jax.tree.leaves(gradient["adapters"]))
 

@@ -1,10 +1,10 @@
-"""Writes the small programs that the parser is tested on: a loop of three steps, for each compiler.
+"""Writes the small programs that test the parser: a loop of three steps, for each compiler.
 
     python tests/plan/programs/make.py h200      (with the compiler for GPUs installed)
     python tests/plan/programs/make.py h200:2
-    python tests/plan/programs/make.py v5e       (with the one for TPUs)
+    python tests/plan/programs/make.py v5e       (with the compiler for TPUs installed)
 
-A step cuts eight images out of a hundred, convolves them, and moves the kernel.
+A step takes eight of a hundred images, convolves them, and updates the kernel.
 """
 
 import os
@@ -50,7 +50,7 @@ def main(name):
     )
     program = parallel.compile(run).lower(*(parallel.replicate(shape) for shape in shapes))
     text = program.compile().as_text()
-    # Where this checkout lies is nobody's business.
+    # Remove the path of this checkout from the text.
     text = text.replace(str(Path(__file__).resolve()), "/checkout/kdjax/make.py")
     text = text.replace(str(Path(__file__).resolve().parents[3]), "/checkout")
     path = Path(__file__).parent / f"{name.replace(':', '_')}.hlo"
