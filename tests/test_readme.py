@@ -48,7 +48,7 @@ def test_python_examples_run(number):
 
 def test_commands_exist_and_their_overrides_are_valid(monkeypatch):
     monkeypatch.chdir(ROOT)
-    for task, count in (("train", 8), ("search", 5), ("distill", 2)):
+    for task, count in (("train", 9), ("search", 5), ("distill", 2)):
         found = [line[1:] for line in commands() if line[:2] == ["kdjax", task]]
         assert len(found) == count
         for arguments in found:
