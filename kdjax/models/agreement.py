@@ -83,8 +83,8 @@ def check_agreement(
     if not worst <= _TOLERANCE:
         raise ValueError(
             f"{architecture.name} cannot run several students as one network: its numbers differ "
-            f"from those of each student by itself by {worst:.2g} of the largest. Its modules must "
-            "not reorder channels, group them, or compute with how many there are"
+            f"from those of separate students, by {worst:.2g} of the largest. Its modules must not "
+            "reorder channels, group them, or compute with how many there are"
         )
 
 

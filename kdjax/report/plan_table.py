@@ -123,7 +123,7 @@ def notes(record: Mapping[str, Any]) -> list[str]:
     ]
     return [
         f"{', '.join(_what(result))}: {result['counts']['uncounted_loops']} loop(s) do not say "
-        "how often they run, and are counted as one iteration"
+        "how often they run, and count as one iteration each"
         for result in loops
     ]
 

@@ -61,7 +61,7 @@ def import_torch(
       ValueError: if torchvision has no such network, or tensors are missing, left over or of
         another shape, or hold NaN or infinity; the message names them and what is expected.
     """
-    wanted = _all_wanted(architecture, image_shape)
+    wanted = _sources(architecture, image_shape)
     paths = list(wanted)
     classifier = modules_of(architecture)[_CLASSIFIER].name
     given = {
@@ -93,7 +93,7 @@ def torch_shapes(
     Raises:
       ValueError: if torchvision has no such network, or not for images of that size.
     """
-    return {own.name: own.shape for own in _all_wanted(architecture, image_shape).values()}
+    return {own.name: own.shape for own in _sources(architecture, image_shape).values()}
 
 
 class _Source(NamedTuple):
@@ -118,20 +118,18 @@ class _Source(NamedTuple):
         return np.ascontiguousarray(ordered.reshape(self.own_shape))
 
 
-def _all_wanted(
-    architecture: Architecture, image_shape: tuple[int, int, int]
-) -> dict[str, _Source]:
+def _sources(architecture: Architecture, image_shape: tuple[int, int, int]) -> dict[str, _Source]:
     """Path of each array of a network -> the tensor that it is made of."""
     modules = modules_of(architecture)
     _check_size(architecture, image_shape)
     shapes = variable_shapes(architecture.build(), image_shape)
     return {
-        path: _wanted(path, leaf.shape, modules, image_shape)
+        path: _source(path, leaf.shape, modules, image_shape)
         for path, leaf in flax.traverse_util.flatten_dict(shapes, sep="/").items()
     }
 
 
-def _wanted(
+def _source(
     path: str,
     shape: tuple[int, ...],
     modules: Mapping[str, Module],
@@ -223,7 +221,7 @@ def _check(
         return
     parts = "; ".join(f"{what}: {_few(which)}" for what, which in found.items() if which)
     other_classes = wrong and set(map(_module_name, wrong)) == {classifier}
-    hint = ". new_classifier=True initialises a classifier of other classes" * bool(other_classes)
+    hint = ". With new_classifier, a new classifier is initialised" * bool(other_classes)
     raise ValueError(
         f"the tensors are not those of {architecture.name} with {architecture.num_classes} "
         f"classes: {parts}{hint}"

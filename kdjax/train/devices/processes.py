@@ -44,7 +44,7 @@ def start(coordinator: str = "", num_processes: int = 0, process_id: int = -1) -
     if explicit and not (num_processes > 0 and 0 <= process_id < num_processes):
         raise ProcessError(
             f"--coordinator is {coordinator!r}, --num_processes {num_processes}, --process_id "
-            f"{process_id}: the id must be from 0 to below the number of processes"
+            f"{process_id}: the id must be at least 0 and below the number of processes"
         )
     host, _, port = coordinator.rpartition(":")
     if explicit and not (host and port.isdecimal()):

@@ -108,9 +108,9 @@ def _teacher(found: stored.Found, name: str, experiment: Experiment) -> Teacher:
 
 
 def _remark(found: stored.Found, experiment: Experiment, name: str) -> str:
-    networks, fingerprint = found.checkpoint, found.trained_on.fingerprint
-    split = check_split(networks.config["data"], fingerprint, experiment, name)
-    unfinished = f"{name} is of an unfinished run, at step {networks.step}"
+    checkpoint, fingerprint = found.checkpoint, found.trained_on.fingerprint
+    split = check_split(checkpoint.config["data"], fingerprint, experiment, name)
+    unfinished = f"{name} is of an unfinished run, at step {checkpoint.step}"
     return "; ".join(filter(None, (split, "" if found.finished else unfinished)))
 
 
