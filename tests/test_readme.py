@@ -32,7 +32,7 @@ def commands():
 
 def examples():
     """Returns the Python examples, except those of a trained student, which tests/deploy tests."""
-    trained = ("load_student", "jaxexport")
+    trained = ("load_student", "onnxruntime")
     return [block for block in blocks("python") if not any(word in block for word in trained)]
 
 

@@ -84,7 +84,7 @@ def add_export_options(command: argparse.ArgumentParser) -> None:
         "--out",
         required=True,
         metavar="FILE",
-        help="a file.jaxexport, file.npz or file.safetensors to write",
+        help="a file.onnx, file.jaxexport, file.npz or file.safetensors to write",
     )
 
 

@@ -99,12 +99,12 @@ evaluation. The data that the network was trained on is not needed.
         "write a trained student to a file for programs without kdjax",
         """\
 Writes one network of a workdir to a file, and a description of its input and output to
-the same name with .json added. FILE.jaxexport is a program with the parameters inside.
-JAX loads it (`pip install jax flatbuffers`) and runs it on any batch of uint8 images, on
-CPUs, NVIDIA GPUs and TPUs; JAX releases of the next six months will load it. FILE.npz
-and FILE.safetensors hold the arrays only, for longer storage.
+the same name with .json added. FILE.onnx and FILE.jaxexport are programs with parameters
+and normalisation inside, for any batch of uint8 images. ONNX Runtime runs FILE.onnx. JAX
+runs FILE.jaxexport (`pip install jax flatbuffers`) on CPUs, NVIDIA GPUs and TPUs, in its
+releases of the next six months. FILE.npz and FILE.safetensors hold the arrays only.
 
-  kdjax export --workdir=kdjax-runs/digits-resnet8 --student=3 --out=three.jaxexport
+  kdjax export --workdir=kdjax-runs/digits-resnet8 --student=3 --out=three.onnx
   kdjax export --workdir=runs/found --student=compact --out=found.npz""",
     ),
     "import-torch": Description(

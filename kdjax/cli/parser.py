@@ -34,7 +34,7 @@ installing, in a checkout:
   pip install ".[cuda]"      on NVIDIA GPUs
   pip install ".[tpu]"       on TPUs
   pip install ".[prepare]"   for `kdjax prepare`
-  pip install ".[export]"    for .jaxexport and .safetensors files of `kdjax export`
+  pip install ".[export]"    for .onnx, .jaxexport and .safetensors files of `kdjax export`
   pip install ".[torch-import]"   for .safetensors files in `kdjax import-torch`"""
 
 

@@ -1,8 +1,9 @@
 """Exports a trained student for other software: as a program for any device, or as arrays."""
 
+import contextlib
 import importlib.util
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,39 +15,47 @@ import jax.numpy as jnp
 import numpy as np
 
 import kdjax
-from kdjax import atomic
+from kdjax import atomic, models
+from kdjax.deploy.onnx import translate
 from kdjax.deploy.student import Student
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 _NORMALISATION = "(pixels / 255 - mean) / std, before the network"
 _CROPPED = "to cover 256/224 of image_shape with its proportions kept, then the middle cut out"
 # Additional Python packages that a format needs; `pip install ".[export]"` installs them all.
-_NEEDS: Mapping[str, str] = {".jaxexport": "flatbuffers", ".safetensors": "safetensors"}
+_NEEDS: Mapping[str, str] = {
+    ".jaxexport": "flatbuffers",
+    ".onnx": "onnx",
+    ".safetensors": "safetensors",
+}
+_PROGRAMS = (".jaxexport", ".onnx")
 
 
 def export(student: Student, path: str | Path, *, platforms: Sequence[str] = ()) -> None:
     """Writes a student to a file, and a description of its input and output to ``<path>.json``.
 
-    ``.jaxexport`` is a program of :mod:`jax.export` that contains the parameters and the
-    normalisation. It turns uint8 images ``[batch, height, width, channels]``, of any batch size,
-    into float32 logits ``[batch, classes]``. JAX needs the package flatbuffers to load it, and
-    promises to load it only in its releases of the next six months, so keep the arrays too.
+    ``.onnx`` and ``.jaxexport`` are programs that contain the parameters and the normalisation.
+    They turn uint8 images ``[batch, height, width, channels]``, of any batch size, into float32
+    logits ``[batch, classes]``. An ONNX file (operator set 17) computes in float32 and runs in
+    ONNX Runtime, in browsers, and in other software that reads ONNX. A ``.jaxexport`` file is a
+    program of :mod:`jax.export`, in the dtype of the run. JAX needs the package flatbuffers to load
+    it, and promises to load it only in its releases of the next six months, so keep the arrays too.
     ``.npz`` and ``.safetensors`` hold the arrays, by names such as ``params/stem/conv/kernel``.
 
     Args:
       student: what :func:`kdjax.load_student` returns.
       path: a file in an existing directory; its ending decides the format.
-      platforms: the platforms of a program, from ``cpu``, ``cuda`` and ``tpu``; empty means all.
+      platforms: of a ``.jaxexport`` program, from ``cpu``, ``cuda`` and ``tpu``; empty means all.
 
     Raises:
-      ValueError: if the ending or a platform is not one of these, platforms are given for arrays, a
-        package that the format needs is missing, or the network cannot be a program for any batch
-        size.
+      ValueError: if the ending or a platform is not one of these, platforms are given for another
+        format, a package that the format needs is missing, or the network cannot be a program for
+        any batch size, or has an operation that cannot be written with ONNX's.
     """
     check_export(path, platforms)
     path = Path(path)
     atomic.write(path, _WRITERS[path.suffix](student, platforms))
-    described = _description(student, program=path.suffix == ".jaxexport")
+    described = _description(student, program=path.suffix in _PROGRAMS)
     atomic.write_json(path.with_name(path.name + ".json"), described)
 
 
@@ -62,7 +71,7 @@ def check_export(path: str | Path, platforms: Sequence[str] = ()) -> None:
             "pip install '.[export]'; .npz needs none"
         )
     if platforms and ending != ".jaxexport":
-        raise ValueError(f"platforms is {_listed(platforms)}: arrays are the same on all")
+        raise ValueError(f"platforms is {_listed(platforms)}: only .jaxexport files depend on them")
     if unknown := [name for name in platforms if name not in PLATFORMS]:
         raise ValueError(
             f"platforms is {_listed(platforms)}: {unknown[0]!r} is none of {', '.join(PLATFORMS)}"
@@ -74,23 +83,52 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _program(student: Student, platforms: Sequence[str]) -> bytes:
-    def logits(images: jax.Array) -> jax.Array:
-        normal = student.preprocess.normalize(images)
-        found: Any = student.network.apply(student.variables, normal, train=False)
-        return found.logits.astype(jnp.float32)
-
     shape = jax.export.symbolic_shape(
         "batch, _, _, _", like=(None, *student.preprocess.image_shape)
     )
     images = jax.ShapeDtypeStruct(shape, jnp.uint8)
+    with _any_batch(student):
+        program = jax.jit(_logits(student, student.network))
+        exported = jax.export.export(program, platforms=platforms or PLATFORMS)(images)
+    return bytes(exported.serialize())
+
+
+def _onnx(student: Student, platforms: Sequence[str]) -> bytes:
+    del platforms  # A graph names none.
+    # Runtimes compute in float32: few have convolutions of bfloat16 on CPUs.
+    network = student.network.clone(dtype=jnp.float32)
+    producer = {"producer_name": "kdjax", "producer_version": kdjax.__version__}
+    with _any_batch(student):
+        try:
+            return translate(_logits(student, network), student.preprocess.image_shape, producer)
+        except NotImplementedError as error:
+            raise ValueError(
+                f"{student.network.architecture.name} cannot be written as ONNX, because of "
+                f"{error}; .jaxexport and .npz can be written"
+            ) from error
+
+
+def _logits(student: Student, network: models.Network) -> Callable[[jax.Array], jax.Array]:
+    """Returns the function from uint8 images to float32 logits."""
+
+    def logits(images: jax.Array) -> jax.Array:
+        normal = student.preprocess.normalize(images)
+        found: Any = network.apply(student.variables, normal, train=False)
+        return found.logits.astype(jnp.float32)
+
+    return logits
+
+
+@contextlib.contextmanager
+def _any_batch(student: Student) -> Iterator[None]:
+    """Replaces JAX's error where a network computes with the batch's size."""
     try:
-        exported = jax.export.export(jax.jit(logits), platforms=platforms or PLATFORMS)(images)
+        yield
     except jax.errors.InconclusiveDimensionOperation:
         raise ValueError(
             f"{student.network.architecture.name} computes with the size of the batch and cannot "
             "be a program for any batch; arrays (.npz) can be written"
         ) from None
-    return bytes(exported.serialize())
 
 
 def _arrays(student: Student) -> dict[str, np.ndarray]:
@@ -115,6 +153,7 @@ def _safetensors(student: Student, platforms: Sequence[str]) -> bytes:
 
 
 _WRITERS: Mapping[str, Callable[[Student, Sequence[str]], bytes]] = {
+    ".onnx": _onnx,
     ".jaxexport": _program,
     ".npz": _npz,
     ".safetensors": _safetensors,

@@ -1,5 +1,6 @@
 """Finds the structure of a network by following its channels through its forward pass."""
 
+from kdjax.tracing.calls import called, place
 from kdjax.tracing.checking import check
 from kdjax.tracing.counting import Terms, count, everything, layer_costs, layer_terms, terms
 from kdjax.tracing.description import OUTPUTS, Group, Layer, Operation, Traced
@@ -14,11 +15,13 @@ __all__ = [
     "Terms",
     "Traced",
     "alive_from_kept",
+    "called",
     "check",
     "count",
     "everything",
     "layer_costs",
     "layer_terms",
+    "place",
     "take",
     "terms",
     "trace",

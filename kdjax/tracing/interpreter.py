@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jax.extend import core
 
-from kdjax.tracing import arithmetic, arrangement, contraction
+from kdjax.tracing import arithmetic, arrangement, calls, contraction
 from kdjax.tracing.equation import Equation, Rule
 from kdjax.tracing.record import Record
 from kdjax.tracing.values import Value, constant
@@ -65,17 +65,6 @@ def _table() -> dict[str, Rule]:
 # of its results, and add a line to _table.
 RULES: dict[str, Rule] = _table()
 
-# Primitives that call a function -> the parameter that holds it. The operations of the function are
-# followed as if they were written in its place.
-_INNER = {
-    "jit": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-    "custom_lin": "call_jaxpr",
-    "remat2": "jaxpr",
-}
-
 
 def walk(record: Record, closed: core.ClosedJaxpr, inputs: Sequence[Value]) -> list[Value]:
     """Returns the results of a function as values.
@@ -106,14 +95,13 @@ def _walk(
 
     for equation in jaxpr.eqns:
         values = [read(atom) for atom in equation.invars]
-        place = "/".join(part for part in (outer, _place(equation)) if part)
-        name = equation.primitive.name
-        if name in _INNER:
-            inner = equation.params[_INNER[name]]
-            consts = [constant(each) for each in getattr(inner, "consts", ())]
-            results = _walk(record, getattr(inner, "jaxpr", inner), consts, values, place)
+        place = "/".join(part for part in (outer, calls.place(equation)) if part)
+        inner = calls.called(equation)
+        if inner is None:
+            results = _apply(record, equation, equation.primitive.name, values, place)
         else:
-            results = _apply(record, equation, name, values, place)
+            consts = [constant(each) for each in inner.consts]
+            results = _walk(record, inner.jaxpr, consts, values, place)
         found.update(zip(equation.outvars, results, strict=False))
     return [read(atom) for atom in jaxpr.outvars]
 
@@ -136,12 +124,6 @@ def _apply(
         if not sound:
             raise NotImplementedError(_advice(name, place, "tracing lost its channels"))
     return results
-
-
-def _place(equation: Any) -> str:
-    """The module path, without the network's own class name."""
-    parts = str(equation.source_info.name_stack).split("/")
-    return "/".join(part for part in parts[1:] if "." not in part and "(" not in part)
 
 
 def _advice(name: str, place: str, reason: str) -> str:

@@ -93,8 +93,8 @@ def test_a_network_that_computes_with_the_batch_is_told_apart(trained, tmp_path)
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--out=a.onnx"], "--out is 'a.onnx': it must end in .jaxexport, .npz, .safetensors"),
-        (["--out=a.npz", "--platforms=cpu"], "--platforms is 'cpu': arrays are the same on all"),
+        (["--out=a.tflite"], "--out is 'a.tflite': it must end in .onnx, .jaxexport, .npz, .saf"),
+        (["--out=a.npz", "--platforms=cpu"], "--platforms is 'cpu': only .jaxexport files depend"),
         (["--out=no/a.npz"], "there is no no"),
         (
             ["--out=a.jaxexport", "--platforms=cpu,gpu"],

@@ -1,0 +1,5 @@
+"""Writes a network as an ONNX graph, by following its jaxpr."""
+
+from kdjax.deploy.onnx.translate import translate
+
+__all__ = ["translate"]

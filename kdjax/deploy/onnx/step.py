@@ -1,0 +1,36 @@
+"""One operation of a network, in the form that the rules for writing it take."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from kdjax.deploy.onnx.graph import Graph, Tensor, Value
+
+
+class Step(NamedTuple):
+    """One operation that is being written.
+
+    Attributes:
+      graph: where it is written.
+      operands: its operands.
+      shapes: JAX's shapes of the operands; the batch's size is symbolic.
+      params: parameters of the primitive, with JAX's names.
+      results: JAX's shape and dtype of each result.
+    """
+
+    graph: Graph
+    operands: Sequence[Value]
+    shapes: Sequence[tuple[Any, ...]]
+    params: Mapping[str, Any]
+    results: Sequence[Any]
+
+    @property
+    def tensor(self) -> Tensor:
+        """The first operand with all its axes at JAX's sizes."""
+        value = self.graph.full(self.operands[0], self.shapes[0])
+        # An operation on constants alone is computed, not written, unless it needs the batch's
+        # size, which `full` refuses.
+        assert isinstance(value, Tensor)
+        return value
+
+
+Rule = Callable[[Step], Sequence[Value]]

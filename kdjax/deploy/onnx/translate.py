@@ -1,0 +1,120 @@
+"""From a function of images to an ONNX file: its operations one by one, constants computed."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+
+from kdjax import tracing
+from kdjax.deploy.onnx import graph as graphs
+from kdjax.deploy.onnx.fuse import fuse
+from kdjax.deploy.onnx.graph import Graph, Tensor, Value, is_known
+from kdjax.deploy.onnx.operations import ELEMENTWISE, RULES
+from kdjax.deploy.onnx.step import Step
+
+# Those that runtimes commonly compute with.
+_DTYPES = ("bool", "uint8", "int32", "int64", "float16", "float32", "float64")
+
+
+def translate(
+    function: Callable[[jax.Array], jax.Array],
+    image_shape: Sequence[int],
+    producer: Mapping[str, str],
+) -> bytes:
+    """Returns a function of images as an ONNX file of operator set 17.
+
+    The file's input is ``images``, ``[batch, height, width, channels]`` uint8, its output
+    ``logits``, ``[batch, classes]`` float32; the batch may have any size. Convolutions have
+    ONNX's order of axes and contain the batch normalisation that follows them.
+
+    Args:
+      function: from images to logits, with all parameters inside.
+      image_shape: (height, width, channels).
+      producer: ``producer_name`` and ``producer_version`` of the file.
+
+    Raises:
+      NotImplementedError: at an operation that has no rule; the message names it and its module.
+      jax.errors.InconclusiveDimensionOperation: if the function computes with the batch's size.
+    """
+    shape = jax.export.symbolic_shape("batch, _, _, _", like=(None, *image_shape))
+    closed = jax.make_jaxpr(function)(jax.ShapeDtypeStruct(shape, jnp.uint8))
+    graph = Graph()
+    images = Tensor("images", tuple(shape), (0, 1, 2, 3))
+    constants = [np.asarray(each) for each in closed.consts]
+    (logits,) = _walk(graph, closed.jaxpr, constants, [images], "")
+    graph.place = ""
+    (result,) = closed.out_avals
+    logits = graph.full(logits, result.shape)
+    output = fuse(graph, graph.ordered(logits, (0, 1)))
+    return graphs.model(graph, output, image_shape, result.shape[1], producer)
+
+
+def _walk(
+    graph: Graph, jaxpr: Any, constants: Sequence[Value], inputs: Sequence[Value], outer: str
+) -> list[Value]:
+    """Writes a function; returns its results."""
+    found: dict[Any, Value] = dict(zip(jaxpr.constvars, constants, strict=True))
+    found |= dict(zip(jaxpr.invars, inputs, strict=True))
+
+    def read(atom: Any) -> Value:
+        if isinstance(atom, core.Literal):
+            aval: Any = atom.aval
+            return np.asarray(atom.val, aval.dtype)
+        return found[atom]
+
+    for equation in jaxpr.eqns:
+        operands = [read(atom) for atom in equation.invars]
+        place = "/".join(part for part in (outer, tracing.place(equation)) if part)
+        inner = tracing.called(equation)
+        if inner is not None:
+            consts = [np.asarray(each) for each in inner.consts]
+            results: Sequence[Value] = _walk(graph, inner.jaxpr, consts, operands, place)
+        else:
+            graph.place = place
+            results = _written(graph, equation, operands, place)
+        found.update(zip(equation.outvars, results, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _written(graph: Graph, equation: Any, operands: Sequence[Value], place: str) -> Sequence[Value]:
+    """Returns the results of one operation: computed if it has only constants, else written."""
+    name = equation.primitive.name
+    try:
+        computed = _computed(equation, operands)
+        if computed is not None:
+            return computed
+        if name not in RULES:
+            raise NotImplementedError("there is no rule for it")
+        shapes = [tuple(atom.aval.shape) for atom in equation.invars]
+        results = [variable.aval for variable in equation.outvars]
+        for result in results:
+            if result.dtype not in _DTYPES:
+                raise NotImplementedError(f"its result is {result.dtype}")
+        return RULES[name](Step(graph, operands, shapes, equation.params, results))
+    except NotImplementedError as error:
+        where = f" in {place}" if place else ""
+        raise NotImplementedError(f"the operation {name!r}{where}: {error}") from error
+
+
+def _computed(equation: Any, operands: Sequence[Value]) -> Sequence[Value] | None:
+    """The results of an operation whose operands are all constants of known size."""
+    arrays = [operand for operand in operands if isinstance(operand, np.ndarray)]
+    if len(arrays) < len(operands):
+        return None
+    shapes = [variable.aval.shape for variable in (*equation.invars, *equation.outvars)]
+    if all(is_known(size) for shape in shapes for size in shape):
+        arrays = [
+            np.broadcast_to(array, atom.aval.shape)
+            for array, atom in zip(arrays, equation.invars, strict=True)
+        ]
+    elif equation.primitive.name in ELEMENTWISE:
+        arrays = list(np.broadcast_arrays(*arrays))
+    else:
+        return None
+    results = equation.primitive.bind(*map(jnp.asarray, arrays), **equation.params)
+    found = results if equation.primitive.multiple_results else [results]
+    return [np.asarray(result) for result in found]

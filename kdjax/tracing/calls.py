@@ -1,0 +1,36 @@
+"""What an operation of a jaxpr calls, and the module that it belongs to."""
+
+from typing import Any, NamedTuple
+
+# Primitives that call a function -> the parameter that holds it. The operations of the function are
+# followed as if they were written in its place.
+_CALLS = {
+    "jit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "custom_lin": "call_jaxpr",
+    "remat2": "jaxpr",
+}
+
+
+class Called(NamedTuple):
+    """A function that an operation calls: its jaxpr, and the constants in it."""
+
+    jaxpr: Any
+    consts: tuple[Any, ...]
+
+
+def called(equation: Any) -> Called | None:
+    """The function that an operation of a jaxpr calls; None if it calls none."""
+    parameter = _CALLS.get(equation.primitive.name)
+    if parameter is None:
+        return None
+    inner = equation.params[parameter]
+    return Called(getattr(inner, "jaxpr", inner), tuple(getattr(inner, "consts", ())))
+
+
+def place(equation: Any) -> str:
+    """The path of the module that an operation belongs to, without the network's own class name."""
+    parts = str(equation.source_info.name_stack).split("/")
+    return "/".join(part for part in parts[1:] if "." not in part and "(" not in part)
