@@ -55,6 +55,7 @@ def _join(graph: Graph, first: Node, second: Node) -> str | None:
     constant = graph.constants[others[0]]
     if second.operator == "Div" and second.inputs[0] != first.output:
         return None
+    graph.place = first.output.rpartition("/")[0]  # New constants are named after its module.
     return rule(graph, first, constant)
 
 
