@@ -57,6 +57,7 @@ def _decided(config: ml_collections.ConfigDict, name: str) -> str:
         "schedule": lambda: _chosen(config, "schedule.name", _SCHEDULES.get(field)),
         "optimizer": lambda: _chosen(config, "optimizer.name", _OPTIMIZERS.get(field)),
         "data": lambda: _data(config, field),
+        "compute": lambda: _compute(config, field),
         "ensemble": lambda: _ensemble(config, field),
         "faults": lambda: _stops(config) if field == "limit" else "",
         "teacher": lambda: _teacher(config, name),
@@ -91,12 +92,19 @@ def _chosen(config: ml_collections.ConfigDict, name: str, readers: tuple[str, ..
 
 
 def _data(config: ml_collections.ConfigDict, field: str) -> str:
-    stream = config.data.memory == "stream"
+    stream, source = config.data.memory == "stream", config.data.name
+    if field == "data_dir" and (source == "digits" or ":" in source):
+        return f"config.data.name is {source!r}"
     if field in ("workers", "resized_crop") and not stream:
         return f"config.data.memory is {config.data.memory!r}"
     if field == "crop_padding" and stream and config.data.resized_crop:
         return "config.data.resized_crop is True"
     return ""
+
+
+def _compute(config: ml_collections.ConfigDict, field: str) -> str:
+    one_by_one = config.compute.execution == "sequential"
+    return "config.compute.execution is 'sequential'" if field == "lanes" and one_by_one else ""
 
 
 def _ensemble(config: ml_collections.ConfigDict, field: str) -> str:

@@ -17,6 +17,8 @@ from kdjax.cli.configs import overridden, read_config
         ("train", ["schedule.boundaries=(0.5,)"], "schedule.boundaries", "name is 'cosine'"),
         ("train", ["optimizer.b1=0.8"], "optimizer.b1", "config.optimizer.name is 'sgd'"),
         ("train", ["data.workers=2"], "data.workers", "config.data.memory is 'device'"),
+        ("train", ["data.data_dir=sets", "data.name=npz:a.npz"], "data.data_dir", "'npz:a.npz'"),
+        ("train", ["compute.lanes=8", "compute.execution=sequential"], "compute.lanes", "'sequent"),
         ("train", ["data.crop_padding=2", "data.memory=stream"], "data.crop_padding", "resized"),
         ("train", ["faults.limit=2"], "faults.limit", "non_finite is 'stop'"),
         ("train", ["method=independent", "weights.soft=2"], "weights.soft", "'independent'"),
@@ -54,6 +56,7 @@ def test_what_has_no_effect_is_named(task, overrides, field, decided):
         ["schedule.name=step", "schedule.boundaries=(0.5,)", "schedule.factor=0.2"],
         ["optimizer.name=adam", "optimizer.b1=0.8", "schedule.final=0.1", "epochs=2"],
         ["data.memory=stream", "data.workers=2"],
+        ["data.name=cifar10", "data.data_dir=sets", "compute.lanes=8"],
         ["faults.non_finite=skip", "faults.limit=2", "method=independent", "label_smoothing=0.1"],
     ],
 )
