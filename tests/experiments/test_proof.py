@@ -16,8 +16,9 @@ from kdjax.cli import read_config
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "proof"
 sys.path.insert(0, str(FOLDER))
-record, run, studies, summarize = (
-    importlib.import_module(name) for name in ("record", "run", "studies", "summarize")
+difference, record, run, studies, summarize = (
+    importlib.import_module(name)
+    for name in ("difference", "record", "run", "studies", "summarize")
 )
 ROWS = [(name, row) for name, study in studies.STUDIES.items() for row in study.rows]
 
@@ -161,6 +162,26 @@ def test_a_row_is_set_against_the_control_too(tmp_path):
     table = summarize.table([found, control])
     assert "| mean against `stem` |" in table and "| +1.25 ± 9.53 |" in table
     assert len({line.count("|") for line in table.splitlines()}) == 1
+
+
+def test_two_rows_are_compared_by_student_and_seed(tmp_path, monkeypatch, capsys):
+    wide = record.Run("cifar10_5000", "stem", [0, 1, 2], {}, [[60.0, 50.0, 1.0]] * 3, [], {}, {})
+    gate = record.Run("cifar10_ablation", "gate", [1, 2], {}, [[61, 53], [63, 53]], [], {}, {})
+    record.write(tmp_path / "runs.jsonl", [wide, gate])
+    monkeypatch.setattr(difference, "__file__", str(tmp_path / "difference.py"))
+
+    def printed(*seeds):
+        rows = ("cifar10_ablation/gate", "cifar10_5000/stem")
+        monkeypatch.setattr(sys, "argv", ["difference", *rows, *seeds])
+        difference.main()
+        return [line.split("  ")[-1] for line in capsys.readouterr().out.splitlines()[1:]]
+
+    # Student 1 is better by 1 and 3 points: t(.975, 1) * sqrt(2) / sqrt(2).
+    assert printed() == ["+2.00 ± 12.71", "+3.00 ± 0.00", "+2.50 ± 6.35"]
+    assert printed("--seeds=2:9") == ["+3.00", "+3.00", "+3.00"]
+    with pytest.raises(SystemExit):
+        printed("--seeds=1")
+    assert "the rows have no such seed in common" in capsys.readouterr().err
 
 
 def test_a_search_is_compared_with_the_uniform_network(tmp_path):
