@@ -100,9 +100,10 @@ evaluation. The data that the network was trained on is not needed.
         """\
 Writes one network of a workdir to a file, and a description of its input and output to
 the same name with .json added. FILE.onnx and FILE.jaxexport are programs with parameters
-and normalisation inside, for any batch of uint8 images. ONNX Runtime runs FILE.onnx. JAX
-runs FILE.jaxexport (`pip install jax flatbuffers`) on CPUs, NVIDIA GPUs and TPUs, in its
-releases of the next six months. FILE.npz and FILE.safetensors hold the arrays only.
+and normalisation inside, for any batch of uint8 images. FILE.onnx computes in float32 and
+runs in ONNX Runtime (`pip install onnxruntime`). FILE.jaxexport runs in JAX (`pip install
+jax flatbuffers`), on CPUs, NVIDIA GPUs and TPUs; JAX releases of the next six months can
+load it. FILE.npz and FILE.safetensors hold the arrays only, for longer storage.
 
   kdjax export --workdir=kdjax-runs/digits-resnet8 --student=3 --out=three.onnx
   kdjax export --workdir=runs/found --student=compact --out=found.npz""",

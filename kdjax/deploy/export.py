@@ -37,7 +37,7 @@ def export(student: Student, path: str | Path, *, platforms: Sequence[str] = ())
     ``.onnx`` and ``.jaxexport`` are programs that contain the parameters and the normalisation.
     They turn uint8 images ``[batch, height, width, channels]``, of any batch size, into float32
     logits ``[batch, classes]``. An ONNX file (operator set 17) computes in float32 and runs in
-    ONNX Runtime, in browsers, and in other software that reads ONNX. A ``.jaxexport`` file is a
+    ONNX Runtime and in other software that reads ONNX. A ``.jaxexport`` file is a
     program of :mod:`jax.export`, in the dtype of the run. JAX needs the package flatbuffers to load
     it, and promises to load it only in its releases of the next six months, so keep the arrays too.
     ``.npz`` and ``.safetensors`` hold the arrays, by names such as ``params/stem/conv/kernel``.
@@ -54,9 +54,13 @@ def export(student: Student, path: str | Path, *, platforms: Sequence[str] = ())
     """
     check_export(path, platforms)
     path = Path(path)
-    atomic.write(path, _WRITERS[path.suffix](student, platforms))
+    contents = _WRITERS[path.suffix](student, platforms)
     described = _description(student, program=path.suffix in _PROGRAMS)
+    if path.suffix == ".onnx":
+        described = {"input_name": "images", "output_name": "logits"} | described
+    # The description first: a file is never there without one.
     atomic.write_json(path.with_name(path.name + ".json"), described)
+    atomic.write(path, contents)
 
 
 def check_export(path: str | Path, platforms: Sequence[str] = ()) -> None:

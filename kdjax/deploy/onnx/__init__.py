@@ -1,5 +1,5 @@
 """Writes a network as an ONNX graph, by following its jaxpr."""
 
-from kdjax.deploy.onnx.translate import translate
+from kdjax.deploy.onnx.jaxpr import translate
 
 __all__ = ["translate"]

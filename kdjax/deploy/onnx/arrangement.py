@@ -1,7 +1,7 @@
 """Writes operations that move, choose or repeat numbers."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -36,10 +36,8 @@ def reshape(step: Step) -> Sequence[Value]:
     old, new = step.shapes[0], step.results[0].shape
     if [size for size in old if size != 1] == [size for size in new if size != 1]:
         return [_regrouped(step.graph, step.operands[0], old, new)]
-    value = step.tensor
-    name = step.graph.ordered(value, range(len(old)))
-    name = step.graph.add("Reshape", [name, step.graph.sizes(new)])
-    return [Tensor(name, tuple(new), tuple(range(len(new))))]
+    name = step.graph.ordered(step.whole(), range(len(old)))
+    return [Tensor(step.graph.reshaped(name, new), tuple(new), tuple(range(len(new))))]
 
 
 def squeeze(step: Step) -> Sequence[Value]:
@@ -50,13 +48,13 @@ def squeeze(step: Step) -> Sequence[Value]:
 
 def concatenate(step: Step) -> Sequence[Value]:
     """Values one after another along an axis."""
-    order = common_order(step.operands)
-    names = [
-        step.graph.ordered(step.graph.full(value, shape), order)
+    values = [
+        step.graph.full(value, shape)
         for value, shape in zip(step.operands, step.shapes, strict=True)
     ]
-    axis = order.index(step.params["dimension"])
-    name = step.graph.add("Concat", names, axis=axis)
+    order = common_order(values)
+    names = [step.graph.ordered(value, order) for value in values]
+    name = step.graph.add("Concat", names, axis=order.index(step.params["dimension"]))
     return [Tensor(name, tuple(step.results[0].shape), order)]
 
 
@@ -74,48 +72,59 @@ def stack(step: Step) -> Sequence[Value]:
 
 def pad(step: Step) -> Sequence[Value]:
     """A border of one number."""
-    value, config = step.tensor, step.params["padding_config"]
+    value, config = step.whole(), step.params["padding_config"]
     if any(min(each) < 0 or each[2] for each in config):
         raise NotImplementedError("it cuts a border off, or pads between numbers")
     sides = [config[axis][side] for side in (0, 1) for axis in value.order]
-    names = [value.name, step.graph.sizes(sides), step.graph.ordered(step.operands[1], ())]
+    names = [value.name, step.graph.integers(sides), step.graph.ordered(step.operands[1], ())]
     name = step.graph.add("Pad", names)
+    return [Tensor(name, tuple(step.results[0].shape), value.order)]
+
+
+def tile(step: Step) -> Sequence[Value]:
+    """Repeats a whole array along its axes."""
+    value, counts = step.whole(), step.params["reps"]
+    repeats = step.graph.integers([counts[axis] for axis in value.order])
+    name = step.graph.add("Tile", [value.name, repeats])
     return [Tensor(name, tuple(step.results[0].shape), value.order)]
 
 
 def cut(step: Step) -> Sequence[Value]:
     """A range of each axis."""
-    value, params = step.tensor, step.params
+    value, params = step.whole(), step.params
     steps = params["strides"] or [1] * len(value.shape)
-    places = {
-        axis: range(*each)
+    ranges = {
+        axis: each
         for axis, each in enumerate(
             zip(params["start_indices"], params["limit_indices"], steps, strict=True)
         )
         if each != (0, value.shape[axis], 1)
     }
-    return [_taken(step.graph, value, places)]
+    _check_batch_stays(value, ranges)
+    return [_taken(step.graph, value, {axis: range(*each) for axis, each in ranges.items()})]
 
 
 def split(step: Step) -> Sequence[Value]:
     """Parts of one axis, each a slice."""
+    value, axis = step.whole(), step.params["axis"]
+    _check_batch_stays(value, [axis])
     ends = np.cumsum(step.params["sizes"]).tolist()
     return [
-        _taken(step.graph, step.tensor, {step.params["axis"]: range(start, end)})
+        _taken(step.graph, value, {axis: range(start, end)})
         for start, end in zip([0, *ends], ends, strict=False)
     ]
 
 
 def reverse(step: Step) -> Sequence[Value]:
     """Some axes back to front."""
-    value = step.tensor
-    places = {axis: range(value.shape[axis])[::-1] for axis in step.params["dimensions"]}
-    return [_taken(step.graph, value, places)]
+    value, axes = step.whole(), step.params["dimensions"]
+    _check_batch_stays(value, axes)
+    return [_taken(step.graph, value, {axis: range(value.shape[axis])[::-1] for axis in axes})]
 
 
 def gather(step: Step) -> Sequence[Value]:
     """Constant places of some axes: indexing such as ``x[:, ::2, 3]`` or ``jnp.take``."""
-    value, indices, params = step.tensor, step.operands[1], step.params
+    value, indices, params = step.whole(), step.operands[1], step.params
     if not isinstance(indices, np.ndarray):
         raise NotImplementedError("its indices are computed from the images")
     whole = [axis for axis, size in enumerate(value.shape) if not is_known(size)]
@@ -144,13 +153,12 @@ def gather(step: Step) -> Sequence[Value]:
         if axis not in whole:
             others = tuple(slice(None) if k in along else 0 for k in range(taken.ndim))
             places[axis] = np.atleast_1d(found[others]).tolist()
-    result = step.results[0].shape
-    if any(size != 1 and k not in sources for k, size in enumerate(result)):
-        raise NotImplementedError("it repeats numbers")
     permutation = [sources[k] for k in sorted(sources)]
     permutation += [axis for axis in range(len(shape)) if axis not in permutation]
     some = _permuted(_taken(step.graph, value, places), permutation)
-    return [_regrouped(step.graph, some, some.shape, result)]
+    # An axis without a source repeats one place, which is stored once.
+    stored = [size if k in sources else 1 for k, size in enumerate(step.results[0].shape)]
+    return [_regrouped(step.graph, some, some.shape, stored)]
 
 
 def _regrouped(graph: Graph, value: Value, old: Sequence[Any], new: Sequence[Any]) -> Value:
@@ -180,8 +188,7 @@ def _regrouped(graph: Graph, value: Value, old: Sequence[Any], new: Sequence[Any
     found = Tensor(value.name, tuple(shape), tuple(order))
     if found.stored_shape == value.stored_shape:
         return found
-    name = graph.add("Reshape", [value.name, graph.sizes(found.stored_shape)])
-    return found._replace(name=name)
+    return found._replace(name=graph.reshaped(value.name, found.stored_shape))
 
 
 def _taken(graph: Graph, value: Tensor, places: Mapping[int, Sequence[int]]) -> Tensor:
@@ -189,7 +196,8 @@ def _taken(graph: Graph, value: Tensor, places: Mapping[int, Sequence[int]]) -> 
     shape = list(value.shape)
     slices: list[tuple[int, int, int, int]] = []
     for axis, chosen in places.items():
-        first, step = chosen[0], chosen[1] - chosen[0] if len(chosen) > 1 else 1
+        first = chosen[0] if chosen else 0
+        step = chosen[1] - first if len(chosen) > 1 else 1
         if first == 0 and step == 1 and len(chosen) == shape[axis]:
             continue
         stored = value.order.index(axis)
@@ -198,16 +206,20 @@ def _taken(graph: Graph, value: Tensor, places: Mapping[int, Sequence[int]]) -> 
             # A negative end would count from the axis's end.
             slices.append((first, end if end >= 0 else -shape[axis] - 1, stored, step))
         else:
-            chosen_places = graph.constant(np.array(chosen, np.int64), "places")
-            value = value._replace(
-                name=graph.add("Gather", [value.name, chosen_places], axis=stored)
-            )
+            numbers = graph.integers(chosen)
+            value = value._replace(name=graph.add("Gather", [value.name, numbers], axis=stored))
         shape[axis] = len(chosen)
     name = value.name
     if slices:
-        starts, ends, axes, steps = (graph.sizes(each) for each in zip(*slices, strict=True))
+        starts, ends, axes, steps = (graph.integers(each) for each in zip(*slices, strict=True))
         name = graph.add("Slice", [name, starts, ends, axes, steps])
     return Tensor(name, tuple(shape), value.order)
+
+
+def _check_batch_stays(value: Tensor, axes: Iterable[int]) -> None:
+    """Raises NotImplementedError if one of the axes has a symbolic size."""
+    if not all(is_known(value.shape[axis]) for axis in axes):
+        raise NotImplementedError("it cuts the batch")
 
 
 def _permuted(value: Tensor, permutation: Sequence[int]) -> Tensor:

@@ -12,7 +12,7 @@ from kdjax.deploy.onnx.step import Rule, Step
 
 
 def total(step: Step) -> Sequence[Value]:
-    """A sum along some axes; of fractions a mean times the number of terms, often divided by it."""
+    """A sum along some axes; of floats a mean times the number of terms, often divided by it."""
     terms = [step.shapes[0][axis] for axis in step.params["axes"]]
     dtype = step.results[0].dtype
     if not (np.issubdtype(dtype, np.floating) and all(map(is_known, terms))):
@@ -25,10 +25,14 @@ def reduction(operator: str) -> Callable[[Step], list[Tensor]]:
     """One number for all along some axes, by one of ONNX's operators."""
 
     def rule(step: Step) -> list[Tensor]:
-        value, gone = step.tensor, set(step.params["axes"])
+        value, gone = step.whole(), set(step.params["axes"])
+        if not gone:
+            return [value]
         axes = [place for place, axis in enumerate(value.order) if axis in gone]
         if operator == "ReduceSum":  # The only one that takes its axes as an operand.
-            name = step.graph.add(operator, [value.name, step.graph.sizes(axes)], keepdims=0)
+            name = step.graph.add(operator, [value.name, step.graph.integers(axes)], keepdims=0)
+        elif operator.startswith("Arg"):
+            name = step.graph.add(operator, [value.name], axis=axes[0], keepdims=0)
         else:
             name = step.graph.add(operator, [value.name], axes=axes, keepdims=0)
         left = [axis for axis in range(len(value.shape)) if axis not in gone]
@@ -38,41 +42,66 @@ def reduction(operator: str) -> Callable[[Step], list[Tensor]]:
     return rule
 
 
+def by_cast(operator: str) -> Rule:
+    """A reduction that runtimes do not have for booleans."""
+
+    def rule(step: Step) -> Sequence[Value]:
+        from onnx import TensorProto
+
+        value = step.whole()
+        whole = step.graph.add("Cast", [value.name], to=TensorProto.INT32)
+        (reduced,) = reduction(operator)(step._replace(operands=[value._replace(name=whole)]))
+        name = step.graph.add("Cast", [reduced.name], to=TensorProto.BOOL)
+        return [reduced._replace(name=name)]
+
+    return rule
+
+
 def pool(operator: str) -> Rule:
     """The maximum (``MaxPool``) or the sum (``AveragePool``) over windows."""
 
     def rule(step: Step) -> Sequence[Value]:
-        value, params = step.tensor, step.params
-        window = params["window_dimensions"]
+        value, params = step.whole(), step.params
+        window, strides = params["window_dimensions"], params["window_strides"]
+        average = operator == "AveragePool"
         dilated = any(size != 1 for size in params["window_dilation"])
-        if any(size != 1 for size in params["base_dilation"]) or (
-            dilated and operator != "MaxPool"
-        ):
+        if any(size != 1 for size in params["base_dilation"]) or (dilated and average):
             raise NotImplementedError("its windows are dilated")
-        moved = [
-            size > 1 or stride > 1 or any(border)
-            for size, stride, border in zip(
-                window, params["window_strides"], params["padding"], strict=True
-            )
-        ]
         # ONNX pools over all axes but two, batch and channels, which it wants first.
-        others = [axis for axis in value.order if not moved[axis]]
-        if len(others) < 2:
-            raise NotImplementedError("its windows leave no axis for batch or channels")
+        others = [
+            axis
+            for axis in value.order
+            if window[axis] == strides[axis] == 1 and not any(params["padding"][axis])
+        ]
+        if len(others) == len(value.order):
+            return [value]
         spatial = [axis for axis in value.order if axis not in others[:2]]
+        if len(others) < 2 or len(spatial) > 3:
+            raise NotImplementedError("its windows leave no axis for batch or channels")
+        order = (*others[:2], *spatial)
+        name = step.graph.ordered(value, order)
+        size = [window[axis] for axis in spatial]
+        pads = _pads([params["padding"][axis] for axis in spatial])
+        if any(pad >= extent for pad, extent in zip(pads, [*size, *size], strict=True)):
+            # Runtimes refuse a border as wide as the window, so it is written by itself.
+            border = np.asarray(0 if average else -np.inf, step.dtypes[0])
+            half = len(spatial)
+            sides = [0, 0, *pads[:half], 0, 0, *pads[half:]]
+            numbers = step.graph.integers(sides)
+            name = step.graph.add("Pad", [name, numbers, step.graph.constant(border)])
+            pads = [0] * len(pads)
         attributes: dict[str, Any] = {
-            "kernel_shape": [window[axis] for axis in spatial],
-            "strides": [params["window_strides"][axis] for axis in spatial],
-            "pads": _pads([params["padding"][axis] for axis in spatial]),
+            "kernel_shape": size,
+            "strides": [strides[axis] for axis in spatial],
+            "pads": pads,
         }
         if dilated:
             attributes["dilations"] = [params["window_dilation"][axis] for axis in spatial]
-        if operator == "AveragePool":
+        if average:
             attributes["count_include_pad"] = 1
-        order = (*others[:2], *spatial)
-        name = step.graph.add(operator, [step.graph.ordered(value, order)], **attributes)
+        name = step.graph.add(operator, [name], **attributes)
         pooled = Tensor(name, tuple(step.results[0].shape), order)
-        return [_times(step, pooled, math.prod(window)) if operator == "AveragePool" else pooled]
+        return [_times(step, pooled, math.prod(window)) if average else pooled]
 
     return rule
 
@@ -85,7 +114,7 @@ def convolution(step: Step) -> Sequence[Value]:
     numbers = params["dimension_numbers"]
     kernel = step.graph.full(step.operands[1], step.shapes[1])
     names = [
-        step.graph.ordered(step.tensor, numbers.lhs_spec),
+        step.graph.ordered(step.whole(), numbers.lhs_spec),
         step.graph.ordered(kernel, numbers.rhs_spec, "kernel"),
     ]
     name = step.graph.add(
@@ -101,34 +130,47 @@ def convolution(step: Step) -> Sequence[Value]:
 
 
 def dot(step: Step) -> Sequence[Value]:
-    """A product: a dense layer is ``Gemm`` or, on a map, ``MatMul``; any other is ``Einsum``."""
-    (left_sum, right_sum), (left_batch, right_batch) = step.params["dimension_numbers"]
+    """A product: a dense layer is ``Gemm``, other products of matrices are ``MatMul``."""
+    summed, batch = step.params["dimension_numbers"]
     left, right = (
         step.graph.full(value, shape)
         for value, shape in zip(step.operands, step.shapes, strict=True)
     )
     result = tuple(step.results[0].shape)
+    rows, columns = (
+        [axis for axis in range(len(value.shape)) if axis not in (*summed[side], *batch[side])]
+        for side, value in enumerate((left, right))
+    )
     order = tuple(range(len(result)))
-    if len(right.shape) == 2 and len(left_sum) == 1 and not left_batch:
-        (summed,), (rows,) = left_sum, right_sum
-        others = [axis for axis in range(len(left.shape)) if axis != summed]
-        name = step.graph.ordered(left, (*others, summed))
-        if len(others) == 1:
-            kernel = step.graph.ordered(right, (1 - rows, rows), "kernel")
-            return [Tensor(step.graph.add("Gemm", [name, kernel], transB=1), result, order)]
-        kernel = step.graph.ordered(right, (rows, 1 - rows), "kernel")
-        return [Tensor(step.graph.add("MatMul", [name, kernel]), result, order)]
+    if len(summed[0]) == len(columns) == 1 and (len(rows) == 1 or not batch[0]):
+        names = [step.graph.ordered(left, (*batch[0], *rows, *summed[0]))]
+        if len(result) == 2 and np.issubdtype(step.results[0].dtype, np.floating):
+            names.append(step.graph.ordered(right, (*columns, *summed[1]), "kernel"))
+            return [Tensor(step.graph.add("Gemm", names, transB=1), result, order)]
+        names.append(step.graph.ordered(right, (*batch[1], *summed[1], *columns), "kernel"))
+        return [Tensor(step.graph.add("MatMul", names), result, order)]
     letters = iter(string.ascii_lowercase)
     of_left = [next(letters) for _ in left.shape]
     of_right = [next(letters) for _ in right.shape]
-    for mine, its in zip((*left_sum, *left_batch), (*right_sum, *right_batch), strict=True):
+    for mine, its in zip((*summed[0], *batch[0]), (*summed[1], *batch[1]), strict=True):
         of_right[its] = of_left[mine]
-    shared = [of_left[axis] for axis in left_batch]
-    gone = {of_left[axis] for axis in (*left_sum, *left_batch)}
-    kept = [letter for letter in (*of_left, *of_right) if letter not in gone]
-    equation = f"{''.join(of_left)},{''.join(of_right)}->{''.join(shared + kept)}"
+    kept = [of_left[axis] for axis in (*batch[0], *rows)] + [of_right[axis] for axis in columns]
+    equation = f"{''.join(of_left)},{''.join(of_right)}->{''.join(kept)}"
     names = [step.graph.ordered(value, range(len(value.shape))) for value in (left, right)]
     return [Tensor(step.graph.add("Einsum", names, equation=equation), result, order)]
+
+
+def place_of(operator: str) -> Rule:
+    """The place of the largest (``ArgMax``) or smallest number along an axis."""
+
+    def rule(step: Step) -> Sequence[Value]:
+        from onnx import helper
+
+        (reduced,) = reduction(operator)(step)
+        to = helper.np_dtype_to_tensor_dtype(np.dtype(step.params["index_dtype"]))
+        return [reduced._replace(name=step.graph.add("Cast", [reduced.name], to=to))]
+
+    return rule
 
 
 def _times(step: Step, value: Tensor, number: int) -> Tensor:

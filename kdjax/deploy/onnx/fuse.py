@@ -53,7 +53,7 @@ def _join(graph: Graph, first: Node, second: Node) -> str | None:
     if rule is None or len(others) != 1 or others[0] not in graph.constants:
         return None
     constant = graph.constants[others[0]]
-    if second.operator == "Div" and second.inputs[0] != first.output:
+    if second.operator in ("Div", "Sub") and second.inputs[0] != first.output:
         return None
     graph.place = first.output.rpartition("/")[0]  # New constants are named after its module.
     return rule(graph, first, constant)
@@ -83,6 +83,11 @@ def _shift(graph: Graph, layer: Node, offset: np.ndarray) -> str | None:
         bias = graph.constants[layer.inputs.pop()] + bias
     layer.inputs.append(graph.constant(bias, "bias"))
     return layer.output
+
+
+def _shift_back(graph: Graph, layer: Node, offset: np.ndarray) -> str | None:
+    """A layer minus a constant."""
+    return _shift(graph, layer, -offset)
 
 
 def _per_channel(constant: np.ndarray, kernel: np.ndarray) -> bool:
@@ -115,8 +120,10 @@ def _clip(graph: Graph, relu: Node, bound: np.ndarray) -> str | None:
 _PAIRS: Mapping[tuple[str, str], Callable[[Graph, Node, np.ndarray], str | None]] = {
     ("Conv", "Mul"): _scale,
     ("Conv", "Add"): _shift,
+    ("Conv", "Sub"): _shift_back,
     ("Gemm", "Mul"): _scale,
     ("Gemm", "Add"): _shift,
+    ("Gemm", "Sub"): _shift_back,
     ("Mul", "Div"): _cancel,
     ("Relu", "Min"): _clip,
 }

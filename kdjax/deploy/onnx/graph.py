@@ -1,7 +1,8 @@
 """An ONNX graph while it is written."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,22 +53,44 @@ class Node:
 class Graph:
     """Nodes in the order in which they run, and constants by name."""
 
-    def __init__(self) -> None:
+    def __init__(self, image_shape: Sequence[int], batch: Any) -> None:
+        """An empty graph that reads ``images``, ``[batch, *image_shape]`` uint8.
+
+        Args:
+          image_shape: (height, width, channels).
+          batch: the symbolic size of the batch.
+        """
+        self.image_shape = tuple(image_shape)
+        self.batch = batch
         self.nodes: list[Node] = []
         self.constants: dict[str, np.ndarray] = {}
         self.place = ""  # The module that nodes are named after.
         self._taken: dict[str, int] = {}
+        self._known: dict[tuple[Any, ...], str] = {}
 
     def constant(self, array: np.ndarray, kind: str = "constant") -> str:
-        """Adds a constant; returns its name."""
-        name = self._name(kind)
-        self.constants[name] = np.ascontiguousarray(array)
-        return name
+        """Adds a constant, unless an equal one is there; returns its name."""
+        array = np.asarray(array, order="C")
+        key = (array.dtype.str, array.shape, hashlib.sha256(array.tobytes()).digest())
+        if key not in self._known:
+            self._known[key] = self._name(kind)
+            self.constants[self._known[key]] = array
+        return self._known[key]
 
-    def sizes(self, sizes: Sequence[Any]) -> str:
-        """Adds sizes of axes as a constant, -1 for the batch's; returns its name."""
-        known = [size if is_known(size) else -1 for size in sizes]
-        return self.constant(np.array(known, np.int64), "sizes")
+    def integers(self, numbers: Sequence[int]) -> str:
+        """Adds integers, such as axes, as a constant; returns its name."""
+        return self.constant(np.array(numbers, np.int64), "integers")
+
+    def reshaped(self, name: str, shape: Sequence[Any]) -> str:
+        """Adds a change of shape; at most one size may be symbolic.
+
+        Raises:
+          NotImplementedError: if several are.
+        """
+        if sum(not is_known(size) for size in shape) > 1:
+            raise NotImplementedError("its result has several axes of the batch's size")
+        sizes = self.integers([size if is_known(size) else -1 for size in shape])
+        return self.add("Reshape", [name, sizes])
 
     def add(self, operator: str, inputs: Sequence[str], **attributes: Any) -> str:
         """Adds an operation; returns its result's name."""
@@ -85,7 +108,7 @@ class Graph:
         """
         if isinstance(value, np.ndarray):
             return self.constant(value.transpose(order) if value.ndim else value, kind)
-        if value.order == tuple(order):
+        if value.order in (tuple(order), ()):
             return value.name
         permutation = [value.order.index(axis) for axis in order]
         return self.add("Transpose", [value.name], perm=permutation)
@@ -94,20 +117,29 @@ class Graph:
         """Returns the value with all axes at JAX's sizes.
 
         Raises:
-          NotImplementedError: if it would have to be repeated for every image of the batch.
+          NotImplementedError: if an axis gets a size that is computed from the batch's.
         """
         if tuple(value.shape) == tuple(shape):
             return value
-        if any(
-            not is_known(size) and size != had for size, had in zip(shape, value.shape, strict=True)
-        ):
-            raise NotImplementedError("it repeats a value for each image")
-        if isinstance(value, np.ndarray):
+        if isinstance(value, np.ndarray) and all(map(is_known, shape)):
             return np.broadcast_to(value, shape)
-        # A size of 1 leaves the batch's axis as it is.
-        wanted = [shape[axis] if is_known(shape[axis]) else 1 for axis in value.order]
-        name = self.add("Expand", [value.name, self.sizes(wanted)])
-        return Tensor(name, tuple(shape), value.order)
+        if isinstance(value, np.ndarray):
+            value = Tensor(self.constant(value), value.shape, tuple(range(value.ndim)))
+        # Axes that keep their size, such as the batch's, may be given as 1.
+        wanted = [1 if shape[axis] == value.shape[axis] else shape[axis] for axis in value.order]
+        sizes = self._sizes(wanted)
+        return Tensor(self.add("Expand", [value.name, sizes]), tuple(shape), value.order)
+
+    def _sizes(self, sizes: Sequence[Any]) -> str:
+        """Adds sizes of axes, one of which may be the batch's; returns their name."""
+        unknown = [size for size in sizes if not is_known(size)]
+        if any(size != self.batch for size in unknown):
+            raise NotImplementedError("it computes with the size of the batch")
+        if not unknown:
+            return self.integers(sizes)
+        batch = self.add("Shape", ["images"], start=0, end=1)
+        parts = [self.integers([size]) if is_known(size) else batch for size in sizes]
+        return self.add("Concat", parts, axis=0)
 
     def _name(self, kind: str) -> str:
         stem = f"{self.place}/{kind}" if self.place else kind
@@ -127,62 +159,3 @@ def common_shape(values: Sequence[Value]) -> tuple[Any, ...]:
     return tuple(
         next((size for size in sizes if size != 1), 1) for sizes in zip(*shapes, strict=True)
     )
-
-
-def model(
-    graph: Graph, output: str, image_shape: Sequence[int], classes: int, producer: Mapping[str, str]
-) -> bytes:
-    """Returns the graph as an ONNX file, checked by the package onnx.
-
-    Args:
-      graph: the finished graph, which reads ``images``.
-      output: name of its result, which the file calls ``logits``.
-      image_shape: (height, width, channels).
-      classes: number of logits.
-      producer: ``producer_name`` and ``producer_version``.
-    """
-    import onnx
-    from onnx import helper, numpy_helper
-
-    def renamed(name: str) -> str:
-        return "logits" if name == output else name
-
-    nodes = [
-        helper.make_node(
-            node.operator,
-            [renamed(name) for name in node.inputs],
-            [renamed(node.output)],
-            name=node.output,
-            **node.attributes,
-        )
-        for node in graph.nodes
-    ]
-    used = {name for node in graph.nodes for name in node.inputs}
-    onnx_graph = helper.make_graph(
-        nodes,
-        "kdjax",
-        [
-            helper.make_tensor_value_info(
-                "images", onnx.TensorProto.UINT8, ["batch", *map(int, image_shape)]
-            )
-        ],
-        [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["batch", classes])],
-        [
-            numpy_helper.from_array(array, name)
-            for name, array in graph.constants.items()
-            if name in used
-        ],
-    )
-    made = helper.make_model(
-        onnx_graph,
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
-        **producer,
-    )
-    onnx.checker.check_model(made, full_check=True)
-    return bytes(made.SerializeToString())
-
-
-# Old enough for the runtimes in use, and new enough for every operator that is written.
-OPSET = 17
-IR_VERSION = 8

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from kdjax.deploy.onnx.graph import Graph, Tensor, Value
 
 
@@ -13,6 +15,7 @@ class Step(NamedTuple):
       graph: where it is written.
       operands: its operands.
       shapes: JAX's shapes of the operands; the batch's size is symbolic.
+      dtypes: of the operands.
       params: parameters of the primitive, with JAX's names.
       results: JAX's shape and dtype of each result.
     """
@@ -20,15 +23,14 @@ class Step(NamedTuple):
     graph: Graph
     operands: Sequence[Value]
     shapes: Sequence[tuple[Any, ...]]
+    dtypes: Sequence[np.dtype]
     params: Mapping[str, Any]
     results: Sequence[Any]
 
-    @property
-    def tensor(self) -> Tensor:
-        """The first operand with all its axes at JAX's sizes."""
+    def whole(self) -> Tensor:
+        """Returns the first operand with all its axes at JAX's sizes."""
         value = self.graph.full(self.operands[0], self.shapes[0])
-        # An operation on constants alone is computed, not written, unless it needs the batch's
-        # size, which `full` refuses.
+        # An operation on constants is computed, not written, if their sizes are known.
         assert isinstance(value, Tensor)
         return value
 

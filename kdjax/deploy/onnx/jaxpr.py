@@ -8,9 +8,10 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
+from jax.interpreters import partial_eval
 
 from kdjax import tracing
-from kdjax.deploy.onnx import graph as graphs
+from kdjax.deploy.onnx.file import file
 from kdjax.deploy.onnx.fuse import fuse
 from kdjax.deploy.onnx.graph import Graph, Tensor, Value, is_known
 from kdjax.deploy.onnx.operations import ELEMENTWISE, RULES
@@ -42,15 +43,23 @@ def translate(
     """
     shape = jax.export.symbolic_shape("batch, _, _, _", like=(None, *image_shape))
     closed = jax.make_jaxpr(function)(jax.ShapeDtypeStruct(shape, jnp.uint8))
-    graph = Graph()
-    images = Tensor("images", tuple(shape), (0, 1, 2, 3))
-    constants = [np.asarray(each) for each in closed.consts]
-    (logits,) = _walk(graph, closed.jaxpr, constants, [images], "")
-    graph.place = ""
     (result,) = closed.out_avals
+    if result.dtype != jnp.float32 or result.ndim != 2 or result.shape[0] != shape[0]:
+        raise NotImplementedError(
+            f"logits of shape {result.shape} and dtype {result.dtype}: expected [batch, classes] "
+            "float32"
+        )
+    graph = Graph(image_shape, shape[0])
+    images = Tensor("images", tuple(shape), (0, 1, 2, 3))
+    # What the logits do not need is left out, so it needs no rule.
+    jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True], instantiate=True)
+    constants = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
+    used = [np.asarray(constants[variable]) for variable in jaxpr.constvars]
+    (logits,) = _walk(graph, jaxpr, used, [images], "")
+    graph.place = ""
     logits = graph.full(logits, result.shape)
     output = fuse(graph, graph.ordered(logits, (0, 1)))
-    return graphs.model(graph, output, image_shape, result.shape[1], producer)
+    return file(graph, output, result.shape[1], producer)
 
 
 def _walk(
@@ -84,6 +93,8 @@ def _written(graph: Graph, equation: Any, operands: Sequence[Value], place: str)
     """Returns the results of one operation: computed if it has only constants, else written."""
     name = equation.primitive.name
     try:
+        if name == "dim_as_value":
+            raise NotImplementedError("it computes with the size of the batch")
         computed = _computed(equation, operands)
         if computed is not None:
             return computed
@@ -94,7 +105,8 @@ def _written(graph: Graph, equation: Any, operands: Sequence[Value], place: str)
         for result in results:
             if result.dtype not in _DTYPES:
                 raise NotImplementedError(f"its result is {result.dtype}")
-        return RULES[name](Step(graph, operands, shapes, equation.params, results))
+        dtypes = [atom.aval.dtype for atom in equation.invars]
+        return RULES[name](Step(graph, operands, shapes, dtypes, equation.params, results))
     except NotImplementedError as error:
         where = f" in {place}" if place else ""
         raise NotImplementedError(f"the operation {name!r}{where}: {error}") from error
@@ -105,6 +117,9 @@ def _computed(equation: Any, operands: Sequence[Value]) -> Sequence[Value] | Non
     arrays = [operand for operand in operands if isinstance(operand, np.ndarray)]
     if len(arrays) < len(operands):
         return None
+    for variable in equation.outvars:
+        if jax.dtypes.issubdtype(variable.aval.dtype, jax.dtypes.extended):
+            raise NotImplementedError(f"its result is {variable.aval.dtype}")
     shapes = [variable.aval.shape for variable in (*equation.invars, *equation.outvars)]
     if all(is_known(size) for shape in shapes for size in shape):
         arrays = [
