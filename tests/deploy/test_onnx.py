@@ -349,6 +349,11 @@ def test_operations_of_own_networks(name):
             "'random_seed': its result is key<fry>",
         ),
         (lambda x: jnp.bitwise_count(x[:, 0, 0].astype(jnp.int32)) * 1.0, "population_count"),
+        (lambda x: kernel(9, 2)[(8 * x[:, 0, 0, 0]).astype(jnp.int32)], "'gather': its first op"),
+        (
+            lambda x: nn.max_pool(x.astype(jnp.int32), (2, 2))[:, 0, 0] * 1.0,
+            "'reduce_window_max': it pools int32",
+        ),
         (lambda x: x.mean((1, 2, 3)), "logits of shape .* and dtype float32: expected "),
         (
             lambda x: jax.lax.while_loop(lambda y: y.sum() < 0, lambda y: y + 1, x[:, 0, 0]),

@@ -67,6 +67,8 @@ def pool(operator: str) -> Rule:
         dilated = any(size != 1 for size in params["window_dilation"])
         if any(size != 1 for size in params["base_dilation"]) or (dilated and average):
             raise NotImplementedError("its windows are dilated")
+        if not np.issubdtype(step.dtypes[0], np.floating):
+            raise NotImplementedError(f"it pools {step.dtypes[0]}")
         # ONNX pools over all axes but two, batch and channels, which it wants first.
         others = [
             axis

@@ -28,10 +28,14 @@ class Step(NamedTuple):
     results: Sequence[Any]
 
     def whole(self) -> Tensor:
-        """Returns the first operand with all its axes at JAX's sizes."""
+        """Returns the first operand with all its axes at JAX's sizes.
+
+        Raises:
+          NotImplementedError: if it is constant, while another operand depends on the images.
+        """
         value = self.graph.full(self.operands[0], self.shapes[0])
-        # An operation on constants is computed, not written, if their sizes are known.
-        assert isinstance(value, Tensor)
+        if isinstance(value, np.ndarray):
+            raise NotImplementedError("its first operand is constant")
         return value
 
 
