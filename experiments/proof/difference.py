@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import record
-from record import Accuracies
 from run import seed_range
 from studies import STUDIES
 from summarize import with_interval
@@ -18,22 +17,6 @@ from summarize import with_interval
 from kdjax.statistics import half_width
 
 ROWS = [f"{study}/{row}" for study in STUDIES for row in STUDIES[study].rows]
-
-
-def differences(row: Accuracies, other: Accuracies, seeds: range | None) -> dict[int, np.ndarray]:
-    """Returns by how much each student is better, for each seed that both rows have.
-
-    Args:
-      row: seed -> accuracies, in %.
-      other: those of the row to compare with; of more students, the widest are compared.
-      seeds: the seeds to compare; None means all.
-    """
-    common = sorted(row.keys() & other.keys())
-    return {
-        seed: np.subtract(row[seed], other[seed][: len(row[seed])])
-        for seed in common
-        if seeds is None or seed in seeds
-    }
 
 
 def main() -> None:
@@ -47,7 +30,11 @@ def main() -> None:
         record.networks(record.of_row(runs, *name.split("/")))
         for name in (options.row, options.other)
     )
-    found = differences(row, other, options.seeds)
+    found = {
+        seed: points
+        for seed, points in record.differences(row, other).items()
+        if options.seeds is None or seed in options.seeds
+    }
     if not found:
         parser.error("the rows have no such seed in common")
     points = np.array(list(found.values()))

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 from studies import STUDIES
 
 from kdjax import atomic
@@ -171,3 +172,14 @@ def networks(runs: Iterable[Run]) -> Accuracies:
 def baselines(runs: Iterable[Run]) -> Accuracies:
     """Returns the accuracies of the baselines that a row trained itself, by seed."""
     return {s: one for run in runs for s, one in zip(run.seeds, run.baselines, strict=True)}
+
+
+def differences(row: Accuracies, other: Accuracies) -> dict[int, np.ndarray]:
+    """Returns by how many points each network of a row is better, for each seed that both have.
+
+    A row may leave out the thinnest students; then the other row's widest are compared.
+    """
+    return {
+        seed: np.subtract(row[seed], other[seed][: len(row[seed])])
+        for seed in sorted(row.keys() & other.keys())
+    }

@@ -87,16 +87,12 @@ def further(
     """Returns a row's gain over the study's reference row, as a mean over the row's students."""
     if row == study.reference:
         return {}
-    accuracies = record.networks(reference)
-    pairs = [
-        (trained[seed], accuracies[seed][: len(trained[seed])])
-        for seed in sorted(trained.keys() & accuracies.keys())
-    ]
-    if not pairs:
+    gains = record.differences(trained, record.networks(reference))
+    if not gains:
         return {}
-    points = np.array([np.mean(np.subtract(*pair)) for pair in pairs])
+    points = np.array([gain.mean() for gain in gains.values()])
     gain = {"points": float(points.mean()), "half_width": half_width(points)}
-    return {"beyond": {"row": study.reference, "seeds": len(pairs), **gain}}
+    return {"beyond": {"row": study.reference, "seeds": len(gains), **gain}}
 
 
 def beside(runs: Sequence[Run], task: str) -> dict[str, Any]:

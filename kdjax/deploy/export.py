@@ -16,7 +16,7 @@ import numpy as np
 
 import kdjax
 from kdjax import atomic, models
-from kdjax.deploy.onnx import translate
+from kdjax.deploy import onnx
 from kdjax.deploy.student import Student
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -36,10 +36,10 @@ def export(student: Student, path: str | Path, *, platforms: Sequence[str] = ())
 
     ``.onnx`` and ``.jaxexport`` are programs that contain the parameters and the normalisation.
     They turn uint8 images ``[batch, height, width, channels]``, of any batch size, into float32
-    logits ``[batch, classes]``. An ONNX file (operator set 17) computes in float32 and runs in
-    ONNX Runtime and in other software that reads ONNX. A ``.jaxexport`` file is a
-    program of :mod:`jax.export`, in the dtype of the run. JAX needs the package flatbuffers to load
-    it, and promises to load it only in its releases of the next six months, so keep the arrays too.
+    logits ``[batch, classes]``. An ONNX file (operator set 17) computes in float32 and runs in ONNX
+    Runtime and in other software that reads ONNX. A ``.jaxexport`` file is a program of
+    :mod:`jax.export`, in the dtype of the run. JAX needs the package flatbuffers to load it, and
+    promises to load it only in its releases of the next six months, so keep the arrays too.
     ``.npz`` and ``.safetensors`` hold the arrays, by names such as ``params/stem/conv/kernel``.
 
     Args:
@@ -55,11 +55,8 @@ def export(student: Student, path: str | Path, *, platforms: Sequence[str] = ())
     check_export(path, platforms)
     path = Path(path)
     contents = _WRITERS[path.suffix](student, platforms)
-    described = _description(student, program=path.suffix in _PROGRAMS)
-    if path.suffix == ".onnx":
-        described = {"input_name": "images", "output_name": "logits"} | described
     # The description first: a file is never there without one.
-    atomic.write_json(path.with_name(path.name + ".json"), described)
+    atomic.write_json(path.with_name(path.name + ".json"), _description(student, path.suffix))
     atomic.write(path, contents)
 
 
@@ -87,11 +84,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _program(student: Student, platforms: Sequence[str]) -> bytes:
-    shape = jax.export.symbolic_shape(
-        "batch, _, _, _", like=(None, *student.preprocess.image_shape)
-    )
-    images = jax.ShapeDtypeStruct(shape, jnp.uint8)
-    with _any_batch(student):
+    with _any_batch(student) as images:
         program = jax.jit(_logits(student, student.network))
         exported = jax.export.export(program, platforms=platforms or PLATFORMS)(images)
     return bytes(exported.serialize())
@@ -102,10 +95,10 @@ def _onnx(student: Student, platforms: Sequence[str]) -> bytes:
     # Runtimes compute in float32: few have convolutions of bfloat16 on CPUs.
     network = student.network.clone(dtype=jnp.float32)
     producer = {"producer_name": "kdjax", "producer_version": kdjax.__version__}
-    with _any_batch(student):
+    with _any_batch(student) as images:
         try:
-            return translate(_logits(student, network), student.preprocess.image_shape, producer)
-        except NotImplementedError as error:
+            return onnx.translate(_logits(student, network), images, producer)
+        except onnx.UnsupportedError as error:
             raise ValueError(
                 f"{student.network.architecture.name} cannot be written as ONNX, because of "
                 f"{error}; .jaxexport and .npz can be written"
@@ -124,10 +117,12 @@ def _logits(student: Student, network: models.Network) -> Callable[[jax.Array], 
 
 
 @contextlib.contextmanager
-def _any_batch(student: Student) -> Iterator[None]:
-    """Replaces JAX's error where a network computes with the batch's size."""
+def _any_batch(student: Student) -> Iterator[jax.ShapeDtypeStruct]:
+    """Gives a batch of any size; replaces JAX's error where a network computes with its size."""
+    like = (None, *student.preprocess.image_shape)
+    shape = jax.export.symbolic_shape("batch, _, _, _", like=like)
     try:
-        yield
+        yield jax.ShapeDtypeStruct(shape, jnp.uint8)
     except jax.errors.InconclusiveDimensionOperation:
         raise ValueError(
             f"{student.network.architecture.name} computes with the size of the batch and cannot "
@@ -164,13 +159,12 @@ _WRITERS: Mapping[str, Callable[[Student, Sequence[str]], bytes]] = {
 }
 
 
-def _description(student: Student, *, program: bool) -> dict[str, Any]:
-    """Returns what a user of the file has to know, as JSON.
-
-    ``program`` says whether the file is a program; if not, it holds arrays.
-    """
-    fit = student.preprocess
+def _description(student: Student, ending: str) -> dict[str, Any]:
+    """Returns what a user of a file with this ending has to know, as JSON."""
+    fit, program = student.preprocess, ending in _PROGRAMS
+    names = {"input_name": onnx.INPUT, "output_name": onnx.OUTPUT} if ending == ".onnx" else {}
     return {
+        **names,
         "input": f"{'uint8' if program else 'float32'} [batch, height, width, channels]",
         "output": "float32 logits [batch, classes], in the order of class_names",
         "normalisation": "inside, of pixels from 0 to 255" if program else _NORMALISATION,

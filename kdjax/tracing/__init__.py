@@ -1,6 +1,6 @@
 """Finds the structure of a network by following its channels through its forward pass."""
 
-from kdjax.tracing.calls import called, place
+from kdjax.tracing.calls import called, module_path
 from kdjax.tracing.checking import check
 from kdjax.tracing.counting import Terms, count, everything, layer_costs, layer_terms, terms
 from kdjax.tracing.description import OUTPUTS, Group, Layer, Operation, Traced
@@ -21,7 +21,7 @@ __all__ = [
     "everything",
     "layer_costs",
     "layer_terms",
-    "place",
+    "module_path",
     "take",
     "terms",
     "trace",

@@ -30,7 +30,13 @@ def called(equation: Any) -> Called | None:
     return Called(getattr(inner, "jaxpr", inner), tuple(getattr(inner, "consts", ())))
 
 
-def place(equation: Any) -> str:
-    """The path of the module that an operation belongs to, without the network's own class name."""
+def module_path(equation: Any, outer: str) -> str:
+    """The path of the module that an operation belongs to, without the network's own class name.
+
+    Args:
+      equation: the operation.
+      outer: the path of the operation that calls this one's function; empty if there is none.
+    """
     parts = str(equation.source_info.name_stack).split("/")
-    return "/".join(part for part in parts[1:] if "." not in part and "(" not in part)
+    inner = [part for part in parts[1:] if "." not in part and "(" not in part]
+    return "/".join(filter(None, (outer, *inner)))

@@ -95,7 +95,7 @@ def _walk(
 
     for equation in jaxpr.eqns:
         values = [read(atom) for atom in equation.invars]
-        place = "/".join(part for part in (outer, calls.place(equation)) if part)
+        place = calls.module_path(equation, outer)
         inner = calls.called(equation)
         if inner is None:
             results = _apply(record, equation, equation.primitive.name, values, place)

@@ -7,6 +7,7 @@ from collections import Counter
 
 import flax.linen as nn
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import onnx
@@ -15,9 +16,14 @@ import pytest
 
 import kdjax
 from kdjax import cli, deploy, models
-from kdjax.deploy.onnx import translate
+from kdjax.deploy.onnx import UnsupportedError, translate
 
-PRODUCER = {"producer_name": "kdjax", "producer_version": "test"}
+
+def written(function, image_shape):
+    """Returns a function of images, of any number, as an ONNX file."""
+    shape = jax.export.symbolic_shape("batch, _, _, _", like=(None, *image_shape))
+    images = jax.ShapeDtypeStruct(shape, jnp.uint8)
+    return translate(function, images, {"producer_name": "kdjax", "producer_version": "test"})
 
 
 def run(file, images):
@@ -97,7 +103,7 @@ def test_families(name):
         normal = (images.astype(jnp.float32) / 255 - jnp.array([0.5, 0.4, 0.3])) / 0.25
         return network.apply(variables, normal, train=False).logits
 
-    file, images = translate(logits, shape, PRODUCER), draw(shape)
+    file, images = written(logits, shape), draw(shape)
     expected = np.asarray(jax.jit(logits)(images))
     np.testing.assert_allclose(
         run(file, images), expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max()
@@ -277,7 +283,7 @@ def test_flax_batch_normalisation_is_folded():
     def logits(images):
         return network.apply(variables, images.astype(jnp.float32) / 255)
 
-    file, images = translate(logits, shape, PRODUCER), draw(shape)
+    file, images = written(logits, shape), draw(shape)
     np.testing.assert_allclose(run(file, images), logits(images), rtol=1e-4, atol=1e-5)
     layers = [node.op_type for node in onnx.load_from_string(file).graph.node]
     assert (layers.count("Conv"), layers.count("Gemm")) == (2, 2)
@@ -294,7 +300,7 @@ def test_equal_constants_are_stored_once():
             x = jnp.tanh(x @ kernel(3, 3))
         return x.mean((1, 2))
 
-    constants = onnx.load_from_string(translate(logits, (6, 8, 3), PRODUCER)).graph.initializer
+    constants = onnx.load_from_string(written(logits, (6, 8, 3))).graph.initializer
     assert [tuple(each.dims) for each in constants] == [(3, 3)]
 
 
@@ -308,7 +314,7 @@ def test_operations_of_own_networks(name):
     images = draw(shape)
     expected = np.asarray(logits(images))
     assert expected.std() > 0
-    file = translate(logits, shape, PRODUCER)
+    file = written(logits, shape)
     found = run(file, images)
     np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5 * np.abs(expected).max())
 
@@ -354,6 +360,12 @@ def test_operations_of_own_networks(name):
             lambda x: nn.max_pool(x.astype(jnp.int32), (2, 2))[:, 0, 0] * 1.0,
             "'reduce_window_max': it pools int32",
         ),
+        (
+            lambda x: jnp.dot(
+                *map(jnp.float16, (x[:, 0, 0], kernel(3, 2))), preferred_element_type=jnp.float32
+            ),
+            "an operator that does not take this: .*node name: Gemm",
+        ),
         (lambda x: x.mean((1, 2, 3)), "logits of shape .* and dtype float32: expected "),
         (
             lambda x: jax.lax.while_loop(lambda y: y.sum() < 0, lambda y: y + 1, x[:, 0, 0]),
@@ -362,8 +374,8 @@ def test_operations_of_own_networks(name):
     ],
 )
 def test_operations_that_cannot_be_written_are_named(function, message):
-    with pytest.raises(NotImplementedError, match=message):
-        translate(lambda images: function(images.astype(jnp.float32)), (6, 8, 3), PRODUCER)
+    with pytest.raises(UnsupportedError, match=message):
+        written(lambda images: function(images.astype(jnp.float32)), (6, 8, 3))
 
 
 def test_an_own_network_that_cannot_be_written_says_what_can(trained, tmp_path):

@@ -140,15 +140,14 @@ def test_a_scanned_network_is_traced_once_per_shape():
 
 
 OWN = f"{Path(__file__).parents[2] / 'configs' / 'networks' / 'forked.py'}:create"
-FAMILIES = [
-    ("vgg8_bn", 0.1, StudentEnsemble, "merged"),  # A convolution reads the stem.
-    ("wrn_16_2", 0.15, StudentEnsemble, "merged"),  # A normalisation reads it.
-    (OWN, 0.2, StudentEnsemble, "merged"),  # Blocks join maps.
-    (OWN, 0.2, IndependentNetworks, "packed"),
-]
+# In these families a convolution reads the stem; a normalisation reads it; blocks join maps.
+FAMILIES = [("vgg8_bn", 0.1), ("wrn_16_2", 0.15), (OWN, 0.2)]
 
 
-@pytest.mark.parametrize("name, width, module, execution", FAMILIES)
+@pytest.mark.parametrize("name, width", FAMILIES)
+@pytest.mark.parametrize(
+    "module, execution", [(StudentEnsemble, "merged"), (IndependentNetworks, "packed")]
+)
 def test_other_families_merge_too(name, width, module, execution):
     architecture = models.create(name, 4, width=width)
     widths = student_vectors(architecture, (1.0, 0.7, 0.4))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from kdjax.deploy.onnx.graph import Tensor, Value, common_order, common_shape
+from kdjax.deploy.onnx.graph import Tensor, UnsupportedError, Value, common_order, common_shape
 from kdjax.deploy.onnx.step import Rule, Step
 
 
@@ -32,7 +32,7 @@ def logical(operator: str) -> Rule:
 
     def rule(step: Step) -> Sequence[Value]:
         if step.results[0].dtype != bool:
-            raise NotImplementedError("it combines bits of whole numbers")
+            raise UnsupportedError("it combines bits of whole numbers")
         return elementwise(operator)(step)
 
     return rule
@@ -54,13 +54,10 @@ def with_constant(
     """
 
     def rule(step: Step) -> Sequence[Value]:
-        value = step.operands[0]
-        assert isinstance(value, Tensor)
-        name = step.graph.add(inner, [value.name]) if inner else value.name
-        other = step.graph.constant(np.asarray(constant, step.results[0].dtype))
-        names = [other, name] if first else [name, other]
-        name = step.graph.add(operator, names)
-        return [value._replace(name=step.graph.add(outer, [name]) if outer else name)]
+        values = elementwise(inner)(step) if inner else step.operands
+        number = np.asarray(constant, step.results[0].dtype)
+        operands = [number, *values] if first else [*values, number]
+        return elementwise(operator, *filter(None, [outer]))(step._replace(operands=operands))
 
     return rule
 
@@ -93,10 +90,10 @@ def integer_power(step: Step) -> Sequence[Value]:
 def select(step: Step) -> Sequence[Value]:
     """``where``: JAX names the value of False first."""
     if len(step.operands) != 3 or step.params.get("axis") is not None:
-        raise NotImplementedError("it chooses from more than two values")
+        raise UnsupportedError("it chooses from more than two values")
     condition, otherwise, then = step.operands
     if not np.issubdtype(step.dtypes[0], np.bool_):
-        raise NotImplementedError("it does not choose by booleans")
+        raise UnsupportedError("it does not choose by booleans")
     if not np.issubdtype(step.dtypes[1], np.bool_):
         return elementwise("Where")(step._replace(operands=[condition, then, otherwise]))
     # Runtimes have no Where of booleans: (condition and then) or (not condition and otherwise).
@@ -119,25 +116,20 @@ def clamp(step: Step) -> Sequence[Value]:
 
 def is_finite(step: Step) -> Sequence[Value]:
     """Neither infinite nor NaN."""
-    value = step.operands[0]
-    assert isinstance(value, Tensor)
-    parts = [step.graph.add(operator, [value.name]) for operator in ("IsInf", "IsNaN")]
-    name = step.graph.add("Not", [step.graph.add("Or", parts)])
-    return [value._replace(name=name)]
+    parts = [elementwise(operator)(step)[0] for operator in ("IsInf", "IsNaN")]
+    return elementwise("Or", "Not")(step._replace(operands=parts))
 
 
 def rounding(step: Step) -> Sequence[Value]:
     """Rounds to whole numbers; halves go to the even one."""
     if step.params["rounding_method"] != jax.lax.RoundingMethod.TO_NEAREST_EVEN:
-        raise NotImplementedError("it rounds halves away from 0")
+        raise UnsupportedError("it rounds halves away from 0")
     return elementwise("Round")(step)
 
 
 def cast(step: Step) -> Sequence[Value]:
     """A change of dtype."""
-    from onnx import helper
-
     value = step.operands[0]
+    # On a constant it is computed, like every operation on single numbers.
     assert isinstance(value, Tensor)
-    to = helper.np_dtype_to_tensor_dtype(np.dtype(step.params["new_dtype"]))
-    return [value._replace(name=step.graph.add("Cast", [value.name], to=to))]
+    return [value._replace(name=step.graph.cast(value.name, step.params["new_dtype"]))]

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax.deploy.onnx.graph import Graph, Tensor, Value, common_order, is_known
+from kdjax.deploy.onnx.graph import Graph, Tensor, UnsupportedError, Value, common_order, is_known
 from kdjax.deploy.onnx.step import Step
 
 
@@ -32,7 +32,7 @@ def broadcast(step: Step) -> Sequence[Value]:
 def reshape(step: Step) -> Sequence[Value]:
     """The same numbers in another shape."""
     if step.params.get("dimensions") is not None:
-        raise NotImplementedError("it permutes axes")
+        raise UnsupportedError("it permutes axes")
     old, new = step.shapes[0], step.results[0].shape
     if [size for size in old if size != 1] == [size for size in new if size != 1]:
         return [_regrouped(step.graph, step.operands[0], old, new)]
@@ -74,7 +74,7 @@ def pad(step: Step) -> Sequence[Value]:
     """A border of one number."""
     value, config = step.whole(), step.params["padding_config"]
     if any(min(each) < 0 or each[2] for each in config):
-        raise NotImplementedError("it cuts a border off, or pads between numbers")
+        raise UnsupportedError("it cuts a border off, or pads between numbers")
     sides = [config[axis][side] for side in (0, 1) for axis in value.order]
     names = [value.name, step.graph.integers(sides), step.graph.ordered(step.operands[1], ())]
     name = step.graph.add("Pad", names)
@@ -126,10 +126,10 @@ def gather(step: Step) -> Sequence[Value]:
     """Constant places of some axes: indexing such as ``x[:, ::2, 3]`` or ``jnp.take``."""
     value, indices, params = step.whole(), step.operands[1], step.params
     if not isinstance(indices, np.ndarray):
-        raise NotImplementedError("its indices are computed from the images")
-    whole = [axis for axis, size in enumerate(value.shape) if not is_known(size)]
-    if any(params["slice_sizes"][axis] != value.shape[axis] for axis in whole):
-        raise NotImplementedError("it cuts the batch")
+        raise UnsupportedError("its indices are computed from the images")
+    unknown = [axis for axis, size in enumerate(value.shape) if not is_known(size)]
+    if any(params["slice_sizes"][axis] != value.shape[axis] for axis in unknown):
+        raise UnsupportedError("it cuts the batch")
     # JAX itself says what it takes: it is given the numbers 0, 1, 2, ..., for a batch of two.
     shape, sizes = (
         tuple(size if is_known(size) else 2 for size in each)
@@ -141,16 +141,16 @@ def gather(step: Step) -> Sequence[Value]:
         jax.lax.gather_p.bind(jnp.asarray(numbers), jnp.asarray(indices), **settings)
     )
     if taken.min() < 0:
-        raise NotImplementedError("it takes numbers that are not there")
+        raise UnsupportedError("it takes numbers that are not there")
     places: dict[int, list[int]] = {}
     sources: dict[int, int] = {}  # The result's axis -> the operand's.
     for axis, found in enumerate(np.unravel_index(taken, shape)):
         along = [k for k in range(taken.ndim) if np.any(np.diff(found, axis=k))]
         if len(along) > 1 or (along and along[0] in sources):
-            raise NotImplementedError("it takes something else than some places of each axis")
+            raise UnsupportedError("it takes something else than some places of each axis")
         if along:
             sources[along[0]] = axis
-        if axis not in whole:
+        if axis not in unknown:
             others = tuple(slice(None) if k in along else 0 for k in range(taken.ndim))
             places[axis] = np.atleast_1d(found[others]).tolist()
     permutation = [sources[k] for k in sorted(sources)]
@@ -217,9 +217,9 @@ def _taken(graph: Graph, value: Tensor, places: Mapping[int, Sequence[int]]) -> 
 
 
 def _check_batch_stays(value: Tensor, axes: Iterable[int]) -> None:
-    """Raises NotImplementedError if one of the axes has a symbolic size."""
+    """Raises UnsupportedError if one of the axes has a symbolic size."""
     if not all(is_known(value.shape[axis]) for axis in axes):
-        raise NotImplementedError("it cuts the batch")
+        raise UnsupportedError("it cuts the batch")
 
 
 def _permuted(value: Tensor, permutation: Sequence[int]) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from kdjax.deploy.onnx.graph import Tensor, Value, is_known
+from kdjax.deploy.onnx.graph import Tensor, UnsupportedError, Value, is_known
 from kdjax.deploy.onnx.step import Rule, Step
 
 
@@ -46,13 +46,10 @@ def by_cast(operator: str) -> Rule:
     """A reduction that runtimes do not have for booleans."""
 
     def rule(step: Step) -> Sequence[Value]:
-        from onnx import TensorProto
-
         value = step.whole()
-        whole = step.graph.add("Cast", [value.name], to=TensorProto.INT32)
-        (reduced,) = reduction(operator)(step._replace(operands=[value._replace(name=whole)]))
-        name = step.graph.add("Cast", [reduced.name], to=TensorProto.BOOL)
-        return [reduced._replace(name=name)]
+        numbers = value._replace(name=step.graph.cast(value.name, np.int32))
+        (reduced,) = reduction(operator)(step._replace(operands=[numbers]))
+        return [reduced._replace(name=step.graph.cast(reduced.name, np.bool_))]
 
     return rule
 
@@ -66,9 +63,9 @@ def pool(operator: str) -> Rule:
         average = operator == "AveragePool"
         dilated = any(size != 1 for size in params["window_dilation"])
         if any(size != 1 for size in params["base_dilation"]) or (dilated and average):
-            raise NotImplementedError("its windows are dilated")
+            raise UnsupportedError("its windows are dilated")
         if not np.issubdtype(step.dtypes[0], np.floating):
-            raise NotImplementedError(f"it pools {step.dtypes[0]}")
+            raise UnsupportedError(f"it pools {step.dtypes[0]}")
         # ONNX pools over all axes but two, batch and channels, which it wants first.
         others = [
             axis
@@ -79,7 +76,7 @@ def pool(operator: str) -> Rule:
             return [value]
         spatial = [axis for axis in value.order if axis not in others[:2]]
         if len(others) < 2 or len(spatial) > 3:
-            raise NotImplementedError("its windows leave no axis for batch or channels")
+            raise UnsupportedError("its windows leave no axis for batch or channels")
         order = (*others[:2], *spatial)
         name = step.graph.ordered(value, order)
         size = [window[axis] for axis in spatial]
@@ -112,7 +109,7 @@ def convolution(step: Step) -> Sequence[Value]:
     """A convolution, grouped, strided or dilated; not a transposed one."""
     params = step.params
     if any(size != 1 for size in params["lhs_dilation"]) or params["batch_group_count"] != 1:
-        raise NotImplementedError("it is a transposed convolution, or groups the batch")
+        raise UnsupportedError("it is a transposed convolution, or groups the batch")
     numbers = params["dimension_numbers"]
     kernel = step.graph.full(step.operands[1], step.shapes[1])
     names = [
@@ -166,11 +163,8 @@ def place_of(operator: str) -> Rule:
     """The place of the largest (``ArgMax``) or smallest number along an axis."""
 
     def rule(step: Step) -> Sequence[Value]:
-        from onnx import helper
-
         (reduced,) = reduction(operator)(step)
-        to = helper.np_dtype_to_tensor_dtype(np.dtype(step.params["index_dtype"]))
-        return [reduced._replace(name=step.graph.add("Cast", [reduced.name], to=to))]
+        return [reduced._replace(name=step.graph.cast(reduced.name, step.params["index_dtype"]))]
 
     return rule
 
@@ -183,5 +177,5 @@ def _times(step: Step, value: Tensor, number: int) -> Tensor:
 def _pads(padding: Sequence[tuple[int, int]]) -> list[int]:
     """ONNX's padding: all starts, then all ends."""
     if any(size < 0 for border in padding for size in border):
-        raise NotImplementedError("its padding is negative")
+        raise UnsupportedError("its padding is negative")
     return [border[side] for side in (0, 1) for border in padding]

@@ -1,4 +1,4 @@
-"""Simplifies a graph: folds constants into convolutions and dense layers, names patterns."""
+"""Simplifies a graph: folds constants into layers, and writes known pairs as one operation."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping

@@ -7,6 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+# Names of the file's input and output.
+INPUT, OUTPUT = "images", "logits"
+
+
+class UnsupportedError(Exception):
+    """A network has an operation that cannot be written with ONNX's, or not here."""
+
 
 class Tensor(NamedTuple):
     """A value that the graph computes from the images.
@@ -85,10 +92,10 @@ class Graph:
         """Adds a change of shape; at most one size may be symbolic.
 
         Raises:
-          NotImplementedError: if several are.
+          UnsupportedError: if several are.
         """
         if sum(not is_known(size) for size in shape) > 1:
-            raise NotImplementedError("its result has several axes of the batch's size")
+            raise UnsupportedError("its result has several axes of the batch's size")
         sizes = self.integers([size if is_known(size) else -1 for size in shape])
         return self.add("Reshape", [name, sizes])
 
@@ -97,6 +104,12 @@ class Graph:
         output = self._name(operator)
         self.nodes.append(Node(operator, list(inputs), output, attributes))
         return output
+
+    def cast(self, name: str, dtype: Any) -> str:
+        """Adds a change of dtype; returns its result's name."""
+        from onnx import helper
+
+        return self.add("Cast", [name], to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
     def ordered(self, value: Value, order: Sequence[int], kind: str = "constant") -> str:
         """Returns the name of a value with its axes stored in another order.
@@ -117,7 +130,7 @@ class Graph:
         """Returns the value with all axes at JAX's sizes.
 
         Raises:
-          NotImplementedError: if an axis gets a size that is computed from the batch's.
+          UnsupportedError: if an axis gets a size that is computed from the batch's.
         """
         if tuple(value.shape) == tuple(shape):
             return value
@@ -134,10 +147,10 @@ class Graph:
         """Adds sizes of axes, one of which may be the batch's; returns their name."""
         unknown = [size for size in sizes if not is_known(size)]
         if any(size != self.batch for size in unknown):
-            raise NotImplementedError("it computes with the size of the batch")
+            raise UnsupportedError("it computes with the size of the batch")
         if not unknown:
             return self.integers(sizes)
-        batch = self.add("Shape", ["images"], start=0, end=1)
+        batch = self.add("Shape", [INPUT], start=0, end=1)
         parts = [self.integers([size]) if is_known(size) else batch for size in sizes]
         return self.add("Concat", parts, axis=0)
 

@@ -4,17 +4,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.export
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 from jax.interpreters import partial_eval
 
 from kdjax import tracing
-from kdjax.deploy.onnx.file import file
 from kdjax.deploy.onnx.fuse import fuse
-from kdjax.deploy.onnx.graph import Graph, Tensor, Value, is_known
+from kdjax.deploy.onnx.graph import INPUT, Graph, Tensor, UnsupportedError, Value, is_known
 from kdjax.deploy.onnx.operations import ELEMENTWISE, RULES
+from kdjax.deploy.onnx.serialize import serialize
 from kdjax.deploy.onnx.step import Step
 
 # Those that runtimes commonly compute with.
@@ -23,7 +22,7 @@ _DTYPES = ("bool", "uint8", "int32", "int64", "float16", "float32", "float64")
 
 def translate(
     function: Callable[[jax.Array], jax.Array],
-    image_shape: Sequence[int],
+    images: jax.ShapeDtypeStruct,
     producer: Mapping[str, str],
 ) -> bytes:
     """Returns a function of images as an ONNX file of operator set 17.
@@ -34,32 +33,32 @@ def translate(
 
     Args:
       function: from images to logits, with all parameters inside.
-      image_shape: (height, width, channels).
+      images: ``[batch, height, width, channels]`` uint8; the batch's size is symbolic.
       producer: ``producer_name`` and ``producer_version`` of the file.
 
     Raises:
-      NotImplementedError: at an operation that has no rule; the message names it and its module.
+      UnsupportedError: at an operation that has no rule; the message names it and its module.
       jax.errors.InconclusiveDimensionOperation: if the function computes with the batch's size.
     """
-    shape = jax.export.symbolic_shape("batch, _, _, _", like=(None, *image_shape))
-    closed = jax.make_jaxpr(function)(jax.ShapeDtypeStruct(shape, jnp.uint8))
+    closed = jax.make_jaxpr(function)(images)
     (result,) = closed.out_avals
-    if result.dtype != jnp.float32 or result.ndim != 2 or result.shape[0] != shape[0]:
-        raise NotImplementedError(
+    batch, *image_shape = images.shape
+    if result.dtype != jnp.float32 or result.ndim != 2 or result.shape[0] != batch:
+        raise UnsupportedError(
             f"logits of shape {result.shape} and dtype {result.dtype}: expected [batch, classes] "
             "float32"
         )
-    graph = Graph(image_shape, shape[0])
-    images = Tensor("images", tuple(shape), (0, 1, 2, 3))
+    graph = Graph(image_shape, batch)
+    given = Tensor(INPUT, tuple(images.shape), (0, 1, 2, 3))
     # What the logits do not need is left out, so it needs no rule.
     jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True], instantiate=True)
     constants = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
     used = [np.asarray(constants[variable]) for variable in jaxpr.constvars]
-    (logits,) = _walk(graph, jaxpr, used, [images], "")
+    (logits,) = _walk(graph, jaxpr, used, [given], "")
     graph.place = ""
     logits = graph.full(logits, result.shape)
     output = fuse(graph, graph.ordered(logits, (0, 1)))
-    return file(graph, output, result.shape[1], producer)
+    return serialize(graph, output, result.shape[1], producer)
 
 
 def _walk(
@@ -77,7 +76,7 @@ def _walk(
 
     for equation in jaxpr.eqns:
         operands = [read(atom) for atom in equation.invars]
-        place = "/".join(part for part in (outer, tracing.place(equation)) if part)
+        place = tracing.module_path(equation, outer)
         inner = tracing.called(equation)
         if inner is not None:
             consts = [np.asarray(each) for each in inner.consts]
@@ -94,22 +93,23 @@ def _written(graph: Graph, equation: Any, operands: Sequence[Value], place: str)
     name = equation.primitive.name
     try:
         if name == "dim_as_value":
-            raise NotImplementedError("it computes with the size of the batch")
+            raise UnsupportedError("it computes with the size of the batch")
         computed = _computed(equation, operands)
         if computed is not None:
             return computed
         if name not in RULES:
-            raise NotImplementedError("there is no rule for it")
+            raise UnsupportedError("there is no rule for it")
         shapes = [tuple(atom.aval.shape) for atom in equation.invars]
         results = [variable.aval for variable in equation.outvars]
         for result in results:
             if result.dtype not in _DTYPES:
-                raise NotImplementedError(f"its result is {result.dtype}")
+                raise UnsupportedError(f"its result is {result.dtype}")
         dtypes = [atom.aval.dtype for atom in equation.invars]
         return RULES[name](Step(graph, operands, shapes, dtypes, equation.params, results))
-    except NotImplementedError as error:
+    # JAX raises the other one where it cannot compute with a symbolic size.
+    except (UnsupportedError, NotImplementedError) as error:
         where = f" in {place}" if place else ""
-        raise NotImplementedError(f"the operation {name!r}{where}: {error}") from error
+        raise UnsupportedError(f"the operation {name!r}{where}: {error}") from error
 
 
 def _computed(equation: Any, operands: Sequence[Value]) -> Sequence[Value] | None:
@@ -119,7 +119,7 @@ def _computed(equation: Any, operands: Sequence[Value]) -> Sequence[Value] | Non
         return None
     for variable in equation.outvars:
         if jax.dtypes.issubdtype(variable.aval.dtype, jax.dtypes.extended):
-            raise NotImplementedError(f"its result is {variable.aval.dtype}")
+            raise UnsupportedError(f"its result is {variable.aval.dtype}")
     shapes = [variable.aval.shape for variable in (*equation.invars, *equation.outvars)]
     if all(is_known(size) for shape in shapes for size in shape):
         arrays = [

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kdjax.deploy.onnx.graph import Graph, Tensor, Value
+from kdjax.deploy.onnx.graph import Graph, Tensor, UnsupportedError, Value
 
 
 class Step(NamedTuple):
@@ -31,11 +31,11 @@ class Step(NamedTuple):
         """Returns the first operand with all its axes at JAX's sizes.
 
         Raises:
-          NotImplementedError: if it is constant, while another operand depends on the images.
+          UnsupportedError: if it is constant, while another operand depends on the images.
         """
         value = self.graph.full(self.operands[0], self.shapes[0])
         if isinstance(value, np.ndarray):
-            raise NotImplementedError("its first operand is constant")
+            raise UnsupportedError("its first operand is constant")
         return value
 
 

@@ -2,30 +2,30 @@
 
 from collections.abc import Mapping
 
-from kdjax.deploy.onnx.graph import Graph
+from kdjax.deploy.onnx.graph import INPUT, OUTPUT, Graph, UnsupportedError
 
 # Old enough for the runtimes in use, and new enough for every operator that is written.
 _OPERATOR_SET = 17
 _IR_VERSION = 8
 
 
-def file(graph: Graph, output: str, classes: int, producer: Mapping[str, str]) -> bytes:
+def serialize(graph: Graph, output: str, classes: int, producer: Mapping[str, str]) -> bytes:
     """Returns the graph as an ONNX file, checked by the package onnx.
 
     Args:
       graph: the finished graph.
-      output: name of its result, which the file calls ``logits``.
+      output: name of its result, which the file calls OUTPUT.
       classes: number of logits.
       producer: ``producer_name`` and ``producer_version``.
 
     Raises:
-      NotImplementedError: if an operator of ONNX does not take what it is given, such as a dtype.
+      UnsupportedError: if an operator of ONNX does not take what it is given, such as a dtype.
     """
     import onnx
     from onnx import helper, numpy_helper
 
     def renamed(name: str) -> str:
-        return "logits" if name == output else name
+        return OUTPUT if name == output else name
 
     nodes = [
         helper.make_node(
@@ -39,8 +39,8 @@ def file(graph: Graph, output: str, classes: int, producer: Mapping[str, str]) -
     ]
     used = {name for node in graph.nodes for name in node.inputs}
     kinds = onnx.TensorProto
-    images = helper.make_tensor_value_info("images", kinds.UINT8, ["batch", *graph.image_shape])
-    logits = helper.make_tensor_value_info("logits", kinds.FLOAT, ["batch", classes])
+    images = helper.make_tensor_value_info(INPUT, kinds.UINT8, ["batch", *graph.image_shape])
+    logits = helper.make_tensor_value_info(OUTPUT, kinds.FLOAT, ["batch", classes])
     constants = [
         numpy_helper.from_array(array, name)
         for name, array in graph.constants.items()
@@ -56,5 +56,5 @@ def file(graph: Graph, output: str, classes: int, producer: Mapping[str, str]) -
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         reason = str(error).strip().splitlines()[-1]
-        raise NotImplementedError(f"an operator that does not take this: {reason}") from error
+        raise UnsupportedError(f"an operator that does not take this: {reason}") from error
     return bytes(model.SerializeToString())
