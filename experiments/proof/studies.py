@@ -168,7 +168,10 @@ STUDIES: Mapping[str, Study] = {
         {"train": "tin100a_resnet20.py"},
         # As many steps as in cifar10_5000.
         {"train": {**_RESNET8, "data.labels_per_class": 100, "epochs": 30}},
-        {name: ONLINE[name] for name in ("alone", "strong", "stem", "soft")},
+        {
+            **{name: ONLINE[name] for name in ("alone", "strong", "stem", "soft")},
+            "gate": RULES["gate"],
+        },
         3,
         reference="stem",
     ),
