@@ -167,7 +167,7 @@ def make_batch(rng: np.random.Generator, batch: int, classes: int, shape: tuple[
     labels = rng.integers(0, classes, batch).astype(np.int32)
     cut = Batches(batch, batch, 1, shape, (0.5,) * 3, (0.25,) * 3)
     rows = taken.reshape(batch, -1)
-    return raw, cut.evaluation(DeviceData(rows, jax.numpy.asarray(labels)), 0, batch, 0)
+    return raw, cut.evaluation_batch(DeviceData(rows, jax.numpy.asarray(labels)), 0, batch, 0)
 
 
 def group(differences: dict[str, float]) -> dict[str, float]:

@@ -72,7 +72,7 @@ def bench_layers(
     _check(settings)
     architecture = models.create(settings.network, settings.classes, width=settings.width)
     shape = (*settings.image_size, settings.channels)
-    traced = tracing.traced(architecture, shape)
+    traced = tracing.trace_architecture(architecture, shape)
     for layer in traced.layers:
         if layer.operation is None:
             raise ValueError(
@@ -192,7 +192,7 @@ def _narrowed(
     assert operation is not None
     x, kernel, params = list(operation.x), list(operation.kernel), dict(operation.params)
     groups = params.get("feature_group_count", 1)
-    if layer.grouped:  # Whole groups are removed, from the input and from the output.
+    if layer.loses_whole_groups:  # Whole groups are removed, from the input and from the output.
         left = max(1, round(read * groups)) if layer.writes.any() else groups
         x[operation.feature] = x[operation.feature] // groups * left
         kernel[operation.out] = kernel[operation.out] // groups * left

@@ -151,7 +151,7 @@ class Job:
 
     def _make_batches(self, data: Any, given: Any, key: chex.PRNGKey, step: chex.Array) -> Batch:
         def make(number: chex.Numeric) -> Batch:
-            return self.runner.feed.train(
+            return self.runner.feed.train_batch(
                 data,
                 given,
                 jax.random.wrap_key_data(key),

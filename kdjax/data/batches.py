@@ -98,7 +98,7 @@ class Batches:
         padding = self.steps_per_epoch * self.batch_size - self.train_size
         return jnp.pad(order.astype(jnp.int32), (0, padding))
 
-    def train(
+    def train_batch(
         self,
         data: DeviceData,
         order: chex.Array,
@@ -127,7 +127,7 @@ class Batches:
         real = positions < self.train_size
         return Batch(self._normalize(images), data.labels[indices], real, indices)
 
-    def evaluation(
+    def evaluation_batch(
         self, data: DeviceData, start: chex.Array, stop: chex.Array, device: chex.Numeric
     ) -> Batch:
         """Returns this device's share of an evaluation batch, in order and not augmented.

@@ -231,7 +231,7 @@ def _merge(
         widths=WidthVector(total),
         num_classes=architecture.num_classes * len(students),
     )
-    traced = tracing.traced(wide, image_shape)
+    traced = tracing.trace_architecture(wide, image_shape)
     for layer in traced.layers:
         reason = traced.fixed.get(layer.name, tracing.OUTPUTS)
         if not layer.writes.any() and reason != tracing.OUTPUTS:

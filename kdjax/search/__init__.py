@@ -5,10 +5,10 @@ losses, data or devices. Its result is a width vector and the weights of the sur
 """
 
 from kdjax.search.blocks import Block, partition
-from kdjax.search.budget import EXACTNESS, Budget, make_budget, near_collapse
+from kdjax.search.budget import EXACTNESS, Budget, TargetError, make_budget, near_collapse
 from kdjax.search.channels import Channels
 from kdjax.search.constraints import Constraint
-from kdjax.search.controller import ControllerState, Plan, SearchState, controlled
+from kdjax.search.controller import ControllerState, SearchState, Timetable, controlled
 from kdjax.search.criteria import CRITERIA, Criterion, Evidence
 from kdjax.search.expanding import expand
 from kdjax.search.extract import TOLERANCE, alive_widths, kept_channels, revive, worth
@@ -33,8 +33,9 @@ __all__ = [
     "Criterion",
     "Evidence",
     "LatencyTable",
-    "Plan",
     "SearchState",
+    "TargetError",
+    "Timetable",
     "alive_widths",
     "check_equal_widths",
     "check_rebuilt",

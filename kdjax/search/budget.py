@@ -18,6 +18,18 @@ from kdjax.search.schedule import make_schedule, minimum_width
 EXACTNESS = 1e-6  # A cost this close to its target, relative to it, counts as equal.
 
 
+class TargetError(ValueError):
+    """A target that no width vector can reach.
+
+    Attributes:
+      constraint: name of the constraint, such as ``flops``, or ``stage1.flops`` for a block's own.
+    """
+
+    def __init__(self, constraint: str, message: str):
+        super().__init__(message)
+        self.constraint = constraint
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Budget:
     """All constraints of a search, and which groups may change when.
@@ -140,7 +152,7 @@ def make_budget(
 
 
 def _check_reachable(budget: Budget) -> None:
-    """Raises ValueError if a target is below the cost at the smallest widths that are allowed."""
+    """Raises TargetError if a target is below the cost at the smallest widths that are allowed."""
     groups = budget.channels.groups
     for constraint in budget.constraints:
         smallest = np.array(
@@ -167,10 +179,11 @@ def _check_reachable(budget: Budget) -> None:
             if budget.channels.fixed:
                 reasons.append(f"{', '.join(budget.channels.fixed)} have no scales")
             full = constraint.model.full
-            raise ValueError(
+            raise TargetError(
+                constraint.name,
                 f"the target {constraint.target:.4g} for {constraint.name} (a share of "
                 f"{full:,.10g}; numbers above 1 are absolute) cannot be reached: {least:.4g} is "
-                f"the least, since {'; '.join(reasons)}"
+                f"the least, since {'; '.join(reasons)}",
             )
 
 

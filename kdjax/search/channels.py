@@ -1,11 +1,11 @@
-"""The scales that decide which channels of a traced network live, and their layout as one matrix.
+"""The scales that control which channels of a traced network live, and their layout as one matrix.
 
-A scale decides about a channel if it multiplies the channel before any layer reads it: the scale of
-a normalisation after the layer that writes the channel, or before each layer that reads it. All
-scales that decide about a channel are its contributors. The search works on all of them at once,
-as one matrix ``[contributors, units]``. A unit is a single channel, or several channels that a
-grouped convolution ties, which live and die together. Missing contributors are 0. Gathering and
-scattering are one indexing operation each.
+A scale controls a channel if it multiplies the channel before any layer reads it: the scale of a
+normalisation after the layer that writes the channel, or before each layer that reads it. All
+scales that control a channel are its contributors. The search works on all of them at once, as one
+matrix ``[contributors, units]``. A unit is a single channel, or several channels that a grouped
+convolution ties, which live and die together. Missing contributors are 0. Gathering and scattering
+are one indexing operation each.
 """
 
 import dataclasses
@@ -30,7 +30,9 @@ Path = tuple[str, ...]
 class Channels:
     """The layout of all scales of a network that a search can thin.
 
-    An axis ``[units]`` holds only the units of ``groups``, one group after another.
+    An axis ``[units]`` holds only the units of ``groups``, one group after another. (In
+    :class:`kdjax.tracing.Traced` units are numbered over all groups, from 1.) A unit is *dead* once
+    the search has set all its scales to 0; until then it is *alive*.
 
     Attributes:
       traced: the network with all its channels.
@@ -65,7 +67,7 @@ class Channels:
           NotImplementedError: if the network cannot be traced.
         """
         full = dataclasses.replace(architecture, widths=WidthVector(widths))
-        traced = tracing.traced(full, image_shape)
+        traced = tracing.trace_architecture(full, image_shape)
         return cls.in_network(traced, tuple(full.widths), root)
 
     @classmethod

@@ -64,7 +64,7 @@ class SearchState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Plan:
+class Timetable:
     """The timetable of a search: how many steps it has, and over how many the cost goes down.
 
     Attributes:
@@ -91,7 +91,7 @@ def controlled(
     optimizer: optax.GradientTransformation,
     budget: Budget,
     *,
-    plan: Plan,
+    timetable: Timetable,
     learning_rate: optax.Schedule,
     threshold: float,
     cost_exponent: float = 1.0,
@@ -102,7 +102,7 @@ def controlled(
     Args:
       optimizer: moves all parameters first; it must not decay the scales.
       budget: the constraints; ``budget.channels.root`` says where the network is in the parameters.
-      plan: the number of steps, and over how many of them the cost goes down.
+      timetable: the number of steps, and over how many of them the cost goes down.
       learning_rate: step -> learning rate of the optimiser. It also scales the proximal step.
       threshold: a channel is dead if none of its |scale| is above this number.
       cost_exponent: in (0, 1]. With 1, channels are penalised in proportion to the cost that
@@ -116,17 +116,21 @@ def controlled(
 
     Raises:
       ValueError: if the threshold is not above 0, the exponent is not in (0, 1], the criterion is
-        unknown, or the plan's descent has no steps or more than the search.
+        unknown, or the timetable's descent has no steps or more than the search.
     """
     if not threshold > 0:
         raise ValueError(f"search.threshold is {threshold}: it must be above 0")
-    if not 0 < plan.descent <= plan.steps:
-        raise ValueError(f"a search of {plan.steps} steps cannot descend over {plan.descent}")
+    if not 0 < timetable.descent <= timetable.steps:
+        raise ValueError(
+            f"a search of {timetable.steps} steps cannot descend over {timetable.descent}"
+        )
     if not 0 < cost_exponent <= 1:
         raise ValueError(f"search.cost_exponent is {cost_exponent}: it must be in (0, 1]")
     if criterion not in CRITERIA:
         raise ValueError(f"search.criterion is {criterion!r}: one of {', '.join(CRITERIA)}")
-    thin = _Thinning(budget, plan, learning_rate, threshold, cost_exponent, CRITERIA[criterion])
+    thin = _Thinning(
+        budget, timetable, learning_rate, threshold, cost_exponent, CRITERIA[criterion]
+    )
     channels = budget.channels
 
     def init(params: Any) -> SearchState:
@@ -169,7 +173,7 @@ class _Thinning:
     def __init__(
         self,
         budget: Budget,
-        plan: Plan,
+        timetable: Timetable,
         learning_rate: optax.Schedule,
         threshold: float,
         cost_exponent: float,
@@ -179,8 +183,8 @@ class _Thinning:
         self._budget, self._channels = budget, channels
         self._learning_rate, self._threshold = learning_rate, threshold
         self._cost_exponent, self._criterion = cost_exponent, criterion
-        self._slots, self._slot_length = slots, plan.slot_length(slots)
-        self._deadlines = jnp.asarray(plan.deadlines(slots))
+        self._slots, self._slot_length = slots, timetable.slot_length(slots)
+        self._deadlines = jnp.asarray(timetable.deadlines(slots))
         self._active = jnp.asarray(budget.slots)
         self._feedback = Feedback(budget, self._slot_length, float(learning_rate(0)))
         least = np.array([minimum_width(group, budget.min_width) for group in channels.groups])

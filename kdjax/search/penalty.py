@@ -44,8 +44,8 @@ class CostModel:
       constant: ``[terms]`` cost of one pair of a channel read and a channel written, over ``full``.
       reads, writes: ``[terms, groups + 1]`` channels on each side for each living channel of a
         group; the last column holds the channels that stay.
-      felt: ``[terms, groups]`` the channels that a grouped layer reads. Its cost does not depend on
-        them, but its penalty acts on them too.
+      sources: ``[terms, groups]`` the channels that a layer reads, if it loses whole groups. Its
+        cost does not depend on them, but its penalty acts on them too.
     """
 
     resource: str
@@ -53,7 +53,7 @@ class CostModel:
     constant: np.ndarray
     reads: np.ndarray
     writes: np.ndarray
-    felt: np.ndarray
+    sources: np.ndarray
 
     @classmethod
     def of(
@@ -93,11 +93,11 @@ class CostModel:
         # Terms that depend on the channels in the same way, such as scale and bias, are joined.
         rows, place = np.unique(rows, axis=0, return_inverse=True)
         constant = factor * np.bincount(place.ravel(), terms.constant[chosen], len(rows))
-        reads, writes, felt = np.split(rows, 3, axis=1)
+        reads, writes, sources = np.split(rows, 3, axis=1)
         everything = np.array([group.channels for group in channels.groups] + [1], float)
         full = float((constant * (reads @ everything) * (writes @ everything)).sum())
         full = round(full) if resource in RESOURCES else full
-        return cls(resource, full, constant / full, reads, writes, felt[:, :-1])
+        return cls(resource, full, constant / full, reads, writes, sources[:, :-1])
 
     def cost(self, counts: chex.Array | np.ndarray) -> chex.Array:
         """Scalar: the share of the full cost left with ``counts [groups]`` channels alive."""
@@ -110,7 +110,7 @@ class CostModel:
         dot = _dot(counts)
         by_writing = dot(self.writes[:, :-1].T, self.constant * reads)
         by_reading = dot(self.reads[:, :-1].T, self.constant * writes)
-        return by_writing + by_reading + dot(self.felt.T, self.constant)
+        return by_writing + by_reading + dot(self.sources.T, self.constant)
 
     def _sides(self, counts: chex.Array) -> tuple[chex.Array, chex.Array]:
         dot = _dot(counts)

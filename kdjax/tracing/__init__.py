@@ -5,7 +5,7 @@ from kdjax.tracing.checking import check
 from kdjax.tracing.counting import Terms, count, everything, layer_costs, layer_terms, terms
 from kdjax.tracing.description import OUTPUTS, Group, Layer, Operation, Traced
 from kdjax.tracing.slicing import alive_from_kept, take
-from kdjax.tracing.trace import trace, traced
+from kdjax.tracing.trace import trace, trace_architecture
 
 __all__ = [
     "OUTPUTS",
@@ -25,5 +25,5 @@ __all__ = [
     "take",
     "terms",
     "trace",
-    "traced",
+    "trace_architecture",
 ]

@@ -104,7 +104,7 @@ def _merge(record: Record, kind: str, cluster: Sequence[tuple[Value, Label]]) ->
     if kind == "product" and merged.bare.any():
         for value, _ in cluster:
             if value.factors:
-                record.decide(min(value.factors), merged.atoms[merged.bare])
+                record.add_scale(min(value.factors), merged.atoms[merged.bare])
                 return merged.with_bare(False)
     return merged
 

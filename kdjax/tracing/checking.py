@@ -34,7 +34,11 @@ def check(
     """
     # With few channels left, the number of groups no longer says how a convolution is thinned.
     grouping: dict[Path, Grouping] = {
-        layer.kernel: "whole" if layer.grouped else "across" if layer.groups > 1 else "none"
+        layer.kernel: "whole"
+        if layer.loses_whole_groups
+        else "across"
+        if layer.groups > 1
+        else "none"
         for layer in traced.layers
         if layer.kernel
     }

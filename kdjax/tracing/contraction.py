@@ -60,7 +60,7 @@ def convolution(equation: Equation) -> list[Value]:
         outputs=out_places,
         groups=groups,
         fan_in=kernel.shape[into],
-        grouped=grouping == "whole",
+        loses_whole_groups=grouping == "whole",
         reads=atoms[:, 0],
         writes=outputs[:, 0],
         operation=Operation(
@@ -158,7 +158,7 @@ def _dense(
         outputs=places * outer,
         groups=1,
         fan_in=len(reads),
-        grouped=False,
+        loses_whole_groups=False,
         reads=reads[:, 0],
         writes=writes[:, 0],
         operation=Operation(
@@ -190,7 +190,7 @@ def _product(record: Record, sides: Sequence[_Side]) -> Found:
         outputs=left.size(left.batch) * left.size(left.free),
         groups=1,
         fan_in=left.size(left.contract),
-        grouped=False,
+        loses_whole_groups=False,
         reads=np.zeros(left.size(left.contract), int),
         writes=np.zeros(right.size(right.free), int),
     )

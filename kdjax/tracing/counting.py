@@ -38,7 +38,7 @@ def count(traced: Traced, alive: np.ndarray | None = None) -> costs.Cost:
     for layer in traced.layers:
         written = int(alive[layer.writes].sum())
         read = layer.fan_in
-        if not layer.grouped:
+        if not layer.loses_whole_groups:
             read = int(alive[layer.reads].sum()) // layer.groups
         macs += layer.taps * layer.positions * read * written
         activations += layer.outputs * written
@@ -83,9 +83,10 @@ class Terms:
     Attributes:
       constant: ``[terms]``.
       reads, writes: the two sides.
-      sources: what a grouped layer reads. Each of its outputs reads a fixed number of channels, so
-        its cost does not depend on them. Its penalty still acts on the channels that it reads, as
-        strongly as on those that it writes. Fixed channels of this side have no effect.
+      sources: what a layer that loses whole groups reads. Each of its outputs reads a fixed number
+        of channels, so its cost does not depend on them. Its penalty still acts on the channels
+        that it reads, as strongly as on those that it writes. Fixed channels of this side have no
+        effect.
       layer: ``[terms]`` number of the layer in which each term counts.
     """
 
@@ -113,9 +114,11 @@ def terms(traced: Traced, resource: str) -> Terms:
 
 def _terms(traced: Traced, rows: list["_Row"]) -> Terms:
     sources = [
-        row.layer.reads if row.layer is not None and row.layer.grouped else _ONE[:0] for row in rows
+        row.layer.reads if row.layer is not None and row.layer.loses_whole_groups else _ONE[:0]
+        for row in rows
     ]
-    # The cost of a grouped layer can also be written as a constant times the channels it reads.
+    # The cost of a layer that loses whole groups can also be written as a constant times the
+    # channels that it reads.
     shares = [
         len(row.reads) * len(row.writes) / max(1, len(source))
         for row, source in zip(rows, sources, strict=True)
@@ -172,10 +175,10 @@ _ONE = np.zeros(1, np.int64)  # Unit 0, as the side of a term that has one chann
 
 def _layer_rows(traced: Traced) -> Iterator[_Row]:
     for number, layer in enumerate(traced.layers):
-        reads = np.repeat(_ONE, layer.fan_in) if layer.grouped else layer.reads
+        reads = np.repeat(_ONE, layer.fan_in) if layer.loses_whole_groups else layer.reads
         constant = layer.taps * layer.positions
         # Each output reads one of several groups, and all groups lose the same channels.
-        own = 1 if layer.grouped else layer.groups
+        own = 1 if layer.loses_whole_groups else layer.groups
         yield _Row(constant / own, reads, layer.writes, number, layer)
 
 

@@ -26,7 +26,7 @@ class Group:
       members: names of the widths that count its channels, in order of execution.
       start, stop: its units have the numbers from ``start`` to ``stop - 1``.
       unit_size: number of channels of the first member in each unit.
-      scales: paths of the parameter vectors that decide about a unit: the unit lives while its
+      scales: paths of the parameter vectors that control a unit: the unit lives while its
         number in one of them is not 0.
       held: why its units cannot be thinned by their scales; empty if they can.
     """
@@ -94,7 +94,7 @@ class Layer:
       outputs: number of places in the map that is written.
       groups: number of groups of a grouped convolution; else 1.
       fan_in: number of inputs of an output channel at full width.
-      grouped: whether thinning removes whole groups, so that the fan-in stays the same.
+      loses_whole_groups: whether thinning removes whole groups, so that the fan-in stays the same.
       reads, writes: ``[channels]`` unit of each channel that is read or written, in order; 0 for
         channels that stay.
       operation: the array operation of the layer; None for a product of computed arrays.
@@ -108,7 +108,7 @@ class Layer:
     outputs: int
     groups: int
     fan_in: int
-    grouped: bool
+    loses_whole_groups: bool
     reads: np.ndarray
     writes: np.ndarray
     operation: Operation | None = None

@@ -19,7 +19,7 @@ class Found:
     Attributes:
       kernel: path of its kernel; None for a product of two computed arrays.
       module: path of the module that it is in.
-      taps, positions, outputs, groups, fan_in, grouped, operation: as in
+      taps, positions, outputs, groups, fan_in, loses_whole_groups, operation: as in
         :class:`kdjax.tracing.Layer`.
       reads, writes: ``[channels]`` atoms.
     """
@@ -31,20 +31,20 @@ class Found:
     outputs: int
     groups: int
     fan_in: int
-    grouped: bool
+    loses_whole_groups: bool
     reads: np.ndarray
     writes: np.ndarray
     operation: Operation | None = None
 
 
 class Record:
-    """The atoms of a trace, what ties and pins them, the layers, and the scales that decide.
+    """The atoms of a trace, what ties and pins them, the layers, and the scales that control them.
 
     Attributes:
       layers: in order of execution.
       owners: variable -> number of the layer whose output it was first combined with.
       scales: for each multiplication of bare channels by a parameter, the path of the parameter and
-        the atoms that it decides about.
+        the atoms that it controls.
       place: the module that is being traced, for messages.
       sizes: path of each variable -> how many numbers it holds.
     """
@@ -107,7 +107,7 @@ class Record:
             self._pins.append((atoms, text))
 
     def read(self, atoms: np.ndarray, bare: np.ndarray) -> None:
-        """Records that a layer reads these channels; no scale decides about the bare ones."""
+        """Records that a layer reads these channels; no scale controls the bare ones."""
         if bare.any():
             self._bare.append((np.unique(np.broadcast_to(atoms, bare.shape)[bare]), self.place))
 
@@ -116,7 +116,7 @@ class Record:
         self.layers.append(layer)
         return len(self.layers) - 1
 
-    def decide(self, scale: Path, atoms: np.ndarray) -> None:
+    def add_scale(self, scale: Path, atoms: np.ndarray) -> None:
         """Records the first parameter vector that multiplies channels after they were written."""
         self.scales.append((scale, np.unique(atoms)))
 
@@ -135,6 +135,6 @@ class Record:
     def pins(self) -> Iterator[tuple[np.ndarray, str]]:
         yield from self._pins
 
-    def undecided(self) -> Iterator[tuple[np.ndarray, str]]:
+    def uncontrolled(self) -> Iterator[tuple[np.ndarray, str]]:
         """Atoms that a layer read before a scale multiplied them, and the layer's module."""
         yield from self._bare

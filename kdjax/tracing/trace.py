@@ -32,7 +32,7 @@ class Buildable(Protocol):
 
 
 @functools.lru_cache(maxsize=64)
-def traced(architecture: Buildable, image_shape: tuple[int, int, int]) -> Traced:
+def trace_architecture(architecture: Buildable, image_shape: tuple[int, int, int]) -> Traced:
     """The description of an architecture at its full widths, cached for later calls.
 
     Args:

@@ -43,7 +43,7 @@ def describe(
             outputs=found.outputs,
             groups=found.groups,
             fan_in=found.fan_in,
-            grouped=found.grouped,
+            loses_whole_groups=found.loses_whole_groups,
             reads=numbering.units(found.reads),
             writes=numbering.units(found.writes),
             operation=found.operation,
@@ -172,7 +172,7 @@ def _groups(
             known = first_scales.setdefault(number, [])
             known += [] if path in known else [path]
     held: dict[int, str] = {}
-    for atoms, place in record.undecided():
+    for atoms, place in record.uncontrolled():
         for number in groups_of(numbering.units(atoms)):
             held.setdefault(number, f"{place} reads them before a scale multiplies them")
     members: dict[int, list[str]] = {}

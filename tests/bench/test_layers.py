@@ -27,7 +27,9 @@ def test_no_number_is_negative():
 
 def test_layers_are_narrowed_as_a_search_would():
     network = models.create("mobilenet_v2", 10)
-    layers = {layer.path[1:-1]: layer for layer in tracing.traced(network, (32, 32, 3)).layers}
+    layers = {
+        layer.path[1:-1]: layer for layer in tracing.trace_architecture(network, (32, 32, 3)).layers
+    }
     # A depthwise convolution loses the channels that it reads together with those it writes.
     x, kernel, params = _narrowed(layers["stage2_block1", "depthwise"], 0.5, 1.0)
     assert (x, kernel, params["feature_group_count"]) == ((1, 32, 32, 48), (3, 3, 1, 48), 48)
@@ -37,7 +39,9 @@ def test_layers_are_narrowed_as_a_search_would():
     x, kernel, _ = _narrowed(layers["conv",], 0.1, 0.5)
     assert (x, kernel) == ((1, 32, 32, 3), (3, 3, 3, 16))
     network = models.create("resnext50_32x4d", 10)
-    layers = {layer.path[1:-1]: layer for layer in tracing.traced(network, (64, 64, 3)).layers}
+    layers = {
+        layer.path[1:-1]: layer for layer in tracing.trace_architecture(network, (64, 64, 3)).layers
+    }
     x, kernel, params = _narrowed(layers["stage2_block2", "conv2"], 0.5, 0.25)
     assert (x[-1], kernel, params["feature_group_count"]) == (128, (3, 3, 4, 64), 32)
 
@@ -89,10 +93,10 @@ def test_what_cannot_be_timed_is_found_before_anything_is(tmp_path, monkeypatch)
     def timed(*_):
         raise AssertionError("something was timed")
 
-    network = tracing.traced(models.create("resnet8", 10, width=0.25), (8, 8, 3))
+    network = tracing.trace_architecture(models.create("resnet8", 10, width=0.25), (8, 8, 3))
     product = dataclasses.replace(network.layers[-1], path=("attention",), operation=None)
     changed = dataclasses.replace(network, layers=(*network.layers, product))
-    monkeypatch.setattr("kdjax.bench.layers.tracing.traced", lambda *_: changed)
+    monkeypatch.setattr("kdjax.bench.layers.tracing.trace_architecture", lambda *_: changed)
     monkeypatch.setattr("kdjax.bench.layers._Timer", timed)
     with pytest.raises(ValueError, match="attention multiplies computed arrays"):
         bench_layers(LayerSettings("resnet8", width=0.25, image_size=(8, 8)), tmp_path / "out.json")

@@ -69,7 +69,7 @@ def test_an_epoch_holds_each_training_example_once(epoch):
     order = cut.epoch_order(KEY, epoch)
     seen, masks = [], []
     for step in range(3 * epoch, 3 * epoch + 3):
-        batch = cut.train(numbered(), order, KEY, step, 0)
+        batch = cut.train_batch(numbered(), order, KEY, step, 0)
         np.testing.assert_allclose(batch.images[:, 0, 0, 0], batch.labels, atol=1e-4)
         real = np.asarray(batch.mask)
         np.testing.assert_array_equal(batch.indices[real], batch.labels[real])
@@ -91,9 +91,9 @@ def test_epochs_differ_in_order():
 def test_devices_share_the_batch_that_one_device_would_take(step):
     changes = {"crop_padding": 2, "flip": True}
     order = plan().epoch_order(KEY, 1)
-    whole = plan(**changes).train(numbered(), order, KEY, step, 0)
+    whole = plan(**changes).train_batch(numbered(), order, KEY, step, 0)
     shares = [
-        plan(devices=4, **changes).train(numbered(), order, KEY, step, device)
+        plan(devices=4, **changes).train_batch(numbered(), order, KEY, step, device)
         for device in range(4)
     ]
     assert {share.labels.shape for share in shares} == {(2,)}
@@ -110,7 +110,9 @@ def test_augmentation_changes_with_the_step_and_not_with_repetition():
     source = on_device(generator.integers(0, 256, (4, 8, 8, 1), np.uint8), np.arange(4))
     cut = plan(train_size=4, batch_size=4, crop_padding=2, flip=True)
     order = jnp.arange(4)
-    first, again, other = (cut.train(source, order, KEY, step, 0).images for step in (0, 0, 1))
+    first, again, other = (
+        cut.train_batch(source, order, KEY, step, 0).images for step in (0, 0, 1)
+    )
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
 
@@ -120,7 +122,7 @@ def test_half_of_the_images_are_flipped_and_offsets_cover_the_padding():
     pixels[0, 3, 2, 0] = 255
     source = on_device(pixels, [0])
     cut = plan(train_size=2000, batch_size=2000, crop_padding=2, flip=True)
-    moved = cut.train(source, jnp.zeros(2000, jnp.int32), KEY, 0, 0).images[..., 0]
+    moved = cut.train_batch(source, jnp.zeros(2000, jnp.int32), KEY, 0, 0).images[..., 0]
     rows, columns = np.nonzero(np.asarray(moved))[1:]
     assert len(rows) == 2000
     assert set(rows) == {1, 2, 3, 4, 5}
@@ -133,7 +135,7 @@ def test_half_of_the_images_are_flipped_and_offsets_cover_the_padding():
 def test_evaluation_takes_a_split_as_it_is_and_masks_what_follows():
     cut = plan(batch_size=4, devices=2, crop_padding=2, flip=True)
     source = numbered()
-    shares = [cut.evaluation(source, 24, 27, device) for device in range(2)]
+    shares = [cut.evaluation_batch(source, 24, 27, device) for device in range(2)]
     assert [share.labels.tolist() for share in shares] == [[24, 26], [25, 26]]
     assert [share.mask.tolist() for share in shares] == [[True, True], [True, False]]
     np.testing.assert_allclose(shares[0].images[:, 0, 0, 0], [24, 26], atol=1e-4)
@@ -146,7 +148,7 @@ def test_images_are_normalised_per_channel():
     statistics = {"mean": (0.5, 0.1, 0.2), "std": (0.25, 0.2, 0.4)}
     cut = plan(train_size=1, batch_size=1, image_shape=(8, 8, 3), **statistics)
     # The channels are (0 - .5) / .25, (.2 - .1) / .2 and (1 - .2) / .4.
-    batch = cut.evaluation(source, 0, 1, 0)
+    batch = cut.evaluation_batch(source, 0, 1, 0)
     np.testing.assert_allclose(batch.images[0, 4, 4], [-2.0, 0.5, 2.0], atol=1e-6)
     assert batch.images.dtype == jnp.float32
 

@@ -93,7 +93,7 @@ def trained(tmp_path_factory, photos):
     experiment = resolve(config)
     path = tmp_path_factory.mktemp("trained") / "run"
     workdir.create(path, config, experiment.student_widths)
-    workdir.check_data(path, TrainedOn.of(experiment.dataset).to_json())
+    workdir.record_data(path, TrainedOn.of(experiment.dataset).to_json())
     for seed in (0, 1):
         students = networks_of(experiment, seed)
         alone = {
@@ -126,7 +126,7 @@ def searched(tmp_path_factory, photos):
     experiment = resolve(config)
     path = tmp_path_factory.mktemp("searched") / "run"
     workdir.create(path, config)
-    workdir.check_data(path, TrainedOn.of(experiment.dataset).to_json())
+    workdir.record_data(path, TrainedOn.of(experiment.dataset).to_json())
     teacher = models.create("resnet8", 4, width=0.25)
     compact, uniform = student_vectors(teacher, (0.6, 0.5))
     runs = {"teacher-seed0": (teacher.widths,)}

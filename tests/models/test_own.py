@@ -48,7 +48,7 @@ def test_the_example_costs_what_its_layers_do():
 
 
 def test_the_join_reads_both_sides_of_the_fork():
-    found = tracing.traced(forked(), (8, 8, 1))
+    found = tracing.trace_architecture(forked(), (8, 8, 1))
     assert [(group.name, group.channels, group.held) for group in found.groups] == [
         *(("stem", 4, ""), ("near", 8, ""), ("far", 4, ""), ("join", 16, ""))
     ]

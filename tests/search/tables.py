@@ -95,7 +95,7 @@ def traced(layers: Sequence[Layer], ties: Sequence[Sequence[str]] = ()) -> traci
                 outputs=positions,
                 groups=layer.groups,
                 fan_in=fan_in,
-                grouped=grouped,
+                loses_whole_groups=grouped,
                 reads=reads,
                 writes=writes,
             )

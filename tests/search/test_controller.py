@@ -17,7 +17,7 @@ import tables
 from kdjax import models
 from kdjax.search import (
     Channels,
-    Plan,
+    Timetable,
     alive_widths,
     controlled,
     make_budget,
@@ -67,7 +67,11 @@ def program(name, targets, blocks=(), schedule=None, steps=STEPS, descent=DESCEN
     _, budget = budget_of(name, targets, blocks)
     rate = schedule or optax.constant_schedule(RATE)
     optimizer = controlled(
-        optax.sgd(rate), budget, plan=Plan(steps, descent), learning_rate=rate, threshold=THRESHOLD
+        optax.sgd(rate),
+        budget,
+        timetable=Timetable(steps, descent),
+        learning_rate=rate,
+        threshold=THRESHOLD,
     )
 
     @jax.jit
@@ -313,7 +317,7 @@ def test_the_step_is_traced_once():
     _, budget = budget_of("resnet8", items(**ONE))
     rate = optax.constant_schedule(RATE)
     optimizer = controlled(
-        optax.sgd(rate), budget, plan=Plan(8, 4), learning_rate=rate, threshold=THRESHOLD
+        optax.sgd(rate), budget, timetable=Timetable(8, 4), learning_rate=rate, threshold=THRESHOLD
     )
 
     @jax.jit
@@ -333,7 +337,9 @@ def test_the_wrapped_optimiser_keeps_its_state():
     _, budget = budget_of("resnet8", items(**ONE))
     rate = optax.constant_schedule(RATE)
     inner = optax.sgd(rate, momentum=0.9)
-    optimizer = controlled(inner, budget, plan=Plan(10, 5), learning_rate=rate, threshold=THRESHOLD)
+    optimizer = controlled(
+        inner, budget, timetable=Timetable(10, 5), learning_rate=rate, threshold=THRESHOLD
+    )
     params = scales(budget.channels, np.ones)
     gradients = scales(budget.channels, lambda size: np.linspace(-1, 1, size))
     state = optimizer.init(params)
@@ -359,21 +365,23 @@ def test_the_wrapped_optimiser_keeps_its_state():
     ],
 )
 def test_deadlines(steps, descent, slots, deadlines):
-    assert Plan(steps, descent).deadlines(slots).tolist() == deadlines
+    assert Timetable(steps, descent).deadlines(slots).tolist() == deadlines
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((Plan(10, 5), 0.0), "search.threshold is 0.0: it must be above 0"),
-        ((Plan(10, 5), -1.0), "search.threshold is -1.0"),
-        ((Plan(10, 0), 0.1), "a search of 10 steps cannot descend over 0"),
-        ((Plan(10, 11), 0.1), "a search of 10 steps cannot descend over 11"),
+        ((Timetable(10, 5), 0.0), "search.threshold is 0.0: it must be above 0"),
+        ((Timetable(10, 5), -1.0), "search.threshold is -1.0"),
+        ((Timetable(10, 0), 0.1), "a search of 10 steps cannot descend over 0"),
+        ((Timetable(10, 11), 0.1), "a search of 10 steps cannot descend over 11"),
     ],
 )
-def test_bad_plans_are_refused(arguments, message):
+def test_bad_timetables_are_refused(arguments, message):
     _, budget = budget_of("resnet8", items(**ONE))
-    plan, threshold = arguments
+    timetable, threshold = arguments
     rate = optax.constant_schedule(RATE)
     with pytest.raises(ValueError, match=message):
-        controlled(optax.sgd(rate), budget, plan=plan, learning_rate=rate, threshold=threshold)
+        controlled(
+            optax.sgd(rate), budget, timetable=timetable, learning_rate=rate, threshold=threshold
+        )

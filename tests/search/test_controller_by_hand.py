@@ -11,7 +11,7 @@ import tables
 from tables import Layer
 
 from kdjax.search import (
-    Plan,
+    Timetable,
     controlled,
     make_budget,
     partition,
@@ -34,7 +34,7 @@ def tiny(target, steps=10, descent=8, rate=0.1):
     optimizer = controlled(
         optax.sgd(schedule),
         budget,
-        plan=Plan(steps, descent),
+        timetable=Timetable(steps, descent),
         learning_rate=schedule,
         threshold=THRESHOLD,
     )

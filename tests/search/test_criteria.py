@@ -13,7 +13,7 @@ from kdjax.search import (
     CRITERIA,
     Channels,
     Evidence,
-    Plan,
+    Timetable,
     alive_widths,
     controlled,
     make_budget,
@@ -96,7 +96,7 @@ def searched(criterion):
     optimizer = controlled(
         optax.sgd(rate),
         budget,
-        plan=Plan(40, 30),
+        timetable=Timetable(40, 30),
         learning_rate=rate,
         threshold=1e-3,
         cost_exponent=0.5,
@@ -148,7 +148,7 @@ def test_an_unknown_criterion_is_refused():
         controlled(
             optax.sgd(rate),
             budget,
-            plan=Plan(4, 2),
+            timetable=Timetable(4, 2),
             learning_rate=rate,
             threshold=1e-3,
             criterion="gradient",

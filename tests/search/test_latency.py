@@ -70,10 +70,13 @@ def test_a_grouped_layer_takes_time_by_its_groups():
     own = {"/".join(layer.path): layer for layer in channels.traced.layers}
     table = LatencyTable(
         1.0,
-        [(path, (1.0, 0.0, 3.0 if layer.grouped else 0.0, 0.0)) for path, layer in own.items()],
+        [
+            (path, (1.0, 0.0, 3.0 if layer.loses_whole_groups else 0.0, 0.0))
+            for path, layer in own.items()
+        ],
         "a machine",
     )
-    hidden = [len(layer.writes) for layer in own.values() if layer.grouped]
+    hidden = [len(layer.writes) for layer in own.values() if layer.loses_whole_groups]
     assert table.model(channels).full == pytest.approx(len(own) + 3 * sum(hidden))
 
 

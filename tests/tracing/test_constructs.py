@@ -17,7 +17,7 @@ from kdjax.tracing.names import NamedWidth, named
 
 def test_symmetric_padding_is_found_out_where_it_moves_channels():
     architecture = family(Symmetric, stem=4, hidden=4, stage=8)
-    description = tracing.traced(architecture, SHAPE)
+    description = tracing.trace_architecture(architecture, SHAPE)
     # The stem's channels are channels 2 to 5 of the stage.
     np.testing.assert_array_equal(description.widths["stage"][2:6], description.widths["stem"])
     alive = tracing.everything(description)
@@ -36,7 +36,7 @@ class Symmetric(synthetic.ZeroPadded):
 
 def test_a_shuffle_needs_as_many_channels_of_both_halves():
     architecture = family(synthetic.Shuffled, first=8, last=5)
-    description = tracing.traced(architecture, SHAPE)
+    description = tracing.trace_architecture(architecture, SHAPE)
     assert [(g.name, g.units, len(g.scales)) for g in description.groups] == [
         ("first", 8, 2),
         ("last", 5, 1),
@@ -66,10 +66,10 @@ def test_scanned_blocks_are_followed_one_by_one():
             blocks = nn.scan(Step, variable_axes=axes, split_rngs={"params": True}, length=3)
             return blocks(name="blocks")(x, None)[0]
 
-    description = tracing.traced(family(Scanned, all=4), SHAPE)
+    description = tracing.trace_architecture(family(Scanned, all=4), SHAPE)
     assert tracing.count(description).macs == 64 * (9 * 3 * 4 + 3 * 9 * 4 * 4) + 4 * 5
     assert [(group.name, group.units) for group in description.groups] == [("all", 4)]
-    # The scales of three blocks are one array with two axes, so they decide about no channels.
+    # The scales of three blocks are one array with two axes, so they control no channels.
     assert description.fixed["all"] == "blocks/conv reads them before a scale multiplies them"
 
 
@@ -83,7 +83,7 @@ def test_names_come_through_compiled_modules():
     net = architecture.build(architecture.widths)
     images = jnp.zeros((1, *SHAPE))
     jax.make_jaxpr(lambda v, x: net.apply(v, x, train=False))(variables_of(net), images)
-    names = [group.name for group in tracing.traced(architecture, SHAPE).groups]
+    names = [group.name for group in tracing.trace_architecture(architecture, SHAPE).groups]
     assert names == ["trunk", "inner1", "inner2"]
 
 
@@ -93,7 +93,7 @@ def test_widths_made_by_arithmetic_are_held():
             x = nn.relu(synthetic.conv(widths["first"], x, "first"))
             return nn.relu(synthetic.conv(2 * widths["first"], x, "second"))
 
-    description = tracing.traced(family(Computed, first=4), SHAPE)
+    description = tracing.trace_architecture(family(Computed, first=4), SHAPE)
     assert [group.name for group in description.free] == ["first"]
     assert description.fixed["second"] == "the width of second is not in the width vector"
 
@@ -103,7 +103,7 @@ def test_widths_made_by_arithmetic_are_held():
             return nn.relu(x + synthetic.conv(x.shape[-1], x, "second"))
 
     architecture = family(Followed, first=4)
-    description = tracing.traced(architecture, SHAPE)
+    description = tracing.trace_architecture(architecture, SHAPE)
     assert [(g.name, g.members, len(g.scales)) for g in description.free] == [
         ("first", ("first",), 2)
     ]
@@ -114,7 +114,7 @@ def test_widths_made_by_arithmetic_are_held():
             return nn.relu(synthetic.conv(4 * widths["quarter"], x, "only"))
 
     with pytest.raises(ValueError, match=r"the widths \['quarter'\] are no layer's number"):
-        tracing.traced(family(Lost, quarter=2), SHAPE)
+        tracing.trace_architecture(family(Lost, quarter=2), SHAPE)
 
 
 def test_a_parameter_of_one_number_may_be_reshaped_to_a_scalar():
@@ -124,7 +124,7 @@ def test_a_parameter_of_one_number_may_be_reshaped_to_a_scalar():
             return x * self.param("gain", nn.initializers.ones, (1,)).reshape(())
 
     architecture = family(Gained, first=4)
-    description = tracing.traced(architecture, SHAPE)
+    description = tracing.trace_architecture(architecture, SHAPE)
     assert [(g.name, len(g.scales)) for g in description.free] == [("first", 1)]
     assert_sliced_is_masked(architecture, description, np.array([True, True, False, True, False]))
 
@@ -144,7 +144,7 @@ def test_a_shortcut_that_appears_is_found_out():
             return x + y if widths["first"] == widths["second"] else y
 
     architecture = family(Appearing, first=4, second=5)
-    description = tracing.traced(architecture, SHAPE)
+    description = tracing.trace_architecture(architecture, SHAPE)
     alive = tracing.everything(description)
     alive[description.widths["second"][0]] = False
     small = architecture.build(widths_of(description, alive))
@@ -160,7 +160,7 @@ def test_a_single_channel_that_gates_others_stays():
             return nn.relu(synthetic.conv(widths["last"], x * gate, "last"))
 
     architecture = family(PlaceGated, first=4, gate=1, last=5)
-    description = tracing.traced(architecture, SHAPE)
+    description = tracing.trace_architecture(architecture, SHAPE)
     assert [group.name for group in description.groups] == ["first", "last"]
     assert description.fixed["gate"] == "one channel is combined with many"
     assert_sliced_is_masked(architecture, description, np.arange(10) % 3 != 1)
@@ -188,7 +188,7 @@ def test_an_unknown_operation_is_named(operation, message):
             return Unknown(name="unknown")(x)
 
     with pytest.raises(NotImplementedError, match=message):
-        tracing.traced(family(Strange, first=4), SHAPE)
+        tracing.trace_architecture(family(Strange, first=4), SHAPE)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_what_needs_every_channel_pins_them(operation, why):
         def trunk(self, x, widths):
             return operation(nn.relu(synthetic.conv(widths["first"], x, "first")))
 
-    description = tracing.traced(family(Pinning, first=4), SHAPE)
+    description = tracing.trace_architecture(family(Pinning, first=4), SHAPE)
     assert [group.name for group in description.free] == []
     assert why in description.fixed["first"]
 
@@ -245,7 +245,7 @@ def test_what_keeps_channels_apart(operation):
             return nn.relu(synthetic.conv(widths["last"], x, "last", 1))
 
     architecture = family(Kept, first=4, last=5)
-    description = tracing.traced(architecture, SHAPE)
+    description = tracing.trace_architecture(architecture, SHAPE)
     assert [(g.name, g.units, len(g.scales)) for g in description.free] == [
         ("first", 4, 1),
         ("last", 5, 1),

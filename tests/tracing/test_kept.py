@@ -11,7 +11,7 @@ NAME = "stage3.block1.conv1"
 @pytest.fixture(scope="module")
 def traced():
     architecture = models.create("resnet8", 10)
-    return tracing.traced(architecture, (8, 8, 3))
+    return tracing.trace_architecture(architecture, (8, 8, 3))
 
 
 def test_a_mask_and_its_indices_are_the_same(traced):

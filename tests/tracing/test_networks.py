@@ -11,7 +11,7 @@ from kdjax import tracing
 from kdjax.search import Channels, CostModel
 
 # Network -> family, and for each group its widths, units, channels in a unit and the parameters
-# that decide about it.
+# that control it.
 NETWORKS = {
     "concatenation": (
         family(synthetic.DenselyConnected, stem=6, grow1=4, grow2=4, grow3=4, transition=5),
@@ -109,7 +109,7 @@ every_network = pytest.mark.parametrize("name", NETWORKS)
 
 def described(name):
     architecture, expected = NETWORKS[name]
-    return architecture, tracing.traced(architecture, SHAPE), expected
+    return architecture, tracing.trace_architecture(architecture, SHAPE), expected
 
 
 @every_network
@@ -228,7 +228,7 @@ def test_costs_add_up_and_their_penalty_is_the_derivative(name, resource):
             slope += sum(
                 {"params": 9, "flops": 2 * 9 * 64}[resource] * 2
                 for layer in description.layers
-                if layer.grouped and np.isin(group.start, layer.writes)
+                if layer.loses_whole_groups and np.isin(group.start, layer.writes)
             )
         assert coefficients[number] == pytest.approx(slope)
 

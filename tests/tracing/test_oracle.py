@@ -41,7 +41,7 @@ def case(name, width=1.0):
     if "dense1" in architecture.widths and width < 1:
         small = {**architecture.widths, "dense1": 7, "dense2": 6}
         architecture = dataclasses.replace(architecture, widths=widths.WidthVector(small))
-    return architecture, shape, tracing.traced(architecture, shape)
+    return architecture, shape, tracing.trace_architecture(architecture, shape)
 
 
 def thinned(description, seed, share=0.5):
@@ -86,7 +86,7 @@ def test_cost_with_some_channels(name):
 def test_cost_of_the_thinned_network_itself(name):
     architecture, shape, _ = case(name)
     vector = widths.scale(architecture.widths, 0.3, keep=architecture.shared)
-    thin = tracing.traced(dataclasses.replace(architecture, widths=vector), shape)
+    thin = tracing.trace_architecture(dataclasses.replace(architecture, widths=vector), shape)
     expected = costs.Cost(*COSTS[name][1])
     assert tracing.count(thin) == expected
     assert costs.count(architecture, vector, shape) == expected
@@ -96,7 +96,7 @@ def test_cost_of_the_thinned_network_itself(name):
 def test_groups_and_deciding_scales_of_a_resnet(depth):
     """The stem and stage 1 are added, and so are the blocks of a stage and its projection."""
     architecture = models.create(f"resnet{depth}", 7)
-    description = tracing.traced(architecture, (32, 32, 3))
+    description = tracing.trace_architecture(architecture, (32, 32, 3))
     blocks = range(1, (depth - 2) // 6 + 1)
 
     def scales(stage, *layers):
@@ -150,7 +150,7 @@ def test_groups_of_other_families():
     assert all(len(group.scales) == 1 for group in vgg.free)
     assert len(vgg.free) == 13 and ties(vgg) == []
     dense = models.create("densenet_bc_100_12", 7)
-    dense = {group.name: group for group in tracing.traced(dense, (32, 32, 3)).groups}
+    dense = {group.name: group for group in tracing.trace_architecture(dense, (32, 32, 3)).groups}
     # A growth is normalised by its readers: the 15 layers after it and the transition.
     assert len(dense["block1.layer1.growth"].scales) == 16
     assert len(dense["block1.layer1.bottleneck"].scales) == 1
@@ -159,7 +159,9 @@ def test_groups_of_other_families():
 def test_a_projection_unties_stem_and_first_stage():
     architecture, shape, _ = case("resnet8")
     vector = widths.WidthVector({**architecture.widths, "stage1": 12})
-    description = tracing.traced(dataclasses.replace(architecture, widths=vector), shape)
+    description = tracing.trace_architecture(
+        dataclasses.replace(architecture, widths=vector), shape
+    )
     assert ties(description) == []
     groups = {group.name: group for group in description.groups}
     assert groups["stem"].scales == (("params", "stem", "conv", "norm", "scale"),)
@@ -217,7 +219,7 @@ def test_layers(name, expected):
 @pytest.mark.parametrize("name", ["resnet20", "mobilenet_v2", "vgg16_bn", "densenet_bc_100_12"])
 def test_costs_of_layers(name):
     architecture = models.create(name, 7)
-    description = tracing.traced(architecture, (32, 32, 3))
+    description = tracing.trace_architecture(architecture, (32, 32, 3))
     own = tracing.layer_costs(description)
     assert len(own) == len(description.layers)
     total = costs.Cost(

@@ -129,7 +129,7 @@ def test_a_search_goes_on_with_the_latency_table_it_began_with(small_npz, tmp_pa
         {"network_width": 0.25, "data.name": f"npz:{small_npz}", "batch_size": 16}
     )
     experiment = resolve(config)
-    layers = tracing.traced(experiment.architecture, (8, 8, 1)).layers
+    layers = tracing.trace_architecture(experiment.architecture, (8, 8, 1)).layers
     table = {
         "kind": "kdjax bench --layers",
         "environment": {"device": "cpu"},

@@ -76,8 +76,8 @@ class Parallel:
         mesh = jax.sharding.Mesh(np.array(self.local_devices), (AXIS,))
         return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
 
-    def any_of(self, flag: int) -> Any:
-        """Starts to compute the largest flag of all processes; :meth:`read` waits for it."""
+    def start_max(self, flag: int) -> Any:
+        """Starts to compute the largest flag of all processes; :meth:`read_max` waits for it."""
         if jax.process_count() == 1:
             return flag
         return self._largest(self.replicate(np.int32(flag)))
@@ -86,8 +86,8 @@ class Parallel:
     def _largest(self) -> Any:
         return self.compile(lambda flag: jax.lax.pmax(flag, AXIS))
 
-    def read(self, answer: Any) -> int:
-        """Waits for the result of :meth:`any_of` and returns it."""
+    def read_max(self, answer: Any) -> int:
+        """Waits for the result of :meth:`start_max` and returns it."""
         return answer if isinstance(answer, int) else int(self.unreplicate(answer))
 
     def unreplicate(self, tree: Any) -> Any:

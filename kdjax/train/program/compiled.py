@@ -72,7 +72,7 @@ class Runner:
         self.feed = feed
         self.steps_per_epoch = steps_per_epoch(feed)
         self.schedule = learning_rate_schedule(config.schedule, config.epochs, self.steps_per_epoch)
-        self.steps_per_dispatch = feed.dispatch(
+        self.steps_per_dispatch = feed.most_steps(
             steps_per_dispatch(config.compute.steps_per_dispatch, self.steps_per_epoch, parallel)
         )
         self._mixing = {"mixup": config.data.mixup, "cutmix": config.data.cutmix}
@@ -184,13 +184,13 @@ class Runner:
         seconds = {"trace": traced - started, "compile": time.perf_counter() - traced}
         return self._whole, seconds
 
-    def any_of(self, flag: int) -> Any:
-        """Starts to compute the largest flag of all processes; :meth:`read` waits for it."""
-        return self._parallel.any_of(flag)
+    def start_max(self, flag: int) -> Any:
+        """Starts to compute the largest flag of all processes; :meth:`read_max` waits for it."""
+        return self._parallel.start_max(flag)
 
-    def read(self, answer: Any) -> int:
-        """Waits for the result of :meth:`any_of` and returns it."""
-        return self._parallel.read(answer)
+    def read_max(self, answer: Any) -> int:
+        """Waits for the result of :meth:`start_max` and returns it."""
+        return self._parallel.read_max(answer)
 
     def to_host(self, metrics: Metrics) -> Metrics:
         """Returns metrics as NumPy arrays; waits until their steps are done."""
@@ -244,7 +244,7 @@ class Runner:
         def step(state: TrainState) -> tuple[TrainState, Metrics]:
             key = jax.random.wrap_key_data(state.key)
             device = self._parallel.device_index()
-            batch = self.feed.train(data, given, key, state.step, device)
+            batch = self.feed.train_batch(data, given, key, state.step, device)
             if any(self._mixing.values()):
                 classes = self.method.model.architecture.num_classes
                 batch = mixed(batch, mixing_key(state), device, classes=classes, **self._mixing)
@@ -283,7 +283,7 @@ class Runner:
         return dataclasses.replace(self.method, forward=forward, observe=observe)
 
     def _run_evaluation(self, variables: Any, data: Any, given: Any) -> Metrics:
-        batch = self.feed.evaluation(data, given, self._parallel.device_index())
+        batch = self.feed.evaluation_batch(data, given, self._parallel.device_index())
         return evaluation_step(
             self._layouts.split(variables),
             batch,

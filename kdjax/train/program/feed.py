@@ -37,8 +37,8 @@ class Feed(Protocol):
     batch_size: int
     image_shape: tuple[int, int, int]
 
-    def dispatch(self, steps: int) -> int:
-        """How many steps a dispatch may have if ``steps`` are wanted."""
+    def most_steps(self, wanted: int) -> int:
+        """The most steps that a dispatch may have, if ``wanted`` are asked for."""
         ...
 
     def epoch(self, state: TrainState, step: int, steps: int) -> Iterator[Any]:
@@ -51,7 +51,7 @@ class Feed(Protocol):
         """
         ...
 
-    def train(
+    def train_batch(
         self,
         data: Any,
         given: Any,
@@ -74,7 +74,7 @@ class Feed(Protocol):
         """Yields evaluation inputs; together they cover the first ``limit`` examples of a split."""
         ...
 
-    def evaluation(self, data: Any, given: Any, device: chex.Numeric) -> Batch:
+    def evaluation_batch(self, data: Any, given: Any, device: chex.Numeric) -> Batch:
         """The device's share of a batch for evaluation; traced.
 
         Args:
@@ -113,8 +113,8 @@ class Resident:
         self._scalar: Callable[[int], Any] = lambda value: parallel.replicate(np.int32(value))
         self._order = parallel.compile(lambda state, epoch: batches.epoch_order(state.key, epoch))
 
-    def dispatch(self, steps: int) -> int:
-        return steps
+    def most_steps(self, wanted: int) -> int:
+        return wanted
 
     def epoch(self, state: TrainState, step: int, steps: int) -> Iterator[Any]:
         """Yields the order of the epoch's examples, the same for every dispatch.
@@ -127,7 +127,7 @@ class Resident:
         del steps
         return itertools.repeat(self._order(state, self._scalar(step // steps_per_epoch(self))))
 
-    def train(self, data, given, key, step, device) -> Batch:
+    def train_batch(self, data, given, key, step, device) -> Batch:
         """The device's share of a training batch; traced.
 
         Args:
@@ -137,20 +137,20 @@ class Resident:
           step: an integer scalar, the training step, counted from the start of the run.
           device: the number of this device, from 0.
         """
-        return self._batches.train(data, given, key, step, device)
+        return self._batches.train_batch(data, given, key, step, device)
 
     def evaluation_inputs(self, split: str, limit: int) -> Iterator[Any]:
         start, end = self._bounds[split]
         stop = min(end, start + limit)
         placed = self._scalar(stop)
-        for first in range(start, stop, self._evaluated):
+        for first in range(start, stop, self._evaluation_batch_size):
             yield self._scalar(first), placed
 
     @property
-    def _evaluated(self) -> int:
+    def _evaluation_batch_size(self) -> int:
         return self._evaluation_batches.batch_size
 
-    def evaluation(self, data, given, device) -> Batch:
+    def evaluation_batch(self, data, given, device) -> Batch:
         """The device's share of a batch for evaluation; traced.
 
         Args:
@@ -159,7 +159,7 @@ class Resident:
           device: the number of this device, from 0.
         """
         start, stop = given
-        return self._evaluation_batches.evaluation(data, start, stop, device)
+        return self._evaluation_batches.evaluation_batch(data, start, stop, device)
 
 
 class Streaming:
@@ -187,7 +187,7 @@ class Streaming:
         self.batch_size = batch_size
         self.image_shape = streamed.image_shape
         self._streamed, self._parallel = streamed, parallel
-        self._evaluated = evaluation_batch_size
+        self._evaluation_batch_size = evaluation_batch_size
         self._training: dict[str, Any] = {
             "flip": flip,
             "resized_crop": resized_crop,
@@ -201,10 +201,10 @@ class Streaming:
         self._open: Iterator[Any] | None = None
         self._place: tuple[int, int, int] = (-1, -1, -1)
 
-    def dispatch(self, steps: int) -> int:
+    def most_steps(self, wanted: int) -> int:
         image_bytes = int(np.prod(self._streamed.image_shape))
         own = self.batch_size // processes.count() * image_bytes
-        return max(1, min(steps, _LARGEST_CHUNK // own))
+        return max(1, min(wanted, _LARGEST_CHUNK // own))
 
     def epoch(self, state: TrainState, step: int, steps: int) -> Iterator[Any]:
         """Yields chunks of batches; continues the open stream if it is at the right place.
@@ -264,7 +264,7 @@ class Streaming:
         finally:
             chunks.close()  # type: ignore[attr-defined]
 
-    def train(self, data, given, key, step, device) -> Batch:
+    def train_batch(self, data, given, key, step, device) -> Batch:
         """The device's share of a training batch; traced.
 
         Args:
@@ -280,12 +280,12 @@ class Streaming:
         return Batch(self._normalize(batch.images), batch.labels, batch.mask, batch.indices)
 
     def evaluation_inputs(self, split: str, limit: int) -> Iterator[Any]:
-        size = self._evaluated
+        size = self._evaluation_batch_size
         batches = self._streamed.evaluation_batches(split, batch_size=size, **self._reading)
         for batch in itertools.islice(batches, -(-limit // size)):
             yield self._parallel.scatter(batch, axis=0)
 
-    def evaluation(self, data, given, device) -> Batch:
+    def evaluation_batch(self, data, given, device) -> Batch:
         """The device's share of a batch for evaluation; traced.
 
         Args:

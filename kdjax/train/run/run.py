@@ -72,7 +72,7 @@ class Run:
     def total_steps(self) -> int:
         return self.config.epochs * self._steps_per_epoch
 
-    def finish(self) -> TrainState:
+    def train(self) -> TrainState:
         """Trains up to the last epoch.
 
         Returns:
@@ -93,7 +93,7 @@ class Run:
             if step >= self.total_steps:
                 return host_state
             try:
-                return self._train(host_state, step)
+                return self._train_from(host_state, step)
             except NonFiniteError as error:
                 host_state = self._roll_back(error)
                 step = int(host_state.step)
@@ -114,7 +114,7 @@ class Run:
         """Returns the epoch that ``step`` is in, as text for the user."""
         return f"epoch {step // self._steps_per_epoch + 1}/{self.config.epochs}"
 
-    def _train(self, host_state: TrainState, step: int) -> TrainState:
+    def _train_from(self, host_state: TrainState, step: int) -> TrainState:
         state = self.runner.place(host_state)
         for epoch in range(step // self._steps_per_epoch, self.config.epochs):
             state, step = self._train_epoch(state, step, epoch)
@@ -154,7 +154,7 @@ class Run:
         started = time.perf_counter()
         while step < end:
             state, metrics, taken = runner.steps(state, inputs, step, end)
-            asked = runner.any_of(self.workspace.interrupts.code)
+            asked = runner.start_max(self.workspace.interrupts.code)
             # Reading metrics waits for their steps, so the next dispatch is started first.
             if pending is not None:
                 started = self._read(window, pending, started)
@@ -173,7 +173,7 @@ class Run:
     def _read(self, window: Window, pending: _Dispatch, started: float) -> float:
         """Reads the metrics of a dispatch; returns the time when they were on the host."""
         metrics = self.runner.to_host(pending.metrics)
-        self._agreed_signal = max(self._agreed_signal, self.runner.read(pending.asked))
+        self._agreed_signal = max(self._agreed_signal, self.runner.read_max(pending.asked))
         try:
             metrics = self._faults.leave_out(metrics, pending.first_step, self.runner.networks)
         except NonFiniteError as error:

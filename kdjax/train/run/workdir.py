@@ -89,8 +89,8 @@ def check_widths(path: Path, student_widths: Sequence[Mapping[str, int]]) -> Non
         )
 
 
-def check_data(path: Path, content: Mapping[str, Any]) -> None:
-    """Stores which data an experiment trains on; it must go on with the same data.
+def record_data(path: Path, content: Mapping[str, Any]) -> None:
+    """Records at the first start which data an experiment trains on; it must stay the same.
 
     Args:
       path: the workdir, already locked.

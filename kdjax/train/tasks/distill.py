@@ -31,7 +31,7 @@ from kdjax.train.tasks.experiment import (
 )
 from kdjax.train.tasks.stages import Stages, alone, measure, train_alone
 from kdjax.train.tasks.students import STUDENTS, Learner, train_students
-from kdjax.train.tasks.teacher_checks import check_same_teacher, digest
+from kdjax.train.tasks.teacher_checks import digest, record_teacher
 from kdjax.train.tasks.teacher_outputs import TeacherOutputs
 from kdjax.train.tasks.trained_on import TrainedOn
 
@@ -78,7 +78,7 @@ def distill(
             stack.enter_context(workdir.claimed(path, config))
             workdir.check_widths(path, experiment.student_widths)
             _check_same_teachers(path, found)
-            workdir.check_data(path, TrainedOn.of(experiment.dataset).to_json())
+            workdir.record_data(path, TrainedOn.of(experiment.dataset).to_json())
             workdir.create(path, config, experiment.student_widths)
 
         processes.on_first_unshared(claim)
@@ -102,7 +102,7 @@ def _check_same_teachers(path: Path, found: str) -> None:
             "choose another --workdir"
         )
     if found:
-        check_same_teacher(path, found, task="a distillation")
+        record_teacher(path, found, task="a distillation")
 
 
 def _distill(stages: Stages, loaded: tuple[Teacher, ...]) -> dict[str, Any]:

@@ -182,7 +182,7 @@ def _compiled(
     top = min(_TOP, architecture.num_classes)
 
     def run(variables: Any, data: Any, given: Any) -> Any:
-        batch = feed.evaluation(data, given, experiment.parallel.device_index())
+        batch = feed.evaluation_batch(data, given, experiment.parallel.device_index())
         outputs: Any = model.apply(variables, batch.images, train=False)
         logits = outputs.logits
         if averaged:

@@ -79,7 +79,7 @@ class Experiment:
             self.dataset,
             self.parallel,
             batch_size=config.batch_size,
-            evaluation_batch_size=self._evaluated,
+            evaluation_batch_size=self._evaluation_batch_size,
             flip=config.data.flip,
             resized_crop=config.data.resized_crop,
             crop_padding=config.data.crop_padding,
@@ -104,7 +104,7 @@ class Experiment:
             crop_padding=config.data.crop_padding,
             flip=config.data.flip,
         )
-        evaluation = dataclasses.replace(batches, batch_size=self._evaluated)
+        evaluation = dataclasses.replace(batches, batch_size=self._evaluation_batch_size)
         return Resident(host_data, bounds, batches, evaluation, self.parallel)
 
     @property
@@ -113,7 +113,7 @@ class Experiment:
         return widths.scaled(self.architecture.name, self.config.network_width)
 
     @property
-    def _evaluated(self) -> int:
+    def _evaluation_batch_size(self) -> int:
         """The batch size of evaluations, a multiple of the number of devices."""
         devices, largest = len(self.parallel.devices), max(self.dataset.sizes.values())
         return -(-min(self.config.evaluation.batch_size, largest) // devices) * devices
@@ -318,7 +318,7 @@ def _check_own(architecture: models.Architecture, image_shape: tuple[int, int, i
     images = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
     try:
         outputs = jax.eval_shape(architecture.build().init_with_output, jax.random.key(0), images)
-        maps = tracing.traced(architecture, image_shape).maps
+        maps = tracing.trace_architecture(architecture, image_shape).maps
     except (NotImplementedError, ValueError) as error:  # The message says what to do.
         raise ValueError(str(error)) from error
     except Exception as error:  # User-written modules may raise anything.

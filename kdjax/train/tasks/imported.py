@@ -74,7 +74,7 @@ def import_network(
     trained_on = TrainedOn.of(experiment.dataset)
     with workdir.claimed(path, config):
         _check_new(path, config)
-        workdir.check_data(path, trained_on.to_json())
+        workdir.record_data(path, trained_on.to_json())
         _save(experiment, path, variables)
         # config.json is written last: if it exists, the directory is complete.
         workdir.create(path, config, experiment.student_widths)

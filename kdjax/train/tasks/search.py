@@ -36,7 +36,7 @@ from kdjax.train.tasks.search_teacher import load_teacher
 from kdjax.train.tasks.stages import Stages, alone, measure, train_alone
 from kdjax.train.tasks.structure import CANDIDATES, Structure, candidate_start, find_structure
 from kdjax.train.tasks.students import STUDENTS, Learner, train_students
-from kdjax.train.tasks.teacher_checks import check_same_teacher, digest
+from kdjax.train.tasks.teacher_checks import digest, record_teacher
 from kdjax.train.tasks.trained_on import TrainedOn
 
 
@@ -77,10 +77,10 @@ def search(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any
         def claim() -> None:
             stack.enter_context(workdir.claimed(path, config))
             if teacher is not None:
-                check_same_teacher(path, digest(teacher))
+                record_teacher(path, digest(teacher))
             if latencies:
-                _check_latencies(path, latencies)
-            workdir.check_data(path, TrainedOn.of(experiment.dataset).to_json())
+                _record_latencies(path, latencies)
+            workdir.record_data(path, TrainedOn.of(experiment.dataset).to_json())
             workdir.create(path, config)
 
         processes.on_first_unshared(claim)
@@ -196,8 +196,8 @@ def _read_latencies(config: ml_collections.ConfigDict) -> dict[str, Any]:
     return table
 
 
-def _check_latencies(path: Path, table: Mapping[str, Any]) -> None:
-    """Checks that a search goes on with its first latency table; the workdir keeps a copy of it.
+def _record_latencies(path: Path, table: Mapping[str, Any]) -> None:
+    """Keeps a copy of a search's latency table at the first start; it must stay the same.
 
     Raises:
       WorkdirError: if the table has changed since the search began.

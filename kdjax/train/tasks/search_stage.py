@@ -1,7 +1,6 @@
 """The search as a training method: network, teacher, controller and the metrics it reports."""
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,7 +14,8 @@ from kdjax.search import (
     Channels,
     ControllerState,
     LatencyTable,
-    Plan,
+    TargetError,
+    Timetable,
     check_equal_widths,
     controlled,
     expand,
@@ -66,6 +66,7 @@ def resolve_budget(experiment: Experiment) -> Budget:
         )
         check_equal_widths(architecture, channels, shape, budget.held)
         full = architecture.widths
+        # Raises ValueError if not even one multiple in every group fits the budget.
         expand(
             full,
             channels,
@@ -83,7 +84,7 @@ def resolve_budget(experiment: Experiment) -> Budget:
             )
         return budget
     except ValueError as error:
-        raise ConfigError(_named(str(error), config)) from None
+        raise ConfigError(_with_field(error, config)) from None
 
 
 def _latencies(experiment: Experiment) -> LatencyTable | None:
@@ -99,13 +100,14 @@ def _latencies(experiment: Experiment) -> LatencyTable | None:
         raise ValueError(f"search.latency_table: {error}") from None
 
 
-def _named(message: str, config: Any) -> str:
-    """Returns a message about a wrong budget, with the field and its value in front."""
-    if message.startswith("search."):
-        return f"config.{message}"
-    if found := re.match(r"the target \S+ for (flops|params|latency) ", message):
-        return f"config.search.target.{found[1]} is {config.target[found[1]]:g}: {message}"
-    return f"config.search: {message}"
+def _with_field(error: ValueError, config: Any) -> str:
+    """Returns the message of an error about the budget, with the field and its value in front."""
+    if str(error).startswith("search."):
+        return f"config.{error}"
+    if isinstance(error, TargetError) and error.constraint in config.target:
+        field = error.constraint
+        return f"config.search.target.{field} is {config.target[field]:g}: {error}"
+    return f"config.search: {error}"
 
 
 def search_steps(experiment: Experiment) -> int:
@@ -155,13 +157,13 @@ def search_optimizer(
 ) -> Callable[[optax.GradientTransformation, optax.Schedule], optax.GradientTransformation]:
     """Returns a function that puts the controller around the configured optimiser."""
     config, steps = experiment.config.search, search_steps(experiment)
-    plan = Plan(steps, max(1, round(config.descent * steps)))
+    timetable = Timetable(steps, max(1, round(config.descent * steps)))
 
     def wrap(optimizer: optax.GradientTransformation, schedule: optax.Schedule):
         return controlled(
             optimizer,
             budget,
-            plan=plan,
+            timetable=timetable,
             learning_rate=schedule,
             threshold=config.threshold,
             cost_exponent=config.cost_exponent,
@@ -211,7 +213,7 @@ class Monitor:
             )
 
 
-def final_structure(state: TrainState) -> tuple[np.ndarray, np.ndarray]:
+def importance_and_deaths(state: TrainState) -> tuple[np.ndarray, np.ndarray]:
     """``(importance, died)`` of the units of a finished search, on the host."""
     controller = state.optimizer_state.controller
     return np.asarray(controller.importance), np.asarray(controller.died)

@@ -71,7 +71,7 @@ class Stages:
         record = {**experiment.record, "method": stage, "seed": seed}
         name = run_name(stage, seed)
         run = Run(name, seed, runner, config, record, self._workspace, **more)
-        return run, run.finish()
+        return run, run.train()
 
     def write(self, name: str, write: Callable[[Path], object]) -> None:
         """Writes a file of the workdir, in the first process only.

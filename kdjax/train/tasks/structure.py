@@ -25,7 +25,7 @@ from kdjax.search.extract import Kept
 from kdjax.train.program.state import TrainState
 from kdjax.train.tasks.experiment import Experiment
 from kdjax.train.tasks.rival import uniform_rival
-from kdjax.train.tasks.search_stage import final_structure
+from kdjax.train.tasks.search_stage import importance_and_deaths
 from kdjax.widths import WidthVector
 
 
@@ -146,7 +146,7 @@ def find_structure(experiment: Experiment, budget: Budget, state: TrainState) ->
     """
     config, architecture = experiment.config.search, experiment.architecture
     full, channels = architecture.widths, budget.channels
-    importance, died = final_structure(state)
+    importance, died = importance_and_deaths(state)
     found = alive_widths(channels, full, died > 0)
     if not budget.allows(found):
         raise StructureError(_why_not(budget, found))

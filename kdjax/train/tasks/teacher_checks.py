@@ -91,8 +91,8 @@ def digest(variables: Mapping[str, Any]) -> str:
     return total.hexdigest()[:16]
 
 
-def check_same_teacher(path: Path, found: str, *, task: str = "a search") -> None:
-    """Stores which teacher a workdir began with, and checks that it goes on with the same one.
+def record_teacher(path: Path, found: str, *, task: str = "a search") -> None:
+    """Records at the first start which teacher a workdir has; it must stay the same.
 
     Args:
       path: the workdir, already locked.

@@ -30,7 +30,7 @@ class TeacherOutputs:
         axis_name = self._parallel.axis_name
 
         def run(variables: Any, data: Any, given: Any) -> Any:
-            batch = feed.evaluation(data, given, self._parallel.device_index())
+            batch = feed.evaluation_batch(data, given, self._parallel.device_index())
             logits = [outputs.logits for outputs in teachers.each(variables, batch.images)]
             rows = jnp.stack(logits, axis=1), batch.labels, batch.mask
             return rows if axis_name is None else jax.tree.map(dealt_back, rows)

@@ -44,7 +44,7 @@ def train(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any]
         def claim() -> None:
             stack.enter_context(workdir.claimed(path, config))
             workdir.check_widths(path, experiment.student_widths)
-            workdir.check_data(path, TrainedOn.of(experiment.dataset).to_json())
+            workdir.record_data(path, TrainedOn.of(experiment.dataset).to_json())
             workdir.create(path, config, experiment.student_widths)
 
         processes.on_first_unshared(claim)
