@@ -198,5 +198,5 @@ def test_plan_runs_no_workdirs_configuration(tmp_path, monkeypatch):
         (f"{python}:a.json", f"{python}:a.json"),
     ):
         arguments = ["plan", f"--config={path}", "--target=h200"]
-        assert commands.plan(make_parser().parse_args(arguments), []) == 0
+        assert commands.run_plan(make_parser().parse_args(arguments), []) == 0
         assert given["config_file"] == expected

@@ -33,7 +33,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kdjax import tracing
+from kdjax import models, tracing
 from kdjax.costs import Cost
 from kdjax.models import Architecture
 
@@ -127,7 +127,7 @@ def adapter_layers(
     pivot, *students = student_maps
     return tuple(
         Layer(
-            ("adapters", f"student_{number}_block{block}"),
+            ("adapters", f"{models.student_name(number)}_block{block}"),
             Cost((channels + 1) * full, height * width * channels * full, height * width * full),
             norm=False,
         )

@@ -19,20 +19,17 @@ LOST = 3  # The exit status if another process of the run has most likely died.
 NOT_COMPILED = 1  # The exit status if a planned program does not compile.
 
 
-def train(known: argparse.Namespace, overrides: Sequence[str]) -> int:
-    return _task("train", known, overrides)
+def run_task(task: configuration.Task, known: argparse.Namespace, overrides: Sequence[str]) -> int:
+    """`kdjax train`, `search` and `distill`: runs the task, writes its report and prints it.
 
+    Args:
+      task: which of the three.
+      known: the command's parsed options.
+      overrides: the ``--config.field=value`` flags.
 
-def search(known: argparse.Namespace, overrides: Sequence[str]) -> int:
-    return _task("search", known, overrides)
-
-
-def distill(known: argparse.Namespace, overrides: Sequence[str]) -> int:
-    return _task("distill", known, overrides)
-
-
-def _task(task: configuration.Task, known: argparse.Namespace, overrides: Sequence[str]) -> int:
-    """Runs a task, writes its report and prints it."""
+    Returns:
+      The exit status.
+    """
     config = read_config(known.config, overrides, task)
     configuration.validate(config)
     path = Path(known.workdir or default_workdir(config))
@@ -45,7 +42,7 @@ def _task(task: configuration.Task, known: argparse.Namespace, overrides: Sequen
         "distill": (tasks.distill, report.write_distill, report.print_distill),
     }[task]
     remarks = configuration.unread(config, overridden(overrides))
-    summary, status = _run(run, config, path, known, remarks)
+    summary, status = _run_in_processes(run, config, path, known, remarks)
     if summary is not None:
         written = write(summary, path)
         show(summary)
@@ -56,7 +53,7 @@ def _task(task: configuration.Task, known: argparse.Namespace, overrides: Sequen
     return status
 
 
-def _run(
+def _run_in_processes(
     run: Callable[[ml_collections.ConfigDict, Path], dict[str, Any]],
     config: ml_collections.ConfigDict,
     path: Path,
@@ -100,7 +97,8 @@ def _say_where(path: Path, written: Sequence[Path]) -> None:
     print(f"Results: {path / 'results.json'}  Report: {written[0].parent} ({names})")
 
 
-def bench(known: argparse.Namespace, overrides: Sequence[str]) -> int:
+def run_bench(known: argparse.Namespace, overrides: Sequence[str]) -> int:
+    """`kdjax bench`: measures training steps, or layers, and writes what was measured."""
     no_more(overrides)
     _check_unused_options(known)
     if known.layers:
@@ -172,7 +170,8 @@ def _bench_layers(known: argparse.Namespace) -> int:
     return 0
 
 
-def plan(known: argparse.Namespace, overrides: Sequence[str]) -> int:
+def run_plan(known: argparse.Namespace, overrides: Sequence[str]) -> int:
+    """`kdjax plan`: compiles the step for absent devices and prints what it would do."""
     config = read_config(known.config, overrides)
     import jax
 
@@ -217,7 +216,8 @@ def _given_shape(known: argparse.Namespace, streamed: bool) -> "DataShape | None
     return DataShape(sizes, (known.image_size, known.image_size, 3), known.classes, streamed)
 
 
-def prepare(known: argparse.Namespace, overrides: Sequence[str]) -> int:
+def run_prepare(known: argparse.Namespace, overrides: Sequence[str]) -> int:
+    """`kdjax prepare`: downloads and prepares a TFDS set."""
     no_more(overrides)
     from kdjax.data.prepare import prepare
 

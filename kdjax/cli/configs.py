@@ -132,8 +132,9 @@ def _without_file(overrides: Sequence[str], task: configuration.Task) -> ml_coll
 def _drop_shares(config: ml_collections.ConfigDict, overrides: Sequence[str]) -> None:
     """Removes the recipe's ``teacher_weights`` if the students or the rule are different ones."""
     students = len(config.student_widths or config.student_scales)
-    same = config.ensemble.rule == "average" and students == len(config.teacher_weights)
-    if not same and "teacher_weights" not in overridden(overrides):
+    takes_shares = configuration.RULES[config.ensemble.rule].takes_shares
+    fits = takes_shares and students == len(config.teacher_weights)
+    if not fits and "teacher_weights" not in overridden(overrides):
         config.teacher_weights = ()
 
 

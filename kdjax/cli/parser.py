@@ -3,6 +3,7 @@
 import argparse
 import textwrap
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import kdjax
@@ -45,21 +46,25 @@ class Command(NamedTuple):
     add_options: Callable[[argparse.ArgumentParser], None]
 
 
-def _task(default: str) -> Callable[[argparse.ArgumentParser], None]:
-    return lambda command: options.add_task_options(command, f"kdjax-runs/{default}")
+def _task(task: configuration.Task, workdir: str) -> Command:
+    """The command of a task; ``workdir`` describes the name of its default workdir."""
+    return Command(
+        partial(commands.run_task, task),
+        lambda parser: options.add_task_options(parser, f"kdjax-runs/{workdir}"),
+    )
 
 
 COMMANDS = {
-    "train": Command(commands.train, _task("<dataset>-<network>")),
-    "search": Command(commands.search, _task("search-<dataset>-<network>")),
-    "distill": Command(commands.distill, _task("distill-<dataset>-<network>")),
+    "train": _task("train", "<dataset>-<network>"),
+    "search": _task("search", "search-<dataset>-<network>"),
+    "distill": _task("distill", "distill-<dataset>-<network>"),
     "evaluate": Command(deployed.evaluate, deployed.add_evaluate_options),
     "predict": Command(deployed.predict, deployed.add_predict_options),
     "export": Command(deployed.export, deployed.add_export_options),
     "import-torch": Command(imported.import_torch, imported.add_import_options),
-    "bench": Command(commands.bench, options.add_bench_options),
-    "plan": Command(commands.plan, options.add_plan_options),
-    "prepare": Command(commands.prepare, options.add_prepare_options),
+    "bench": Command(commands.run_bench, options.add_bench_options),
+    "plan": Command(commands.run_plan, options.add_plan_options),
+    "prepare": Command(commands.run_prepare, options.add_prepare_options),
 }
 _TASKS: tuple[configuration.Task, ...] = ("train", "search", "distill")
 

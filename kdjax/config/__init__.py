@@ -11,6 +11,7 @@ from kdjax.config.fields import ConfigError, Field
 from kdjax.config.first_run import first_run
 from kdjax.config.lengths import growing, ramp_epochs, shortened, warmup_epochs
 from kdjax.config.names import nearest
+from kdjax.config.rules import RULES, Rule
 from kdjax.config.search import RESOURCES
 from kdjax.config.shared import OPTIMIZERS, SCHEDULES
 from kdjax.config.stored import forbidden_changes, from_json, to_json
@@ -30,7 +31,6 @@ from kdjax.config.tasks import (
     unknown_field,
 )
 from kdjax.config.terms import RAMPS, TERMS, Parts, Term
-from kdjax.config.training import RULES
 from kdjax.config.unread import unread
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "ConfigError",
     "Field",
     "Parts",
+    "Rule",
     "Task",
     "Term",
     "default",

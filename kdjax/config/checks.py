@@ -5,6 +5,7 @@ from collections.abc import Callable
 import ml_collections
 
 from kdjax.config.fields import ConfigError
+from kdjax.config.rules import RULES
 from kdjax.config.tasks import Task, fields_of, flatten, task_of, unknown_field
 from kdjax.config.terms import BY_LOGITS, TERMS
 
@@ -94,16 +95,17 @@ def _students(config: ml_collections.ConfigDict) -> None:
         len(weights) in (0, students),
         f"config.student_weights is {weights}: expected {students} numbers, or none",
     )
-    shares = config.teacher_weights
+    rule, shares = RULES[config.ensemble.rule], config.teacher_weights
     _require(
-        not shares or config.ensemble.rule == "average",
-        f"config.teacher_weights is {shares}: only the rule 'average' has shares, "
-        f"config.ensemble.rule is {config.ensemble.rule!r}",
+        not shares or rule.takes_shares,
+        f"config.teacher_weights is {shares}: only the rule "
+        f"{' or '.join(repr(name) for name, known in RULES.items() if known.takes_shares)} has "
+        f"shares, config.ensemble.rule is {config.ensemble.rule!r}",
     )
     _require(
-        config.ensemble.rule != "by_accuracy" or config.weights.hard > 0,
-        "config.ensemble.rule is 'by_accuracy', which follows the losses against the labels, but "
-        "config.weights.hard is 0: it must be above 0",
+        not rule.follows_losses or config.weights.hard > 0,
+        f"config.ensemble.rule is {config.ensemble.rule!r}, which follows the losses against the "
+        "labels, but config.weights.hard is 0: it must be above 0",
     )
     _require(
         not shares or (len(shares) == students and abs(sum(shares) - 1.0) < 1e-6),

@@ -2,19 +2,8 @@
 
 from kdjax.config import terms
 from kdjax.config.fields import Field, is_number, is_text, number, one_of, tuple_of
+from kdjax.config.rules import RULES
 from kdjax.config.shared import DATA, LABELS_AND_LOGITS, NETWORK, OPTIMIZATION, RUNNING, SEEDS
-
-RULES = (
-    "average",
-    "by_accuracy",
-    "leave_one_out",
-    "wider_only",
-    "pairwise",
-    "best",
-    "min_logit",
-    "gate",
-    "ema",
-)
 
 FIELDS: dict[str, Field] = {
     "method": one_of(
@@ -45,12 +34,8 @@ FIELDS: dict[str, Field] = {
     "temperature": number(2.0, "softens the logits of the soft term", 1e-3, 1e6),
     "ensemble.rule": one_of(
         "average",
-        "who teaches whom, by logits: all learn from the average of all (as in the paper), or from "
-        "one with larger shares for smaller training losses (by_accuracy); each learns from the "
-        "others' average, the wider ones' average, or every other one separately (pairwise); all "
-        "learn, for each example, from the best student, the smallest margins, or an average with "
-        "shares from a small trained network (gate); each learns from the others' averaged copies "
-        "(ema: one more forward pass, and all parameters once more in memory)",
+        "whose logits a student learns from: "
+        + "; ".join(f"{name}: {rule.meaning}" for name, rule in RULES.items()),
         *RULES,
     ),
     "ensemble.ema_decay": number(

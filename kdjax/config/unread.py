@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 import ml_collections
 
 from kdjax.config.lengths import growing
+from kdjax.config.rules import RULES
 from kdjax.config.terms import TERMS
 
 _SCHEDULES: Mapping[str, tuple[str, ...]] = {
@@ -108,7 +109,8 @@ def _compute(config: ml_collections.ConfigDict, field: str) -> str:
 
 
 def _ensemble(config: ml_collections.ConfigDict, field: str) -> str:
-    return _chosen(config, "ensemble.rule", ("ema",) if field == "ema_decay" else None)
+    with_copies = tuple(name for name, rule in RULES.items() if rule.has_copies)
+    return _chosen(config, "ensemble.rule", with_copies if field == "ema_decay" else None)
 
 
 def _stops(config: ml_collections.ConfigDict) -> str:

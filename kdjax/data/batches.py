@@ -40,7 +40,7 @@ class Batch(NamedTuple):
 
     Attributes:
       images: ``[batch, height, width, channels]`` float32, normalised.
-      labels: ``[batch]`` int32.
+      labels: ``[batch]`` int32, or ``[batch, classes]`` float32 distributions if images are mixed.
       mask: ``[batch]`` bool, False for padding.
       indices: ``[batch]`` int32, the index of each example in the training split. It is the same in
         every epoch and on any number of devices; 0 for padding. None in evaluation.
@@ -115,15 +115,15 @@ class Batches:
           step: an integer scalar, the training step, counted from the start of the run.
           device: the number of this device, from 0.
         """
-        positions = (step % self.steps_per_epoch) * self.batch_size + self._share(device)
+        rows = self._rows(device)
+        positions = (step % self.steps_per_epoch) * self.batch_size + rows
         _, augmentation_key = jax.random.split(key)
         key_crop, key_flip = jax.random.split(jax.random.fold_in(augmentation_key, step))
         pad = self.crop_padding
         offsets = jax.random.randint(key_crop, (self.batch_size, 2), -pad, pad + 1)
         flips = jax.random.bernoulli(key_flip, 0.5, (self.batch_size,)) & self.flip
-        share = self._share(device)
         indices = order[positions]
-        images = crop_and_flip(self._images(data, indices), offsets[share], flips[share])
+        images = crop_and_flip(self._images(data, indices), offsets[rows], flips[rows])
         real = positions < self.train_size
         return Batch(self._normalize(images), data.labels[indices], real, indices)
 
@@ -138,7 +138,7 @@ class Batches:
           stop: an integer scalar, the end of the split; examples from there on are masked.
           device: the number of this device, from 0.
         """
-        positions = start + self._share(device)
+        positions = start + self._rows(device)
         indices = jnp.minimum(positions, data.labels.shape[0] - 1)
         images = self._normalize(self._images(data, indices))
         return Batch(images, data.labels[indices], positions < stop)
@@ -146,7 +146,7 @@ class Batches:
     def _images(self, data: DeviceData, indices: chex.Array) -> chex.Array:
         return data.images[indices].reshape(-1, *self.image_shape)
 
-    def _share(self, device: chex.Numeric) -> chex.Array:
+    def _rows(self, device: chex.Numeric) -> chex.Array:
         # The devices take rows in turn, so that the padding of a last batch is spread over them.
         return jnp.arange(self.batch_size // self.devices) * self.devices + device
 

@@ -14,7 +14,7 @@ import PIL.Image
 import PIL.ImageOps
 from rich.progress import track
 
-from kdjax.data.augment import central_crop, resized
+from kdjax.data.crops import central_crop, resized
 from kdjax.data.dataset import DataError
 
 _LOGGER = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ def fit_image(
     """Returns an image as evaluation sees it.
 
     With ``device``, the whole image is resized. With ``stream``, the middle of the image is taken
-    (:func:`kdjax.data.augment.central_crop`). An image that already has the right size is neither
+    (:func:`kdjax.data.crops.central_crop`). An image that already has the right size is neither
     resized nor cropped. Grey images become colour images, or colour images grey, as the networks
     need.
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import PIL.Image
 
-from kdjax.data.augment import TrainingCrop, central_crop
+from kdjax.data.crops import TrainingCrop, central_crop
 from kdjax.data.dataset import DataError, check_labels
 from kdjax.data.division import SourceOptions, check_classes, divide, needs_labels
 from kdjax.data.images import decode_with, sizes_differ

@@ -26,6 +26,8 @@ def distillation_loss(
 ) -> tuple[chex.Array, dict[str, chex.Array]]:
     r"""The loss of students that learn from labels and from one trained teacher, per example.
 
+    For training loops of your own, as :func:`kdjax.losses.online_ensemble_loss`.
+
     With :math:`z_i` the logits of student i, t the teacher's and :math:`m_b` maps after block b:
 
     .. math::

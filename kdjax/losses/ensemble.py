@@ -58,6 +58,9 @@ def online_ensemble_loss(
 ) -> tuple[chex.Array, dict[str, chex.Array]]:
     r"""The loss of online ensemble distillation, per example, with each of its terms.
 
+    For training loops of your own. kdjax's own step adds up the terms that a configuration switches
+    on; with these three the result is the same.
+
     With :math:`z_i` the logits of student i, t their (constant) combination, :math:`m_{b,i}` the
     map after block b and A the adapters:
 

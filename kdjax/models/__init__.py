@@ -9,6 +9,7 @@ from kdjax.models.ensemble import (
 )
 from kdjax.models.importing import import_torch, read_tensors
 from kdjax.models.initialize import initialize
+from kdjax.models.names import student_name
 from kdjax.models.registry import create, names, register
 
 __all__ = [
@@ -24,5 +25,6 @@ __all__ = [
     "names",
     "read_tensors",
     "register",
+    "student_name",
     "student_vectors",
 ]

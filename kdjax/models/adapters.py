@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from kdjax.models.convolution import convolve
+from kdjax.models.names import student_name
 from kdjax.models.packing import Packing, pack_kernels
 
 Maps = tuple[tuple[chex.Array, ...], ...]
@@ -58,7 +59,7 @@ class Adapters(nn.Module):
                     pivot.shape[-1],
                     (1, 1),
                     dtype=self.dtype,
-                    name=f"student_{number}_block{block}",
+                    name=f"{student_name(number)}_block{block}",
                 )(student)
                 for number, student in enumerate(students, start=2)
             )
@@ -71,7 +72,7 @@ class Adapters(nn.Module):
     ) -> tuple[tuple[chex.Array, ...], chex.Array | None]:
         widths, pivot = tuple(own.shape[-1] for own in maps), maps[0].shape[-1]
         layers = [
-            self.variables["params"][f"student_{number}_block{block}"]
+            self.variables["params"][f"{student_name(number)}_block{block}"]
             for number in range(2, len(maps) + 1)
         ]
         # All maps come as one array. Cutting out the pivot's channels would copy the array and its
@@ -195,7 +196,7 @@ class TeacherAdapters(nn.Module):
                 return None
             if x.shape[-1] == channels:
                 return x
-            name = f"student_{number}_block{block}"
+            name = f"{student_name(number)}_block{block}"
             return nn.Conv(channels, (1, 1), dtype=self.dtype, name=name)(x)
 
         return tuple(

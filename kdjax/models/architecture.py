@@ -81,11 +81,17 @@ class Architecture(abc.ABC):
 
     @abc.abstractmethod
     def stem(self, widths: Mapping[str, int], **module_fields: Any) -> nn.Module:
-        """A module ``(images, train, mask) -> map``."""
+        """A module ``(images, train, mask) -> map``.
+
+        Args:
+          widths: the widths of the network.
+          module_fields: the fields that all modules share: ``dtype``, ``bn_axis_name`` (the mapped
+            axis of the devices, or None) and, in an ensemble, ``name``.
+        """
 
     @abc.abstractmethod
     def branch(self, widths: Mapping[str, int], **module_fields: Any) -> nn.Module:
-        """A module ``(map, train, mask) -> Outputs``."""
+        """A module ``(map, train, mask) -> Outputs``; arguments as in :meth:`stem`."""
 
     def scaled(self, width: float) -> Self:
         """This architecture with every full width times ``width``, the stem's included.

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from kdjax.models.adapters import Adapters, TeacherAdapters
 from kdjax.models.architecture import Architecture, Network, Outputs, check_images
 from kdjax.models.execution import PLAIN, Execution, Mode
+from kdjax.models.names import student_name
 from kdjax.models.normalization import BATCH_STATS
 from kdjax.widths import WidthVector, check_students
 
@@ -69,7 +70,9 @@ class StudentEnsemble(nn.Module):
             x = jax.lax.stop_gradient(x)
         if self.execution.is_plain or self.is_initializing():
             outputs = [
-                self.architecture.branch(vector, name=f"student_{number}", **fields)(x, train, mask)
+                self.architecture.branch(vector, name=student_name(number), **fields)(
+                    x, train, mask
+                )
                 for number, vector in enumerate(vectors, start=1)
             ]
         else:
@@ -127,7 +130,7 @@ class IndependentNetworks(nn.Module):
                 self.architecture.check(widths, name=f"student_widths[{number - 1}]"),
                 self.dtype,
                 self.bn_axis_name,
-                name=f"student_{number}",
+                name=student_name(number),
             )
             for number, widths in enumerate(self.student_widths, start=1)
         ]
@@ -176,7 +179,7 @@ def _run(
             tree = tree.get(name, {})
         return tree
 
-    names = [f"student_{number}" for number in range(1, len(vectors) + 1)]
+    names = [student_name(number) for number in range(1, len(vectors) + 1)]
     variables = [
         {collection: of(name, collection) for collection in ("params", BATCH_STATS)}
         for name in names
@@ -217,7 +220,7 @@ def extract_student(variables: Mapping[str, Any], student: int) -> dict[str, Any
       ValueError: if there is no such student.
     """
     names = [name for name in variables["params"] if name.startswith("student_")]
-    name = f"student_{student}"
+    name = student_name(student)
     if name not in names:
         raise ValueError(f"student is {student}: this ensemble has students 1 to {len(names)}")
     if "stem" not in variables["params"]:

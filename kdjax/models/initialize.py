@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import inspect
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -13,6 +12,8 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from kdjax.models.names import STUDENT
 
 Path = tuple[str, ...]
 
@@ -205,7 +206,7 @@ def _equal_before(params: Mapping[str, Any]) -> dict[str, int]:
 
 def _generator(path: Path, seed: int, twin: int) -> np.random.Generator:
     # Leave out the names that only say where a network stands.
-    below = [part for part in path if not re.fullmatch(r"branch|student_\d+", part)]
+    below = [part for part in path if part != "branch" and not STUDENT.fullmatch(part)]
     name = "/".join([*below, *([f"twin {twin}"] if twin else [])])
     stream = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
     return np.random.default_rng([seed, stream])

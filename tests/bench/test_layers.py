@@ -79,7 +79,7 @@ def test_a_table_is_measured_and_read(tmp_path):
     table = load_latencies(path, network, (8, 12, 1))
     model = table.model(Channels.of(network, network.widths, (8, 12, 1)))
     assert model.full > 0
-    thin = np.array([1.0] * len(model.felt[0]))
+    thin = np.array([1.0] * len(model.sources[0]))
     assert 0 < model.cost(thin) <= 1
     assert sum(layer["share"] for layer in record["layers"]) == pytest.approx(1)
     (tmp_path / "other.json").write_text("{}")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from kdjax import data
 from kdjax.data import DataError, SourceOptions, records
-from kdjax.data.augment import central_crop, random_box
+from kdjax.data.crops import central_crop, random_box
 
 TRAIN, TEST = 37, 11
 SIZE = (224, 192)

@@ -184,7 +184,7 @@ def test_two_teachers_teach_by_the_average_of_their_logits(given, small_npz):
     other = Teacher("other", second.architecture, second.variables, mean=(0.2,), std=(0.7,))
     frozen = fixed((first, other), experiment)
     both = (first.variables, other.variables)
-    found = frozen(frozen.recall(both, None), ours)
+    found = frozen(frozen.for_batch(both, None), ours)
     expected = [
         teacher.architecture.build().apply(teacher.variables, seen).logits
         for teacher, seen in ((first, ours), (other, theirs))

@@ -19,6 +19,9 @@ class Parallel:
     On one device, functions are compiled with plain ``jit``. On several, they are compiled with
     ``pmap``: every array that goes in or out has a leading axis over this process's devices, and
     inside the function, :data:`AXIS` is the mapped axis over the devices of all processes.
+
+    ``pmap`` keeps batch statistics, padding and memories per device explicit, with one function for
+    one device and many. JAX recommends ``shard_map`` for new code; only this class would change.
     """
 
     devices: tuple[jax.Device, ...]

@@ -25,6 +25,7 @@ from kdjax.train.program.online_teacher import COPIES
 from kdjax.train.program.optimizer import learning_rate_schedule, make_optimizer
 from kdjax.train.program.state import TrainState
 from kdjax.train.program.step import Metrics, evaluation_step, mixing_key, train_step
+from kdjax.train.program.term_modules import LossInputs
 
 # The number of evaluation batches that may be in flight at once.
 _EVALUATIONS_AHEAD = 8
@@ -100,10 +101,12 @@ class Runner:
         self._optimizer_shapes = jax.eval_shape(optimizer.init, self._shapes["params"])
         # A full dispatch runs all its steps and checks nothing. The last dispatch of an epoch may
         # be shorter, so its program checks before every step whether to run it.
-        self._whole = parallel.compile(
+        self._full_dispatch = parallel.compile(
             functools.partial(self._run_steps, bounded=False), donate=[0]
         )
-        self._short = parallel.compile(functools.partial(self._run_steps, bounded=True), donate=[0])
+        self._short_dispatch = parallel.compile(
+            functools.partial(self._run_steps, bounded=True), donate=[0]
+        )
         self._evaluate = parallel.compile(self._run_evaluation)
 
     @property
@@ -117,7 +120,7 @@ class Runner:
         memory = dict(self.method.memory)
         if self._initial.memories:
             memory[term_modules.NETWORK] = term_modules.initial_memories(self._initial, seed)
-        if self.method.average:
+        if self.method.copies_decay:
             memory[COPIES] = variables["params"]
         return TrainState(
             step=np.int32(0),
@@ -159,7 +162,7 @@ class Runner:
           count 0 for steps not taken; :meth:`to_host` reads them.
         """
         taken = min(self.steps_per_dispatch, end - step)
-        run = self._whole if taken == self.steps_per_dispatch else self._short
+        run = self._full_dispatch if taken == self.steps_per_dispatch else self._short_dispatch
         given = next(inputs)
         state, metrics = run(state, self.feed.data, self._teacher, given, self._scalar(end))
         return state, metrics, taken
@@ -178,11 +181,13 @@ class Runner:
         """
         started = time.perf_counter()
         given = next(inputs)
-        lowered = self._whole.lower(state, self.feed.data, self._teacher, given, self._scalar(0))
+        lowered = self._full_dispatch.lower(
+            state, self.feed.data, self._teacher, given, self._scalar(0)
+        )
         traced = time.perf_counter()
-        self._whole = lowered.compile()
+        self._full_dispatch = lowered.compile()
         seconds = {"trace": traced - started, "compile": time.perf_counter() - traced}
-        return self._whole, seconds
+        return self._full_dispatch, seconds
 
     def start_max(self, flag: int) -> Any:
         """Starts to compute the largest flag of all processes; :meth:`read_max` waits for it."""
@@ -254,7 +259,7 @@ class Runner:
                 method=method,
                 optimizer=self._optimizer,
                 weights=self.method.weights(state.step),
-                teacher=self.method.recall(teacher, batch),
+                teacher=self.method.teacher_for_batch(teacher, batch),
                 axis_name=self._parallel.axis_name,
                 joined_losses=self._joined_losses,
                 guarded=self._guarded,
@@ -267,13 +272,15 @@ class Runner:
     def _method_of_vectors(self) -> Method:
         """The method, changed to take variables as vectors, as they lie on the devices."""
 
-        def forward(variables: Any, teacher: Any, *rest: Any) -> tuple[Any, Any]:
-            if self.method.average:
+        def forward(
+            variables: Any, teacher: Any, images: chex.Array, mask: chex.Array, key: Any = None
+        ) -> tuple[LossInputs, Any]:
+            if self.method.copies_decay:
                 teacher = self._layouts.params.split(teacher)
-            outputs, batch_stats = self.method.forward(
-                self._layouts.split(variables), teacher, *rest
+            inputs, batch_stats = self.method.forward(
+                self._layouts.split(variables), teacher, images, mask, key
             )
-            return outputs, self._layouts.batch_stats.join(batch_stats)
+            return inputs, self._layouts.batch_stats.join(batch_stats)
 
         def observe(state: TrainState, metrics: Mapping[str, Any]) -> dict[str, Any]:
             return self.method.observe(
@@ -324,6 +331,7 @@ def repeat(
         nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         return jax.lax.cond(state.step < stop, step, lambda state: (state, nothing), state)
 
+    # Set while the body is traced: finding it from shapes would trace the whole step once more.
     unravel: list[Callable[[chex.Array], Metrics]] = []
 
     def body(state: TrainState, _: None) -> tuple[TrainState, chex.Array]:

@@ -50,14 +50,14 @@ class FixedTeachers:
       networks: the teachers' networks.
       dtype: the dtype of the computation.
       cached: whether the teachers' averaged logits are looked up instead of computed. Then
-        ``teacher`` in :meth:`recall` is ``[examples, classes]``, indexed by example number.
+        ``teacher`` in :meth:`for_batch` is ``[examples, classes]``, indexed by example number.
     """
 
     networks: tuple[TeacherNetwork, ...]
     dtype: Any = jnp.float32
     cached: bool = False
 
-    def recall(self, teacher: Any, batch: Batch) -> Any:
+    def for_batch(self, teacher: Any, batch: Batch) -> Any:
         """The ``teacher`` of :meth:`__call__`: variables, or the cached logits of this batch."""
         return teacher[batch.indices] if self.cached else teacher
 

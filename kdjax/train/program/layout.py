@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from kdjax.models.names import STUDENT
 from kdjax.train.program.online_teacher import COPIES
 from kdjax.train.program.state import TrainState
 
@@ -335,7 +336,7 @@ def _index(places: Sequence[range]) -> np.ndarray:
 
 def _student(path: tuple[str, ...]) -> str:
     """The network of a variable; adapters and modules of terms belong to their student."""
-    names = (re.match(r"student_\d+(?=_|$)", name) for name in path[:-1])
+    names = (re.match(rf"{STUDENT.pattern}(?=_|$)", name) for name in path[:-1])
     return next((found[0] for found in names if found), path[0])
 
 

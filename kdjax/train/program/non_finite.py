@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kdjax import models
 from kdjax.train.program.layout import Layout, Layouts
 
 Metrics = Mapping[str, tuple[Any, Any]]
@@ -106,8 +107,8 @@ def finite(metrics: Metrics, networks: Mapping[str, Sequence[str]], separate: bo
     for value, _ in (pair for name, pair in metrics.items() if name not in FLAGS):
         if value.ndim == 1:
             for number, one in enumerate(value, start=1):
-                if f"student_{number}" in good:
-                    good[f"student_{number}"] &= jnp.isfinite(one)
+                if models.student_name(number) in good:
+                    good[models.student_name(number)] &= jnp.isfinite(one)
     if separate:
         return good
     everything = jnp.all(jnp.stack(list(good.values())))

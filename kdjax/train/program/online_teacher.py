@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from kdjax import losses
+from kdjax.config import Rule
 from kdjax.models.execution import Mode
 from kdjax.models.normalization import BatchNorm
 
@@ -53,14 +54,14 @@ class Gate(nn.Module):
         return (jax.nn.softmax(nn.relu(x)),)
 
 
-def initial_memory(rule: str, students: int) -> Memory:
+def initial_memory(rule: Rule, students: int) -> Memory:
     """What a rule remembers before the first step, on the host.
 
     Args:
-      rule: ``config.ensemble.rule``.
+      rule: the rule that ``config.ensemble.rule`` names.
       students: how many there are.
     """
-    return {"losses": np.ones(students, np.float32)} if rule == "by_accuracy" else {}
+    return {"losses": np.ones(students, np.float32)} if rule.follows_losses else {}
 
 
 def remember(memory: Memory, metrics: Mapping[str, tuple[chex.Array, chex.Array]]) -> Memory:
@@ -68,9 +69,9 @@ def remember(memory: Memory, metrics: Mapping[str, tuple[chex.Array, chex.Array]
     if "losses" not in memory:
         return memory
     total, count = metrics["hard"]
-    found = total / jnp.maximum(count, 1.0)
-    found = jnp.where(jnp.isfinite(found), found, memory["losses"])
-    return {**memory, "losses": _DECAY * memory["losses"] + (1 - _DECAY) * found}
+    mean = total / jnp.maximum(count, 1.0)
+    mean = jnp.where(jnp.isfinite(mean), mean, memory["losses"])
+    return {**memory, "losses": _DECAY * memory["losses"] + (1 - _DECAY) * mean}
 
 
 def averaged(copies: Any, params: Any, step: chex.Array, decay: float) -> Any:
@@ -115,7 +116,7 @@ def teacher_logits(
       ``[students or 1, teachers, batch, classes]``.
     """
     logits = jax.lax.stop_gradient(logits)
-    rules: dict[str, Callable[[], chex.Array]] = {
+    by_rule: dict[str, Callable[[], chex.Array]] = {
         "average": lambda: losses.ensemble_logits(logits, tuple(config.teacher_weights) or None),
         "by_accuracy": lambda: jnp.tensordot(
             losses.accuracy_weights(memory["losses"]), logits, axes=1
@@ -128,7 +129,7 @@ def teacher_logits(
         "gate": lambda: losses.gated_logits(logits, jax.lax.stop_gradient(shares)),
         "ema": lambda: losses.leave_one_out_logits(jax.lax.stop_gradient(copies)),
     }
-    found = rules[config.ensemble.rule]()
-    if found.ndim == 2:  # One teacher for all students.
-        return found[None, None]
-    return found if found.ndim == 4 else found[:, None]
+    teachers = by_rule[config.ensemble.rule]()
+    if teachers.ndim == 2:  # One teacher for all students.
+        return teachers[None, None]
+    return teachers if teachers.ndim == 4 else teachers[:, None]

@@ -63,15 +63,19 @@ def train_step(
     """
     count = _sum_over(jnp.sum(batch.mask, dtype=jnp.float32), axis_name)
     key = dropout_key(state, axis_name)
-    if method.average:
+    if method.copies_decay:
         teacher = state.memory[COPIES]
 
     def objective(params: Any):
         variables = {"params": params, "batch_stats": state.batch_stats}
         outputs, batch_stats = method.forward(variables, teacher, batch.images, batch.mask, key)
-        together = axis_name if joined_losses else None
         examples = Examples(
-            batch.labels, batch.mask, together, axis_name, batch.indices, term_key(state)
+            batch.labels,
+            batch.mask,
+            axis_name=axis_name if joined_losses else None,
+            devices=axis_name,
+            indices=batch.indices,
+            key=term_key(state),
         )
         judged = method.loss(outputs, examples, weights, state.memory)
         # This is the only average over the batch. It is over the real examples of all devices.
@@ -141,8 +145,8 @@ def _memory(
     memory = remember(before.memory, metrics)
     if memories:
         memory = {**memory, term_modules.NETWORK: memories}
-    if method.average:
-        copies = averaged(before.memory[COPIES], params, before.step, method.average)
+    if method.copies_decay:
+        copies = averaged(before.memory[COPIES], params, before.step, method.copies_decay)
         memory = {**memory, COPIES: copies}
     return memory
 

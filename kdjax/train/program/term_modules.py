@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kdjax import models
 from kdjax.config import Parts
 from kdjax.models.execution import Mode
 from kdjax.models.initialize import Start, start_of, start_of_call
@@ -138,7 +139,7 @@ def places(given: Calls) -> list[list[tuple[str, ...]] | None]:
         None
         if own is None
         else [
-            (f"student_{number}", *((f"block{call}",) if len(own) > 1 else ()))
+            (models.student_name(number), *((f"block{call}",) if len(own) > 1 else ()))
             for call in range(1, len(own) + 1)
         ]
         for number, own in enumerate(given, start=1)

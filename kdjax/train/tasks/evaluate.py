@@ -151,7 +151,8 @@ def _evaluate_stage(
         trees = [found.variables_of(place) for place in places]
         variables = {
             collection: {
-                f"student_{number}": tree[collection] for number, tree in enumerate(trees, start=1)
+                models.student_name(number): tree[collection]
+                for number, tree in enumerate(trees, start=1)
             }
             for collection in trees[0]
         }

@@ -350,8 +350,8 @@ def _check_maps(config: ml_collections.ConfigDict, architecture: models.Architec
         f"config.weights.{term} is {config.weights[term]}"
         for term in configuration.terms_of_maps(config)
     ]
-    if "ensemble" in config and config.ensemble.rule == "gate":
-        needed.append("config.ensemble.rule is 'gate'")
+    if "ensemble" in config and configuration.RULES[config.ensemble.rule].has_gate:
+        needed.append(f"config.ensemble.rule is {config.ensemble.rule!r}")
     if needed:
         raise ValueError(
             f"{needed[0]}: it reads feature maps, and {architecture.name} has no blocks"
@@ -380,7 +380,7 @@ def _students(
     if apart:
         return vectors
     checked = widths.check_students(vectors, architecture.widths, shared=architecture.shared)
-    if config.ensemble.rule == "wider_only":
+    if not configuration.RULES[config.ensemble.rule].pivot_learns:
         _check_order(config, checked)
     return checked
 
@@ -391,7 +391,7 @@ def _check_order(config: ml_collections.ConfigDict, vectors: Sequence[WidthVecto
     for number, (before, own) in enumerate(itertools.pairwise(channels), start=2):
         if own > before:
             raise ValueError(
-                f"config.{field} is {config[field]}: with config.ensemble.rule 'wider_only' "
-                f"students go from the widest to the narrowest, but student {number} has {own} "
-                f"channels and student {number - 1} has {before}"
+                f"config.{field} is {config[field]}: with config.ensemble.rule "
+                f"{config.ensemble.rule!r} students go from the widest to the narrowest, but "
+                f"student {number} has {own} channels and student {number - 1} has {before}"
             )

@@ -116,7 +116,7 @@ def _save(experiment: Experiment, path: Path, variables: dict[str, Any]) -> None
     name = run_name(_METHOD, seed)
     state = experiment.runner(_METHOD, experiment.feed()).initial_state(seed)
     state = state.replace(
-        **{collection: {"student_1": tree} for collection, tree in variables.items()}
+        **{collection: {models.student_name(1): tree} for collection, tree in variables.items()}
     )
     # What a run stores before its first validation.
     history = {"best_validation": -1.0, "best_step": -1, "epochs": experiment.config.epochs}

@@ -14,7 +14,7 @@ from typing import Any
 
 import ml_collections
 
-from kdjax import atomic, widths
+from kdjax import atomic, models, widths
 from kdjax import config as configuration
 from kdjax.search import Budget
 from kdjax.train.devices import processes
@@ -145,8 +145,8 @@ def _find(stages: Stages, budget: Budget, teacher: Mapping[str, Any]) -> tuple[R
     def begin(state: TrainState) -> TrainState:
         if wanted.start == "fresh":
             return state
-        params = {**state.params, "student_1": teacher["params"]}
-        batch_stats = {**state.batch_stats, "student_1": teacher["batch_stats"]}
+        params = {**state.params, models.student_name(1): teacher["params"]}
+        batch_stats = {**state.batch_stats, models.student_name(1): teacher["batch_stats"]}
         return state.replace(params=params, batch_stats=batch_stats)
 
     monitor = Monitor(budget, search_steps(experiment), wanted.descent, stages.say)
@@ -174,7 +174,7 @@ def _measure_given(stages: Stages, teacher: Mapping[str, Any]) -> Measured:
     config = stage_config(stages.config, 1)
     runner = stages.experiment.runner("independent", stages.feed, config)
     variables = runner.place_variables(
-        {collection: {"student_1": tree} for collection, tree in teacher.items()}
+        {collection: {models.student_name(1): tree} for collection, tree in teacher.items()}
     )
     scores: dict[str, Any] = {"step": 0} | {
         split: runner.evaluate(variables, split)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from kdjax import models
 from kdjax.config import ConfigError
 from kdjax.search import (
     Budget,
@@ -41,7 +42,9 @@ def resolve_budget(experiment: Experiment) -> Budget:
     config, architecture = experiment.config.search, experiment.architecture
     shape = experiment.dataset.image_shape
     try:
-        channels = Channels.of(architecture, architecture.widths, shape, root=("student_1",))
+        channels = Channels.of(
+            architecture, architecture.widths, shape, root=(models.student_name(1),)
+        )
         blocks = partition(
             architecture,
             channels,

@@ -8,7 +8,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from kdjax import atomic
+from kdjax import atomic, models
 from kdjax.train.devices import processes
 from kdjax.train.program import methods
 from kdjax.train.program.compiled import Runner
@@ -25,7 +25,7 @@ class Stages:
     def __init__(
         self, experiment: Experiment, path: Path, stack: contextlib.ExitStack, epochs: int
     ):
-        """Opens what all stages use.
+        """Puts the data on the devices, and opens the workdir's files and the progress line.
 
         Args:
           experiment: the experiment of the task; a stage may replace its network.
@@ -42,8 +42,16 @@ class Stages:
         """Prints lines for the user, such as what is about to be done or what was found."""
         self._workspace.progress.say("\n".join(lines))
 
-    def runner(self, method: methods.Method, config: ml_collections.ConfigDict, **more: Any):
-        """Returns a stage's compiled functions; ``config`` comes from :func:`stage_config`."""
+    def runner(
+        self, method: methods.Method, config: ml_collections.ConfigDict, **more: Any
+    ) -> Runner:
+        """Returns a stage's compiled functions.
+
+        Args:
+          method: what the stage trains.
+          config: the stage's configuration, from :func:`stage_config`.
+          more: ``teacher`` and ``wrap`` of :class:`kdjax.train.program.compiled.Runner`.
+        """
         return Runner(method, config, self.feed, self.experiment.parallel, **more)
 
     def run(
@@ -148,4 +156,5 @@ def train_alone(
 
 def alone(state: TrainState) -> dict[str, Any]:
     """Returns the variables of a stage's only network, as the network itself takes them."""
-    return {collection: tree.get("student_1", {}) for collection, tree in state.variables.items()}
+    own = models.student_name(1)
+    return {collection: tree.get(own, {}) for collection, tree in state.variables.items()}

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kdjax import costs, tracing
+from kdjax import costs, models, tracing
 from kdjax.search import (
     TOLERANCE,
     Budget,
@@ -236,8 +236,8 @@ def candidate_start(
         params, batch_stats = dict(state.params), dict(state.batch_stats)
         for number, candidate in enumerate(CANDIDATES, start=1):
             start = sliced[candidate.structure]
-            params[f"student_{number}"] = start["params"]
-            batch_stats[f"student_{number}"] = start["batch_stats"]
+            params[models.student_name(number)] = start["params"]
+            batch_stats[models.student_name(number)] = start["batch_stats"]
         return state.replace(params=params, batch_stats=batch_stats)
 
     return begin

@@ -10,11 +10,11 @@ import ml_collections
 import numpy as np
 
 from kdjax import losses
-from kdjax.config import TERMS, Parts
+from kdjax.config import RULES, TERMS, Parts
 from kdjax.config.terms import BY_TEACHER
 from kdjax.models import Architecture, Outputs, StudentEnsemble
 from kdjax.train.program import term_modules
-from kdjax.train.program.methods.method import Method, Weights, forward, shares
+from kdjax.train.program.methods.method import Method, Weights, apply_training, shares
 from kdjax.train.program.objective import Examples, LossOutput, objective
 from kdjax.train.program.online_teacher import Gate, Memory, initial_memory, teacher_logits
 from kdjax.train.program.optimizer import weight_ramps
@@ -43,23 +43,24 @@ def ensemble(
       fields: the fields of the module.
     """
     model = StudentEnsemble(architecture, student_widths, **fields)
-    wanted, rule = objective(config), config.ensemble.rule
+    wanted, rule = objective(config), RULES[config.ensemble.rule]
     parts = wanted.parts
-    if rule == "gate":
+    if rule.has_gate:
+        # The gate's loss needs the students' logits too, so it is added in _with_gate.
         parts[_GATE] = Parts(losses.hard_label_cross_entropy, Gate(len(student_widths)))
 
     def read(outputs: Outputs) -> dict[str, Calls]:
         taps = ensemble_taps(outputs, outputs.logits)
         pivot = jax.lax.stop_gradient(outputs.features[-1][0])
         pooled = jnp.mean(pivot, axis=(1, 2), dtype=jnp.float32)
-        return wanted.read(taps) | ({_GATE: [[(pooled,)]]} if rule == "gate" else {})
+        return wanted.read(taps) | ({_GATE: [[(pooled,)]]} if rule.has_gate else {})
 
     modules = TermModules(parts, read, fields)
 
     def loss(
         inputs: LossInputs, examples: Examples, weights: Weights, memory: Memory
     ) -> LossOutput:
-        gated = term_modules.only(inputs.projected[_GATE]) if rule == "gate" else None
+        gated = term_modules.only(inputs.projected[_GATE]) if rule.has_gate else None
         taught = teacher_logits(
             inputs.logits, examples.labels, memory, config, shares=gated, copies=inputs.copies
         )
@@ -67,32 +68,34 @@ def ensemble(
         output = wanted(taps, examples, weights, memory.get(term_modules.NETWORK), inputs.projected)
         return output if gated is None else _with_gate(output, inputs.logits, gated, examples)
 
-    def run(variables, teacher, images, mask, key=None):
-        outputs, stats = forward(model, variables, images, mask, key)
+    def forward(variables, teacher, images, mask, key=None):
+        outputs, stats = apply_training(model, variables, images, mask, key)
         if not config.feature_gradient_to_stem:
             # The same computation without gradients into the stem. The compiler merges the two
             # forward passes, and each keeps its own backward pass.
-            held, _ = forward(model.clone(stop_stem_gradient=True), variables, images, mask, key)
+            held_stem = model.clone(stop_stem_gradient=True)
+            held, _ = apply_training(held_stem, variables, images, mask, key)
             outputs = held._replace(logits=outputs.logits)
         inputs, stats = modules.run(outputs, variables, stats, mask)
-        if rule == "ema":
+        if rule.has_copies:
             # Use the batch's statistics, as the students do: running statistics would lag behind
             # the copies.
-            copies, _ = forward(model, {**variables, "params": teacher}, images, mask, key)
+            averaged = {**variables, "params": teacher}
+            copies, _ = apply_training(model, averaged, images, mask, key)
             inputs = inputs._replace(copies=copies.logits)
         return inputs, stats
 
     weights = weight_ramps(config, steps_per_epoch)
     return Method(
         model,
-        run,
+        forward,
         loss,
-        pivot_untaught(weights, len(student_widths)) if rule == "wider_only" else weights,
+        weights if rule.pivot_learns else pivot_untaught(weights, len(student_widths)),
         separate=False,
         initial=modules.initial_of(model, model.init_with_output),
-        average=config.ensemble.ema_decay if rule == "ema" else 0.0,
+        copies_decay=config.ensemble.ema_decay if rule.has_copies else 0.0,
         teacher_weights=shares(config),
-        memory=initial_memory(config.ensemble.rule, len(student_widths)),
+        memory=initial_memory(rule, len(student_widths)),
     )
 
 

@@ -16,7 +16,7 @@ from kdjax.train.program.fixed_teachers import (
     weights_of,
     with_labels,
 )
-from kdjax.train.program.methods.method import Method, Weights, forward, module_fields
+from kdjax.train.program.methods.method import Method, Weights, apply_training, module_fields
 from kdjax.train.program.objective import Examples, LossOutput, objective
 from kdjax.train.program.online_teacher import Memory
 from kdjax.train.program.reading import TaughtOutputs, teacher_taps
@@ -68,8 +68,8 @@ def taught(
         wanted.parts, lambda outputs: wanted.read(teacher_taps(outputs, distilled)), fields
     )
 
-    def run(variables, teacher, images, mask, key=None):
-        outputs, stats = forward(model, variables, images, mask, key)
+    def forward(variables, teacher, images, mask, key=None):
+        outputs, stats = apply_training(model, variables, images, mask, key)
         teaching = teachers(teacher, images)
         both = TaughtOutputs(outputs.logits, outputs.features, outputs.adapted, teaching)
         return modules.run(both, variables, stats, mask)
@@ -88,6 +88,12 @@ def taught(
         taps = teacher_taps(inputs.outputs, distilled)
         return wanted(taps, examples, weights, memory.get(term_modules.NETWORK), inputs.projected)
 
-    initial = modules.initial_of(model, start)
-    weights = weights_of(config, distilled, steps_per_epoch)
-    return Method(model, run, loss, weights, True, initial, recall=teachers.recall)
+    return Method(
+        model,
+        forward,
+        loss,
+        weights_of(config, distilled, steps_per_epoch),
+        separate=True,
+        initial=modules.initial_of(model, start),
+        teacher_for_batch=teachers.for_batch,
+    )

@@ -6,13 +6,13 @@ import jax.numpy as jnp
 import ml_collections
 
 from kdjax import losses
-from kdjax.models import Architecture, IndependentNetworks, Outputs
+from kdjax.models import Architecture, IndependentNetworks
 from kdjax.models.initialize import start_of
 from kdjax.train.program import term_modules
-from kdjax.train.program.methods.method import Method, Weights, forward, shares
+from kdjax.train.program.methods.method import Method, Weights, apply_training, shares
 from kdjax.train.program.objective import Examples, LossOutput
 from kdjax.train.program.online_teacher import Memory
-from kdjax.train.program.term_modules import InitialVariables
+from kdjax.train.program.term_modules import InitialVariables, LossInputs
 from kdjax.widths import WidthVector
 
 
@@ -32,24 +32,27 @@ def independent(
     """
     model = IndependentNetworks(architecture, student_widths, **fields)
 
-    def loss(outputs: Outputs, examples: Examples, weights: Weights, memory: Memory) -> LossOutput:
+    def loss(
+        inputs: LossInputs, examples: Examples, weights: Weights, memory: Memory
+    ) -> LossOutput:
         del weights, memory
         # A baseline learns from labels alone, at full weight; the weights belong to distillation.
         hard = losses.hard_label_cross_entropy(
-            outputs.logits, examples.labels, label_smoothing=config.label_smoothing
+            inputs.logits, examples.labels, label_smoothing=config.label_smoothing
         )
         return LossOutput(jnp.sum(hard, axis=0), {"hard": hard}, {})
 
-    def run(variables, teacher, images, mask, key=None):
+    def forward(variables, teacher, images, mask, key=None):
         del teacher
-        return forward(model, variables, images, mask, key)
+        outputs, stats = apply_training(model, variables, images, mask, key)
+        return LossInputs(outputs.logits, outputs, {}), stats
 
     def initial(image_shape: tuple[int, int, int], examples: int) -> InitialVariables:
         return term_modules.with_terms(start_of(model, image_shape), {}, {}, examples)
 
     return Method(
         model,
-        run,
+        forward,
         loss,
         weights=lambda step: {},
         separate=True,

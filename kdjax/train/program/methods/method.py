@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import chex
 import flax.linen as nn
@@ -16,9 +16,28 @@ from kdjax.models.normalization import BATCH_STATS
 from kdjax.train.program.objective import Examples, LossOutput
 from kdjax.train.program.online_teacher import Memory
 from kdjax.train.program.state import TrainState
-from kdjax.train.program.term_modules import InitialVariables
+from kdjax.train.program.term_modules import InitialVariables, LossInputs
 
 Weights = dict[str, chex.Array]
+
+
+class Forward(Protocol):
+    """The forward pass of a method, in training mode."""
+
+    def __call__(
+        self, variables: Any, teacher: Any, images: chex.Array, mask: chex.Array, key: Any = None
+    ) -> tuple[LossInputs, Any]:
+        """Returns what the loss takes, and the new running statistics.
+
+        Args:
+          variables: parameters and running statistics of all networks and modules of terms.
+          teacher: variables of a fixed teacher, or its stored logits of this batch; for rule
+            ``ema`` the parameters of the averaged copies; None for other methods.
+          images: ``[batch, height, width, channels]``, normalised.
+          mask: ``[batch]`` booleans, False for padding.
+          key: the key for networks that drop parts at random; None: nothing is dropped.
+        """
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,17 +46,16 @@ class Method:
 
     Attributes:
       model: the module whose variables are trained.
-      forward: ``(variables, teacher, images, mask, key) -> (outputs, new batch_stats)``, in
-        training mode; ``outputs.logits`` is ``[students, batch, classes]``. Networks that drop
-        parts at random use the key to choose the parts.
-      loss: ``(outputs, examples, weights, memory) -> LossOutput``.
+      forward: the forward pass, in training mode.
+      loss: ``(what forward returns for it, examples, weights, memory) -> LossOutput``.
       weights: step -> weight of each loss term.
       separate: whether the students must not influence each other.
-      average: the largest decay of the averaged copies that teach (rule ``ema``). The parameters
-        of the copies are then the ``teacher`` of :attr:`forward`. 0: there are no copies.
+      copies_decay: the largest decay of the averaged copies that teach (rule ``ema``). The
+        parameters of the copies are then the ``teacher`` of :attr:`forward`. 0: there are no
+        copies.
       teacher_weights: the share of each student in the average of all; None: equal shares.
-      recall: ``(teacher, batch) -> teacher``: selects what :attr:`forward` gets of a fixed
-        teacher.
+      teacher_for_batch: ``(teacher, batch) -> teacher``: selects what :attr:`forward` gets of a
+        fixed teacher.
       memory: the memory of the teacher rule before the first step
         (:mod:`kdjax.train.program.online_teacher`).
       initial: ``(image shape, training examples) -> InitialVariables``: the variables of the model
@@ -46,14 +64,14 @@ class Method:
     """
 
     model: nn.Module
-    forward: Callable[..., tuple[Any, Any]]
-    loss: Callable[[Any, Examples, Weights, Memory], LossOutput]
+    forward: Forward
+    loss: Callable[[LossInputs, Examples, Weights, Memory], LossOutput]
     weights: Callable[[chex.Array], Weights]
     separate: bool
     initial: Callable[[tuple[int, int, int], int], InitialVariables]
-    average: float = 0.0
+    copies_decay: float = 0.0
     teacher_weights: Sequence[float] | None = None
-    recall: Callable[[Any, Batch], Any] = lambda teacher, _: teacher
+    teacher_for_batch: Callable[[Any, Batch], Any] = lambda teacher, _: teacher
     memory: Memory = dataclasses.field(default_factory=dict)
     observe: Callable[[TrainState, Mapping[str, Any]], dict[str, Any]] = lambda *_: {}
 
@@ -75,7 +93,7 @@ def module_fields(
     }
 
 
-def forward(
+def apply_training(
     model: nn.Module, variables: Any, images: chex.Array, mask: chex.Array, key: Any
 ) -> tuple[Outputs, Any]:
     """Returns the outputs in training mode, and the new running statistics.

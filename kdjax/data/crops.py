@@ -72,9 +72,9 @@ def central_crop(image: PIL.Image.Image, size: tuple[int, int]) -> PIL.Image.Ima
     if (image.height, image.width) == size:
         return image
     scale = max(_MARGIN * width / image.width, _MARGIN * height / image.height)
-    resized = image.resize((round(image.width * scale), round(image.height * scale)), _BILINEAR)
-    left, top = (resized.width - width) // 2, (resized.height - height) // 2
-    return resized.crop((left, top, left + width, top + height))
+    covering = image.resize((round(image.width * scale), round(image.height * scale)), _BILINEAR)
+    left, top = (covering.width - width) // 2, (covering.height - height) // 2
+    return covering.crop((left, top, left + width, top + height))
 
 
 @dataclasses.dataclass(frozen=True)
