@@ -5,7 +5,14 @@ losses, data or devices. Its result is a width vector and the weights of the sur
 """
 
 from kdjax.search.blocks import Block, partition
-from kdjax.search.budget import EXACTNESS, Budget, TargetError, make_budget, near_collapse
+from kdjax.search.budget import (
+    EXACTNESS,
+    Budget,
+    TargetError,
+    check_multiple,
+    make_budget,
+    near_collapse,
+)
 from kdjax.search.channels import Channels
 from kdjax.search.constraints import Constraint
 from kdjax.search.controller import ControllerState, SearchState, Timetable, controlled
@@ -38,6 +45,7 @@ __all__ = [
     "Timetable",
     "alive_widths",
     "check_equal_widths",
+    "check_multiple",
     "check_rebuilt",
     "controlled",
     "expand",

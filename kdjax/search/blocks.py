@@ -61,6 +61,11 @@ def partition(
         sequence has the wrong length.
     """
     names = tuple(names) or architecture.blocks
+    if not names:
+        raise ValueError(
+            f"search.blocks.names is (): {architecture.name} has no blocks of its own, so name at "
+            "least one, with search.blocks.groups for its channel groups"
+        )
     for field, values in (
         ("groups", patterns),
         ("strengths", strengths),

@@ -4,6 +4,7 @@ Everything is checked here, before any training.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -97,6 +98,20 @@ class Budget:
         shares = self.shares(widths)
         return all(shares[c.name] <= c.target * (1 + EXACTNESS) for c in self.constraints)
 
+    def least(self, multiple: int = 1) -> dict[str, int]:
+        """Name of each group -> the fewest channels that it may end with.
+
+        Groups that may not change keep all. The others keep ``min_width`` in whole units, rounded
+        up to ``multiple``, but never more than they have.
+        """
+        least = {}
+        for group in self.channels.groups:
+            step = math.lcm(multiple, group.unit_size)
+            channels = -(-minimum_width(group, self.min_width) // step) * step
+            held = group.name in self.held
+            least[group.name] = group.channels if held else min(group.channels, channels)
+        return least
+
 
 def make_budget(
     channels: Channels,
@@ -155,15 +170,7 @@ def _check_reachable(budget: Budget) -> None:
     """Raises TargetError if a target is below the cost at the smallest widths that are allowed."""
     groups = budget.channels.groups
     for constraint in budget.constraints:
-        smallest = np.array(
-            [
-                group.channels
-                if group.name in budget.held
-                else minimum_width(group, budget.min_width)
-                for group in groups
-            ],
-            np.float64,
-        )
+        smallest = np.array([*budget.least().values()], np.float64)
         least = float(constraint.model.cost(smallest))
         if least > constraint.target:
             kept = (
@@ -185,6 +192,32 @@ def _check_reachable(budget: Budget) -> None:
                 f"{full:,.10g}; numbers above 1 are absolute) cannot be reached: {least:.4g} is "
                 f"the least, since {'; '.join(reasons)}",
             )
+
+
+def check_multiple(budget: Budget, multiple: int) -> None:
+    """Checks that the smallest widths which are multiples of a number meet the targets.
+
+    Args:
+      budget: its targets, and the fewest channels that a group keeps.
+      multiple: the number that widths are rounded to after the search.
+
+    Raises:
+      ValueError: if they do not; the message names the targets and both settings.
+    """
+    least = budget.least(multiple)
+    if budget.allows(least):
+        return
+    shares = budget.shares(least)
+    over = ", ".join(
+        f"{shares[c.name]:.4g} of all {c.name}, the target is {c.target:.4g}"
+        for c in budget.constraints
+        if shares[c.name] > c.target
+    )
+    raise ValueError(
+        f"search.multiple is {multiple}: the smallest widths that are multiples of it, with "
+        f"search.min_width {budget.min_width:g}, cost {over}; choose a smaller search.multiple or "
+        "search.min_width, or a larger target"
+    )
 
 
 def near_collapse(budget: Budget, widths: Mapping[str, int]) -> str:

@@ -14,6 +14,7 @@ def expand(
     allows: Callable[[Mapping[str, int]], bool],
     *,
     limit: Mapping[str, int],
+    least: Mapping[str, int] | None = None,
     multiple: int = 1,
     fixed: Collection[str] = (),
 ) -> WidthVector:
@@ -28,12 +29,14 @@ def expand(
       allows: whether a width vector is within the budget; if it allows one width vector, it has to
         allow all narrower ones too.
       limit: the largest allowed width of each group.
+      least: the smallest allowed width of each group, from :meth:`kdjax.search.Budget.least`; None:
+        one multiple.
       multiple: the width of every group that changes is a multiple of this number, or the group's
         limit if that is smaller.
       fixed: names of groups that stay at their limit.
 
     Raises:
-      ValueError: if the budget does not even allow one multiple in every group.
+      ValueError: if the budget does not even allow the smallest widths.
 
     References:
       Gordon et al., *MorphNet*, CVPR 2018, algorithm 1, step 3.
@@ -41,13 +44,16 @@ def expand(
     groups = channels.groups
     steps = [math.lcm(multiple, group.unit_size) for group in groups]
     limits = [limit[group.name] for group in groups]
+    floors = steps if least is None else [least[group.name] for group in groups]
     holds = [group.name in fixed for group in groups]
     wanted = [group_width(group, widths) for group in groups]
 
     def floored(factor: float) -> list[int]:
         return [
-            most if held else min(most, max(step, math.floor(factor * width / step + 1e-9) * step))
-            for width, step, most, held in zip(wanted, steps, limits, holds, strict=True)
+            most if held else min(most, max(few, math.floor(factor * width / step + 1e-9) * step))
+            for width, step, few, most, held in zip(
+                wanted, steps, floors, limits, holds, strict=True
+            )
         ]
 
     def vector(chosen: list[int]) -> WidthVector:

@@ -7,7 +7,6 @@ import numpy as np
 
 from kdjax.search.budget import EXACTNESS, Budget
 from kdjax.search.extract import TOLERANCE, group_width, with_counts
-from kdjax.search.schedule import minimum_width
 from kdjax.widths import WidthVector
 
 _EXCHANGES = 20  # Largest number of rounds of exchanges, so that the loop ends.
@@ -43,10 +42,7 @@ class _Rounding:
         self._groups, self._costs = budget.channels.groups, budget.relative_costs
         self._steps = [math.lcm(multiple, group.unit_size) for group in self._groups]
         self._free = [n for n in range(len(self._groups)) if budget.slots[:, n].any()]
-        self._least = [
-            min(group.channels, -(-minimum_width(group, budget.min_width) // step) * step)
-            for group, step in zip(self._groups, self._steps, strict=True)
-        ]
+        self._least = [*budget.least(multiple).values()]
         # For each n, the total worth of the n most valuable channels of a group.
         self._worth_of = [
             np.append(

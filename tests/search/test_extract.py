@@ -16,6 +16,7 @@ from kdjax.search import (
     TOLERANCE,
     Channels,
     alive_widths,
+    check_multiple,
     expand,
     kept_channels,
     make_budget,
@@ -202,6 +203,10 @@ def test_expanding_by_hand():
     assert dict(found) == {"a": 6, "b": 6}
     with pytest.raises(ValueError, match=r"does not allow 8 channel\(s\) in every group: choose"):
         expand({"a": 3, "b": 5}, channels, allows, limit={"a": 20, "b": 20}, multiple=8)
+    least = {"a": 6, "b": 4}
+    found = expand({"a": 3, "b": 5}, channels, allows, limit={"a": 20, "b": 20}, least=least)
+    # a keeps its 6; the multiplier 1.6 gives b its 8.
+    assert dict(found) == {"a": 6, "b": 8}
 
 
 def test_leftovers_go_to_the_group_that_lost_most():
@@ -329,6 +334,42 @@ def test_rounding_keeps_to_multiples_and_comes_near(widths, target, multiple, se
     for number, (width, most) in enumerate(zip(chosen, MOST, strict=True)):
         more = (*chosen[:number], min(most, width + multiple), *chosen[number + 1 :])
         assert more == chosen or not budget.allows(vector(more))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    vectors,
+    st.floats(0.05, 1.0),
+    st.sampled_from([0.05, 0.3, 0.6, 1, 3]),
+    st.sampled_from([1, 2, 4, 8]),
+    st.booleans(),
+)
+def test_a_checked_budget_is_kept_after_the_search(widths, target, min_width, multiple, expands):
+    """What passes the checks before training never fails after it, or goes below min_width."""
+    try:
+        budget = budget_of(flops=target, min_width=min_width)
+        check_multiple(budget, multiple)
+    except ValueError:
+        return
+    least = budget.least(multiple)
+    groups = budget.channels.groups
+    found = vector(widths)
+    start = {
+        member: max(found[group.name], least[group.name])
+        for group in groups
+        for member in group.members
+    }
+    if expands:
+        found = expand(
+            start, CHANNELS, budget.allows, limit=NETWORK.widths, least=least, multiple=multiple
+        )
+    else:
+        found = round_widths(start, budget, multiple, np.ones(sum(MOST)))
+    assert budget.allows(found)
+    for group in groups:
+        width = found[group.name]
+        assert width % multiple == 0 or width == group.channels
+        assert width >= min(group.channels, minimum_width(group, min_width))
 
 
 def test_frozen_groups_are_not_rounded():

@@ -68,6 +68,11 @@ def refused(small_npz, tmp_path, capsys, *overrides):
             "cannot be reached: 1 is the least, since every group keeps at least 16 channel(s)",
         ),
         (
+            ["search.target.flops=0.6", "search.min_width=0.6", "search.multiple=8"],
+            "config.search.multiple is 8: the smallest widths that are multiples of it, with "
+            "search.min_width 0.6, cost 1 of all flops, the target is 0.6; choose a smaller",
+        ),
+        (
             ["search.blocks.names=('a',)", "search.blocks.groups=('stage9*',)"],
             "search.blocks.groups for 'a' has 'stage9*', which matches no group: the groups are",
         ),

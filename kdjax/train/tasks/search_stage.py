@@ -18,8 +18,8 @@ from kdjax.search import (
     TargetError,
     Timetable,
     check_equal_widths,
+    check_multiple,
     controlled,
-    expand,
     load_latencies,
     make_budget,
     near_collapse,
@@ -68,16 +68,7 @@ def resolve_budget(experiment: Experiment) -> Budget:
             min_width=config.min_width,
         )
         check_equal_widths(architecture, channels, shape, budget.held)
-        full = architecture.widths
-        # Raises ValueError if not even one multiple in every group fits the budget.
-        expand(
-            full,
-            channels,
-            budget.allows,
-            limit=full,
-            multiple=config.multiple,
-            fixed=budget.held,
-        )
+        check_multiple(budget, config.multiple)
         steps = search_steps(experiment)
         if round(config.descent * steps) < len(budget.slots):
             raise ValueError(

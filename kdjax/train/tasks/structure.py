@@ -159,6 +159,7 @@ def find_structure(experiment: Experiment, budget: Budget, state: TrainState) ->
             channels,
             budget.allows,
             limit=full,
+            least=budget.least(config.multiple),
             multiple=config.multiple,
             fixed=budget.held,
         )
@@ -304,7 +305,8 @@ def _why_not(budget: Budget, found: Mapping[str, int]) -> str:
 def _changes_note(counted: Mapping[str, int], config: Any) -> str:
     """Returns how many channels were added and removed after the search, and why."""
     if config.expand:
-        why = "to widen what was found"
+        steps = f", in multiples of {config.multiple}" if config.multiple > 1 else ""
+        why = f"to widen what was found{steps}"
     elif config.multiple > 1:
         why = f"to make widths multiples of {config.multiple}"
     else:
