@@ -58,7 +58,11 @@ def _seeds(config: ml_collections.ConfigDict) -> None:
 
 
 def _weights(config: ml_collections.ConfigDict) -> None:
-    _require(sum(config.weights.values()) > 0, "config.weights are all 0: nothing would be learnt")
+    unread = config.get("method") == "independent"  # Baselines learn from labels alone.
+    _require(
+        unread or sum(config.weights.values()) > 0,
+        "config.weights are all 0: nothing would be learnt",
+    )
 
 
 def _boundaries(config: ml_collections.ConfigDict) -> None:

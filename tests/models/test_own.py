@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small import small_fields
 
 from kdjax import config as configuration
 from kdjax import costs, models, tracing
@@ -15,9 +16,10 @@ from kdjax.config import ConfigError
 from kdjax.deploy.student import load_student
 from kdjax.models import registry
 from kdjax.models.execution import named
-from kdjax.train import train
+from kdjax.train import distill, train
 from kdjax.train.run import network_files, workdir
 from kdjax.train.run.workdir import WorkdirError
+from kdjax.train.tasks.distill_teachers import Teacher
 from kdjax.train.tasks.evaluate import evaluate
 from kdjax.train.tasks.experiment import resolve
 from kdjax.train.tasks.search_teacher import load_teacher
@@ -153,18 +155,51 @@ def create(num_classes):
             {},
             r"a feature map of shape \(1, 8\): expected \[batch, height, width, channels\]",
         ),
+        (
+            ("", ""),
+            {"weights.fsp": 50.0},
+            "weights.fsp is 50.0: it reads the maps of neighbouring blocks, and .* has one block",
+        ),
     ],
 )
 def test_what_reads_maps_needs_maps(change, fields, message, small_config, tmp_path):
     text = BARE.replace(*change)
-    if change[1] == "())":
-        text = text.replace('blocks = ("body",)', "blocks = ()")
-    (tmp_path / "bare.py").write_text(text)
-    small_config.network = f"{tmp_path / 'bare.py'}:create"
+    blocks = change[1] != "())"
+    small_config.network = bare(tmp_path, text) if blocks else without_blocks(tmp_path)
     small_config.network_width = 1.0
     small_config.update_from_flattened_dict(fields)
     with pytest.raises(ConfigError, match=message):
         resolve(small_config)
+    small_config.method = "independent"  # Baselines read labels alone.
+    if "shape" not in message:
+        resolve(small_config)
+
+
+def bare(folder, text=BARE):
+    """Writes a network's file and returns its name."""
+    (folder / "bare.py").write_text(text)
+    return f"{folder / 'bare.py'}:create"
+
+
+def without_blocks(folder):
+    text = BARE.replace("(x,))", "())").replace('blocks = ("body",)', "blocks = ()")
+    return bare(folder, text)
+
+
+def test_a_teacher_without_blocks_teaches_by_logits_alone(small_npz, tmp_path):
+    config = configuration.distill_default()
+    config.update_from_flattened_dict(small_fields(small_npz))
+    config.teacher.update(network=without_blocks(tmp_path), network_width=1.0)
+    config.weights.attention_transfer = 1000.0
+    message = r"attention_transfer is 1000.0: it reads feature maps, and .*bare.py:create has no"
+    with pytest.raises(ConfigError, match=message):
+        distill(config, tmp_path / "run")
+    architecture = models.create(config.teacher.network, 4)
+    variables = models.initialize(architecture.build(), 0, (8, 8, 1))
+    config.teacher.network = "resnet8"
+    with pytest.raises(ConfigError, match=message):
+        distill(config, tmp_path / "run", (Teacher("mine", architecture, variables),))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_network_without_normalisation_is_trained(small_config, tmp_path):

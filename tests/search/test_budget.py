@@ -1,6 +1,7 @@
 """Targets, blocks and schedules, resolved for a network, and the errors in them."""
 
 import re
+import types
 
 import numpy as np
 import pytest
@@ -40,6 +41,14 @@ def budget_of(blocks=None, **arguments):
 
 def groups(blocks):
     return {block.name: block.groups for block in blocks}
+
+
+def test_a_network_without_blocks_needs_names():
+    bare = types.SimpleNamespace(name="bare", blocks=())
+    with pytest.raises(ValueError, match=r"search.blocks.names is \(\): bare has no blocks of its"):
+        partition(bare, CHANNELS)
+    (block,) = partition(bare, CHANNELS, names=("all",), patterns=("*",))
+    assert len(block.groups) == len(CHANNELS.groups)
 
 
 def test_blocks_by_position():

@@ -5,12 +5,14 @@ import importlib.util
 import json
 import sys
 
+import numpy as np
 import pytest
+from small import small_fields
 
 from kdjax import cli, load_student
 from kdjax import config as configuration
 from kdjax.config import ConfigError, Term
-from kdjax.train import train
+from kdjax.train import distill, search, train
 from kdjax.train.run import own_terms
 from kdjax.train.run.checkpoint import Checkpoints
 from kdjax.train.run.workdir import WorkdirError
@@ -157,8 +159,57 @@ def test_a_loss_that_is_not_one_number_for_each_example_is_named(
     config.update_from_flattened_dict(dict(configuration.flatten(small_config)))
     config.weights.distance = 1.0
     message = rf"the loss of config.weights.distance returned {found}: expected one number for"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+# A loss of the teacher's embeddings, whose student has other numbers of them; and a mean that turns
+# into a number.
+MISTAKES = {
+    "the embeddings differ": (
+        Term("mine", "embedding", loss=lambda student, teacher: student - teacher),
+        "sub got incompatible shapes",
+    ),
+    "a memory changes its shape": (
+        Term(
+            "mine",
+            "embedding",
+            parts=lambda: configuration.Parts(
+                lambda student, teacher, *, memory, examples: (student[:, 0], teacher.mean()),
+                memory=lambda student, teacher, *, examples, key: np.zeros(teacher.shape[-1]),
+            ),
+        ),
+        r"config.weights.distance returned a memory of \{'student_\d': 'float32\[\]'.*: expected",
+    ),
+    "no number for each example": (
+        Term("mine", "last map", loss=lambda student, teacher: student[0, 0, 0, :1]),
+        r"config.weights.distance returned shape \(1,\): expected .* shape \(\d+,\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.parametrize(("task", "devices"), [(train, 1), (train, 4), (search, 1), (distill, 2)])
+def test_a_mistake_in_a_loss_is_found_before_anything_is_trained(
+    own_term, small_npz, tmp_path, task, devices, mistake
+):
+    term, message = MISTAKES[mistake]
+    if task is search and mistake == "the embeddings differ":
+        pytest.skip("in a search, teacher and student are the same network")
+    configuration.register_term("distance", term)
+    default = {
+        train: configuration.default,
+        search: configuration.search_default,
+        distill: configuration.distill_default,
+    }[task]
+    config = default()
+    config.update_from_flattened_dict(small_fields(small_npz))
+    config.compute.devices = devices
+    config.weights.distance = 1.0
+    with pytest.raises((ConfigError, TypeError), match=message):
+        task(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_names_that_are_taken_are_refused():

@@ -21,6 +21,7 @@ from kdjax.data.batches import Batch
 from kdjax.losses.pooling import pool_to_smaller
 from kdjax.models import Architecture, Outputs
 from kdjax.models.ensemble import feature_shapes
+from kdjax.models.initialize import variable_shapes
 from kdjax.train.program.optimizer import grown_weights
 from kdjax.widths import WidthVector
 
@@ -90,6 +91,18 @@ class FixedTeachers:
             module = network.architecture.build(network.widths, dtype=self.dtype)
             outputs.append(module.apply(own, seen, train=False))
         return outputs
+
+    def shapes(self, image_shape: tuple[int, int, int]) -> Any:
+        """The shapes of the variables that :meth:`__call__` takes.
+
+        Args:
+          image_shape: (height, width, channels) of the images.
+        """
+        trees = tuple(
+            variable_shapes(network.architecture.build(network.widths), image_shape)
+            for network in self.networks
+        )
+        return trees[0] if len(trees) == 1 else trees
 
     def channels(
         self, student_blocks: int, image_shape: tuple[int, int, int]

@@ -11,6 +11,7 @@ import ml_collections
 from kdjax import config as configuration
 from kdjax import costs
 from kdjax.train.devices import processes
+from kdjax.train.program.fixed_teachers import FixedTeachers
 from kdjax.train.run import workdir
 from kdjax.train.run.run import Run
 from kdjax.train.tasks import announcing
@@ -29,8 +30,9 @@ from kdjax.train.tasks.experiment import (
     stage_config,
     teacher_architecture,
 )
+from kdjax.train.tasks.own_losses import try_own_losses
 from kdjax.train.tasks.stages import Stages, alone, measure, train_alone
-from kdjax.train.tasks.students import STUDENTS, Learner, train_students
+from kdjax.train.tasks.students import STUDENTS, Learner, students_method, train_students
 from kdjax.train.tasks.teacher_checks import digest, record_teacher
 from kdjax.train.tasks.teacher_outputs import TeacherOutputs
 from kdjax.train.tasks.trained_on import TrainedOn
@@ -72,6 +74,7 @@ def distill(
     if loaded:
         found = digest({str(number): each.identity for number, each in enumerate(loaded)})
         processes.check_equal({"the teachers (their digest)": found})
+    processes.in_all(lambda: _try_own_losses(experiment, loaded))
     with contextlib.ExitStack() as stack:
 
         def claim() -> None:
@@ -90,6 +93,26 @@ def _load(experiment: Experiment, teachers: Sequence[Teacher]) -> tuple[Teacher,
     for teacher in teachers:
         check_fit(teacher, experiment)
     return tuple(teachers) or load_teachers(experiment)
+
+
+def _try_own_losses(experiment: Experiment, loaded: tuple[Teacher, ...]) -> None:
+    def frozen() -> FixedTeachers:
+        if loaded:
+            return fixed(loaded, experiment)
+        architecture = teacher_architecture(experiment.config, experiment.dataset.num_classes)
+        return fixed((Teacher("not trained yet", architecture, {}),), experiment)
+
+    try_own_losses(
+        experiment,
+        lambda: students_method(
+            experiment, _learners(experiment), _students_config(experiment), frozen()
+        ),
+        lambda: frozen().shapes(experiment.dataset.image_shape),
+    )
+
+
+def _students_config(experiment: Experiment) -> ml_collections.ConfigDict:
+    return stage_config(experiment.config, experiment.config.epochs)
 
 
 def _check_same_teachers(path: Path, found: str) -> None:
@@ -123,7 +146,7 @@ def _distill(stages: Stages, loaded: tuple[Teacher, ...]) -> dict[str, Any]:
         frozen = dataclasses.replace(frozen, cached=True)
         taught = outputs.logits("train")[0].mean(axis=1)
     learners = _learners(experiment)
-    config = stage_config(experiment.config, experiment.config.epochs)
+    config = _students_config(experiment)
     finished = train_students(stages, learners, config, taught, teachers=frozen)
     # The test set is used only now, when nothing is left to train.
     measured = [measure(STUDENTS, run, state) for run, state in finished]

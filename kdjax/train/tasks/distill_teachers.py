@@ -19,6 +19,7 @@ from kdjax.train.run import workdir
 from kdjax.train.run.checkpoint import CheckpointError
 from kdjax.train.tasks import stored
 from kdjax.train.tasks.experiment import Experiment
+from kdjax.train.tasks.network_checks import check_maps
 from kdjax.train.tasks.teacher_checks import check_split
 from kdjax.widths import WidthVector
 
@@ -138,6 +139,10 @@ def check_fit(teacher: Teacher, experiment: Experiment) -> None:
                 f"the teacher {teacher.name} does not fit: its {what} is {found!r}, expected "
                 f"{expected!r}"
             )
+    try:
+        check_maps(experiment.config, teacher.architecture)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     network = teacher.architecture.build(teacher.vector)
     shapes: Any = dict(variable_shapes(network, shape))
     wanted = flax.traverse_util.flatten_dict(shapes, sep="/")

@@ -8,11 +8,10 @@ from typing import Any
 
 import jax
 import ml_collections
-import numpy as np
 
 import kdjax
 from kdjax import config as configuration
-from kdjax import data, models, tracing, widths
+from kdjax import data, models, widths
 from kdjax.config import ConfigError
 from kdjax.data.batches import Batches, DeviceData, device_data
 from kdjax.models.ensemble import student_vectors
@@ -22,9 +21,11 @@ from kdjax.train.devices.parallel import Parallel, choose
 from kdjax.train.program import methods
 from kdjax.train.program.compiled import Runner
 from kdjax.train.program.execution_choice import execution_of
-from kdjax.train.program.feed import Feed, Resident, Streaming, steps_per_epoch
+from kdjax.train.program.feed import Feed, Resident, Streaming
+from kdjax.train.program.methods import Method
 from kdjax.train.run import network_files, own_terms, workdir
 from kdjax.train.tasks.data_checks import check_data, check_image_size
+from kdjax.train.tasks.network_checks import check_maps, check_own
 from kdjax.widths import WidthVector
 
 
@@ -132,16 +133,24 @@ class Experiment:
           config: a configuration in place of the experiment's; None: the experiment's.
         """
         config = self.config if config is None else config
-        made = methods.make(
-            method,
-            config,
+        return Runner(self.method(method, config), config, feed, self.parallel)
+
+    def method(self, name: str, config: ml_collections.ConfigDict | None = None) -> Method:
+        """The networks of a method and their losses; the arguments are those of :meth:`runner`."""
+        return methods.make(
+            name,
+            self.config if config is None else config,
             self.architecture,
             self.student_widths,
-            steps_per_epoch(feed),
+            self.steps_per_epoch,
             self.parallel.axis_name,
             self.execution,
         )
-        return Runner(made, config, feed, self.parallel)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Training steps in one epoch; the last batch may be short."""
+        return -(-self.dataset.sizes["train"] // self.config.batch_size)
 
 
 def resolve(
@@ -185,8 +194,10 @@ def resolve(
     try:
         execution_of(config, architecture, parallel)
         for network in _own_networks(config, architecture):
-            _check_own(network, dataset.image_shape)
-        _check_maps(config, architecture)
+            check_own(network, dataset.image_shape)
+        check_maps(config, architecture)
+        if configuration.task_of(config) == "distill" and not config.teacher.workdir:
+            check_maps(config, teacher_architecture(config, dataset.num_classes))
     except ValueError as error:
         raise ConfigError(str(error)) from None
     students = _students(config, architecture, student_widths)
@@ -306,56 +317,6 @@ def _own_networks(
     if trains_teacher and models.own.is_file(config.teacher.network):
         found.append(teacher_architecture(config, architecture.num_classes))
     return found
-
-
-def _check_own(architecture: models.Architecture, image_shape: tuple[int, int, int]) -> None:
-    """Checks that the modules of a user-written network do what its architecture says.
-
-    Raises:
-      ValueError: if it cannot be built, a width is used by no layer, or it returns other numbers of
-        logits or feature maps than its architecture says.
-    """
-    images = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
-    try:
-        outputs = jax.eval_shape(architecture.build().init_with_output, jax.random.key(0), images)
-        maps = tracing.trace_architecture(architecture, image_shape).maps
-    except (NotImplementedError, ValueError) as error:  # The message says what to do.
-        raise ValueError(str(error)) from error
-    except Exception as error:  # User-written modules may raise anything.
-        text = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{architecture.name} cannot be built: {text}") from error
-    if (found := outputs[0].logits.shape[-1]) != architecture.num_classes:
-        raise ValueError(
-            f"{architecture.name} returns {found} logits: expected one for each of the "
-            f"{architecture.num_classes} classes"
-        )
-    if len(maps) != len(architecture.blocks):
-        raise ValueError(
-            f"{architecture.name} has {len(architecture.blocks)} blocks "
-            f"({', '.join(architecture.blocks)}), and its branch returns {len(maps)} feature maps: "
-            "expected one after each block"
-        )
-    if wrong := [output.shape for output in outputs[0].features if len(output.shape) != 4]:
-        raise ValueError(
-            f"{architecture.name} returns a feature map of shape {wrong[0]}: expected "
-            "[batch, height, width, channels]"
-        )
-
-
-def _check_maps(config: ml_collections.ConfigDict, architecture: models.Architecture) -> None:
-    """Raises ValueError if a term or rule that is on reads feature maps, and there are none."""
-    if architecture.blocks:
-        return
-    needed = [
-        f"config.weights.{term} is {config.weights[term]}"
-        for term in configuration.terms_of_maps(config)
-    ]
-    if "ensemble" in config and configuration.RULES[config.ensemble.rule].has_gate:
-        needed.append(f"config.ensemble.rule is {config.ensemble.rule!r}")
-    if needed:
-        raise ValueError(
-            f"{needed[0]}: it reads feature maps, and {architecture.name} has no blocks"
-        )
 
 
 def _students(

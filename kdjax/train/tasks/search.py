@@ -16,6 +16,7 @@ import ml_collections
 
 from kdjax import atomic, models, widths
 from kdjax import config as configuration
+from kdjax.models.initialize import variable_shapes
 from kdjax.search import Budget
 from kdjax.train.devices import processes
 from kdjax.train.program.state import TrainState
@@ -23,6 +24,7 @@ from kdjax.train.run import workdir
 from kdjax.train.run.run import Run
 from kdjax.train.tasks import announcing
 from kdjax.train.tasks.experiment import Experiment, resolve_in_all, stage_config
+from kdjax.train.tasks.own_losses import try_own_losses
 from kdjax.train.tasks.results import Measured
 from kdjax.train.tasks.search_results import summarize
 from kdjax.train.tasks.search_stage import (
@@ -72,6 +74,15 @@ def search(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any
     if config.teacher.workdir:
         teacher = processes.in_all(lambda: load_teacher(config.teacher, experiment))
         processes.check_equal({"the teacher (its digest)": digest(teacher)})
+    processes.in_all(
+        lambda: try_own_losses(
+            experiment,
+            lambda: search_method(experiment, budget),
+            lambda: variable_shapes(
+                experiment.architecture.build(), experiment.dataset.image_shape
+            ),
+        )
+    )
     with contextlib.ExitStack() as stack:
 
         def claim() -> None:

@@ -106,8 +106,7 @@ def _with_field(error: ValueError, config: Any) -> str:
 
 def search_steps(experiment: Experiment) -> int:
     """Returns the training steps of the whole search."""
-    config = experiment.config
-    return config.search.epochs * -(-experiment.dataset.sizes["train"] // config.batch_size)
+    return experiment.config.search.epochs * experiment.steps_per_epoch
 
 
 def search_method(experiment: Experiment, budget: Budget) -> Method:
@@ -121,7 +120,7 @@ def search_method(experiment: Experiment, budget: Budget) -> Method:
         experiment.parallel.axis_name,
         experiment.execution,
         image_shape=experiment.dataset.image_shape,
-        steps_per_epoch=search_steps(experiment) // config.search.epochs,
+        steps_per_epoch=experiment.steps_per_epoch,
     )
 
     def observe(state: TrainState, metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from kdjax.train.program import methods
-from kdjax.train.program.feed import steps_per_epoch
 from kdjax.train.program.fixed_teachers import FixedTeachers
 from kdjax.train.program.state import TrainState
 from kdjax.train.run.run import Run
+from kdjax.train.tasks.experiment import Experiment
 from kdjax.train.tasks.stages import Stages
 from kdjax.widths import WidthVector
 
@@ -30,6 +30,33 @@ class Learner(NamedTuple):
     name: str
     widths: WidthVector
     distilled: bool
+
+
+def students_method(
+    experiment: Experiment,
+    learners: Sequence[Learner],
+    config: ml_collections.ConfigDict,
+    teachers: FixedTeachers | None,
+) -> methods.Method:
+    """Returns the method of the stage.
+
+    Args:
+      experiment: the experiment, with the learners' architecture.
+      learners: the networks.
+      config: the configuration of the stage.
+      teachers: which networks teach; None: the full network of the experiment.
+    """
+    return methods.taught(
+        config,
+        experiment.architecture,
+        tuple(learner.widths for learner in learners),
+        tuple(learner.distilled for learner in learners),
+        experiment.parallel.axis_name,
+        experiment.execution,
+        teachers=teachers,
+        image_shape=experiment.dataset.image_shape,
+        steps_per_epoch=experiment.steps_per_epoch,
+    )
 
 
 def train_students(
@@ -56,17 +83,7 @@ def train_students(
     """
     vectors = tuple(learner.widths for learner in learners)
     experiment = dataclasses.replace(stages.experiment, student_widths=vectors)
-    method = methods.taught(
-        config,
-        experiment.architecture,
-        vectors,
-        tuple(learner.distilled for learner in learners),
-        experiment.parallel.axis_name,
-        experiment.execution,
-        teachers=teachers,
-        image_shape=experiment.dataset.image_shape,
-        steps_per_epoch=steps_per_epoch(stages.feed),
-    )
+    method = students_method(experiment, learners, config, teachers)
     runner = stages.runner(method, config, teacher=teacher)
     return [
         stages.run(STUDENTS, runner, config, experiment, seed, begin=begin)

@@ -14,6 +14,7 @@ from kdjax.train.run import workdir
 from kdjax.train.run.run import Run
 from kdjax.train.tasks import announcing, results
 from kdjax.train.tasks.experiment import Experiment, resolve_in_all
+from kdjax.train.tasks.own_losses import try_own_losses
 from kdjax.train.tasks.stages import Stages, measure
 from kdjax.train.tasks.trained_on import TrainedOn
 
@@ -39,6 +40,8 @@ def train(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any]
     path = Path(path)
     configuration.validate(config)
     experiment = resolve_in_all(config, path)
+    if "ensemble" in experiment.methods:
+        processes.in_all(lambda: try_own_losses(experiment, lambda: experiment.method("ensemble")))
     with contextlib.ExitStack() as stack:
 
         def claim() -> None:
