@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ def add_evaluate_options(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--data",
+        type=os.path.expanduser,
         default="",
         metavar="PLACE",
         help="where the training data is now: a directory, a file, or a name as in "
@@ -39,12 +41,17 @@ def add_evaluate_options(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--other_data",
+        type=os.path.expanduser,
         default="",
         metavar="PLACE",
         help="other data of the same classes, given as for --data; all of it is evaluated",
     )
     command.add_argument(
-        "--out", default="", metavar="FILE.json", help="also write all numbers to this file"
+        "--out",
+        type=os.path.expanduser,
+        default="",
+        metavar="FILE.json",
+        help="also write all numbers to this file",
     )
 
 
@@ -59,6 +66,7 @@ def add_predict_options(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--out",
+        type=os.path.expanduser,
         default="",
         metavar="FILE",
         help="a file.json or file.csv to write, instead of a table",
@@ -82,6 +90,7 @@ def add_export_options(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--out",
+        type=os.path.expanduser,
         required=True,
         metavar="FILE",
         help="a file.onnx, file.jaxexport, file.npz or file.safetensors to write",
@@ -101,6 +110,7 @@ def _add_student_options(command: argparse.ArgumentParser) -> None:
 def _add_network_options(command: argparse.ArgumentParser, student: str, meaning: str) -> None:
     command.add_argument(
         "--workdir",
+        type=os.path.expanduser,
         required=True,
         metavar="DIR",
         help="workdir of `kdjax train`, `search` or `distill`",

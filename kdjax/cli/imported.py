@@ -1,6 +1,7 @@
 """The command that takes parameters trained elsewhere: `import-torch`."""
 
 import argparse
+import os
 from collections.abc import Sequence
 
 from kdjax import config as configuration
@@ -11,15 +12,21 @@ def add_import_options(command: argparse.ArgumentParser) -> None:
     """Adds the options of `kdjax import-torch`."""
     command.add_argument(
         "--weights",
+        type=os.path.expanduser,
         required=True,
         metavar="FILE",
         help="a state_dict with torchvision's names: a file.npz or file.safetensors",
     )
     command.add_argument(
-        "--workdir", required=True, metavar="DIR", help="where everything is written; new or empty"
+        "--workdir",
+        type=os.path.expanduser,
+        required=True,
+        metavar="DIR",
+        help="where everything is written; new or empty",
     )
     command.add_argument(
         "--config",
+        type=os.path.expanduser,
         default="",
         metavar="FILE.py[:ARG]",
         help="a Python file with get_config() for `kdjax train`; the file and the overrides set "

@@ -1,12 +1,14 @@
 """The options of the commands that train, measure, plan and prepare."""
 
 import argparse
+import os
 
 
 def add_task_options(command: argparse.ArgumentParser, default: str) -> None:
     """Adds the options of a command that trains; ``default`` is its default workdir."""
     command.add_argument(
         "--config",
+        type=os.path.expanduser,
         default="",
         metavar="FILE.py[:ARG]",
         help="a Python file with get_config(), or the config.json of a workdir; default: a recipe "
@@ -15,6 +17,7 @@ def add_task_options(command: argparse.ArgumentParser, default: str) -> None:
     )
     command.add_argument(
         "--workdir",
+        type=os.path.expanduser,
         default="",
         metavar="DIR",
         help=f"where everything is written; default: {default}",
@@ -58,6 +61,7 @@ def _size(text: str) -> tuple[int, int]:
 def add_plan_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--config",
+        type=os.path.expanduser,
         default="",
         metavar="FILE.py[:ARG]",
         help="a Python file with get_config(), as for train; default: the embedded digits",
@@ -82,7 +86,11 @@ def add_plan_options(command: argparse.ArgumentParser) -> None:
     ):
         command.add_argument(f"--{name}", type=int, default=0, metavar="N", help=meaning)
     command.add_argument(
-        "--out", default="", metavar="FILE.json", help="also write all numbers to this file"
+        "--out",
+        type=os.path.expanduser,
+        default="",
+        metavar="FILE.json",
+        help="also write all numbers to this file",
     )
 
 
@@ -129,7 +137,9 @@ def add_bench_options(command: argparse.ArgumentParser) -> None:
         help="with --layers: factor of all widths; default: 1",
     )
     out = "default: kdjax-runs/bench.json, with --layers kdjax-runs/latency.json"
-    command.add_argument("--out", default="", metavar="FILE.json", help=out)
+    command.add_argument(
+        "--out", type=os.path.expanduser, default="", metavar="FILE.json", help=out
+    )
 
 
 def add_prepare_options(command: argparse.ArgumentParser) -> None:

@@ -28,7 +28,11 @@ FIELDS: dict[str, Field] = {
     **DATA,
     "teacher.epochs": number(20, "training epochs of the teacher, if it is trained here", 1),
     "teacher.workdir": Field("", "take the teacher from this workdir instead of training it"),
-    "teacher.run": Field("", "run in teacher.workdir to take the teacher from; empty: the first"),
+    "teacher.run": Field(
+        "",
+        "run in teacher.workdir to take the teacher from; empty: the first seed of the first of "
+        "teacher, independent and ensemble that it has",
+    ),
     "teacher.checkpoint": one_of(
         "last", "which checkpoint of teacher.run: last, or best on validation", "last", "best"
     ),

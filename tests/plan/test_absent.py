@@ -18,7 +18,7 @@ def text_of(experiment, feed):
     """Returns the program that the compiler gets, without source locations."""
     runner = experiment.runner("ensemble", feed)
     state = runner.place(runner.initial_state(0))
-    lower = runner._whole.lower
+    lower = runner._full_dispatch.lower
     given = (state, feed.data, None, next(runner.epoch(state, 0)), runner._scalar(0))
     return re.sub(r"loc\(.*", "", lower(*given).as_text())
 

@@ -99,7 +99,8 @@ def test_it_is_a_teacher_for_a_search(imported, small_npz):
         }
     )
     experiment = resolve(config)
-    teacher = load_teacher(config.teacher, experiment)
+    teacher, remark = load_teacher(config.teacher, experiment)
+    assert remark == ""
     student = kdjax.load_student(imported)
     for kind, path in (("params", "scale"), ("batch_stats", "var")):
         norms = (tree[kind]["stem"]["conv"]["norm"][path] for tree in (teacher, student.variables))

@@ -224,7 +224,7 @@ def test_rules_take_the_likeliest_class_of_mixed_labels():
 def test_no_gradient_flows_into_teachers(rule):
     config = configuration.default()
     config.ensemble.rule = rule
-    memory = initial_memory(rule, STUDENTS)
+    memory = initial_memory(configuration.RULES[rule], STUDENTS)
     shares = np.full((BATCH, STUDENTS), 1 / STUDENTS, np.float32)
 
     def total(z, shares, copies):
@@ -235,7 +235,7 @@ def test_no_gradient_flows_into_teachers(rule):
 
 
 def test_running_losses_follow_the_metrics_and_pass_over_what_is_not_finite():
-    memory = initial_memory("by_accuracy", 2)
+    memory = initial_memory(configuration.RULES["by_accuracy"], 2)
     after = remember(memory, {"hard": (np.array([30.0, np.nan]), np.float32(10.0))})
     np.testing.assert_allclose(after["losses"], [0.99 + 0.01 * 3.0, 0.99 + 0.01], rtol=1e-6)
     assert remember({}, {}) == {}

@@ -24,7 +24,7 @@ from kdjax.train.tasks.distill_teachers import load_teachers
 from kdjax.train.tasks.evaluate import evaluate
 from kdjax.train.tasks.experiment import resolve, stage_config
 from kdjax.train.tasks.search_stage import resolve_budget, search_method, search_optimizer
-from kdjax.train.tasks.search_teacher import load_teacher
+from kdjax.train.tasks.search_teacher import _find_run, load_teacher
 from kdjax.train.tasks.structure import CANDIDATES, candidate_start, find_structure
 
 SHAPE = (8, 8, 1)
@@ -229,7 +229,7 @@ def searched_state(config, path):
     checkpoints.close()
     source = configuration.search_default().teacher
     source.workdir = str(path)
-    return experiment, budget, load_teacher(source, experiment), state
+    return experiment, budget, load_teacher(source, experiment).variables, state
 
 
 def test_a_slim_start_is_the_searched_network(finished):
@@ -344,13 +344,32 @@ def test_a_teacher_from_an_ensemble(trained, search_of):
     experiment = resolve(search_of())
     source = configuration.search_default().teacher
     source.workdir = str(path)
-    variables = load_teacher(source, experiment)
+    variables, remark = load_teacher(source, experiment)
+    assert remark == ""
     expected = variable_shapes(experiment.architecture.build(), SHAPE)
     chex.assert_trees_all_equal_shapes(variables, dict(expected))
     _, stored = host_state(path, "ensemble-seed0")
     for kind in ("params", "batch_stats"):
         chex.assert_trees_all_equal(variables[kind]["stem"], stored[kind]["stem"])
         chex.assert_trees_all_equal(variables[kind]["branch"], stored[kind]["student_1"])
+
+
+def test_a_teacher_of_an_unfinished_run_is_named(trained, search_of, tmp_path):
+    _, path, _ = trained
+    going_on = shutil.copytree(path, tmp_path / "going_on")
+    (going_on / "results.json").unlink()
+    source = configuration.search_default().teacher
+    source.workdir = str(going_on)
+    _, remark = load_teacher(source, resolve(search_of()))
+    assert f"the teacher ensemble-seed0 in {going_on} is of an unfinished run, at step" in remark
+
+
+def test_the_first_seed_teaches(tmp_path):
+    for run in ("search-seed10", "independent-seed10", "independent-seed2", "ensemble-seed2"):
+        (tmp_path / "checkpoints" / run).mkdir(parents=True)
+    assert _find_run(tmp_path, "", (2, 10)) == "independent-seed2"
+    assert _find_run(tmp_path, "", (10, 2)) == "independent-seed10"
+    assert _find_run(tmp_path, "ensemble-seed2", (10, 2)) == "ensemble-seed2"
 
 
 @pytest.mark.parametrize(

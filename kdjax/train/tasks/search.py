@@ -70,9 +70,10 @@ def search(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any
     experiment = resolve_in_all(config, path)
     budget = processes.in_all(lambda: resolve_budget(experiment))
     latencies = _read_latencies(config)
-    teacher = None
+    teacher, remark = None, ""
     if config.teacher.workdir:
-        teacher = processes.in_all(lambda: load_teacher(config.teacher, experiment))
+        found = processes.in_all(lambda: load_teacher(config.teacher, experiment))
+        teacher, remark = found.variables, found.remark
         processes.check_equal({"the teacher (its digest)": digest(teacher)})
     processes.in_all(
         lambda: try_own_losses(
@@ -97,12 +98,14 @@ def search(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any
         processes.on_first_unshared(claim)
         epochs = config.search.epochs + len(config.seeds) * config.distil.epochs
         epochs += 0 if config.teacher.workdir else config.teacher.epochs
-        return _search(Stages(experiment, path, stack, epochs), budget, teacher)
+        stages = Stages(experiment, path, stack, epochs)
+        remarks = (*filter(None, [remark]), *configuration.shortened(config))
+        stages.say(_describe(experiment, budget), *remarks)
+        return _search(stages, budget, teacher)
 
 
 def _search(stages: Stages, budget: Budget, teacher: Mapping[str, Any] | None) -> dict[str, Any]:
     experiment = stages.experiment
-    stages.say(_describe(experiment, budget), *configuration.shortened(experiment.config))
     teacher_run, teacher_state = None, None
     if teacher is None:
         teacher_run, teacher_state = _train_teacher(stages)

@@ -1,7 +1,8 @@
 """Loads the teacher of a search from another workdir: the same network at full width."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
 
@@ -9,14 +10,28 @@ from kdjax.config import ConfigError
 from kdjax.train.run import workdir
 from kdjax.train.tasks import stored, trained_on
 from kdjax.train.tasks.experiment import Experiment
+from kdjax.train.tasks.stages import run_name
 from kdjax.train.tasks.teacher_checks import check_held_out
 
-# If a workdir has runs of several stages, the first stage in this order is taken.
+# If a workdir has runs of several stages, the first stage in this order is taken, and of its runs
+# that of the first seed.
 _RUNS = ("teacher", "independent", "ensemble")
 
 
-def load_teacher(config: ml_collections.ConfigDict, experiment: Experiment) -> dict[str, Any]:
-    """The variables of the full network that ``config.teacher`` names, on the host.
+class GivenTeacher(NamedTuple):
+    """A full network that was trained before the search.
+
+    Attributes:
+      variables: its ``params`` and ``batch_stats``, on the host.
+      remark: what the user should know about it; or empty.
+    """
+
+    variables: dict[str, Any]
+    remark: str
+
+
+def load_teacher(config: ml_collections.ConfigDict, experiment: Experiment) -> GivenTeacher:
+    """The full network that ``config.teacher`` names.
 
     Args:
       config: the section ``config.teacher``. Its ``workdir`` is one of `kdjax search` or
@@ -31,10 +46,10 @@ def load_teacher(config: ml_collections.ConfigDict, experiment: Experiment) -> d
     """
     path = Path(config.workdir)
     try:
-        workdir.read_config(path)
+        stored_config = workdir.read_config(path)
     except workdir.WorkdirError as error:
         raise ConfigError(f"config.teacher.workdir is {config.workdir!r}: {error}") from None
-    run = _find_run(path, config.run)
+    run = _find_run(path, config.run, stored_config.seeds)
     found = stored.restore(path, run, config.checkpoint)
     if found is None:
         raise ConfigError(
@@ -44,20 +59,22 @@ def load_teacher(config: ml_collections.ConfigDict, experiment: Experiment) -> d
     _check(found, experiment, name)
     fingerprint = trained_on.read(path).fingerprint
     check_held_out(found.config["data"], fingerprint, experiment, name)
-    return found.variables_of(1)
+    finished = stored.ended(path, found.step)
+    remark = "" if finished else f"{name} is of an unfinished run, at step {found.step}"
+    return GivenTeacher(found.variables_of(1), remark)
 
 
-def _find_run(path: Path, wanted: str) -> str:
+def _find_run(path: Path, wanted: str, seeds: Sequence[int]) -> str:
     folder = path / "checkpoints"
     runs = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
     if wanted and wanted not in runs:
         raise ConfigError(
             f"config.teacher.run is {wanted!r}: the runs in {path} are {', '.join(runs) or 'none'}"
         )
-    for stage in _RUNS:
-        for run in [wanted] if wanted else runs:
-            if run.startswith(f"{stage}-seed"):
-                return run
+    known = [run_name(stage, seed) for stage in _RUNS for seed in seeds]
+    for run in known:
+        if run == wanted or (not wanted and run in runs):
+            return run
     if wanted:
         raise ConfigError(
             f"config.teacher.run is {wanted!r}: a teacher is a run of {', '.join(_RUNS[:-1])} or "
