@@ -243,7 +243,12 @@ RUNNING: dict[str, Field] = {
     ),
     "checkpoint.every_epochs": number(5, "epochs between checkpoints", 1, resumable=True),
     "checkpoint.keep": number(2, "how many of the latest checkpoints to keep", 1, resumable=True),
-    "log.every_steps": number(50, "steps averaged in a line of metrics.jsonl", 1, resumable=True),
+    "log.every_steps": number(
+        50,
+        "steps averaged in a line of metrics.jsonl; the last line of an epoch may have fewer",
+        1,
+        resumable=True,
+    ),
     "log.tensorboard": Field(True, "write TensorBoard events", resumable=True),
     "log.progress": Field(True, "show a progress bar on a terminal", resumable=True),
 }

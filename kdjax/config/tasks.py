@@ -13,8 +13,13 @@ from kdjax.config.terms import BY_LOGITS, TERMS, Reads, Term, ramp_field, term_f
 Task = Literal["train", "search", "distill"]
 
 BUILT_IN = tuple(TERMS)
-# Names under which metrics.jsonl has a step's other measurements; no term may have one of them.
-_METRICS = {"loss", "accuracy", "ensemble_accuracy", "gradient_norm", "gate"}
+# What else a step measures, or a line of metrics.jsonl says; no term may have such a name.
+METRICS = {
+    *("run", "kind", "step", "epoch", "learning_rate", "images_per_second"),
+    *("loss", "accuracy", "ensemble_accuracy", "gradient_norm", "gate"),
+    *("gradient_fault", "statistics_fault"),
+    *("penalty", "penalty_to_loss"),  # Of a search; its other metrics have a slash in their names.
+}
 FIELDS = training.FIELDS
 SEARCH_FIELDS = search.FIELDS
 DISTILL_FIELDS = distill.FIELDS
@@ -39,7 +44,7 @@ def register_term(name: str, term: Term) -> None:
         neither maps nor embeddings.
     """
     fields = [field for table in _TABLES.values() for field in table]
-    taken = set(BUILT_IN) | _METRICS | _sections(*fields) - set(TERMS)
+    taken = set(BUILT_IN) | METRICS | _sections(*fields) - set(TERMS)
     if not name.isidentifier() or name in taken:
         raise ConfigError(
             f"a term cannot be called {name!r}: that is not a Python name, or it is taken"

@@ -6,7 +6,7 @@ import ml_collections
 
 from kdjax.config.lengths import growing
 from kdjax.config.rules import RULES
-from kdjax.config.terms import TERMS
+from kdjax.config.terms import BY_LOGITS, BY_TEACHER, TERMS
 
 _SCHEDULES: Mapping[str, tuple[str, ...]] = {
     "boundaries": ("step",),
@@ -21,8 +21,9 @@ _OPTIMIZERS: Mapping[str, tuple[str, ...]] = {
     "b2": ("adam", "adamw", "rmsprop"),
     "eps": ("adam", "adamw", "rmsprop"),
 }
-# Fields that the method independent does not read, because it has no teacher.
+# Fields and groups of them that the method independent does not read, because it has no teacher.
 _TEACHING = (
+    "compute.batch_losses",
     "ensemble",
     "feature_gradient_to_stem",
     "standardize_logits",
@@ -62,7 +63,7 @@ def _decided(config: ml_collections.ConfigDict, name: str) -> str:
         "ensemble": lambda: _ensemble(config, field),
         "faults": lambda: _stops(config) if field == "limit" else "",
         "teacher": lambda: _teacher(config, name),
-        "": lambda: _scales(config) if field == "student_scales" else _shared(config, field),
+        "": lambda: _unread_without_group(config, field),
     }
     if group in TERMS:
         return _off(config, group)
@@ -70,7 +71,7 @@ def _decided(config: ml_collections.ConfigDict, name: str) -> str:
 
 
 def _teaches(name: str) -> bool:
-    return name.partition(".")[0] in (*_TEACHING, *TERMS)
+    return name in _TEACHING or name.partition(".")[0] in (*_TEACHING, *TERMS)
 
 
 def _off(config: ml_collections.ConfigDict, term: str) -> str:
@@ -92,9 +93,23 @@ def _chosen(config: ml_collections.ConfigDict, name: str, readers: tuple[str, ..
     return f"config.{name} is {value!r}" if readers and value not in readers else ""
 
 
+def _without(config: ml_collections.ConfigDict, read: Callable[[str], bool], what: str) -> str:
+    """Says that no term is on that fits; ``read`` says which terms do. Empty if one is on."""
+    on = [term for term, weight in config.weights.items() if weight]
+    if any(read(term) for term in on):
+        return ""
+    return f"no term {what} is on, only {', '.join(on)}"
+
+
+def _compares_logits(term: str) -> bool:
+    return TERMS[term].reads in BY_TEACHER
+
+
 def _data(config: ml_collections.ConfigDict, field: str) -> str:
     stream, source = config.data.memory == "stream", config.data.name
     if field == "data_dir" and (source == "digits" or ":" in source):
+        return f"config.data.name is {source!r}"
+    if field == "skip_corrupt" and (source == "digits" or source.startswith("npz:")):
         return f"config.data.name is {source!r}"
     if field in ("workers", "resized_crop") and not stream:
         return f"config.data.memory is {config.data.memory!r}"
@@ -104,13 +119,18 @@ def _data(config: ml_collections.ConfigDict, field: str) -> str:
 
 
 def _compute(config: ml_collections.ConfigDict, field: str) -> str:
-    one_by_one = config.compute.execution == "sequential"
-    return "config.compute.execution is 'sequential'" if field == "lanes" and one_by_one else ""
+    if field == "lanes" and config.compute.execution == "sequential":
+        return "config.compute.execution is 'sequential'"
+    if field == "batch_losses":
+        compared = "that compares the examples of a batch"
+        return _without(config, lambda term: TERMS[term].coupled, compared)
+    return ""
 
 
 def _ensemble(config: ml_collections.ConfigDict, field: str) -> str:
     with_copies = tuple(name for name, rule in RULES.items() if rule.has_copies)
-    return _chosen(config, "ensemble.rule", with_copies if field == "ema_decay" else None)
+    other = _chosen(config, "ensemble.rule", with_copies if field == "ema_decay" else None)
+    return other or _without(config, _compares_logits, "that compares logits")
 
 
 def _stops(config: ml_collections.ConfigDict) -> str:
@@ -126,8 +146,21 @@ def _teacher(config: ml_collections.ConfigDict, name: str) -> str:
     return ""
 
 
-def _scales(config: ml_collections.ConfigDict) -> str:
-    return "config.student_widths names the students' widths" if config.student_widths else ""
+def _unread_without_group(config: ml_collections.ConfigDict, field: str) -> str:
+    """Why a field whose name has no dot is not read; empty if it is read."""
+    if field == "student_scales":
+        named = bool(config.student_widths)
+        return "config.student_widths names the students' widths" if named else ""
+    if field == "student_weights":
+        return _without(config, lambda term: term != "hard", "but hard")
+    if field == "standardize_logits":
+        return _without(config, _compares_logits, "that compares logits")
+    if field == "feature_gradient_to_stem":
+        maps = "that reads maps or embeddings"
+        return _without(config, lambda term: TERMS[term].reads not in BY_LOGITS, maps)
+    if field == "label_smoothing" and config.get("method") == "ensemble":
+        return _off(config, "hard")
+    return _shared(config, field)
 
 
 def _shared(config: ml_collections.ConfigDict, field: str) -> str:

@@ -3,7 +3,7 @@
 from kdjax.data.dataset import DataError, Dataset, Split
 from kdjax.data.division import SourceOptions
 from kdjax.data.images import fit_image, read_image
-from kdjax.data.registry import load, names
+from kdjax.data.registry import is_array, load, names
 from kdjax.data.streamed import Streamed, stream
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Split",
     "Streamed",
     "fit_image",
+    "is_array",
     "load",
     "names",
     "read_image",

@@ -123,7 +123,8 @@ def _log_unused_options(name: str, parts: Collection[str], options: SourceOption
     """Logs which options have no effect for a source with these parts."""
     for split in ("validation", "test"):
         share, default = getattr(options, split), getattr(SourceOptions(), split)
-        if split in parts and share != default:  # Nobody asked for the default.
+        # Nobody asked for the default, and 0 asks for nothing to be held out.
+        if split in parts and share not in (default, 0.0):
             _LOGGER.warning(
                 "%s has a %s split of its own: config.data.%s = %s is not used",
                 *(name, split, split, share),

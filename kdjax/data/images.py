@@ -53,9 +53,7 @@ def read_image(source: str | Path | bytes | PIL.Image.Image, where: str = "") ->
         image = encoded if isinstance(encoded, PIL.Image.Image) else _open(encoded)
         # An image that the caller opened must stay open.
         with contextlib.nullcontext() if image is encoded else image:
-            if image.mode.startswith(("I", "F")):
-                # Pillow would clip the values to 8 bits without a warning.
-                raise OSError(f"it has more than 8 bits a channel (mode {image.mode})")
+            _check_depth(image)
             image.load()
             return _opaque(_upright(image, where))
     except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
@@ -67,6 +65,12 @@ def _open(source: bytes | Path) -> PIL.Image.Image:
         return PIL.Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
     except PIL.UnidentifiedImageError:  # Its message only has a memory address.
         raise OSError("Pillow does not know its format") from None
+
+
+def _check_depth(image: PIL.Image.Image) -> None:
+    """Raises OSError for more than 8 bits a channel, which Pillow would clip without a warning."""
+    if image.mode.startswith(("I", "F")):
+        raise OSError(f"it has more than 8 bits a channel (mode {image.mode})")
 
 
 def _upright(image: PIL.Image.Image, where: str) -> PIL.Image.Image:
@@ -255,10 +259,11 @@ def header(
       skip_corrupt: whether to return None instead of raising.
 
     Raises:
-      DataError: if it is not an image.
+      DataError: if it is not an image, or has more than 8 bits a channel.
     """
     try:
         with _open(source) as image:
+            _check_depth(image)
             # Pillow rotates a TIFF by itself. "exif" is looked up first, because Pillow would
             # decode a whole PNG to search for EXIF data.
             turned = image.format != "TIFF" and "exif" in image.info and _is_rotated(image)

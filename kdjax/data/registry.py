@@ -72,6 +72,11 @@ def load(name: str, options: SourceOptions | None = None) -> Dataset:
     return Dataset(name=name, class_names=raw.class_names, mean=mean, std=std, **splits)
 
 
+def is_array(name: str) -> bool:
+    """Whether a dataset is an array already, so that it cannot be streamed."""
+    return name == "digits" or name.startswith("npz:")
+
+
 def check_kind(name: str) -> None:
     """Checks what stands before the colon in the name of a dataset.
 

@@ -107,6 +107,9 @@ def _with_execution_and_batch(
 ) -> ml_collections.ConfigDict:
     changed = ml_collections.ConfigDict(config.to_dict())
     changed.compute.execution, changed.batch_size = execution, batch
+    changed.evaluation.select = (
+        "last"  # Of no effect on a step, and shapes have no validation split.
+    )
     configuration.validate(changed)
     return changed
 

@@ -1,5 +1,6 @@
 """Folders of images: read, resized, refused; decoded once and cached."""
 
+import io
 import re
 
 import numpy as np
@@ -76,7 +77,15 @@ def test_a_truncated_file_is_named(tmp_path):
         data.load(f"folder:{tmp_path}", WHOLE)
 
 
+def _deep_png():
+    """The bytes of a grey image with 16 bits a channel, which Pillow opens in a mode of its own."""
+    encoded = io.BytesIO()
+    PIL.Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(encoded, "png")
+    return encoded.getvalue()
+
+
 DAMAGED_HEADERS = {
+    "deep.png": _deep_png(),
     # The first chunk has length 5 instead of 13.
     "bad.png": b"\x89PNG\r\n\x1a\n\0\0\0\5IHDR\0\0\0\x08\0\0\0\x08\x08\0\0\0\0\xe1\x64\xe1\x57",
     "bad.ppm": b"P6\n99999999999999999999 8\n255\n" + b"0" * 192,

@@ -304,8 +304,9 @@ def test_a_share_that_is_not_used_is_warned_of(folders, caplog, read):
     ]
     assert set(warnings) <= set(said(caplog, name, read, **fields))
     assert sum(record.levelname == "WARNING" for record in caplog.records) == 2
-    said(caplog, name, read)
-    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    for asked in ({}, {"test": 0.0, "validation": 0.0}):
+        said(caplog, name, read, **asked)
+        assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
 def test_a_validation_split_that_is_used_for_test_is_said(prepared, caplog):

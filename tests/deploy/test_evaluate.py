@@ -180,6 +180,16 @@ def test_of_other_data_all_images_count_however_few_labels_were_trained_on(tmp_p
     assert sum(opened.dataset.sizes.values()) == 60
 
 
+def test_arrays_are_other_data_of_networks_trained_from_a_stream(tmp_path):
+    config = configuration.first_run("train")
+    trained_on = TrainedOn.of(read_dataset(config))
+    config.data.update(name="folder:photos", memory="stream")
+    images, labels = np.zeros((20, 8, 8, 1), np.uint8), np.arange(20) % 10
+    np.savez(tmp_path / "more.npz", train_images=images, train_labels=labels)
+    opened = open_other(config, str(tmp_path / "more.npz"), trained_on)
+    assert sum(opened.dataset.sizes.values()) == 20
+
+
 def test_data_of_the_same_name_is_not_said_to_be_other(tmp_path):
     config = configuration.first_run("train")
     trained_on = TrainedOn.of(read_dataset(config))

@@ -213,7 +213,7 @@ def test_a_mistake_in_a_loss_is_found_before_anything_is_trained(
 
 
 def test_names_that_are_taken_are_refused():
-    for name in ("soft", "epochs", "accuracy", "two words"):
+    for name in ("soft", "epochs", "accuracy", "two words", "step", "penalty", "learning_rate"):
         with pytest.raises(ConfigError, match=repr(name)):
             configuration.register_term(name, Term("mine", "logits"))
     with pytest.raises(ConfigError, match="'mine' has parts and reads 'logits'"):

@@ -11,6 +11,7 @@ import pytest
 from kdjax import atomic, costs, load_student, models, widths
 from kdjax import config as configuration
 from kdjax.config import ConfigError
+from kdjax.config.tasks import METRICS
 from kdjax.models.initialize import variable_shapes
 from kdjax.search import Channels
 from kdjax.train import search, train
@@ -352,6 +353,13 @@ def test_a_teacher_from_an_ensemble(trained, search_of):
     for kind in ("params", "batch_stats"):
         chex.assert_trees_all_equal(variables[kind]["stem"], stored[kind]["stem"])
         chex.assert_trees_all_equal(variables[kind]["branch"], stored[kind]["student_1"])
+
+
+def test_no_term_can_have_the_name_of_a_metric(finished, trained):
+    for path in (finished[1], trained[1]):
+        lines = (path / "metrics.jsonl").read_text().splitlines()
+        found = {name for line in lines for name in json.loads(line) if "/" not in name}
+        assert found <= METRICS | set(configuration.TERMS)
 
 
 def test_a_teacher_of_an_unfinished_run_is_named(trained, search_of, tmp_path):

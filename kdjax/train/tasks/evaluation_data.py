@@ -95,6 +95,10 @@ def relocate(config: ml_collections.ConfigDict, place: str) -> None:
         config.data.data_dir = place
     else:
         config.data.name = f"folder:{place}"
+    if data.is_array(
+        config.data.name
+    ):  # It is held in memory, however the images of training were.
+        config.data.memory = "device"
 
 
 def open_other(config: ml_collections.ConfigDict, place: str, trained: TrainedOn) -> EvaluationData:
