@@ -12,7 +12,7 @@ from kdjax.config.first_run import first_run
 from kdjax.config.lengths import growing, ramp_epochs, shortened, warmup_epochs
 from kdjax.config.names import nearest
 from kdjax.config.rules import RULES, Rule
-from kdjax.config.search import RESOURCES
+from kdjax.config.search import BLOCK_RESOURCES
 from kdjax.config.shared import OPTIMIZERS, SCHEDULES
 from kdjax.config.stored import forbidden_changes, from_json, to_json
 from kdjax.config.tasks import (
@@ -34,11 +34,11 @@ from kdjax.config.terms import RAMPS, TERMS, Parts, Term
 from kdjax.config.unread import unread
 
 __all__ = [
+    "BLOCK_RESOURCES",
     "DISTILL_FIELDS",
     "FIELDS",
     "OPTIMIZERS",
     "RAMPS",
-    "RESOURCES",
     "RULES",
     "SCHEDULES",
     "SEARCH_FIELDS",

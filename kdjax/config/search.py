@@ -8,7 +8,7 @@ from kdjax.config.shared import DATA, LABELS_AND_LOGITS, NETWORK, OPTIMIZATION, 
 
 # In the paper on the search the weights are constant; only the paper on the ensemble has a ramp.
 SEARCH_RAMP = "constant"
-RESOURCES = ("flops", "params", "latency", "both", "targets")
+BLOCK_RESOURCES = ("flops", "params", "latency", "both", "targets")
 
 
 def _target(default: float, cost: str) -> Field:
@@ -118,8 +118,8 @@ FIELDS: dict[str, Field] = {
         (),
         "what each block is penalised for: flops, params, latency, both (flops and params) or "
         "targets (every cost that has a target); empty: targets",
-        f"each one of {', '.join(RESOURCES)}",
-        lambda value: value in RESOURCES,
+        f"each one of {', '.join(BLOCK_RESOURCES)}",
+        lambda value: value in BLOCK_RESOURCES,
     ),
     "search.blocks.targets": tuple_of(
         (),

@@ -169,15 +169,16 @@ def _pressure(
 ) -> np.ndarray:
     """The pressure ``[resources, groups]`` of a constraint.
 
-    Groups of a block whose resource is ``targets`` feel the constraint's resources, ``own``.
+    Groups of a block whose resource is ``targets`` are penalised for the constraint's resources,
+    ``own``.
     """
     pressure = np.zeros((len(resources), len(channels.groups)), np.float32)
     for block in blocks:
         if block.frozen:
             continue
-        felt = own if block.resource == "targets" else _penalised(block, overall)
+        penalised = own if block.resource == "targets" else _penalised(block, overall)
         for number, group in enumerate(channels.groups):
             if group.name in block.groups:
-                for resource in felt:
-                    pressure[resources.index(resource), number] = block.strength / len(felt)
+                for resource in penalised:
+                    pressure[resources.index(resource), number] = block.strength / len(penalised)
     return pressure

@@ -301,9 +301,9 @@ class _Thinning:
         coefficients = coefficients * counts * self._per_mean_width
         mean = jnp.sum(coefficients * self._unit_share, axis=1, keepdims=True)
         tempered = mean * (coefficients / mean) ** self._cost_exponent
-        felt = jnp.einsum("krg,rg->kg", self._pressure, tempered)
-        pressed = jnp.maximum(strength, 0.0) @ felt
-        shielded = jnp.maximum(-strength, 0.0) @ felt
+        charges = jnp.einsum("krg,rg->kg", self._pressure, tempered)
+        pressed = jnp.maximum(strength, 0.0) @ charges
+        shielded = jnp.maximum(-strength, 0.0) @ charges
         # A shield lowers the weights of some groups relative to the others. The group with the
         # smallest ratio of shield to pressure keeps all of its weight.
         movable = active & (counts > self._least_channels) & (pressed > 0)

@@ -107,7 +107,7 @@ def _base_strengths(budget: Budget, steps: float) -> np.ndarray:
     coefficients = np.stack([np.asarray(model.coefficients(full)) for model in budget.resources])
     coefficients = coefficients * full / full.mean()
     pressure = np.stack([constraint.pressure for constraint in budget.constraints])
-    felt = np.einsum("krg,rg->kg", pressure, coefficients) * budget.channels.unit_sizes
+    charges = np.einsum("krg,rg->kg", pressure, coefficients) * budget.channels.unit_sizes
     weights = np.array([group.units for group in groups], float)
-    mean = (felt * weights).sum(1) / ((felt > 0) * weights).sum(1)
+    mean = (charges * weights).sum(1) / ((charges > 0) * weights).sum(1)
     return np.asarray(0.5 / (mean * steps), np.float32)

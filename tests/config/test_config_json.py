@@ -59,7 +59,7 @@ def test_json_that_is_no_configuration(text, message):
         st.tuples(
             st.text(min_size=1),
             st.floats(1e-300, 1e38),
-            st.sampled_from(configuration.RESOURCES),
+            st.sampled_from(configuration.BLOCK_RESOURCES),
             st.floats(0, 1),
         ),
         unique_by=lambda block: block[0],

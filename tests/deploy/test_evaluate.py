@@ -297,7 +297,7 @@ def test_the_command_draws_what_it_measured(trained, moved, capsys):
 def test_many_classes_are_drawn_and_printed(tmp_path, classes):
     rng = np.random.default_rng(classes)
     labels, ranks = rng.integers(0, classes, 300), rng.integers(0, classes, (300, 5))
-    network = measures.over_seeds(
+    network = measures.mean_of_runs(
         [{"run": "a", "seed": 0, "step": 1, **measures.of_run(labels, ranks, classes)}]
     )
     summary = {
@@ -334,10 +334,10 @@ def test_measures_by_hand():
     assert found["confusion"][1][:2] == [1, 2]
     other = {**found, "accuracy": 0.9, "top5": 1.0}
     runs = [{"run": "r", "seed": s, "step": 1, **one} for s, one in enumerate((found, other))]
-    both = measures.over_seeds(runs)
+    both = measures.mean_of_runs(runs)
     assert both["accuracy"] == pytest.approx(0.7)
     assert both["accuracy_std"] == pytest.approx(0.4 / 2**0.5)
     assert both["accuracy_half_width"] == pytest.approx(12.7062 * 0.2, rel=1e-5)
     assert both["confusion"][1][:2] == [2, 4]
-    alone = measures.over_seeds(runs[:1])
+    alone = measures.mean_of_runs(runs[:1])
     assert (alone["accuracy_std"], alone["top5_std"]) == (None, None)

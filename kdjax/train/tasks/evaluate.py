@@ -240,7 +240,7 @@ def _summarize(
             }
             for one in group
         ]
-        entries.append({"name": name, **measures.over_seeds(runs)})
+        entries.append({"name": name, **measures.mean_of_runs(runs)})
         for run, one in zip(runs, group, strict=True):
             only = np.unique(one.ranks[:, 0])
             if len(only) == 1:

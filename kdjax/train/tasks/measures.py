@@ -39,7 +39,7 @@ def of_run(labels: np.ndarray, ranks: np.ndarray, classes: int) -> dict[str, Any
     }
 
 
-def over_seeds(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def mean_of_runs(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Returns means over runs of what :func:`of_run` returned, with deviations and half intervals.
 
     The deviations are sample deviations. The half intervals are half the widths of 95 % intervals

@@ -87,8 +87,9 @@ def _thinned(
     pressed = np.any([c.pressure.any(axis=0) for c in budget.constraints], axis=0)
     kept = [
         group.name
-        for group, felt in zip(budget.channels.groups, pressed, strict=True)
-        if group.name in budget.held or (not felt and compact[group.name] == full[group.name])
+        for group, has_pressure in zip(budget.channels.groups, pressed, strict=True)
+        if group.name in budget.held
+        or (not has_pressure and compact[group.name] == full[group.name])
     ]
     return expand(full, budget.channels, allows, limit=full, fixed=kept)
 

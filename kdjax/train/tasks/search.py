@@ -120,7 +120,7 @@ def _search(stages: Stages, budget: Budget, teacher: Mapping[str, Any] | None) -
         teacher_scores = measure("teacher", teacher_run, teacher_state)
     else:
         teacher_scores = _measure_given(stages, teacher)
-    measured = [measure("distil", run, state) for run, state in candidates]
+    measured = [measure(STUDENTS, run, state) for run, state in candidates]
     summary = summarize(experiment, budget, structure, teacher_scores, measured)
     runs = {
         "teacher": [] if teacher_run is None else [teacher_run],

@@ -15,6 +15,7 @@ from kdjax.train.run.checkpoint import CheckpointError, Checkpoints
 from kdjax.train.tasks import trained_on
 from kdjax.train.tasks.stages import run_name
 from kdjax.train.tasks.structure import CANDIDATES
+from kdjax.train.tasks.students import STUDENTS
 from kdjax.train.tasks.trained_on import TrainedOn
 from kdjax.widths import WidthVector
 
@@ -153,7 +154,7 @@ def names(path: Path, config: ml_collections.ConfigDict) -> tuple[Trained, ...]:
     seeds = tuple(config.seeds)
     if configuration.task_of(config) == "search":
         compared = tuple(
-            Trained(candidate.name, "distil", place, seeds)
+            Trained(candidate.name, STUDENTS, place, seeds)
             for place, candidate in enumerate(CANDIDATES, start=1)
         )
         own = () if config.teacher.workdir else (Trained("teacher", "teacher", 1, seeds[:1]),)
@@ -162,7 +163,7 @@ def names(path: Path, config: ml_collections.ConfigDict) -> tuple[Trained, ...]:
     if configuration.task_of(config) == "distill":
         roles = ("distilled", "alone") if config.baseline else ("distilled",)
         beside = tuple(
-            Trained(f"student {number}, {role}", "distil", place * students + number, seeds)
+            Trained(f"student {number}, {role}", STUDENTS, place * students + number, seeds)
             for place, role in enumerate(roles)
             for number in range(1, students + 1)
         )
