@@ -49,25 +49,19 @@ def test_train_then_evaluate(small_config, tmp_path, capsys):
 
 def test_a_tilde_is_the_home_directory(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    for command in ("train", "evaluate", "predict", "export", "import-torch"):
-        rest = {
-            "predict": ["a.png"],
-            "export": ["--out=~/a.onnx"],
-            "import-torch": ["--weights=~/a.npz"],
-        }.get(command, [])
-        known = make_parser().parse_args([command, "--workdir=~/runs/a", *rest])
-        assert known.workdir == str(tmp_path / "runs" / "a")
-        assert "~" not in (getattr(known, "out", "") or getattr(known, "weights", ""))
-    (tmp_path / "own.py").write_text(
-        "from kdjax import config\n\ndef get_config():\n    return config.distill_default()\n"
-    )
-    known = make_parser().parse_args(["distill", "--config=~/own.py"])
-    flags = ["--config.teacher.workdir=('~/a', 'b')", "--config.network=~/net.py:create"]
-    config = cli.read_config(known.config, flags, "distill")
-    assert config.teacher.workdir == (str(tmp_path / "a"), "b")
-    assert config.network == str(tmp_path / "net.py:create")
-    config = cli.read_config("", ["--config.teacher.workdir=~/a"], "search")
-    assert config.teacher.workdir == str(tmp_path / "a")
+    for command, given in {
+        "train": ["--workdir=~/a", "--config=~/a"],
+        "evaluate": ["--workdir=~/a", "--out=~/a", "--data=~/a", "--other_data=~/a"],
+        "predict": ["--workdir=~/a", "--out=~/a", "a.png"],
+        "export": ["--workdir=~/a", "--out=~/a"],
+        "import-torch": ["--workdir=~/a", "--weights=~/a", "--config=~/a"],
+        "bench": ["--out=~/a"],
+        "plan": ["--config=~/a", "--out=~/a", "--target=h200"],
+    }.items():
+        known = make_parser().parse_args([command, *given])
+        for flag in given:
+            if flag.startswith("--") and not flag.startswith("--target"):
+                assert getattr(known, flag.partition("=")[0][2:]) == str(tmp_path / "a")
 
 
 @pytest.mark.parametrize(

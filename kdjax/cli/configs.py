@@ -1,7 +1,6 @@
 """Reads configurations from files and overrides; errors name the field."""
 
 import difflib
-import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -67,21 +66,9 @@ def read_config(
         raise _cannot_be_run(path, error) from error
     no_more(left[1:], fields)
     config = values["config"].value
-    _expand_home(config)
     if not path and task == "train":
         _drop_shares(config, overrides)
     return config
-
-
-def _expand_home(config: ml_collections.ConfigDict) -> None:
-    """Replaces ``~`` at the start of paths, which no shell does after ``--config.field=``."""
-    for name, value in configuration.flatten(config):
-        if name.startswith("data."):  # What reads the data does it, and a run keeps what was given.
-            continue
-        if isinstance(value, str):
-            config.update_from_flattened_dict({name: os.path.expanduser(value)})
-        elif isinstance(value, tuple) and value and all(isinstance(own, str) for own in value):
-            config.update_from_flattened_dict({name: tuple(map(os.path.expanduser, value))})
 
 
 def _start(

@@ -19,7 +19,7 @@ from kdjax.data.dataset import DataError, check_labels
 from kdjax.data.division import SourceOptions, check_classes, divide, needs_labels
 from kdjax.data.images import decode_with, sizes_differ
 from kdjax.data.records import Opened, Records, open_folder, open_prepared
-from kdjax.data.registry import check_kind, find_prepared, statistics
+from kdjax.data.registry import check_kind, find_prepared, is_array, statistics
 from kdjax.data.survey import common_size, read_labels, sampled_statistics
 from kdjax.data.tfds_source import directory
 
@@ -355,7 +355,7 @@ def _open(name: str, options: SourceOptions) -> Opened:
         return open_folder(location, skip_corrupt=options.skip_corrupt)
     if kind == "tfds" and separator:
         return open_prepared(directory(location))
-    if not separator and name != "digits":
+    if not separator and not is_array(name):
         return open_prepared(find_prepared(name, options.data_dir))
     check_kind(name)
     raise DataError(

@@ -9,8 +9,8 @@ from kdjax.models.ensemble import (
 )
 from kdjax.models.importing import import_torch, read_tensors
 from kdjax.models.initialize import initialize
-from kdjax.models.names import student_name
 from kdjax.models.registry import create, names, register
+from kdjax.models.student_names import student_name
 
 __all__ = [
     "Architecture",

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from kdjax.models.convolution import convolve
-from kdjax.models.names import student_name
 from kdjax.models.packing import Packing, pack_kernels
+from kdjax.models.student_names import student_name
 
 Maps = tuple[tuple[chex.Array, ...], ...]
 Distances = tuple[chex.Array, ...]

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from kdjax.models.adapters import Adapters, TeacherAdapters
 from kdjax.models.architecture import Architecture, Network, Outputs, check_images
 from kdjax.models.execution import PLAIN, Execution, Mode
-from kdjax.models.names import student_name
 from kdjax.models.normalization import BATCH_STATS
+from kdjax.models.student_names import STUDENT, student_name
 from kdjax.widths import WidthVector, check_students
 
 
@@ -219,7 +219,7 @@ def extract_student(variables: Mapping[str, Any], student: int) -> dict[str, Any
     Raises:
       ValueError: if there is no such student.
     """
-    names = [name for name in variables["params"] if name.startswith("student_")]
+    names = [name for name in variables["params"] if STUDENT.fullmatch(name)]
     name = student_name(student)
     if name not in names:
         raise ValueError(f"student is {student}: this ensemble has students 1 to {len(names)}")

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax.models.names import STUDENT
+from kdjax.models.student_names import STUDENT
 
 Path = tuple[str, ...]
 
@@ -197,7 +197,7 @@ def _equal_before(params: Mapping[str, Any]) -> dict[str, int]:
     seen: list[Any] = []
     numbers = {}
     for student in sorted(params, key=lambda name: (len(name), name)):
-        if student.startswith("student_"):
+        if STUDENT.fullmatch(student):
             shapes = jax.tree.map(lambda leaf: leaf.shape, params[student])
             numbers[student] = seen.count(shapes)
             seen.append(shapes)

@@ -21,6 +21,11 @@ def is_file(name: str) -> bool:
     return _FORM.fullmatch(name) is not None
 
 
+def file_of(name: str) -> Path:
+    """The file of a network with the name ``file.py:function``."""
+    return Path(name.rpartition(":")[0]).expanduser()
+
+
 def create(name: str, num_classes: int) -> Architecture:
     """The architecture that a user's function makes.
 
@@ -34,7 +39,7 @@ def create(name: str, num_classes: int) -> Architecture:
     """
     found = _FORM.fullmatch(name)
     assert found is not None
-    module = _load(Path(found["file"]).absolute(), name)
+    module = _load(file_of(name).absolute(), name)
     function = getattr(module, found["function"], None)
     if not callable(function):
         raise ValueError(

@@ -107,9 +107,8 @@ def _with_execution_and_batch(
 ) -> ml_collections.ConfigDict:
     changed = ml_collections.ConfigDict(config.to_dict())
     changed.compute.execution, changed.batch_size = execution, batch
-    changed.evaluation.select = (
-        "last"  # Of no effect on a step, and shapes have no validation split.
-    )
+    # This has no effect on a step, and given shapes have no validation split.
+    changed.evaluation.select = "last"
     configuration.validate(changed)
     return changed
 

@@ -18,7 +18,14 @@ from kdjax.search.constraints import Constraint
 from kdjax.search.controller import ControllerState, SearchState, Timetable, controlled
 from kdjax.search.criteria import CRITERIA, Criterion, Evidence
 from kdjax.search.expanding import expand
-from kdjax.search.extract import TOLERANCE, alive_widths, kept_channels, revive, worth
+from kdjax.search.extract import (
+    TOLERANCE,
+    alive_widths,
+    kept_channels,
+    revive,
+    with_counts,
+    worth,
+)
 from kdjax.search.latency import LatencyTable, load_latencies
 from kdjax.search.penalty import RESOURCES, CostModel
 from kdjax.search.proximal import proximal
@@ -58,5 +65,6 @@ __all__ = [
     "proximal",
     "revive",
     "round_widths",
+    "with_counts",
     "worth",
 ]

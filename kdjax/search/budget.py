@@ -209,14 +209,20 @@ def check_multiple(budget: Budget, multiple: int) -> None:
         return
     shares = budget.shares(least)
     over = ", ".join(
-        f"{shares[c.name]:.4g} of all {c.name}, the target is {c.target:.4g}"
+        f"{c.name} {shares[c.name]:.1%} (target {c.target:.1%})"
         for c in budget.constraints
         if shares[c.name] > c.target
     )
+    full = [
+        group.name
+        for group in budget.channels.groups
+        if group.name not in budget.held and least[group.name] == group.channels
+    ]
+    whole = f"; {', '.join(full)} cannot be thinned then" if full else ""
     raise ValueError(
-        f"search.multiple is {multiple}: the smallest widths that are multiples of it, with "
-        f"search.min_width {budget.min_width:g}, cost {over}; choose a smaller search.multiple or "
-        "search.min_width, or a larger target"
+        f"search.multiple is {multiple}: with search.min_width {budget.min_width:g} the smallest "
+        f"widths that are multiples of it cost too much: {over}{whole}; choose a smaller "
+        "search.multiple or search.min_width, or a larger target"
     )
 
 

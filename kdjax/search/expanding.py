@@ -62,8 +62,8 @@ def expand(
     low, high = 0.0, max(most / width for most, width in zip(limits, wanted, strict=True))
     if not allows(vector(floored(low))):
         raise ValueError(
-            f"the budget does not allow {multiple} channel(s) in every group: "
-            "choose a smaller search.multiple or a larger target"
+            f"the budget does not allow the smallest widths, in multiples of {multiple}: choose a "
+            "smaller search.multiple or search.min_width, or a larger target"
         )
     if allows(vector(floored(high))):
         return vector(floored(high))

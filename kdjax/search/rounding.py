@@ -31,7 +31,7 @@ def round_widths(
       worths: ``[units]``, see :func:`kdjax.search.extract.worth`.
 
     Raises:
-      ValueError: if the budget does not even allow one multiple in every group.
+      ValueError: if the budget does not even allow the smallest widths.
     """
     return _Rounding(budget, multiple, worths).of(widths)
 
@@ -85,8 +85,9 @@ class _Rounding:
             ]
             if not choices:
                 raise ValueError(
-                    f"the budget does not allow {self._multiple} channel(s) in every group: "
-                    "choose a smaller search.multiple or a larger target"
+                    "the budget does not allow the smallest widths, in multiples of "
+                    f"{self._multiple}: choose a smaller search.multiple or search.min_width, or a "
+                    "larger target"
                 )
             counts = min(choices, key=lambda choice: choice[:2])[2]
         return counts

@@ -191,20 +191,20 @@ def test_a_teacher_without_blocks_teaches_by_logits_alone(small_npz, tmp_path):
     config.update_from_flattened_dict(small_fields(small_npz))
     config.teacher.update(network=without_blocks(tmp_path), network_width=1.0)
     config.weights.attention_transfer = 1000.0
-    message = r"attention_transfer is 1000.0: it reads feature maps, and .*bare.py:create has no"
-    with pytest.raises(ConfigError, match=message):
+    message = "attention_transfer is 1000.0: it reads feature maps, and the teacher"
+    with pytest.raises(ConfigError, match=rf"{message} .*bare.py:create has no blocks"):
         distill(config, tmp_path / "run")
     architecture = models.create(config.teacher.network, 4)
     variables = models.initialize(architecture.build(), 0, (8, 8, 1))
-    config.teacher.network = "resnet8"
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=f"{message} mine has no blocks"):
         distill(config, tmp_path / "run", (Teacher("mine", architecture, variables),))
     assert not (tmp_path / "run").exists()
 
 
-def test_a_network_without_normalisation_is_trained(small_config, tmp_path):
+def test_a_network_without_normalisation_is_trained(small_config, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "bare.py").write_text(BARE)
-    small_config.network = f"{tmp_path / 'bare.py'}:create"
+    small_config.network = "~/bare.py:create"
     small_config.network_width = 1.0
     small_config.method = "both"
     small_config.epochs = 1

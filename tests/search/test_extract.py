@@ -152,7 +152,7 @@ def test_expanding(widths, share, multiple):
     limit = share * flops(tuple(MOST))
     allows = within(limit)
     if flops(floored(widths, 0, multiple)) > limit:
-        with pytest.raises(ValueError, match=rf"does not allow {multiple} channel\(s\) in every"):
+        with pytest.raises(ValueError, match=rf"smallest widths, in multiples of {multiple}:"):
             expand(vector(widths), CHANNELS, allows, limit=NETWORK.widths, multiple=multiple)
         return
     found = expand(vector(widths), CHANNELS, allows, limit=NETWORK.widths, multiple=multiple)
@@ -201,7 +201,7 @@ def test_expanding_by_hand():
     found = expand({"a": 3, "b": 3}, channels, allows, limit={"a": 20, "b": 20}, multiple=3)
     # The multiplier 2 gives 6 and 6; the 2 left over are less than a multiple of 3.
     assert dict(found) == {"a": 6, "b": 6}
-    with pytest.raises(ValueError, match=r"does not allow 8 channel\(s\) in every group: choose"):
+    with pytest.raises(ValueError, match="the smallest widths, in multiples of 8: choose"):
         expand({"a": 3, "b": 5}, channels, allows, limit={"a": 20, "b": 20}, multiple=8)
     least = {"a": 6, "b": 4}
     found = expand({"a": 3, "b": 5}, channels, allows, limit={"a": 20, "b": 20}, least=least)
@@ -312,7 +312,7 @@ def test_rounding_by_hand():
     assert dict(round_widths({"a": 15, "b": 7}, budget, 4, even)) == {"a": 8, "b": 12}
     # With multiples of 8 nothing is closer to the target.
     assert dict(round_widths({"a": 15, "b": 3}, budget, 8, even)) == {"a": 8, "b": 8}
-    with pytest.raises(ValueError, match=r"does not allow 16 channel\(s\) in every group"):
+    with pytest.raises(ValueError, match="the smallest widths, in multiples of 16: choose"):
         round_widths({"a": 9, "b": 10}, budget, 16, even)
 
 
@@ -343,25 +343,36 @@ def test_rounding_keeps_to_multiples_and_comes_near(widths, target, multiple, se
     st.sampled_from([0.05, 0.3, 0.6, 1, 3]),
     st.sampled_from([1, 2, 4, 8]),
     st.booleans(),
+    st.sampled_from([(), ("stage2",)]),
+    st.sampled_from([0.0, 0.5, 0.9]),
 )
-def test_a_checked_budget_is_kept_after_the_search(widths, target, min_width, multiple, expands):
+def test_a_checked_budget_is_kept_after_the_search(
+    widths, target, min_width, multiple, expands, frozen, params
+):
     """What passes the checks before training never fails after it, or goes below min_width."""
     try:
-        budget = budget_of(flops=target, min_width=min_width)
+        budget = budget_of(flops=target, params=params, min_width=min_width, frozen=frozen)
         check_multiple(budget, multiple)
     except ValueError:
         return
-    least = budget.least(multiple)
+    least, floor = budget.least(multiple), budget.least()
     groups = budget.channels.groups
     found = vector(widths)
     start = {
-        member: max(found[group.name], least[group.name])
-        for group in groups
+        member: group.channels if group.name in budget.held else max(width, floor[group.name])
+        for group, width in ((group, found[group.name]) for group in groups)
         for member in group.members
     }
+    assume(budget.allows(start))  # A search ends within its budget.
     if expands:
         found = expand(
-            start, CHANNELS, budget.allows, limit=NETWORK.widths, least=least, multiple=multiple
+            start,
+            CHANNELS,
+            budget.allows,
+            limit=NETWORK.widths,
+            least=least,
+            multiple=multiple,
+            fixed=budget.held,
         )
     else:
         found = round_widths(start, budget, multiple, np.ones(sum(MOST)))

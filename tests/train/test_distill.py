@@ -170,7 +170,7 @@ def test_a_teacher_of_an_unfinished_run_is_named(finished, small_npz, tmp_path):
     (going_on / "results.json").unlink()
     config.teacher.workdir = (str(going_on),)
     (teacher,) = load_teachers(resolve(config))
-    assert "is of an unfinished run, at step 12" in teacher.remark
+    assert "has not ended; it has had 12 steps" in teacher.remark
 
 
 def test_two_teachers_teach_by_the_average_of_their_logits(given, small_npz):

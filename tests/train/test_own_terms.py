@@ -5,6 +5,8 @@ import importlib.util
 import json
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from small import small_fields
@@ -149,8 +151,6 @@ def test_a_config_file_adds_a_loss_that_the_command_line_steers(
 def test_a_loss_that_is_not_one_number_for_each_example_is_named(
     own_term, small_config, tmp_path, returned, found
 ):
-    import jax.numpy as jnp
-
     def loss(student, teacher):
         return {"0.0": 0.0, "jnp.mean(student)": jnp.mean(student), "student": student}[returned]
 
@@ -164,52 +164,92 @@ def test_a_loss_that_is_not_one_number_for_each_example_is_named(
     assert not (tmp_path / "run").exists()
 
 
-# A loss of the teacher's embeddings, whose student has other numbers of them; and a mean that turns
-# into a number.
+def _with_memory(loss, first=lambda student: np.zeros(student.shape[-1], np.float32)):
+    """A term that reads embeddings and has a memory."""
+    parts = configuration.Parts(
+        lambda student, teacher, *, memory, examples: loss(student, teacher, memory, examples),
+        memory=lambda student, teacher, *, examples, key: first(student),
+    )
+    return Term("mine", "embedding", parts=lambda: parts)
+
+
+def _no_gradient(student, teacher):
+    return jax.lax.while_loop(lambda x: x.sum() > 1e9, lambda x: x / 2, student.sum(-1))
+
+
+# Term -> what is said of it. The line in a file is that of the loss.
 MISTAKES = {
-    "the embeddings differ": (
-        Term("mine", "embedding", loss=lambda student, teacher: student - teacher),
-        "sub got incompatible shapes",
+    "other shapes": (
+        Term("mine", "embedding", loss=lambda student, teacher: abs(student - teacher).sum(-1)),
+        r"the loss of config.weights.distance raised TypeError: sub got incompatible shapes.*"
+        r"\(.*test_own_terms.py, line \d+\)",
     ),
-    "a memory changes its shape": (
-        Term(
-            "mine",
-            "embedding",
-            parts=lambda: configuration.Parts(
-                lambda student, teacher, *, memory, examples: (student[:, 0], teacher.mean()),
-                memory=lambda student, teacher, *, examples, key: np.zeros(teacher.shape[-1]),
-            ),
-        ),
-        r"config.weights.distance returned a memory of \{'student_\d': 'float32\[\]'.*: expected",
-    ),
-    "no number for each example": (
+    "too few values": (
         Term("mine", "last map", loss=lambda student, teacher: student[0, 0, 0, :1]),
         r"config.weights.distance returned shape \(1,\): expected .* shape \(\d+,\)",
+    ),
+    "another memory": (
+        _with_memory(lambda student, teacher, memory, examples: (student[:, 0], teacher[0, 0])),
+        r"the loss of config.weights.distance returned a memory whose student_\d is float32\[\]: "
+        r"expected what it was given, float32\[\d+\]",
+    ),
+    "another tree": (
+        _with_memory(lambda student, teacher, memory, examples: (student[:, 0], {"a": memory})),
+        r"returned a memory whose student_\d is missing: expected what it was given, float32",
+    ),
+    "no gradient": (
+        Term("mine", "embedding", loss=_no_gradient),
+        "a step with the loss of config.weights.distance fails: ValueError: Reverse-mode",
     ),
 }
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
-@pytest.mark.parametrize(("task", "devices"), [(train, 1), (train, 4), (search, 1), (distill, 2)])
-def test_a_mistake_in_a_loss_is_found_before_anything_is_trained(
-    own_term, small_npz, tmp_path, task, devices, mistake
-):
-    term, message = MISTAKES[mistake]
-    if task is search and mistake == "the embeddings differ":
-        pytest.skip("in a search, teacher and student are the same network")
-    configuration.register_term("distance", term)
+def _start_of(task, small_npz, devices=1):
     default = {
         train: configuration.default,
         search: configuration.search_default,
         distill: configuration.distill_default,
-    }[task]
-    config = default()
+    }
+    config = default[task]()
     config.update_from_flattened_dict(small_fields(small_npz))
     config.compute.devices = devices
     config.weights.distance = 1.0
-    with pytest.raises((ConfigError, TypeError), match=message):
-        task(config, tmp_path / "run")
+    if task is not search:
+        config.student_scales = (1.0, 0.5)
+    return config
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.parametrize(("task", "devices"), [(train, 1), (search, 1), (distill, 2)])
+def test_a_mistake_in_a_loss_is_found_before_anything_is_trained(
+    own_term, small_npz, tmp_path, task, devices, mistake
+):
+    if mistake == "no gradient" and task is search:
+        pytest.skip("the same as with train")
+    term, message = MISTAKES[mistake]
+    configuration.register_term("distance", term)
+    with pytest.raises(ConfigError, match=message):
+        task(_start_of(task, small_npz, devices), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def _gathered(student, teacher, memory, examples):
+    """Compares with what all devices saw in the step before."""
+    found = jax.lax.all_gather(teacher, examples.devices, tiled=True)
+    size = student.shape[-1]
+    return jnp.square(student - memory.mean(0)[:size]).mean(-1), found
+
+
+def test_a_loss_may_gather_and_make_its_memory_on_the_host(own_term, small_npz, tmp_path):
+    def first(student):
+        size = student.shape[-1]
+        return np.random.default_rng(0).random((16, 2 * size)).astype(np.float32)
+
+    configuration.register_term("distance", _with_memory(_gathered, first))
+    config = _start_of(train, small_npz, devices=2)
+    config.update_from_flattened_dict({"method": "ensemble", "epochs": 1})
+    summary = train(config, tmp_path / "run")
+    assert train(config, tmp_path / "run") == summary
 
 
 def test_names_that_are_taken_are_refused():

@@ -69,8 +69,10 @@ def refused(small_npz, tmp_path, capsys, *overrides):
         ),
         (
             ["search.target.flops=0.6", "search.min_width=0.6", "search.multiple=8"],
-            "config.search.multiple is 8: the smallest widths that are multiples of it, with "
-            "search.min_width 0.6, cost 1 of all flops, the target is 0.6; choose a smaller",
+            "config.search.multiple is 8: with search.min_width 0.6 the smallest widths that are "
+            "multiples of it cost too much: flops 100.0% (target 60.0%); stem, "
+            "stage1.block1.conv1, stage2.block1.conv1, stage2, stage3.block1.conv1, stage3 cannot "
+            "be thinned then; ",
         ),
         (
             ["search.blocks.names=('a',)", "search.blocks.groups=('stage9*',)"],

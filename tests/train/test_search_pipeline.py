@@ -278,11 +278,13 @@ def test_a_finished_search_distils_more_seeds(finished, tmp_path):
     assert found["teacher"] == summary["teacher"]
 
 
-def test_a_teacher_from_another_search(finished, search_of, tmp_path):
+def test_a_teacher_from_another_search(finished, search_of, tmp_path, monkeypatch, capsys):
     """Searches one block after another, also with map terms, from an already trained teacher."""
     _, given, summary = finished
+    (shutil.copytree(given, tmp_path / "going_on") / "results.json").unlink()
+    monkeypatch.setenv("HOME", str(tmp_path))
     config = search_of(
-        teacher__workdir=str(given),
+        teacher__workdir="~/going_on",
         search__schedule="sequential",
         search__target__flops=0.6,
         distil__start="slim",
@@ -292,6 +294,7 @@ def test_a_teacher_from_another_search(finished, search_of, tmp_path):
         weights__vid=0.1,  # This term has modules beside the searched network.
     )
     found = search(config, tmp_path / "run")
+    assert "is from a workdir whose training has not ended; it has had" in capsys.readouterr().out
     names = {entry.name for entry in (tmp_path / "run" / "checkpoints").iterdir()}
     assert names == {"search-seed0", "distil-seed0"}
     teacher = dict(summary["teacher"])
@@ -369,7 +372,7 @@ def test_a_teacher_of_an_unfinished_run_is_named(trained, search_of, tmp_path):
     source = configuration.search_default().teacher
     source.workdir = str(going_on)
     _, remark = load_teacher(source, resolve(search_of()))
-    assert f"the teacher ensemble-seed0 in {going_on} is of an unfinished run, at step" in remark
+    assert f"the teacher ensemble-seed0 in {going_on} is from a workdir whose" in remark
 
 
 def test_the_first_seed_teaches(tmp_path):

@@ -17,11 +17,10 @@ import optax
 from kdjax.data.mixing import mixed
 from kdjax.models.initialize import draw
 from kdjax.train.devices.parallel import Parallel
-from kdjax.train.program import non_finite, term_modules
+from kdjax.train.program import non_finite
 from kdjax.train.program.feed import Feed, steps_per_epoch
 from kdjax.train.program.layout import Layouts
-from kdjax.train.program.methods import Method
-from kdjax.train.program.online_teacher import COPIES
+from kdjax.train.program.methods import Method, first_memory
 from kdjax.train.program.optimizer import learning_rate_schedule, make_optimizer
 from kdjax.train.program.state import TrainState
 from kdjax.train.program.step import Metrics, evaluation_step, mixing_key, train_step
@@ -117,11 +116,6 @@ class Runner:
     def initial_state(self, seed: int) -> TrainState:
         """The state before step 0, on the host."""
         variables = draw(self._initial.start, seed)
-        memory = dict(self.method.memory)
-        if self._initial.memories:
-            memory[term_modules.NETWORK] = term_modules.initial_memories(self._initial, seed)
-        if self.method.copies_decay:
-            memory[COPIES] = variables["params"]
         return TrainState(
             step=np.int32(0),
             key=np.asarray(jax.random.key_data(jax.random.key(seed))),
@@ -131,7 +125,7 @@ class Runner:
             optimizer_state=jax.tree.map(
                 lambda leaf: np.zeros(leaf.shape, leaf.dtype), self._optimizer_shapes
             ),
-            memory=memory,
+            memory=first_memory(self.method, self._initial, variables["params"], seed),
         )
 
     def place(self, state: TrainState) -> TrainState:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from kdjax.models.names import STUDENT
+from kdjax.models.student_names import STUDENT
 from kdjax.train.program.online_teacher import COPIES
 from kdjax.train.program.state import TrainState
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -62,6 +63,10 @@ class LossOutput(NamedTuple):
     total: chex.Array
     terms: Terms
     memory: Memory
+
+
+class LossError(ValueError):
+    """A user's loss that fails or does not return what it should; the message names its term."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,13 +163,42 @@ def _active(name: str, term: Term, config: ml_collections.ConfigDict) -> _Active
         if isinstance(function, str):
             function = importlib.import_module(f"kdjax.train.terms.{function}").parts
         parts = function(**fields)
+        if callable(term.parts):
+            parts = parts._replace(loss=_named(name, parts.loss))
         return _Active(parts.loss, term.reads, term.coupled, parts)
     loss = term.loss or name
     function = getattr(losses, loss) if isinstance(loss, str) else loss
     function = functools.partial(function, **fields) if fields else function
+    if callable(loss):
+        function = _named(name, function)
     if config.standardize_logits and term.reads in ("logits", "logits and labels"):
         return _Active(_standardized(function), term.reads, term.coupled, None)
     return _Active(function, term.reads, term.coupled, None)
+
+
+def _named(name: str, loss: Callable[..., Any]) -> Callable[..., Any]:
+    """Wraps a user's loss to name it, and the line that failed, in whatever it raises."""
+
+    def named(*given: Any, **more: Any) -> Any:
+        try:
+            return loss(*given, **more)
+        except Exception as error:
+            function = loss
+            while isinstance(function, functools.partial):
+                function = function.func
+            file = getattr(getattr(function, "__code__", None), "co_filename", "")
+            lines = [
+                frame.lineno
+                for frame in traceback.extract_tb(error.__traceback__)
+                if frame.filename == file
+            ]
+            place = f" ({file}, line {lines[-1]})" if lines else ""
+            text = str(error).partition("\n")[0]
+            raise LossError(
+                f"the loss of config.weights.{name} raised {type(error).__name__}: {text}{place}"
+            ) from error
+
+    return named
 
 
 def _standardized(loss: Callable[..., chex.Array]) -> Callable[..., chex.Array]:
@@ -186,7 +220,7 @@ def _check_values(name: str, values: Any, expected: tuple[int, ...]) -> chex.Arr
     found = getattr(values, "shape", None)
     if found != expected:
         what = f"shape {found}" if found is not None else repr(values)
-        raise ValueError(
+        raise LossError(
             f"the loss of config.weights.{name} returned {what}: expected one number for each "
             f"example, shape {expected}"
         )

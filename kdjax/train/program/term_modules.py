@@ -174,7 +174,7 @@ def _first(memory: Any, arguments: tuple[Any, ...], examples: int) -> Any:
 
 
 class LossInputs(NamedTuple):
-    """What a method with teachers passes to its loss.
+    """What the forward pass of a method gives to its loss.
 
     Attributes:
       logits: ``[students, batch, classes]`` float32.

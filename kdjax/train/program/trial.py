@@ -1,93 +1,111 @@
-"""Traces a method's losses on shapes alone, to find mistakes in a user's loss without training."""
+"""Traces a training step on shapes alone, to find mistakes in a user's loss before training."""
 
+import dataclasses
 from typing import Any
 
-import chex
-import flax.traverse_util
 import jax
-import jax.numpy as jnp
+import numpy as np
+import optax
 
+from kdjax.data.batches import Batch
+from kdjax.train.devices.parallel import Parallel
 from kdjax.train.program import term_modules
-from kdjax.train.program.methods import Method
-from kdjax.train.program.objective import Examples
+from kdjax.train.program.methods import Method, first_memory
+from kdjax.train.program.objective import LossError
+from kdjax.train.program.state import TrainState
+from kdjax.train.program.step import train_step
 
 
-def trace_losses(
+def trace_step(
     method: Method,
     image_shape: tuple[int, int, int],
+    parallel: Parallel,
     *,
     batch_size: int,
     train_size: int,
     mixed: bool,
-    axis_name: str | None,
     joined_losses: bool,
     teacher: Any = None,
 ) -> None:
-    """Runs the forward pass and all losses of a method on shapes; nothing is computed.
+    """Runs a training step of a method on shapes; nothing is computed but the terms' memories.
 
     Args:
       method: the networks and their losses.
       image_shape: (height, width, channels) of the images.
-      batch_size: the images of one device's share of a batch.
+      parallel: the devices.
+      batch_size: images per step, over all devices.
       train_size: the number of examples in the training split.
       mixed: whether images are mixed, so that labels are distributions.
-      axis_name: the mapped axis of the devices; None: there is one device.
       joined_losses: whether a loss that compares examples sees those of all devices.
       teacher: the shapes of a fixed teacher's variables, if the method has one.
 
     Raises:
-      ValueError: if a loss does not return one number for each example, or a memory of another
-        shape than it was given. Anything else that a loss raises is passed on.
+      LossError: if a loss fails, does not return one number for each example, or returns a memory
+        of another shape than it was given.
     """
     initial = method.initial(image_shape, train_size)
     variables = initial.start.shapes
-    memories = flax.traverse_util.unflatten_dict(
-        {
-            place: jax.eval_shape(first, jax.random.key(0))
-            for place, first in initial.memories.items()
-        }
+    optimizer = optax.set_to_zero()
+    state = TrainState(
+        step=np.int32(0),
+        key=np.asarray(jax.random.key_data(jax.random.key(0))),
+        params=variables["params"],
+        batch_stats=variables.get("batch_stats", {}),
+        optimizer_state=optimizer.init(variables["params"]),
+        memory=first_memory(method, initial, variables["params"], seed=0),
     )
-    if method.copies_decay:
-        teacher = variables["params"]
+    own = batch_size // len(parallel.devices)
+    classes = method.model.architecture.num_classes
+    batch = Batch(
+        images=jax.ShapeDtypeStruct((own, *image_shape), np.float32),
+        labels=jax.ShapeDtypeStruct(
+            *(((own, classes), np.float32) if mixed else ((own,), np.int32))
+        ),
+        mask=jax.ShapeDtypeStruct((own,), np.bool_),
+        indices=jax.ShapeDtypeStruct((own,), np.int32),
+    )
+    # What a search observes needs the state of its own optimiser.
+    method = dataclasses.replace(method, observe=lambda *_: {})
 
-    def losses(
-        variables: Any, teacher: Any, memories: Any, images: chex.Array, labels: chex.Array
-    ) -> Any:
-        mask = jnp.ones(batch_size, bool)
-        inputs, _ = method.forward(variables, teacher, images, mask, jax.random.key(0))
-        examples = Examples(
-            labels,
-            mask,
-            axis_name=axis_name if joined_losses else None,
-            devices=axis_name,
-            indices=jnp.arange(batch_size),
-            key=jax.random.key(0),
+    def step(state: TrainState, batch: Batch, teacher: Any) -> Any:
+        after, _ = train_step(
+            state,
+            batch,
+            method=method,
+            optimizer=optimizer,
+            weights=method.weights(state.step),
+            teacher=teacher,
+            axis_name=parallel.axis_name,
+            joined_losses=joined_losses,
         )
-        memory = {**method.memory, term_modules.NETWORK: memories}
-        return method.loss(inputs, examples, method.weights(jnp.int32(0)), memory).memory
+        return after.memory.get(term_modules.NETWORK, {})
 
-    classes = (method.model.architecture.num_classes,)
-    labels = (classes, jnp.float32) if mixed else ((), jnp.int32)
-    given = [(image_shape, jnp.float32), labels]
-    if axis_name is None:
-        batch = [jax.ShapeDtypeStruct((batch_size, *shape), dtype) for shape, dtype in given]
-        after = jax.eval_shape(losses, variables, teacher, memories, *batch)
-    else:  # One device stands for all: shapes are the same on each.
-        batch = [jax.ShapeDtypeStruct((1, batch_size, *shape), dtype) for shape, dtype in given]
-        over_devices = jax.vmap(losses, in_axes=(None, None, None, 0, 0), axis_name=axis_name)
-        stacked = jax.eval_shape(over_devices, variables, teacher, memories, *batch)
-        after = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), stacked)
-    _check_memories(memories, after)
+    many = () if parallel.axis_name is None else (len(parallel.local_devices),)
+    given = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((*many, *np.shape(leaf)), leaf.dtype),
+        (state, batch, teacher),
+    )
+    after = jax.eval_shape(parallel.compile(step), *given)
+    _check_memories(given[0].memory.get(term_modules.NETWORK, {}), after, len(many))
 
 
-def _check_memories(before: Any, after: Any) -> None:
-    for name, memory in before.items():
-        kept, made = (
-            jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", tree)
-            for tree in (memory, after[name])
-        )
-        if kept != made:
-            raise ValueError(
-                f"the loss of config.weights.{name} returned a memory of {made}: expected what it "
-                f"was given, {kept}"
+def _check_memories(before: Any, after: Any, skipped: int) -> None:
+    """Raises LossError at the first difference; the first ``skipped`` axes are of devices."""
+    given, made = (_shapes(tree, skipped) for tree in (before, after))
+    for place in sorted(given.keys() | made.keys()):
+        if given.get(place) != made.get(place):
+            raise LossError(
+                f"the loss of config.weights.{place[0]} returned a memory whose "
+                f"{'/'.join(place[1:])} is {made.get(place, 'missing')}: expected what it was "
+                f"given, {given.get(place, 'nothing')}"
             )
+
+
+def _shapes(tree: Any, skipped: int) -> dict[tuple[str, ...], str]:
+    """Place of each array -> its dtype and shape, such as ``float32[8, 16]``."""
+    return {
+        tuple(str(getattr(key, "key", key)) for key in path): (
+            f"{leaf.dtype}{list(leaf.shape[skipped:])}"
+        )
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }

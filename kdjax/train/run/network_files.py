@@ -25,10 +25,10 @@ def stored(path: Path, name: str) -> str:
     """
     if not own.is_file(name):
         return name
-    (file, function), copy = name.rsplit(":", 1), _copy(path, name)
-    if not copy.exists() or (Path(file).is_file() and _equal(Path(file), copy)):
+    file, copy = own.file_of(name), _copy(path, name)
+    if not copy.exists() or (file.is_file() and _equal(file, copy)):
         return name
-    return f"{copy}:{function}"
+    return f"{copy}:{name.rpartition(':')[2]}"
 
 
 def keep(path: Path, config: ml_collections.ConfigDict) -> None:
@@ -72,10 +72,10 @@ def _files(path: Path, config: ml_collections.ConfigDict) -> Iterator[tuple[Path
         names.append(values.get("teacher.network", ""))
     for name in names:
         if own.is_file(name):
-            yield Path(name.rpartition(":")[0]), _copy(path, name)
+            yield own.file_of(name), _copy(path, name)
 
 
 def _copy(path: Path, name: str) -> Path:
-    file = Path(name.rpartition(":")[0])
+    file = own.file_of(name)
     digest = hashlib.sha256(str(file).encode()).hexdigest()[:8]
     return path / FOLDER / f"{file.stem}-{digest}.py"

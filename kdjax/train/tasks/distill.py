@@ -10,8 +10,10 @@ import ml_collections
 
 from kdjax import config as configuration
 from kdjax import costs
+from kdjax.config import ConfigError
+from kdjax.models import Architecture
 from kdjax.train.devices import processes
-from kdjax.train.program.fixed_teachers import FixedTeachers
+from kdjax.train.program.fixed_teachers import FixedTeachers, TeacherNetwork
 from kdjax.train.run import workdir
 from kdjax.train.run.run import Run
 from kdjax.train.tasks import announcing
@@ -30,6 +32,7 @@ from kdjax.train.tasks.experiment import (
     stage_config,
     teacher_architecture,
 )
+from kdjax.train.tasks.network_checks import check_maps
 from kdjax.train.tasks.own_losses import try_own_losses
 from kdjax.train.tasks.stages import Stages, alone, measure, train_alone
 from kdjax.train.tasks.students import STUDENTS, Learner, students_method, train_students
@@ -74,7 +77,7 @@ def distill(
     if loaded:
         found = digest({str(number): each.identity for number, each in enumerate(loaded)})
         processes.check_equal({"the teachers (their digest)": found})
-    processes.in_all(lambda: _try_own_losses(experiment, loaded))
+    processes.in_all(lambda: _try_own_losses(experiment, path, loaded))
     with contextlib.ExitStack() as stack:
 
         def claim() -> None:
@@ -92,22 +95,33 @@ def distill(
 def _load(experiment: Experiment, teachers: Sequence[Teacher]) -> tuple[Teacher, ...]:
     for teacher in teachers:
         check_fit(teacher, experiment)
-    return tuple(teachers) or load_teachers(experiment)
+    loaded = tuple(teachers) or load_teachers(experiment)
+    if not loaded:
+        architecture = _own_teacher(experiment)
+        try:
+            check_maps(experiment.config, architecture, f"the teacher {architecture.name}")
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+    return loaded
 
 
-def _try_own_losses(experiment: Experiment, loaded: tuple[Teacher, ...]) -> None:
-    def frozen() -> FixedTeachers:
-        if loaded:
-            return fixed(loaded, experiment)
-        architecture = teacher_architecture(experiment.config, experiment.dataset.num_classes)
-        return fixed((Teacher("not trained yet", architecture, {}),), experiment)
+def _own_teacher(experiment: Experiment) -> Architecture:
+    """The architecture of the teacher that is trained here."""
+    return teacher_architecture(experiment.config, experiment.dataset.num_classes)
 
+
+def _try_own_losses(experiment: Experiment, path: Path, loaded: tuple[Teacher, ...]) -> None:
+    if loaded:
+        frozen = fixed(loaded, experiment)
+    else:
+        architecture = _own_teacher(experiment)
+        frozen = FixedTeachers((TeacherNetwork(architecture, architecture.widths),))
+    learners, config = _learners(experiment), _students_config(experiment)
     try_own_losses(
         experiment,
-        lambda: students_method(
-            experiment, _learners(experiment), _students_config(experiment), frozen()
-        ),
-        lambda: frozen().shapes(experiment.dataset.image_shape),
+        path,
+        lambda: students_method(experiment, learners, config, frozen),
+        lambda: frozen.shapes(experiment.dataset.image_shape),
     )
 
 
@@ -161,7 +175,7 @@ def _train_teacher(stages: Stages) -> tuple[Run, Teacher]:
     config.update(network=wanted.network, network_width=wanted.network_width)
     # The execution of several students does not apply to one network of another family.
     config.compute.update(execution="auto", lanes=1, remat=False)
-    architecture = teacher_architecture(config, stages.experiment.architecture.num_classes)
+    architecture = _own_teacher(stages.experiment)
     experiment = dataclasses.replace(
         stages.experiment,
         config=config,
@@ -191,7 +205,7 @@ def _describe(experiment: Experiment, loaded: Sequence[Teacher]) -> str:
         taught = " and ".join(teacher.name for teacher in loaded)
         taught += ", whose logits are averaged" if len(loaded) > 1 else ""
     else:
-        architecture = teacher_architecture(config, experiment.dataset.num_classes)
+        architecture = _own_teacher(experiment)
         taught = _sized(experiment, architecture, architecture.widths)
         taught += f", {announcing.epochs(config.teacher.epochs)}"
     students = ", ".join(

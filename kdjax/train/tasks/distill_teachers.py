@@ -79,7 +79,7 @@ def load_teachers(experiment: Experiment) -> tuple[Teacher, ...]:
         zip(config.workdir, students, seeds, strict=True)
     ):
         try:
-            found = stored.find(Path(place), student, seed, config.checkpoint)
+            found = stored.find(Path(place).expanduser(), student, seed, config.checkpoint)
         except stored.NotFound as error:
             raise ConfigError(
                 f"config.teacher.{error.field}[{number}]: {error} (workdir {place})"
@@ -111,8 +111,8 @@ def _teacher(found: stored.Found, name: str, experiment: Experiment) -> Teacher:
 def _remark(found: stored.Found, experiment: Experiment, name: str) -> str:
     checkpoint, fingerprint = found.checkpoint, found.trained_on.fingerprint
     split = check_split(checkpoint.config["data"], fingerprint, experiment, name)
-    unfinished = f"{name} is of an unfinished run, at step {checkpoint.step}"
-    return "; ".join(filter(None, (split, "" if found.finished else unfinished)))
+    left = "" if found.finished else stored.unfinished(name, checkpoint.step)
+    return "; ".join(filter(None, (split, left)))
 
 
 def check_fit(teacher: Teacher, experiment: Experiment) -> None:
@@ -140,7 +140,7 @@ def check_fit(teacher: Teacher, experiment: Experiment) -> None:
                 f"{expected!r}"
             )
     try:
-        check_maps(experiment.config, teacher.architecture)
+        check_maps(experiment.config, teacher.architecture, f"the teacher {teacher.name}")
     except ValueError as error:
         raise ConfigError(str(error)) from None
     network = teacher.architecture.build(teacher.vector)

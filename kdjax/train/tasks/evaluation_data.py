@@ -95,9 +95,8 @@ def relocate(config: ml_collections.ConfigDict, place: str) -> None:
         config.data.data_dir = place
     else:
         config.data.name = f"folder:{place}"
-    if data.is_array(
-        config.data.name
-    ):  # It is held in memory, however the images of training were.
+    # The data of training may have been streamed.
+    if data.is_array(config.data.name):
         config.data.memory = "device"
 
 

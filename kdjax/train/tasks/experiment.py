@@ -136,7 +136,12 @@ class Experiment:
         return Runner(self.method(method, config), config, feed, self.parallel)
 
     def method(self, name: str, config: ml_collections.ConfigDict | None = None) -> Method:
-        """The networks of a method and their losses; the arguments are those of :meth:`runner`."""
+        """The networks of a method and their losses.
+
+        Args:
+          name: ``ensemble`` or ``independent``.
+          config: as for :meth:`runner`.
+        """
         return methods.make(
             name,
             self.config if config is None else config,
@@ -196,8 +201,6 @@ def resolve(
         for network in _own_networks(config, architecture):
             check_own(network, dataset.image_shape)
         check_maps(config, architecture)
-        if configuration.task_of(config) == "distill" and not config.teacher.workdir:
-            check_maps(config, teacher_architecture(config, dataset.num_classes))
     except ValueError as error:
         raise ConfigError(str(error)) from None
     students = _students(config, architecture, student_widths)
@@ -280,7 +283,7 @@ def read_dataset(
 
 def _read_widths(path: str, architecture: models.Architecture) -> WidthVector:
     try:
-        return widths.load(path, architecture.widths)
+        return widths.load(Path(path).expanduser(), architecture.widths)
     except (ValueError, OSError) as error:
         reason = f"{path}: {error.strerror}" if isinstance(error, OSError) else str(error)
         raise ConfigError(f"config.student_widths: {reason}") from None

@@ -46,12 +46,15 @@ def check_own(architecture: models.Architecture, image_shape: tuple[int, int, in
         )
 
 
-def check_maps(config: ml_collections.ConfigDict, architecture: models.Architecture) -> None:
+def check_maps(
+    config: ml_collections.ConfigDict, architecture: models.Architecture, name: str = ""
+) -> None:
     """Checks that a student's or a teacher's network has the feature maps that a loss reads.
 
     Args:
       config: the configuration of the task.
       architecture: the network; it has one map for each of its blocks.
+      name: the network's name in the error; empty: the architecture's.
 
     Raises:
       ValueError: if a term or rule that is on reads more maps than there are.
@@ -68,6 +71,6 @@ def check_maps(config: ml_collections.ConfigDict, architecture: models.Architect
         if blocks < least:
             maps = "feature maps" if least == 1 else "the maps of neighbouring blocks"
             raise ValueError(
-                f"{setting}: it reads {maps}, and {architecture.name} has "
+                f"{setting}: it reads {maps}, and {name or architecture.name} has "
                 f"{'one block only' if blocks else 'no blocks'}"
             )

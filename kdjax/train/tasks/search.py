@@ -17,7 +17,7 @@ import ml_collections
 from kdjax import atomic, models, widths
 from kdjax import config as configuration
 from kdjax.models.initialize import variable_shapes
-from kdjax.search import Budget
+from kdjax.search import Budget, with_counts
 from kdjax.train.devices import processes
 from kdjax.train.program.state import TrainState
 from kdjax.train.run import workdir
@@ -37,7 +37,7 @@ from kdjax.train.tasks.search_stage import (
 from kdjax.train.tasks.search_teacher import load_teacher
 from kdjax.train.tasks.stages import Stages, alone, measure, train_alone
 from kdjax.train.tasks.structure import CANDIDATES, Structure, candidate_start, find_structure
-from kdjax.train.tasks.students import STUDENTS, Learner, train_students
+from kdjax.train.tasks.students import STUDENTS, Learner, students_method, train_students
 from kdjax.train.tasks.teacher_checks import digest, record_teacher
 from kdjax.train.tasks.trained_on import TrainedOn
 
@@ -75,15 +75,7 @@ def search(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any
         found = processes.in_all(lambda: load_teacher(config.teacher, experiment))
         teacher, remark = found.variables, found.remark
         processes.check_equal({"the teacher (its digest)": digest(teacher)})
-    processes.in_all(
-        lambda: try_own_losses(
-            experiment,
-            lambda: search_method(experiment, budget),
-            lambda: variable_shapes(
-                experiment.architecture.build(), experiment.dataset.image_shape
-            ),
-        )
-    )
+    processes.in_all(lambda: _try_own_losses(experiment, path, budget))
     with contextlib.ExitStack() as stack:
 
         def claim() -> None:
@@ -102,6 +94,27 @@ def search(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any
         remarks = (*filter(None, [remark]), *configuration.shortened(config))
         stages.say(_describe(experiment, budget), *remarks)
         return _search(stages, budget, teacher)
+
+
+def _try_own_losses(experiment: Experiment, path: Path, budget: Budget) -> None:
+    """Tries a user's losses in both stages that have them: later students are narrower."""
+    architecture, config = experiment.architecture, experiment.config
+
+    def teacher() -> Any:
+        return variable_shapes(architecture.build(), experiment.dataset.image_shape)
+
+    try_own_losses(experiment, path, lambda: search_method(experiment, budget), teacher)
+    # One unit less in each group: a single channel would broadcast against any number.
+    least = budget.least()
+    counts = [
+        max(least[group.name], group.channels - group.unit_size) for group in budget.channels.groups
+    ]
+    narrow = with_counts(architecture.widths, budget.channels, counts)
+    learners = [Learner(each.name, narrow, each.distilled) for each in CANDIDATES]
+    students = stage_config(config, config.distil.epochs)
+    try_own_losses(
+        experiment, path, lambda: students_method(experiment, learners, students, None), teacher
+    )
 
 
 def _search(stages: Stages, budget: Budget, teacher: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -202,7 +215,7 @@ def _read_latencies(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Returns the measured latency table, the same in all processes; empty if there is none."""
     if not config.search.latency_table:
         return {}
-    table = atomic.read_json(Path(config.search.latency_table))
+    table = atomic.read_json(Path(config.search.latency_table).expanduser())
     text = json.dumps(table, sort_keys=True)
     processes.check_equal(
         {"the latency table (its digest)": hashlib.sha256(text.encode()).hexdigest()}

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -89,7 +90,9 @@ def _latencies(experiment: Experiment) -> LatencyTable | None:
     """
     path, shape = experiment.config.search.latency_table, experiment.dataset.image_shape
     try:
-        return load_latencies(path, experiment.architecture, shape) if path else None
+        if not path:
+            return None
+        return load_latencies(Path(path).expanduser(), experiment.architecture, shape)
     except ValueError as error:
         raise ValueError(f"search.latency_table: {error}") from None
 

@@ -44,7 +44,7 @@ def load_teacher(config: ml_collections.ConfigDict, experiment: Experiment) -> G
         have been trained on what is held out here.
       kdjax.train.run.workdir.WorkdirError: if its ``data.json`` is missing or damaged.
     """
-    path = Path(config.workdir)
+    path = Path(config.workdir).expanduser()
     try:
         stored_config = workdir.read_config(path)
     except workdir.WorkdirError as error:
@@ -60,7 +60,7 @@ def load_teacher(config: ml_collections.ConfigDict, experiment: Experiment) -> G
     fingerprint = trained_on.read(path).fingerprint
     check_held_out(found.config["data"], fingerprint, experiment, name)
     finished = stored.ended(path, found.step)
-    remark = "" if finished else f"{name} is of an unfinished run, at step {found.step}"
+    remark = "" if finished else stored.unfinished(name, found.step)
     return GivenTeacher(found.variables_of(1), remark)
 
 

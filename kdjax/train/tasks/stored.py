@@ -184,6 +184,16 @@ def ended(path: Path, step: int) -> bool:
     return step == 0 or (path / "results.json").exists()
 
 
+def unfinished(name: str, step: int) -> str:
+    """Returns a remark on a network of a workdir whose training has not ended.
+
+    Args:
+      name: the name of the network.
+      step: the training steps that it has had.
+    """
+    return f"{name} is from a workdir whose training has not ended; it has had {step} steps"
+
+
 def select(
     path: Path, config: ml_collections.ConfigDict, student: int | str
 ) -> tuple[Trained, ...]:

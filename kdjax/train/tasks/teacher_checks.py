@@ -107,7 +107,8 @@ def record_teacher(path: Path, found: str, *, task: str = "a search") -> None:
     stored = atomic.read_json(marker)
     if stored and stored != content:
         raise workdir.WorkdirError(
-            f"workdir {path} holds {task} with another teacher: config.teacher names one whose "
-            "weights have changed since; choose another --workdir"
+            f"workdir {path} holds {task} with another teacher: config.teacher names another one, "
+            "or its weights have changed since; name the first one again, or choose another "
+            "--workdir"
         )
     atomic.write_json(marker, content)

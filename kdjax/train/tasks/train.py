@@ -41,7 +41,9 @@ def train(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any]
     configuration.validate(config)
     experiment = resolve_in_all(config, path)
     if "ensemble" in experiment.methods:
-        processes.in_all(lambda: try_own_losses(experiment, lambda: experiment.method("ensemble")))
+        processes.in_all(
+            lambda: try_own_losses(experiment, path, lambda: experiment.method("ensemble"))
+        )
     with contextlib.ExitStack() as stack:
 
         def claim() -> None:

@@ -7,10 +7,10 @@ from kdjax.models.execution import PLAIN, Execution
 from kdjax.train.program.methods.ensemble import ensemble
 from kdjax.train.program.methods.from_teacher import taught
 from kdjax.train.program.methods.independent import independent
-from kdjax.train.program.methods.method import Method, Weights, module_fields
+from kdjax.train.program.methods.method import Method, Weights, first_memory, module_fields
 from kdjax.widths import WidthVector
 
-__all__ = ["Method", "Weights", "make", "taught"]
+__all__ = ["Method", "Weights", "first_memory", "make", "taught"]
 
 
 def make(

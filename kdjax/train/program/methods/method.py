@@ -13,8 +13,9 @@ from kdjax.data.batches import Batch
 from kdjax.models import Outputs
 from kdjax.models.execution import Execution
 from kdjax.models.normalization import BATCH_STATS
+from kdjax.train.program import term_modules
 from kdjax.train.program.objective import Examples, LossOutput
-from kdjax.train.program.online_teacher import Memory
+from kdjax.train.program.online_teacher import COPIES, Memory
 from kdjax.train.program.state import TrainState
 from kdjax.train.program.term_modules import InitialVariables, LossInputs
 
@@ -74,6 +75,25 @@ class Method:
     teacher_for_batch: Callable[[Any, Batch], Any] = lambda teacher, _: teacher
     memory: Memory = dataclasses.field(default_factory=dict)
     observe: Callable[[TrainState, Mapping[str, Any]], dict[str, Any]] = lambda *_: {}
+
+
+def first_memory(
+    method: Method, initial: InitialVariables, params: Any, seed: int
+) -> dict[str, Any]:
+    """The memory of a training state before the first step.
+
+    Args:
+      method: the method.
+      initial: what its :attr:`Method.initial` returned.
+      params: the first parameters, from which averaged copies start.
+      seed: the run's seed.
+    """
+    memory = dict(method.memory)
+    if initial.memories:
+        memory[term_modules.NETWORK] = term_modules.initial_memories(initial, seed)
+    if method.copies_decay:
+        memory[COPIES] = params
+    return memory
 
 
 def module_fields(
