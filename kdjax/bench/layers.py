@@ -112,11 +112,12 @@ def _check(settings: LayerSettings) -> None:
         ("batch", settings.batch_size, 1),
         ("rounds", settings.rounds, 1),
         ("image_size", min(settings.image_size), 8),
-        ("image_channels", settings.channels, 1),
         ("classes", settings.classes, 2),
     ):
         if value < least:
             raise ValueError(f"--{option} is {value}: at least {least}")
+    if settings.channels not in (1, 3):
+        raise ValueError(f"--image_channels is {settings.channels}: 1 or 3")
     if settings.dtype not in _DTYPES:
         raise ValueError(f"--dtype is {settings.dtype}: one of {', '.join(_DTYPES)}")
 

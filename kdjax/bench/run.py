@@ -31,7 +31,8 @@ class Settings:
         used (a single student is trained alone); ``remat`` is 0 or 1.
       rounds: the number of turns of each workload.
       classes, image_size: number of classes and size of the generated images.
-      choose: whether to measure every strategy, and record the fastest for `auto`.
+      choose: whether to record the fastest strategy for `auto`; without ``executions`` all are
+        measured.
       cached: whether to take compiled programs from the cache, as a second start does.
     """
 
@@ -68,6 +69,23 @@ class Settings:
         for remat in self.remat:
             if remat not in (0, 1):
                 raise ValueError(f"--remat is {remat}: 0 or 1")
+        for name, values in (
+            ("network", self.networks),
+            ("batch", self.batch_sizes),
+            ("dtype", self.dtypes),
+            ("devices", self.devices),
+            ("students", self.students),
+            ("remat", self.remat),
+        ):
+            if not values:
+                raise ValueError(f"--{name} is {values!r}: at least one value is needed")
+        for count in self.devices:
+            if count < 1:
+                raise ValueError(f"--devices is {count}: at least 1")
+        if self.choose and self.executions and len({*self.executions} - {"auto"}) < 2:
+            raise ValueError(
+                f"--execution is {','.join(self.executions)}: --choose compares at least two"
+            )
         if self.choose and (*self.devices, *self.students, *self.remat) != (1, 5, 0):
             raise ValueError("--choose measures 1 device and 5 students, without --remat")
         found = []
@@ -100,7 +118,7 @@ class Settings:
                         f"--execution is {execution}: {network} has {', '.join(known)}"
                     )
                 workload.experiment(images=batch)  # This checks everything else.
-                if devices > 0 and batch % devices:
+                if batch % devices:
                     raise ValueError(f"--batch is {batch}: a multiple of the {devices} devices")
                 found.append(workload)
         return found

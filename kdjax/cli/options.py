@@ -40,7 +40,10 @@ def add_task_options(command: argparse.ArgumentParser, default: str) -> None:
 
 
 def _words(text: str) -> tuple[str, ...]:
-    return tuple(word for word in text.split(",") if word)
+    words = tuple(word for word in text.split(",") if word)
+    if not words:
+        raise argparse.ArgumentTypeError(f"{text!r} names nothing")
+    return words
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -52,10 +55,10 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def _size(text: str) -> tuple[int, int]:
     """Parses ``32`` or ``24x32`` to height and width."""
-    sides = tuple(int(side) for side in text.split("x"))
-    if len(sides) not in (1, 2):
-        raise ValueError
-    return sides[0], sides[-1]
+    sides = text.split("x")
+    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size, such as 32 or 24x32")
+    return int(sides[0]), int(sides[-1])
 
 
 def add_plan_options(command: argparse.ArgumentParser) -> None:
@@ -107,7 +110,11 @@ def add_bench_options(command: argparse.ArgumentParser) -> None:
     ):
         text = f"{meaning}; default: {default}" if default else meaning
         command.add_argument(
-            f"--{name}", type=kind, default=kind(default), help=text, metavar="A,B"
+            f"--{name}",
+            type=kind,
+            default=kind(default) if default else (),
+            help=text,
+            metavar="A,B",
         )
     for name, number, meaning in (
         ("rounds", 5, "measurements of each"),
@@ -125,7 +132,7 @@ def add_bench_options(command: argparse.ArgumentParser) -> None:
         help="size of the images in pixels; default: 32; with --layers also height x width: 24x32",
     )
     for name, meaning in (
-        ("choose", "measure all executions and record the fastest"),
+        ("choose", "measure all executions, or those of --execution, and record the fastest"),
         ("cached", "use programs compiled earlier, as a second start does"),
         ("layers", "time each layer, for a search by latency; one network, batch and dtype"),
     ):

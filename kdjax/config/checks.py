@@ -10,18 +10,24 @@ from kdjax.config.tasks import Task, fields_of, flatten, task_of, unknown_field
 from kdjax.config.terms import BY_LOGITS, TERMS
 
 
-def validate(config: ml_collections.ConfigDict, *, learns: bool = True) -> None:
+def validate(
+    config: ml_collections.ConfigDict, task: Task | None = None, *, learns: bool = True
+) -> None:
     """Checks every field of a configuration by itself, then the fields against each other.
 
     Args:
       config: a configuration of any task.
+      task: the task that the configuration has to be of; None: any.
       learns: whether a loss term must be switched on; False if trained networks are only used.
 
     Raises:
       ConfigError: for the first wrong field; the message names the field, its value and what is
         allowed.
     """
-    fields = fields_of(task_of(config))
+    found = task_of(config)
+    if task not in (None, found):
+        raise ConfigError(f"this is a configuration of `kdjax {found}`, not of `kdjax {task}`")
+    fields = fields_of(found)
     values = dict(flatten(config))
     for name in values:
         if name not in fields:

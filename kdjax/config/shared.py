@@ -93,7 +93,8 @@ DATA: dict[str, Field] = {
     ),
     "data.workers": number(
         0,
-        "with data.memory=stream: how many processes decode images; 0: threads of this process",
+        "with data.memory=stream: how many processes decode images; 0: threads of this process. "
+        "Each process imports a script that trains, which then needs `if __name__ == '__main__':`",
         0,
         256,
         resumable=True,

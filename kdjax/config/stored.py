@@ -123,7 +123,7 @@ def _forbidden_epochs(before: dict[str, Any], after: dict[str, Any], finished: b
     line = f"config.epochs was {old!r}, is {new!r}: "
     if finished:
         return [
-            f"{line}the run is finished and its test set has been read; a longer one needs a new "
-            "workdir"
+            f"{line}the run is finished and its test set has been read; another length "
+            "needs a new workdir"
         ]
     return [] if new > old else [f"{line}it may only grow"]

@@ -1,5 +1,6 @@
 """The table of fields of each task, and functions that need nothing but this table."""
 
+import keyword
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, get_args
 
@@ -41,11 +42,13 @@ def register_term(name: str, term: Term) -> None:
     Raises:
       ConfigError: if the name is not a Python name, or is taken by a built-in term, a metric or a
         field; if the term reads something unknown; or if it has modules or a memory but reads
-        neither maps nor embeddings.
+        neither maps nor embeddings; if it has no loss; or if one of its fields is no
+        :class:`kdjax.config.Field`.
     """
     fields = [field for table in _TABLES.values() for field in table]
     taken = set(BUILT_IN) | METRICS | _sections(*fields) - set(TERMS)
-    if not name.isidentifier() or name in taken:
+    is_name = isinstance(name, str) and name.isidentifier() and not keyword.iskeyword(name)
+    if not is_name or name in taken:
         raise ConfigError(
             f"a term cannot be called {name!r}: that is not a Python name, or it is taken"
         )
@@ -58,6 +61,13 @@ def register_term(name: str, term: Term) -> None:
             f"term {name!r} has parts and reads {term.reads!r}: modules and memories are for terms "
             "that read maps or embeddings"
         )
+    if wrong := [field for field, what in term.fields.items() if not isinstance(what, Field)]:
+        raise ConfigError(
+            f"term {name!r} has fields[{wrong[0]!r}] = {term.fields[wrong[0]]!r}: expected a "
+            "kdjax.config.Field"
+        )
+    if not (term.loss or term.parts):
+        raise ConfigError(f"term {name!r} has neither loss nor parts: give it one of them")
     TERMS[name] = term
     FIELDS.update(term_fields({}, name) | ramp_field(name))
     SEARCH_FIELDS.update(term_fields({}, name) | ramp_field(name, search.SEARCH_RAMP))

@@ -1,6 +1,7 @@
 """The user's own data: one npz file, or a folder with one folder per class."""
 
 import logging
+import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,7 +34,7 @@ def read_npz(location: str) -> RawSet:
     name = f"config.data.name is 'npz:{location}'"
     if not location:
         raise DataError(f"{name}: expected npz:<file>")
-    path = Path(location).expanduser()
+    path = Path(os.path.expanduser(location))
     if not path.is_file():
         raise DataError(f"{name}: there is no such file")
     if not zipfile.is_zipfile(path):
@@ -129,7 +130,11 @@ def read_folder(location: str, size: tuple[int, int], *, skip_corrupt: bool = Fa
             # leave the image out of the cached arrays.
             raise DataError(f"{path} cannot be read: {error.strerror}") from None
 
+    fresh = False
+
     def make() -> dict[str, np.ndarray]:
+        nonlocal fresh
+        fresh = True  # Each file that does not decode is named while it is read.
         mode = colour_mode(((path, str(path)) for path in paths), skip_corrupt=skip_corrupt)
         images, decoded = decode_all(
             len(paths), read, size, mode, root.name, skip_corrupt=skip_corrupt
@@ -139,6 +144,12 @@ def read_folder(location: str, size: tuple[int, int], *, skip_corrupt: bool = Fa
     name = f"folder-{cache.key(paths, relative, size, skip_corrupt)}"
     arrays = cache.cached(name, make)
     images, decoded = arrays["images"], arrays["decoded"]
+    if not fresh and not decoded.all():
+        broken = [relative[index] for index in np.flatnonzero(~decoded)]
+        _LOGGER.warning(
+            "folder:%s: %d files do not decode and are left out: %s%s",
+            *(location, len(broken), ", ".join(broken[:5]), ", ..." if len(broken) > 5 else ""),
+        )
     splits, start, place = {}, 0, 0
     for part, listing in listings.items():
         kept = decoded[start : start + len(listing)]

@@ -1,13 +1,18 @@
 """Finds the splits, the classes and the image files in a folder of images."""
 
 import logging
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from kdjax.data.dataset import DataError
 
 _LOGGER = logging.getLogger(__name__)
 
-IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
+IMAGE_ENDINGS = {
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif"),
+    *(".ppm", ".pgm", ".tif", ".tiff", ".webp"),
+}
 _SPLITS = {
     "train": "train",
     "val": "validation",
@@ -50,7 +55,7 @@ def find_images(location: str) -> tuple[Path, tuple[str, ...], dict[str, Listing
     name = f"config.data.name is 'folder:{location}'"
     if not location:
         raise DataError(f"{name}: expected folder:<dir>")
-    root = Path(location).expanduser()
+    root = Path(os.path.expanduser(location))
     if not root.is_dir():
         raise DataError(f"{name}: there is no such folder")
     parts = _parts(root) or {"train": root}
@@ -86,13 +91,21 @@ def _is_visible(name: str) -> bool:
 
 def images_below(folder: Path) -> list[Path]:
     """Returns the sorted image files in a folder and its subfolders; ignored names are left out."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_ENDINGS
-        and all(_is_visible(name) for name in path.relative_to(folder).parts)
-        and path.is_file()
-    )
+    return sorted(path for path in _files_below(folder) if path.suffix.lower() in IMAGE_ENDINGS)
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Yields the files in a folder and its subfolders; links are followed, each folder once."""
+    seen = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(filter(_is_visible, folders))
+        paths = (Path(place, name) for name in files if _is_visible(name))
+        yield from (path for path in paths if path.is_file())
 
 
 def _parts(root: Path) -> dict[str, Path]:
@@ -125,11 +138,20 @@ def _parts(root: Path) -> dict[str, Path]:
 def _list_images(folder: Path, class_names: tuple[str, ...]) -> Listing:
     if unknown := set(_folders(folder)) - set(class_names):
         raise DataError(f"{folder} has classes {sorted(unknown)} that train lacks")
-    listing = [
-        (path, label)
-        for label, name in enumerate(class_names)
-        for path in images_below(folder / name)
-    ]
+    listing = []
+    unused = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_ENDINGS]
+    for label, name in enumerate(class_names):
+        for path in sorted(_files_below(folder / name)):
+            if path.suffix.lower() in IMAGE_ENDINGS:
+                listing.append((path, label))
+            else:
+                unused.append(path)
+    if unused:
+        names = ", ".join(str(path.relative_to(folder)) for path in unused[:3])
+        _LOGGER.warning(
+            "%s: %d files are not used, since they are no images of a class: %s%s",
+            *(folder, len(unused), names, ", ..." if len(unused) > 3 else ""),
+        )
     if not listing:
         endings = ", ".join(sorted(IMAGE_ENDINGS))
         raise DataError(f"{folder}: its folders hold no images ({endings})")

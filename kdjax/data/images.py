@@ -46,7 +46,7 @@ def read_image(source: str | Path | bytes | PIL.Image.Image, where: str = "") ->
     else:
         where = where or str(source)
         try:
-            encoded = Path(source).expanduser().read_bytes()
+            encoded = Path(os.path.expanduser(source)).read_bytes()
         except OSError as error:
             raise DataError(f"{where} cannot be read: {error.strerror or error}") from None
     try:
@@ -183,7 +183,11 @@ def decode_all(
         an image differs in shape from the first one.
     """
 
+    broken: set[int] = set()
+
     def one(index: int) -> np.ndarray | None:
+        if index in broken:  # It was found while looking for the first image.
+            return None
         try:
             encoded, where = read(index)
             return decode(encoded, where, size, mode)
@@ -191,6 +195,7 @@ def decode_all(
             if not skip_corrupt:
                 raise
             _LOGGER.warning("%s: left out", error)
+            broken.add(index)
             return None
 
     decodable = ((index, image) for index in range(count) if (image := one(index)) is not None)

@@ -50,7 +50,9 @@ def few_per_class(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     classes, counts = np.unique(labels, return_counts=True)
     if counts.min() < count:
         scarce = counts.argmin()
-        raise ValueError(f"class {classes[scarce]} has {counts[scarce]} examples, not {count}")
+        raise ValueError(
+            f"class {classes[scarce]} (from 0) has {counts[scarce]} training examples, not {count}"
+        )
     shuffled = np.random.default_rng(seed).permutation(len(labels))
     taken = [shuffled[labels[shuffled] == one][:count] for one in classes]
     return np.sort(np.concatenate(taken))

@@ -50,7 +50,7 @@ def find(name: str, data_dir: str) -> Path:
 def default_data_dir(data_dir: str = "") -> Path:
     """The directory that TFDS datasets are prepared in."""
     chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return Path(chosen).expanduser()
+    return Path(os.path.expanduser(chosen))
 
 
 def read_directory(location: str, size: tuple[int, int], *, skip_corrupt: bool = False) -> RawSet:
@@ -142,7 +142,7 @@ def directory(location: str) -> Path:
     Raises:
       DataError: if there is no such directory.
     """
-    folder = Path(location).expanduser()
+    folder = Path(os.path.expanduser(location))
     if not location:
         raise DataError("config.data.name is 'tfds:': expected tfds:<prepared dir>")
     if not folder.is_dir():

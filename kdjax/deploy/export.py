@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import io
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,11 +50,12 @@ def export(student: Student, path: str | Path, *, platforms: Sequence[str] = ())
 
     Raises:
       ValueError: if the ending or a platform is not one of these, platforms are given for another
-        format, a package that the format needs is missing, or the network cannot be a program for
-        any batch size, or has an operation that cannot be written with ONNX's.
+        format, the directory does not exist, a package that the format needs is missing, or the
+        network cannot be a program for any batch size, or has an operation that cannot be written
+        with ONNX's.
     """
+    path = Path(os.path.expanduser(path))
     check_export(path, platforms)
-    path = Path(path)
     contents = _WRITERS[path.suffix](student, platforms)
     # The description first: a file is never there without one.
     atomic.write_json(path.with_name(path.name + ".json"), _description(student, path.suffix))
@@ -65,6 +67,8 @@ def check_export(path: str | Path, platforms: Sequence[str] = ()) -> None:
     ending = Path(path).suffix
     if ending not in _WRITERS:
         raise ValueError(f"out is {str(path)!r}: it must end in {', '.join(_WRITERS)}")
+    if not Path(path).resolve().parent.is_dir():
+        raise ValueError(f"out is {str(path)!r}: there is no {Path(path).parent}")
     needed = _NEEDS.get(ending)
     if needed and importlib.util.find_spec(needed) is None:
         raise ValueError(

@@ -1,6 +1,7 @@
 """Finds the image files that a user names by files, folders and patterns."""
 
 import glob
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +21,9 @@ def find_images(named: Sequence[str]) -> list[Path]:
     """
     found: dict[Path, Path] = {}
     for name in named:
-        path = Path(name).expanduser()
+        if not name:
+            raise DataError("'' names no file: one of the images is an empty text")
+        path = Path(os.path.expanduser(name))
         if path.is_dir():
             files = images_below(path)
         elif path.exists():
@@ -33,5 +36,7 @@ def find_images(named: Sequence[str]) -> list[Path]:
                 raise DataError(f"{name} holds no images ({', '.join(sorted(IMAGE_ENDINGS))})")
             raise DataError(f"{name}: there is no such file or folder, and no file like it")
         for file in files:
-            found.setdefault(file.resolve(), file)
+            other = found.setdefault(file.resolve(), file)
+            if len(str(file)) < len(str(other)):  # Links may lead to a file in many ways.
+                found[file.resolve()] = file
     return list(found.values())

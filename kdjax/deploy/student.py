@@ -1,6 +1,7 @@
 """One trained network, loaded with all that is needed to use it."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def load_student(
     """
     if checkpoint not in ("last", "best"):
         raise ValueError(f"checkpoint is {checkpoint!r}: allowed are 'last' and 'best'")
-    found = stored.find(Path(workdir), student, seed, checkpoint)
+    found = stored.find(Path(os.path.expanduser(workdir)), student, seed, checkpoint)
     data, networks = found.trained_on, found.checkpoint
     return Student(
         network=networks.module(found.place),

@@ -9,6 +9,7 @@ comes from the other devices' rows.
 """
 
 import dataclasses
+import math
 
 import chex
 import jax
@@ -57,7 +58,7 @@ class Rows:
 
     def flat(self, values: chex.Array) -> chex.Array:
         """The values ``[batch, ...]`` reshaped to ``[batch, n]`` float32, 0 in padded rows."""
-        return self.keep(values.reshape(values.shape[0], -1))
+        return self.keep(values.reshape(values.shape[0], math.prod(values.shape[1:])))
 
     def everywhere(self, values: chex.Array) -> chex.Array:
         """``[global batch, ...]``: the rows of all devices, in the order of the devices."""

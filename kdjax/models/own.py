@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import importlib.util
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -23,7 +24,7 @@ def is_file(name: str) -> bool:
 
 def file_of(name: str) -> Path:
     """The file of a network with the name ``file.py:function``."""
-    return Path(name.rpartition(":")[0]).expanduser()
+    return Path(os.path.expanduser(name.rpartition(":")[0]))
 
 
 def create(name: str, num_classes: int) -> Architecture:

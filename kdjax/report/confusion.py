@@ -18,7 +18,8 @@ def draw_confusion(summary: dict[str, Any], workdir: Path) -> list[Path]:
     """Draws the confusion matrix of each evaluated network into ``workdir/report/confusion``.
 
     Returns:
-      The paths of the figures, whose names contain split and network.
+      The paths of the figures. Their names contain split and network, and for other data than that
+      of training, or the best checkpoint, also these.
 
     Raises:
       OSError: if the figures cannot be written.
@@ -28,8 +29,15 @@ def draw_confusion(summary: dict[str, Any], workdir: Path) -> list[Path]:
     names = [escaped(entry["name"]) for entry in summary["classes"]]
     paths = []
     for network in summary["networks"]:
-        file = re.sub(r"\W+", "-", f"{summary['split']} {network['name']}").strip("-").lower()
-        figure = _figure(network, names, escaped(f"{summary['data']['name']}, {summary['split']}"))
+        parts = [summary["split"], network["name"]]
+        title = f"{summary['data']['name']}, {summary['split']}"
+        if summary["data"]["other"]:
+            parts.insert(0, re.split(r"[/\\:]", summary["data"]["name"].rstrip("/\\"))[-1])
+        if summary["checkpoint"] != "last":
+            parts.append(summary["checkpoint"])
+            title += f", {summary['checkpoint']} checkpoint"
+        file = re.sub(r"\W+", "-", " ".join(parts)).strip("-").lower()
+        figure = _figure(network, names, escaped(title))
         paths.append(save_figure(figure, folder / f"{file}.png"))
     return paths
 

@@ -45,8 +45,8 @@ def test_a_run_may_not_be_continued(changed, changes, expected):
 def test_a_finished_run_neither_grows_nor_shrinks(changed, epochs):
     before, after = changed(**BEFORE), changed(**{**BEFORE, "epochs": epochs})
     assert configuration.forbidden_changes(before, after, finished=True) == [
-        f"config.epochs was 60, is {epochs}: the run is finished and its test set has been read; a "
-        "longer one needs a new workdir"
+        f"config.epochs was 60, is {epochs}: the run is finished and its test set has been read; "
+        "another length needs a new workdir"
     ]
     more = changed(**{**BEFORE, "seeds": (0, 1, 2, 7)})
     assert configuration.forbidden_changes(before, more, finished=True) == []

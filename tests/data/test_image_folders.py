@@ -115,6 +115,34 @@ def test_images_of_another_size_are_named_and_can_be_resized(tmp_path):
     assert sum((image == 7).all() for image in both) == 1  # Constant images stay so.
 
 
+def test_links_are_followed_once_and_what_is_not_used_is_named(tmp_path, caplog):
+    write_folder(tmp_path / "set")
+    write_image(tmp_path / "more" / "9.png", np.zeros((8, 10, 3), np.uint8))
+    ape = tmp_path / "set" / "ape"
+    (ape / "linked").symlink_to(tmp_path / "more")
+    (ape / "loop").symlink_to(ape)
+    (ape / "0.png").rename(ape / "0.jfif")
+    for name in ("ape/one.heic", "ape/two", "bee/.hidden", "top.png"):
+        (tmp_path / "set" / name).write_bytes(b"")
+    with caplog.at_level("WARNING"):
+        loaded = data.load(f"folder:{tmp_path / 'set'}", SourceOptions(validation=0.0, test=0.0))
+    assert len(loaded.train) == 9
+    (record,) = caplog.records
+    assert "3 files are not used, since they are no images of a class: " in record.getMessage()
+    assert "ape/one.heic" in record.getMessage() and "top.png" in record.getMessage()
+
+
+def test_what_is_left_out_is_named_once_and_again_from_the_cache(tmp_path, caplog):
+    write_folder(tmp_path)
+    (tmp_path / "ape" / "0.png").write_bytes(b"broken")
+    options = SourceOptions(validation=0.0, test=0.0, skip_corrupt=True)
+    for said in ("0.png does not decode", "1 files do not decode and are left out: ape/0.png"):
+        caplog.clear()
+        assert len(data.load(f"folder:{tmp_path}", options).train) == 7
+        (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
+        assert said in record.getMessage()
+
+
 def test_a_folder_of_empty_classes_says_so(tmp_path):
     (tmp_path / "cow").mkdir()
     (tmp_path / "cow" / "notes.txt").write_text("no image")

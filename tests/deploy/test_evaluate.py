@@ -293,6 +293,40 @@ def test_the_command_draws_what_it_measured(trained, moved, capsys):
     assert figures[0].read_bytes().startswith(b"\x89PNG")
 
 
+def test_figures_of_other_data_and_of_the_best_checkpoint_have_their_own_names(tmp_path):
+    network = measures.mean_of_runs(
+        [
+            measures.of_run(np.arange(2), np.array([[0, 1], [1, 0]]), 2)
+            | {"run": "a", "seed": 0, "step": 1}
+        ]
+    )
+    summary = {
+        "split": "all",
+        "checkpoint": "best",
+        "data": {"name": "folder:/of/this year/", "other": True},
+        "classes": [{"name": "a", "examples": 1}, {"name": "b", "examples": 1}],
+        "networks": [{"name": "student 1, alone", **network}],
+    }
+    (figure,) = report.draw_confusion(summary, tmp_path)
+    assert figure.name == "this-year-all-student-1-alone-best.png"
+
+
+def test_runs_that_have_not_ended_or_have_no_checkpoint_are_named(moved):
+    path, data = moved
+    first, second = json.loads((path / "config.json").read_text())["seeds"]
+    (path / "results.json").write_text(json.dumps({"seeds": [first]}))
+    shutil.rmtree(path / "checkpoints" / f"independent-seed{first}")
+    remarks = evaluate(path, data=str(data))["remarks"]
+    assert (
+        f"this experiment has not finished: ensemble-seed{second} at step 12, "
+        f"independent-seed{second} at step 12"
+    ) in remarks
+    assert (
+        "no 'last' checkpoint was found of these, which are left out: "
+        f"student 1, alone, seed {first}; student 2, alone, seed {first}"
+    ) in remarks
+
+
 @pytest.mark.parametrize("classes", [11, 100])
 def test_many_classes_are_drawn_and_printed(tmp_path, classes):
     rng = np.random.default_rng(classes)

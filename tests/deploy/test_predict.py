@@ -53,6 +53,14 @@ def test_predict_agrees_with_evaluate(trained, moved, photos, tmp_path, capsys):
     assert "30 images. Classes: " in capsys.readouterr().err
 
 
+def test_a_file_is_found_by_its_shortest_name_and_an_empty_name_is_none(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    assert find_images([f"{tmp_path}/**/*.png"]) == [tmp_path / "a.png"]
+    with pytest.raises(DataError, match="'' names no file"):
+        find_images([""])
+
+
 def test_a_damaged_image_is_a_warning(trained, photos, tmp_path, caplog, capsys):
     folder = tmp_path / "in"
     shutil.copytree(photos / "test" / "cloud", folder / "deep" / "deeper")

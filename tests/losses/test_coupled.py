@@ -334,3 +334,9 @@ def test_what_does_not_fit_the_memory_is_named():
     for call, message in cases:
         with pytest.raises(ValueError, match=message):
             call()
+
+
+@pytest.mark.parametrize("name", ["SP", "RKD", "PKT"])
+def test_a_batch_without_rows_has_no_values(name):
+    nothing = jnp.zeros((0, 4, 4, 3) if name == "SP" else (0, WIDTH))
+    assert LOSSES[name](nothing, nothing).shape == (0,)

@@ -14,7 +14,7 @@ from small import small_fields
 from kdjax import atomic, costs, load_student, models
 from kdjax import config as configuration
 from kdjax.config import ConfigError
-from kdjax.train import Teacher, distill, train
+from kdjax.train import Teacher, distill, search, train
 from kdjax.train.run import workdir
 from kdjax.train.run.checkpoint import Checkpoints
 from kdjax.train.run.interrupt import Interrupted
@@ -327,6 +327,17 @@ def test_a_teacher_is_its_numbers_and_all_that_it_does_with_an_image():
     other = dataclasses.replace(plain, mean=(0.4,), std=(0.2,))
     found = [digest(teacher.identity) for teacher in (plain, same, other)]
     assert found[0] == found[1] != found[2]
+
+
+def test_a_configuration_of_another_command_is_named(tmp_path):
+    for task, default, other in (
+        (distill, configuration.default, "kdjax train"),
+        (train, configuration.search_default, "kdjax search"),
+        (search, configuration.distill_default, "kdjax distill"),
+    ):
+        with pytest.raises(ConfigError, match=f"this is a configuration of `{other}`, not of `kd"):
+            task(default(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_given_teacher_is_checked(small_npz, tmp_path):

@@ -197,6 +197,10 @@ MISTAKES = {
         _with_memory(lambda student, teacher, memory, examples: (student[:, 0], {"a": memory})),
         r"returned a memory whose student_\d is missing: expected what it was given, float32",
     ),
+    "a name that is none": (
+        Term("mine", "logits", loss="soft_target_kll"),
+        "the loss of config.weights.distance is 'soft_target_kll': kdjax.losses has none",
+    ),
     "no gradient": (
         Term("mine", "embedding", loss=_no_gradient),
         "a step with the loss of config.weights.distance fails: ValueError: Reverse-mode",
@@ -253,13 +257,32 @@ def test_a_loss_may_gather_and_make_its_memory_on_the_host(own_term, small_npz, 
 
 
 def test_names_that_are_taken_are_refused():
-    for name in ("soft", "epochs", "accuracy", "two words", "step", "penalty", "learning_rate"):
+    for name in (
+        "soft",
+        "epochs",
+        "accuracy",
+        "two words",
+        "step",
+        "penalty",
+        "learning_rate",
+        "class",
+        5,
+    ):
         with pytest.raises(ConfigError, match=repr(name)):
             configuration.register_term(name, Term("mine", "logits"))
     with pytest.raises(ConfigError, match="'mine' has parts and reads 'logits'"):
         configuration.register_term("mine", Term("mine", "logits", parts="vid"))
     with pytest.raises(ConfigError, match="'mine' reads 'logitz': expected one of 'labels', 'log"):
         configuration.register_term("mine", Term("mine", "logitz"))
+    with pytest.raises(ConfigError, match="'mine' has neither loss nor parts"):
+        configuration.register_term("mine", Term("mine", "logits"))
+    with pytest.raises(
+        ConfigError, match=r"fields\['power'\] = 2.0: expected a kdjax.config.Field"
+    ):
+        configuration.register_term(
+            "mine", Term("mine", "logits", loss="dkd", fields={"power": 2.0})
+        )
+    assert "mine" not in configuration.TERMS
 
 
 # A loss with one constant, in every form in which a loss can hold it; and functions in a tuple.

@@ -378,9 +378,9 @@ def test_a_teacher_of_an_unfinished_run_is_named(trained, search_of, tmp_path):
 def test_the_first_seed_teaches(tmp_path):
     for run in ("search-seed10", "independent-seed10", "independent-seed2", "ensemble-seed2"):
         (tmp_path / "checkpoints" / run).mkdir(parents=True)
-    assert _find_run(tmp_path, "", (2, 10)) == "independent-seed2"
-    assert _find_run(tmp_path, "", (10, 2)) == "independent-seed10"
-    assert _find_run(tmp_path, "ensemble-seed2", (10, 2)) == "ensemble-seed2"
+    assert _find_run(tmp_path, "", (2, 10)) == ("independent-seed2", 2)
+    assert _find_run(tmp_path, "", (10, 2)) == ("independent-seed10", 10)
+    assert _find_run(tmp_path, "ensemble-seed2", (10, 2)) == ("ensemble-seed2", 2)
 
 
 @pytest.mark.parametrize(

@@ -167,6 +167,8 @@ def _active(name: str, term: Term, config: ml_collections.ConfigDict) -> _Active
             parts = parts._replace(loss=_named(name, parts.loss))
         return _Active(parts.loss, term.reads, term.coupled, parts)
     loss = term.loss or name
+    if isinstance(loss, str) and not hasattr(losses, loss):
+        raise LossError(f"the loss of config.weights.{name} is {loss!r}: kdjax.losses has none")
     function = getattr(losses, loss) if isinstance(loss, str) else loss
     function = functools.partial(function, **fields) if fields else function
     if callable(loss):

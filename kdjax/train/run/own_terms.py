@@ -16,6 +16,7 @@ import numpy as np
 
 from kdjax import atomic
 from kdjax import config as configuration
+from kdjax.config.tasks import BUILT_IN
 
 FILE = "terms.json"
 
@@ -30,8 +31,9 @@ def digests(config: ml_collections.ConfigDict) -> dict[str, str]:
 
 
 def names(config: ml_collections.ConfigDict) -> list[str]:
-    """The user-written terms that are on."""
-    return list(_losses(config))
+    """The terms that are on and that a program or a config file has registered."""
+    weights = config.weights.items()
+    return [name for name, weight in weights if weight > 0 and name not in BUILT_IN]
 
 
 def digest(loss: Callable[..., Any]) -> str:

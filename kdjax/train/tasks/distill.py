@@ -68,7 +68,7 @@ def distill(
       kdjax.train.program.non_finite.NonFiniteError: if a loss, gradient or statistic is not finite.
     """
     path = Path(path)
-    configuration.validate(config)
+    configuration.validate(config, "distill")
     if teachers:
         check_given(teachers, config)
     experiment = resolve_in_all(config, path)

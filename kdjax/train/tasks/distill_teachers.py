@@ -1,6 +1,7 @@
 """Teachers of any family for `kdjax distill`: where they come from, and whether they fit."""
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ def load_teachers(experiment: Experiment) -> tuple[Teacher, ...]:
         zip(config.workdir, students, seeds, strict=True)
     ):
         try:
-            found = stored.find(Path(place).expanduser(), student, seed, config.checkpoint)
+            found = stored.find(Path(os.path.expanduser(place)), student, seed, config.checkpoint)
         except stored.NotFound as error:
             raise ConfigError(
                 f"config.teacher.{error.field}[{number}]: {error} (workdir {place})"

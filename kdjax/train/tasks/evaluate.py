@@ -97,7 +97,8 @@ def evaluate(
         "split": "all" if other_data else split,
         "checkpoint": checkpoint,
     }
-    return summary | _summarize(predicted, opened, _unfinished(path, predicted))
+    remarks = (*_unfinished(path, predicted), *_missing(chosen, predicted, checkpoint))
+    return summary | _summarize(predicted, opened, remarks)
 
 
 class _Predicted(NamedTuple):
@@ -217,12 +218,30 @@ def _rows(
 
 
 def _unfinished(path: Path, predicted: Mapping[str, list[_Predicted]]) -> list[str]:
-    """Returns a line that says how far an unfinished experiment has come; empty if finished."""
-    steps = {one.run: one.step for group in predicted.values() for one in group}
-    if stored.ended(path, max(steps.values())):
-        return []
+    """Returns a line that says how far runs have come that have not ended; empty if all have."""
+    steps = {
+        one.run: one.step
+        for group in predicted.values()
+        for one in group
+        if not stored.ended(path, one.seed, one.step)
+    }
     runs = ", ".join(f"{run} at step {step}" for run, step in steps.items())
-    return [f"this experiment has not finished: {runs}"]
+    return [f"this experiment has not finished: {runs}"] if runs else []
+
+
+def _missing(
+    chosen: Sequence[Trained], predicted: Mapping[str, list[_Predicted]], checkpoint: str
+) -> list[str]:
+    """Returns a line that names the networks without a checkpoint; empty if there are none."""
+    found = {(name, one.seed) for name, group in predicted.items() for one in group}
+    missing = [
+        f"{network.name}, seed {seed}"
+        for network in chosen
+        for seed in network.seeds
+        if (network.name, seed) not in found
+    ]
+    none = f"no {checkpoint!r} checkpoint was found of these, which are left out"
+    return [f"{none}: {'; '.join(missing)}"] if missing else []
 
 
 def _summarize(

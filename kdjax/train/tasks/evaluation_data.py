@@ -1,6 +1,7 @@
 """The data of an evaluation: the training data, which may have been moved, or other data."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import ml_collections
@@ -84,7 +85,7 @@ def relocate(config: ml_collections.ConfigDict, place: str) -> None:
         ``cifar10``); or a path: an npz file, a prepared TFDS set, a directory that holds the
         experiment's TFDS set in prepared form, or a folder of images.
     """
-    path = Path(place).expanduser()
+    path = Path(os.path.expanduser(place))
     if place in data.names() or not path.exists():
         config.data.name = place
     elif path.is_file():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -283,7 +284,7 @@ def read_dataset(
 
 def _read_widths(path: str, architecture: models.Architecture) -> WidthVector:
     try:
-        return widths.load(Path(path).expanduser(), architecture.widths)
+        return widths.load(Path(os.path.expanduser(path)), architecture.widths)
     except (ValueError, OSError) as error:
         reason = f"{path}: {error.strerror}" if isinstance(error, OSError) else str(error)
         raise ConfigError(f"config.student_widths: {reason}") from None

@@ -36,10 +36,10 @@ def try_own_losses(
     own = own_terms.names(config)
     if not own or (path / "config.json").exists():
         return
-    made, variables = method(), teacher()
+    variables = teacher()
     try:
         trace_step(
-            made,
+            method(),
             experiment.dataset.image_shape,
             experiment.parallel,
             batch_size=config.batch_size,

@@ -8,6 +8,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def search(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any
       kdjax.train.program.non_finite.NonFiniteError: if a loss, gradient or statistic is not finite.
     """
     path = Path(path)
-    configuration.validate(config)
+    configuration.validate(config, "search")
     experiment = resolve_in_all(config, path)
     budget = processes.in_all(lambda: resolve_budget(experiment))
     latencies = _read_latencies(config)
@@ -215,7 +216,7 @@ def _read_latencies(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Returns the measured latency table, the same in all processes; empty if there is none."""
     if not config.search.latency_table:
         return {}
-    table = atomic.read_json(Path(config.search.latency_table).expanduser())
+    table = atomic.read_json(Path(os.path.expanduser(config.search.latency_table)))
     text = json.dumps(table, sort_keys=True)
     processes.check_equal(
         {"the latency table (its digest)": hashlib.sha256(text.encode()).hexdigest()}

@@ -1,6 +1,7 @@
 """The search as a training method: network, teacher, controller and the metrics it reports."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ def _latencies(experiment: Experiment) -> LatencyTable | None:
     try:
         if not path:
             return None
-        return load_latencies(Path(path).expanduser(), experiment.architecture, shape)
+        return load_latencies(Path(os.path.expanduser(path)), experiment.architecture, shape)
     except ValueError as error:
         raise ValueError(f"search.latency_table: {error}") from None
 

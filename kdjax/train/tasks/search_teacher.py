@@ -1,5 +1,7 @@
 """Loads the teacher of a search from another workdir: the same network at full width."""
 
+import itertools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,12 +46,12 @@ def load_teacher(config: ml_collections.ConfigDict, experiment: Experiment) -> G
         have been trained on what is held out here.
       kdjax.train.run.workdir.WorkdirError: if its ``data.json`` is missing or damaged.
     """
-    path = Path(config.workdir).expanduser()
+    path = Path(os.path.expanduser(config.workdir))
     try:
         stored_config = workdir.read_config(path)
     except workdir.WorkdirError as error:
         raise ConfigError(f"config.teacher.workdir is {config.workdir!r}: {error}") from None
-    run = _find_run(path, config.run, stored_config.seeds)
+    run, seed = _find_run(path, config.run, stored_config.seeds)
     found = stored.restore(path, run, config.checkpoint)
     if found is None:
         raise ConfigError(
@@ -59,22 +61,23 @@ def load_teacher(config: ml_collections.ConfigDict, experiment: Experiment) -> G
     _check(found, experiment, name)
     fingerprint = trained_on.read(path).fingerprint
     check_held_out(found.config["data"], fingerprint, experiment, name)
-    finished = stored.ended(path, found.step)
+    finished = stored.ended(path, seed, found.step)
     remark = "" if finished else stored.unfinished(name, found.step)
     return GivenTeacher(found.variables_of(1), remark)
 
 
-def _find_run(path: Path, wanted: str, seeds: Sequence[int]) -> str:
+def _find_run(path: Path, wanted: str, seeds: Sequence[int]) -> tuple[str, int]:
+    """Returns the name and the seed of the teacher's run."""
     folder = path / "checkpoints"
     runs = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
     if wanted and wanted not in runs:
         raise ConfigError(
             f"config.teacher.run is {wanted!r}: the runs in {path} are {', '.join(runs) or 'none'}"
         )
-    known = [run_name(stage, seed) for stage in _RUNS for seed in seeds]
-    for run in known:
+    for stage, seed in itertools.product(_RUNS, seeds):
+        run = run_name(stage, seed)
         if run == wanted or (not wanted and run in runs):
-            return run
+            return run, seed
     if wanted:
         raise ConfigError(
             f"config.teacher.run is {wanted!r}: a teacher is a run of {', '.join(_RUNS[:-1])} or "

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import ml_collections
 
+from kdjax import atomic, models
 from kdjax import config as configuration
-from kdjax import models
 from kdjax.train.run import network_files, workdir
 from kdjax.train.run.checkpoint import CheckpointError, Checkpoints
 from kdjax.train.tasks import trained_on
@@ -139,7 +139,7 @@ def find(path: Path, student: int | str, seed: int | None, checkpoint: str) -> F
     if found is None:
         own = dataclasses.replace(chosen, seeds=(taken,))
         raise CheckpointError(missing_checkpoint(path, config, own, checkpoint))
-    finished = ended(path, found.step)
+    finished = ended(path, taken, found.step)
     return Found(chosen.name, chosen.place, taken, found, data, finished)
 
 
@@ -179,9 +179,15 @@ def names(path: Path, config: ml_collections.ConfigDict) -> tuple[Trained, ...]:
     )
 
 
-def ended(path: Path, step: int) -> bool:
-    """Whether training in a workdir has ended; ``step`` is that of a run, 0 if it was imported."""
-    return step == 0 or (path / "results.json").exists()
+def ended(path: Path, seed: int, step: int) -> bool:
+    """Whether training with a seed has ended in a workdir.
+
+    Args:
+      path: the workdir. Its results are of the seeds that have ended; others may have been added.
+      seed: the seed.
+      step: the training steps of a run with this seed; 0 if it was imported.
+    """
+    return step == 0 or seed in atomic.read_json(path / "results.json").get("seeds", ())
 
 
 def unfinished(name: str, step: int) -> str:

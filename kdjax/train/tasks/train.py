@@ -38,7 +38,7 @@ def train(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any]
       kdjax.train.program.non_finite.NonFiniteError: if a loss, gradient or statistic is not finite.
     """
     path = Path(path)
-    configuration.validate(config)
+    configuration.validate(config, "train")
     experiment = resolve_in_all(config, path)
     if "ensemble" in experiment.methods:
         processes.in_all(
