@@ -169,7 +169,7 @@ def test_a_teacher_from_elsewhere_is_named(searched, moved, tmp_path):
     config = json.loads((searched[0] / "config.json").read_text())
     config["teacher"]["workdir"] = "runs/big"
     (path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="the teacher of this search is in runs/big"):
+    with pytest.raises(ValueError, match="the teacher of this workdir is in runs/big"):
         kdjax.load_student(path, "teacher")
 
 

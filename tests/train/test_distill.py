@@ -212,6 +212,9 @@ def test_a_run_with_kept_logits_of_two_teachers_is_the_run(finished, given, smal
     assert 0 <= kept["average_of_teachers"]["test"] <= 1
     names = {entry.name for entry in (tmp_path / "cached-True" / "checkpoints").iterdir()}
     assert names == {"distil-seed0"}
+    for run, where in (("False", f"is in {finished[1]} and"), ("True", "was given by a program")):
+        with pytest.raises(ValueError, match=f"the teacher of this workdir {where}"):
+            load_student(tmp_path / f"cached-{run}", "teacher")
     # A run continues only with the same teachers.
     config = distill_config(small_npz, teacher__cache_logits=True)
     with pytest.raises(workdir.WorkdirError, match="whose teacher was given by a program"):

@@ -231,10 +231,11 @@ def select(
     if not chosen:
         last = max(network.place for network in known)
         shorts = ", ".join(dict.fromkeys(repr(network.short) for network in known))
-        if text == "teacher" and configuration.task_of(config) == "search":
-            raise ValueError(
-                f"student is 'teacher': the teacher of this search is in {config.teacher.workdir}"
-            )
+        if text == "teacher" and "teacher" in config:
+            given = config.teacher.workdir
+            places = given if isinstance(given, str) else " and ".join(given)
+            where = f"is in {places}" if places else "was given by a program"
+            raise ValueError(f"student is 'teacher': the teacher of this workdir {where}")
         raise ValueError(
             f"student is {student!r}: this workdir has 1 to {last}, by name {shorts}; in full "
             f"{', '.join(repr(network.name) for network in known)}"
