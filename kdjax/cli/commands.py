@@ -46,6 +46,7 @@ def run_task(task: configuration.Task, known: argparse.Namespace, overrides: Seq
     if summary is not None:
         written = write(summary, path)
         show(summary)
+        report.print_remarks(summary)
         _say_where(path, written)
         if task == "search":
             widths = path / "widths.json"

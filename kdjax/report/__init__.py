@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from kdjax.report.bench_table import print_bench, print_layers
 from kdjax.report.confusion import draw_confusion
 from kdjax.report.distill_figures import draw_distill
@@ -13,6 +15,7 @@ from kdjax.report.plan_table import print_plan
 from kdjax.report.search_figures import draw_search
 from kdjax.report.search_table import print_search, search_markdown
 from kdjax.report.table import print_table, table_markdown
+from kdjax.report.terminal import print_text
 
 __all__ = [
     "draw_confusion",
@@ -22,6 +25,7 @@ __all__ = [
     "print_layers",
     "print_plan",
     "print_predictions",
+    "print_remarks",
     "print_search",
     "print_table",
     "write",
@@ -34,7 +38,7 @@ def write(summary: dict[str, Any], workdir: Path) -> list[Path]:
     """Writes ``workdir/report``: the table as Markdown and the figures; returns the paths."""
     figures = draw(summary, workdir)
     table = workdir / "report" / "table.md"
-    table.write_text(table_markdown(summary) + _raised(summary))
+    table.write_text(table_markdown(summary) + _remarks(summary))
     return [table, *figures]
 
 
@@ -42,18 +46,23 @@ def write_distill(summary: dict[str, Any], workdir: Path) -> list[Path]:
     """Like :func:`write`, for the results of a distillation."""
     figures = draw_distill(summary, workdir)
     table = workdir / "report" / "table.md"
-    table.write_text(distill_markdown(summary) + _raised(summary))
+    table.write_text(distill_markdown(summary) + _remarks(summary))
     return [table, *figures]
 
 
-def _raised(summary: dict[str, Any]) -> str:
-    """Lines about runs whose number of epochs was raised after they had started."""
-    return "".join(f"\n- {line}\n" for line in summary.get("raised", ()))
+def print_remarks(summary: dict[str, Any], console: Console | None = None) -> None:
+    """Prints what a reader of the results has to know of single runs."""
+    for line in summary.get("remarks", ()):
+        print_text(line, console)
+
+
+def _remarks(summary: dict[str, Any]) -> str:
+    return "".join(f"\n- {line}\n" for line in summary.get("remarks", ()))
 
 
 def write_search(summary: dict[str, Any], workdir: Path) -> list[Path]:
     """Like :func:`write`, for the results of a search."""
     figures = draw_search(summary, workdir)
     table = workdir / "report" / "table.md"
-    table.write_text(search_markdown(summary))
+    table.write_text(search_markdown(summary) + _remarks(summary))
     return [table, *figures]

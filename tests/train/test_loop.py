@@ -289,7 +289,7 @@ def test_a_finished_run_takes_more_seeds_and_no_more_epochs(small_config, tmp_pa
     small_config.epochs = 2
     small_config.seeds = (0, 1)
     both = train(small_config, tmp_path)
-    assert both["seeds"] == [0, 1] and "raised" not in both
+    assert both["seeds"] == [0, 1] and "remarks" not in both
     for student, before in zip(both["students"], first["students"], strict=True):
         per_seed = student["distilled"]["per_seed"]
         assert per_seed[:1] == before["distilled"]["per_seed"] and len(per_seed) == 2
@@ -306,7 +306,7 @@ def test_an_unfinished_run_may_grow_and_its_results_say_so(
     small_config.epochs = 3
     summary = train(small_config, tmp_path)
     assert int(last_state(tmp_path, small_config).step) == 18
-    (line,) = summary["raised"]
+    (line,) = summary["remarks"]
     assert re.match(r"ensemble-seed0: epochs raised from 2 to 3 at step \d+; learning rate", line)
     assert line in capsys.readouterr().out.replace("\n", " ")
     assert train(small_config, tmp_path) == summary  # Read from the stored results.

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from kdjax import config as configuration
+from kdjax import report
 from kdjax.train import train
 from kdjax.train.program import compiled, non_finite
 from kdjax.train.program.non_finite import NonFiniteError
@@ -56,7 +57,11 @@ def test_a_skipped_step_leaves_everything_as_it_was(small_config, tmp_path, faul
     small_config.faults.non_finite = "skip"
     small_config.log.every_steps = 1
     with caplog.at_level(logging.WARNING):
-        train(small_config, tmp_path)
+        summary = train(small_config, tmp_path)
+    said = "ensemble-seed0: steps left out because of numbers that were not finite: 1"
+    assert summary["remarks"] == [said]
+    assert train(small_config, tmp_path) == summary  # Read from the stored results.
+    assert f"- {said}" in report.write(summary, tmp_path)[0].read_text()
     warnings = [r.getMessage() for r in caplog.records if "not finite" in r.getMessage()]
     assert len(warnings) == 1 and f"step {FAULTY_STEP}:" in warnings[0]
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -114,7 +119,11 @@ def test_a_rollback_goes_on_with_other_batches(small_config, tmp_path, faulty, c
     faulty(keys=jax.random.key_data(jax.random.key(0)))
     small_config.faults.non_finite = "rollback"
     with caplog.at_level(logging.WARNING):
-        train(small_config, tmp_path)
+        summary = train(small_config, tmp_path)
+    assert summary["remarks"] == [
+        "ensemble-seed0: rollbacks because of numbers that were not finite: 1"
+    ]
+    assert train(small_config, tmp_path) == summary
     messages = [record.getMessage() for record in caplog.records]
     assert sum("Back to step 6, and on with other batches" in message for message in messages) == 1
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

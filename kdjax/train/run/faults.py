@@ -13,7 +13,12 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class Faults:
-    """Applies ``config.faults`` to the steps of a run."""
+    """Applies ``config.faults`` to the steps of a run.
+
+    Attributes:
+      skipped: how many steps were left out, since this object was made.
+      rollbacks: how often the run was rolled back, since then.
+    """
 
     def __init__(self, name: str, config: ml_collections.ConfigDict):
         """Starts with no fault seen.
@@ -24,6 +29,7 @@ class Faults:
         """
         self._name, self._config = name, config
         self._skipped = 0  # How many steps in a row.
+        self.skipped = 0
         self.rollbacks = 0
 
     def leave_out(
@@ -51,6 +57,7 @@ class Faults:
             if not skip or self._skipped > self._config.limit:
                 tried = f" after {self._skipped - 1} skipped steps in a row" if skip else ""
                 raise NonFiniteError(f"{where}{tried}")
+            self.skipped += 1
             _LOGGER.warning("%s. The step is left out", where)
         return non_finite.without(metrics, list(found)) if found else metrics
 

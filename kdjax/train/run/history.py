@@ -27,6 +27,8 @@ class History:
     Attributes:
       best: the best validation result so far.
       raised: one line for each time the epochs were raised while the run was under way.
+      skipped: how many steps were left out so far because of numbers that were not finite.
+      rollbacks: how often the run went back to a checkpoint because of such numbers.
     """
 
     def __init__(
@@ -47,8 +49,21 @@ class History:
           progress: prints what has changed since the run was saved.
         """
         self.best, self.raised = Best(), list[str]()
+        self.skipped = self.rollbacks = 0
         self._name, self._config, self._record = name, config, record
         self._checkpoints, self._progress = checkpoints, progress
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a reader of the run's results has to know, one line each."""
+        counts = (
+            ("steps left out because of numbers that were not finite", self.skipped),
+            ("rollbacks because of numbers that were not finite", self.rollbacks),
+        )
+        return [
+            *self.raised,
+            *(f"{self._name}: {what}: {count}" for what, count in counts if count),
+        ]
 
     def restore(self, initial: TrainState, *, keep_best: bool = False) -> TrainState | None:
         """Returns the last saved state, on the host; None if the run has not begun.
@@ -59,10 +74,10 @@ class History:
             restored one. A rollback needs this, because the run does not produce that result again.
         """
         known = self.best
-        self.best, self.raised = Best(), []
+        self.best, self.raised, self.skipped = Best(), [], 0
         state = initial
 
-        def read() -> tuple[Best, list[str]] | None:
+        def read() -> tuple[Best, list[str], int, int] | None:
             nonlocal state
             found = self._checkpoints.recover(initial, self._record)
             if found is None:
@@ -70,12 +85,14 @@ class History:
             state, stored = found
             self._compare_devices(stored)
             best = known if keep_best else self._recover_best(state, stored)
-            return best, self._with_raised(stored, int(state.step))
+            raised = self._with_raised(stored, int(state.step))
+            return best, raised, stored.get("skipped", 0), stored.get("rollbacks", 0)
 
         found = processes.on_first(read)
         if found is None:
             return None
-        (validation, step), self.raised = found
+        (validation, step), self.raised, self.skipped, rollbacks = found
+        self.rollbacks = max(rollbacks, self.rollbacks)  # The checkpoint may be from before some.
         self.best = Best(validation, step)
         return processes.broadcast(state)
 
@@ -129,6 +146,8 @@ class History:
             "best_step": self.best.step,
             "epochs": self._config.epochs,
             "raised": self.raised,
+            "skipped": self.skipped,
+            "rollbacks": self.rollbacks,
         }
         self._checkpoints.save(kind, host_state, record)
         return host_state

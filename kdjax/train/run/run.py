@@ -135,6 +135,7 @@ class Run:
         self._faults.roll_back(error)
         self.history.wait()
         state = self._restore(keep_best=True)
+        self.history.rollbacks += 1
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), self._faults.rollbacks)
         _LOGGER.warning("%s. Back to step %d, and on with other batches", error, int(state.step))
         return state.replace(key=np.asarray(jax.random.key_data(key)))
@@ -174,6 +175,7 @@ class Run:
         """Reads the metrics of a dispatch; returns the time when they were on the host."""
         metrics = self.runner.to_host(pending.metrics)
         self._agreed_signal = max(self._agreed_signal, self.runner.read_max(pending.asked))
+        before = self._faults.skipped
         try:
             metrics = self._faults.leave_out(metrics, pending.first_step, self.runner.networks)
         except NonFiniteError as error:
@@ -181,6 +183,7 @@ class Run:
             saved = self.history.last_step()
             good = "none yet" if saved is None else f"step {saved}"
             raise NonFiniteError(f"{error}. Last good checkpoint: {good}") from None
+        self.history.skipped += self._faults.skipped - before
         now = time.perf_counter()
         self.throughput.add(int(np.sum(metrics["loss"][1])), now - started)
         window.add(metrics, pending.steps)

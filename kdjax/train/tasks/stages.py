@@ -91,16 +91,16 @@ class Stages:
         processes.on_first_unshared(lambda: write(self._workspace.path / name))
 
     def write_results(self, summary: dict[str, Any], runs: Mapping[str, Sequence[Run]]) -> None:
-        """Adds the speed and length changes of the runs to a summary, and writes ``results.json``.
+        """Adds speeds and remarks of the runs to a summary, and writes ``results.json``.
 
         Args:
           summary: the content of ``results.json``, changed in place.
           runs: stage -> its runs.
         """
-        if raised := [
-            line for group in runs.values() for run in group for line in run.history.raised
+        if remarks := [
+            line for group in runs.values() for run in group for line in run.history.remarks
         ]:
-            summary["raised"] = raised
+            summary["remarks"] = remarks
         # A run that had already finished was not timed again, so its earlier rate is kept.
         summary["throughput"] = atomic.read_json(self._workspace.path / "results.json").get(
             "throughput", {}
