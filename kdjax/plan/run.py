@@ -62,10 +62,7 @@ def plan(
     if path is not None:
         check_output(path, KIND)
     found = [parse(name) for name in targets]
-    for target in found:
-        check_compiler(target)
-    configuration.validate(config)
-    shape = data or DataShape.of(read_dataset(config))
+    configuration.validate(config, "train")
     planned = [
         (target, _with_execution_and_batch(config, execution, batch))
         for target, execution, batch in itertools.product(
@@ -74,6 +71,9 @@ def plan(
             batches or (config.batch_size,),
         )
     ]
+    for target in found:  # A compiler is large: all that is wrong without it is said first.
+        check_compiler(target)
+    shape = data or DataShape.of(read_dataset(config))
     for target, each in planned:
         _check(each, target, shape)
     results = []

@@ -139,6 +139,12 @@ def test_a_missing_compiler_is_named(monkeypatch, name, package):
         check_compiler(parse(name))
 
 
+def test_bad_flags_are_named_before_a_missing_compiler(monkeypatch, capsys):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert cli.main(["plan", "--target=h200", "--executions=fast"]) == 2
+    assert "config.compute.execution is 'fast'" in capsys.readouterr().err
+
+
 def printed(record, width):
     console = Console(file=io.StringIO(), width=width)
     report.print_plan(record, console)
