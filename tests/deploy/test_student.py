@@ -61,6 +61,12 @@ def test_a_student_answers_as_in_its_ensemble(trained, moved, number):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_loading_says_nothing(trained, caplog):
+    with caplog.at_level("WARNING"):
+        kdjax.load_student(trained[0])
+    assert not caplog.records
+
+
 def test_files_arrays_and_images_are_preprocessed_alike(trained, photos):
     preprocess = kdjax.load_student(trained[0]).preprocess
     files = sorted((photos / "test" / "birch").iterdir())

@@ -7,9 +7,10 @@ error. Therefore the record has a SHA-256 of every part of the state and of the 
 list next to the record has a SHA-256 of every file, which shows damage before Orbax reads the file.
 """
 
+import contextlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,22 @@ class CheckpointError(ValueError):
 
 class DamagedError(CheckpointError):
     """A checkpoint whose files are missing, cut short or altered."""
+
+
+@contextlib.contextmanager
+def _without_read_only_warnings() -> Iterator[None]:
+    """Drops Orbax's warnings that a directory is opened read-only, which is what was asked for."""
+    logger = logging.getLogger("absl")
+
+    def keep(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        return "read only" not in text and "read_only" not in text
+
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
 
 
 class Checkpoints:
@@ -71,6 +88,10 @@ class Checkpoints:
         folder = (self.directory / kind).absolute()
         if not self._read_only:
             folder.mkdir(parents=True, exist_ok=True)
+        with _without_read_only_warnings():
+            return self._manager(folder, kind)
+
+    def _manager(self, folder: Path, kind: str) -> ocp.CheckpointManager:
         return ocp.CheckpointManager(
             folder,
             item_names=("state", "record"),
