@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from kdjax import config as configuration
-from kdjax import models, report, widths
+from kdjax import load_student, models, report, widths
 from kdjax.report.table import results_grid
 from kdjax.train import train
 from kdjax.train.program import compiled as runner_module
@@ -313,19 +313,21 @@ def test_an_unfinished_run_may_grow_and_its_results_say_so(
     assert f"- {line}" in report.write(summary, tmp_path)[0].read_text()
 
 
-def test_one_epoch_of_the_defaults_is_a_smoke_test(small_config, tmp_path, capsys):
+def test_one_epoch_of_the_defaults_is_a_smoke_test(small_config, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
     small_config.update_from_flattened_dict(
         {"epochs": 1, "weight_ramp.feature": "cosine", "evaluation.every_epochs": 3}
     )
-    train(small_config, tmp_path)
+    train(small_config, "~/run")
+    assert load_student("~/run").step == 6
     said = capsys.readouterr().out
     for line in configuration.shortened(small_config):
         assert line in said
     assert len(configuration.shortened(small_config)) == 2
     # The last epoch is always evaluated, whatever the interval is.
-    assert [record["step"] for record in records(tmp_path, kind="validation")] == [6]
+    assert [record["step"] for record in records(tmp_path / "run", kind="validation")] == [6]
     # Half of the 6 steps warm up: the rate reaches its peak at the third step, then falls.
-    rates = [record["learning_rate"] for record in records(tmp_path)]
+    rates = [record["learning_rate"] for record in records(tmp_path / "run")]
     assert rates == pytest.approx([0.1 * 2 / 3, 0.1, 0.1 * (0.5 + 0.5 * np.cos(np.pi * 2 / 3))])
 
 

@@ -1,5 +1,6 @@
 """Files of named tensors."""
 
+import os
 import zipfile
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
       ValueError: if the file is of another kind or damaged, or safetensors is not installed.
       OSError: if it cannot be opened.
     """
-    path = Path(path)
+    path = Path(os.path.expanduser(path))
     if path.suffix == ".npz":
         return _read_npz(path)
     if path.suffix == ".safetensors":

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def distill(
       kdjax.train.run.interrupt.Interrupted: after SIGINT or SIGTERM; all is saved.
       kdjax.train.program.non_finite.NonFiniteError: if a loss, gradient or statistic is not finite.
     """
-    path = Path(path)
+    path = Path(os.path.expanduser(path))
     configuration.validate(config, "distill")
     if teachers:
         check_given(teachers, config)

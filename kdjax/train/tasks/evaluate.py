@@ -1,6 +1,7 @@
 """Evaluating the checkpoints of an experiment: every network as it would be deployed."""
 
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,7 +67,7 @@ def evaluate(
         if value not in _ALLOWED[name]:
             known = ", ".join(map(repr, _ALLOWED[name]))
             raise ValueError(f"{name} is {value!r}: allowed are {known}")
-    path = Path(path)
+    path = Path(os.path.expanduser(path))
     config = workdir.read_config(path)
     # Networks trained on many devices can be evaluated on one, without their width files.
     config.compute.devices = 1

@@ -66,7 +66,7 @@ def search(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any
       kdjax.train.run.interrupt.Interrupted: after SIGINT or SIGTERM; all is saved.
       kdjax.train.program.non_finite.NonFiniteError: if a loss, gradient or statistic is not finite.
     """
-    path = Path(path)
+    path = Path(os.path.expanduser(path))
     configuration.validate(config, "search")
     experiment = resolve_in_all(config, path)
     budget = processes.in_all(lambda: resolve_budget(experiment))

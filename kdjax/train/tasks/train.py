@@ -1,6 +1,7 @@
 """Trains a whole experiment: every method and seed in turn, then the test set is used once."""
 
 import contextlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def train(config: ml_collections.ConfigDict, path: str | Path) -> dict[str, Any]
       kdjax.train.run.interrupt.Interrupted: after SIGINT or SIGTERM; all is saved.
       kdjax.train.program.non_finite.NonFiniteError: if a loss, gradient or statistic is not finite.
     """
-    path = Path(path)
+    path = Path(os.path.expanduser(path))
     configuration.validate(config, "train")
     experiment = resolve_in_all(config, path)
     if "ensemble" in experiment.methods:
