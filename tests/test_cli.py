@@ -47,6 +47,23 @@ def test_train_then_evaluate(small_config, tmp_path, capsys):
     assert "student 2" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bench", "--network="], "argument --network: '' names nothing"),
+        (["bench", "--image_size=8x"], "'8x' is not a size, such as 32 or 24x32"),
+        (["plan", "--target=,"], "argument --target: ',' names nothing"),
+    ],
+)
+def test_an_option_that_cannot_be_read_is_named(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_tilde_is_the_home_directory(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     for command, given in {

@@ -55,39 +55,10 @@ class Settings:
         Raises:
           ValueError: if a value is not allowed.
         """
+        self._check()
         executions = self.executions or (
             EXECUTIONS if self.choose else ("auto", "sequential", "scanned")
         )
-        for name, value in (("rounds", self.rounds), ("classes", self.classes)):
-            if value < 1 + (name == "classes"):
-                raise ValueError(f"--{name} is {value}: at least {1 + (name == 'classes')}")
-        if self.image_size < 8:
-            raise ValueError(f"--image_size is {self.image_size}: at least 8")
-        for count in self.students:
-            if not 1 <= count <= 5:
-                raise ValueError(f"--students is {count}: expected 1 to 5")
-        for remat in self.remat:
-            if remat not in (0, 1):
-                raise ValueError(f"--remat is {remat}: 0 or 1")
-        for name, values in (
-            ("network", self.networks),
-            ("batch", self.batch_sizes),
-            ("dtype", self.dtypes),
-            ("devices", self.devices),
-            ("students", self.students),
-            ("remat", self.remat),
-        ):
-            if not values:
-                raise ValueError(f"--{name} is {values!r}: at least one value is needed")
-        for count in self.devices:
-            if count < 1:
-                raise ValueError(f"--devices is {count}: at least 1")
-        if self.choose and self.executions and len({*self.executions} - {"auto"}) < 2:
-            raise ValueError(
-                f"--execution is {','.join(self.executions)}: --choose compares at least two"
-            )
-        if self.choose and (*self.devices, *self.students, *self.remat) != (1, 5, 0):
-            raise ValueError("--choose measures 1 device and 5 students, without --remat")
         found = []
         for network, batch, dtype, devices, count, remat in itertools.product(
             self.networks,
@@ -122,6 +93,39 @@ class Settings:
                     raise ValueError(f"--batch is {batch}: a multiple of the {devices} devices")
                 found.append(workload)
         return found
+
+    def _check(self) -> None:
+        """Raises ValueError, with the name of the option, for values that fit no workload."""
+        for name, value in (("rounds", self.rounds), ("classes", self.classes)):
+            if value < 1 + (name == "classes"):
+                raise ValueError(f"--{name} is {value}: at least {1 + (name == 'classes')}")
+        if self.image_size < 8:
+            raise ValueError(f"--image_size is {self.image_size}: at least 8")
+        for count in self.students:
+            if not 1 <= count <= 5:
+                raise ValueError(f"--students is {count}: expected 1 to 5")
+        for remat in self.remat:
+            if remat not in (0, 1):
+                raise ValueError(f"--remat is {remat}: 0 or 1")
+        for name, values in (
+            ("network", self.networks),
+            ("batch", self.batch_sizes),
+            ("dtype", self.dtypes),
+            ("devices", self.devices),
+            ("students", self.students),
+            ("remat", self.remat),
+        ):
+            if not values:
+                raise ValueError(f"--{name} is {values!r}: at least one value is needed")
+        for count in self.devices:
+            if count < 1:
+                raise ValueError(f"--devices is {count}: at least 1")
+        if self.choose and self.executions and len({*self.executions} - {"auto"}) < 2:
+            raise ValueError(
+                f"--execution is {','.join(self.executions)}: --choose compares at least two"
+            )
+        if self.choose and (*self.devices, *self.students, *self.remat) != (1, 5, 0):
+            raise ValueError("--choose measures 1 device and 5 students, without --remat")
 
 
 def bench(

@@ -64,9 +64,9 @@ def _seeds(config: ml_collections.ConfigDict) -> None:
 
 
 def _weights(config: ml_collections.ConfigDict) -> None:
-    unread = config.get("method") == "independent"  # Baselines learn from labels alone.
+    alone = config.get("method") == "independent"  # Baselines learn from labels, at full weight.
     _require(
-        unread or sum(config.weights.values()) > 0,
+        alone or sum(config.weights.values()) > 0,
         "config.weights are all 0: nothing would be learnt",
     )
 

@@ -41,9 +41,8 @@ def register_term(name: str, term: Term) -> None:
 
     Raises:
       ConfigError: if the name is not a Python name, or is taken by a built-in term, a metric or a
-        field; if the term reads something unknown; or if it has modules or a memory but reads
-        neither maps nor embeddings; if it has no loss; or if one of its fields is no
-        :class:`kdjax.config.Field`.
+        field; if the term reads something unknown, has modules or a memory but reads neither maps
+        nor embeddings, or has no loss; or if one of its fields is no :class:`kdjax.config.Field`.
     """
     fields = [field for table in _TABLES.values() for field in table]
     taken = set(BUILT_IN) | METRICS | _sections(*fields) - set(TERMS)

@@ -139,7 +139,8 @@ def _list_images(folder: Path, class_names: tuple[str, ...]) -> Listing:
     if unknown := set(_folders(folder)) - set(class_names):
         raise DataError(f"{folder} has classes {sorted(unknown)} that train lacks")
     listing = []
-    unused = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_ENDINGS]
+    beside = (path for path in folder.iterdir() if _is_visible(path.name) and path.is_file())
+    unused = [path for path in beside if path.suffix.lower() in IMAGE_ENDINGS]
     for label, name in enumerate(class_names):
         for path in sorted(_files_below(folder / name)):
             if path.suffix.lower() in IMAGE_ENDINGS:

@@ -93,10 +93,15 @@ class Budget:
         targets = np.array([constraint.target for constraint in self.constraints])
         return np.array([c.model.cost(counts) for c in self.constraints]) / targets
 
+    def exceeded(self, widths: Mapping[str, int]) -> list[tuple[Constraint, float]]:
+        """The constraints whose targets these widths exceed, each with its share of the cost."""
+        shares = self.shares(widths)
+        pairs = [(constraint, shares[constraint.name]) for constraint in self.constraints]
+        return [(each, share) for each, share in pairs if share > each.target * (1 + EXACTNESS)]
+
     def allows(self, widths: Mapping[str, int]) -> bool:
         """Whether these widths meet every target."""
-        shares = self.shares(widths)
-        return all(shares[c.name] <= c.target * (1 + EXACTNESS) for c in self.constraints)
+        return not self.exceeded(widths)
 
     def least(self, multiple: int = 1) -> dict[str, int]:
         """Name of each group -> the fewest channels that it may end with.
@@ -169,8 +174,8 @@ def make_budget(
 def _check_reachable(budget: Budget) -> None:
     """Raises TargetError if a target is below the cost at the smallest widths that are allowed."""
     groups = budget.channels.groups
+    smallest = np.array([*budget.least().values()], np.float64)
     for constraint in budget.constraints:
-        smallest = np.array([*budget.least().values()], np.float64)
         least = float(constraint.model.cost(smallest))
         if least > constraint.target:
             kept = (
@@ -205,14 +210,10 @@ def check_multiple(budget: Budget, multiple: int) -> None:
       ValueError: if they do not; the message names the targets and both settings.
     """
     least = budget.least(multiple)
-    if budget.allows(least):
+    exceeded = budget.exceeded(least)
+    if not exceeded:
         return
-    shares = budget.shares(least)
-    over = ", ".join(
-        f"{c.name} {shares[c.name]:.1%} (target {c.target:.1%})"
-        for c in budget.constraints
-        if shares[c.name] > c.target
-    )
+    over = ", ".join(f"{c.name} {share:.1%} (target {c.target:.1%})" for c, share in exceeded)
     full = [
         group.name
         for group in budget.channels.groups

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import small_fields
+from bare import BARE
 
 from kdjax import config as configuration
 from kdjax import costs, models, tracing
@@ -16,10 +16,9 @@ from kdjax.config import ConfigError
 from kdjax.deploy.student import load_student
 from kdjax.models import registry
 from kdjax.models.execution import named
-from kdjax.train import distill, train
+from kdjax.train import train
 from kdjax.train.run import network_files, workdir
 from kdjax.train.run.workdir import WorkdirError
-from kdjax.train.tasks.distill_teachers import Teacher
 from kdjax.train.tasks.evaluate import evaluate
 from kdjax.train.tasks.experiment import resolve
 from kdjax.train.tasks.search_teacher import load_teacher
@@ -92,113 +91,6 @@ def test_a_workdir_keeps_the_network(small_config, tmp_path):
         found = student.network.apply(student.variables, images).logits
         np.testing.assert_array_equal(found, expected)
     assert evaluate(moved, student=2)["networks"][0]["name"] == "student 2, distilled"
-
-
-BARE = """
-import dataclasses
-import flax.linen as nn
-import jax.numpy as jnp
-from kdjax.models import Architecture, Outputs
-from kdjax.widths import WidthVector
-
-class Stem(nn.Module):
-    width: int
-    dtype: object = jnp.float32
-    bn_axis_name: str | None = None
-
-    @nn.compact
-    def __call__(self, x, train, mask):
-        return nn.relu(nn.Conv(self.width, (3, 3), dtype=self.dtype)(x))
-
-class Branch(nn.Module):
-    width: int
-    classes: int
-    dtype: object = jnp.float32
-    bn_axis_name: str | None = None
-
-    @nn.compact
-    def __call__(self, x, train, mask):
-        x = nn.relu(nn.Conv(self.width, (3, 3), 2, dtype=self.dtype)(x))
-        logits = nn.Dense(self.classes, dtype=self.dtype)(jnp.mean(x, axis=(1, 2)))
-        return Outputs(logits.astype(jnp.float32), (x,))
-
-@dataclasses.dataclass(frozen=True)
-class Bare(Architecture):
-    blocks = ("body",)
-
-    def stem(self, widths, **fields):
-        return Stem(widths["stem"], **fields)
-
-    def branch(self, widths, **fields):
-        return Branch(widths["body"], self.num_classes, **fields)
-
-def create(num_classes):
-    return Bare("bare", num_classes, WidthVector({"stem": 4, "body": 8}))
-"""
-
-
-@pytest.mark.parametrize(
-    ("change", "fields", "message"),
-    [
-        (
-            ("(x,))", "())"),
-            {},
-            r"weights.feature is 0.15: it reads feature maps, and .*bare.py:create has no",
-        ),
-        (
-            ("(x,))", "())"),
-            {"weights.feature": 0.0, "ensemble.rule": "gate"},
-            "config.ensemble.rule is 'gate': it reads feature maps, and .*bare.py:create has no",
-        ),
-        (
-            ("(x,))", "(jnp.mean(x, axis=(1, 2)),))"),
-            {},
-            r"a feature map of shape \(1, 8\): expected \[batch, height, width, channels\]",
-        ),
-        (
-            ("", ""),
-            {"weights.fsp": 50.0},
-            "weights.fsp is 50.0: it reads the maps of neighbouring blocks, and .* has one block",
-        ),
-    ],
-)
-def test_what_reads_maps_needs_maps(change, fields, message, small_config, tmp_path):
-    text = BARE.replace(*change)
-    blocks = change[1] != "())"
-    small_config.network = bare(tmp_path, text) if blocks else without_blocks(tmp_path)
-    small_config.network_width = 1.0
-    small_config.update_from_flattened_dict(fields)
-    with pytest.raises(ConfigError, match=message):
-        resolve(small_config)
-    small_config.method = "independent"  # Baselines read labels alone.
-    if "shape" not in message:
-        resolve(small_config)
-
-
-def bare(folder, text=BARE):
-    """Writes a network's file and returns its name."""
-    (folder / "bare.py").write_text(text)
-    return f"{folder / 'bare.py'}:create"
-
-
-def without_blocks(folder):
-    text = BARE.replace("(x,))", "())").replace('blocks = ("body",)', "blocks = ()")
-    return bare(folder, text)
-
-
-def test_a_teacher_without_blocks_teaches_by_logits_alone(small_npz, tmp_path):
-    config = configuration.distill_default()
-    config.update_from_flattened_dict(small_fields(small_npz))
-    config.teacher.update(network=without_blocks(tmp_path), network_width=1.0)
-    config.weights.attention_transfer = 1000.0
-    message = "attention_transfer is 1000.0: it reads feature maps, and the teacher"
-    with pytest.raises(ConfigError, match=rf"{message} .*bare.py:create has no blocks"):
-        distill(config, tmp_path / "run")
-    architecture = models.create(config.teacher.network, 4)
-    variables = models.initialize(architecture.build(), 0, (8, 8, 1))
-    with pytest.raises(ConfigError, match=f"{message} mine has no blocks"):
-        distill(config, tmp_path / "run", (Teacher("mine", architecture, variables),))
-    assert not (tmp_path / "run").exists()
 
 
 def test_a_network_without_normalisation_is_trained(small_config, tmp_path, monkeypatch):

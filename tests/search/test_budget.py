@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq
 
-from kdjax import models
-from kdjax.search import Channels, make_budget, partition
+from kdjax import models, tracing
+from kdjax.search import Channels, make_budget, minimum_width, near_collapse, partition
 
 SHAPE = (8, 8, 3)
 # Groups in order: stem (= stage1), stage1.block1.conv1, stage2.block1.conv1, stage2,
@@ -373,3 +373,24 @@ def test_joint_has_one_slot():
     assert budget.slots.tolist() == [[True] * 6]
     np.testing.assert_allclose(budget.waypoints, [[0.4, 0.3]])
     assert (budget.schedule, budget.min_width) == ("joint", 1)
+
+
+@pytest.mark.parametrize(
+    ("channels", "unit", "least", "expected"),
+    [(160, 1, 0.05, 8), (16, 1, 0.05, 1), (24, 1, 0.05, 2), (3, 1, 0.05, 1), (40, 4, 0.05, 4),
+     (160, 1, 1, 1), (160, 1, 12, 12), (8, 1, 12, 8)],
+)  # fmt: skip
+def test_least_widths(channels, unit, least, expected):
+    group = tracing.Group("a", ("a",), 1, 1 + channels // unit, unit, ())
+    assert minimum_width(group, least) == expected
+
+
+def test_groups_near_collapse_are_named():
+    budget = budget_of(flops=0.5)
+    widths = dict(NETWORK.widths)
+    assert near_collapse(budget, widths) == ""
+    widths["stage3"] = widths["stage3"] // 8
+    text = f"near collapse: stage3 ({widths['stage3']} of {NETWORK.widths['stage3']})"
+    assert near_collapse(budget, widths) == text
+    frozen = budget_of(blocks_of(frozen=("stage3",)), flops=0.9)
+    assert near_collapse(frozen, widths) == ""

@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tables import Layer
 
-from kdjax import models, tracing
+from kdjax import models
 from kdjax.search import (
     TOLERANCE,
     Channels,
@@ -21,7 +21,6 @@ from kdjax.search import (
     kept_channels,
     make_budget,
     minimum_width,
-    near_collapse,
     partition,
     revive,
     round_widths,
@@ -388,24 +387,3 @@ def test_frozen_groups_are_not_rounded():
     widths = vector((8, 8, 15, 16, 20, 20))
     found = round_widths(widths, budget, 4, np.ones(sum(MOST)))
     assert found["stage2.block1.conv1"] == 15
-
-
-@pytest.mark.parametrize(
-    ("channels", "unit", "least", "expected"),
-    [(160, 1, 0.05, 8), (16, 1, 0.05, 1), (24, 1, 0.05, 2), (3, 1, 0.05, 1), (40, 4, 0.05, 4),
-     (160, 1, 1, 1), (160, 1, 12, 12), (8, 1, 12, 8)],
-)  # fmt: skip
-def test_least_widths(channels, unit, least, expected):
-    group = tracing.Group("a", ("a",), 1, 1 + channels // unit, unit, ())
-    assert minimum_width(group, least) == expected
-
-
-def test_groups_near_collapse_are_named():
-    budget = budget_of(flops=0.5)
-    widths = dict(NETWORK.widths)
-    assert near_collapse(budget, widths) == ""
-    widths["stage3"] = widths["stage3"] // 8
-    text = f"near collapse: stage3 ({widths['stage3']} of {NETWORK.widths['stage3']})"
-    assert near_collapse(budget, widths) == text
-    frozen = budget_of(flops=0.9, frozen=("stage3",))
-    assert near_collapse(frozen, widths) == ""

@@ -228,8 +228,6 @@ def _start_of(task, small_npz, devices=1):
 def test_a_mistake_in_a_loss_is_found_before_anything_is_trained(
     own_term, small_npz, tmp_path, task, devices, mistake
 ):
-    if mistake == "no gradient" and task is search:
-        pytest.skip("the same as with train")
     term, message = MISTAKES[mistake]
     configuration.register_term("distance", term)
     with pytest.raises(ConfigError, match=message):

@@ -4,11 +4,13 @@ import pytest
 
 from kdjax import atomic, cli, tracing
 from kdjax import config as configuration
+from kdjax.config import ConfigError
 from kdjax.train.run import workdir
 from kdjax.train.run.checkpoint import Checkpoints
 from kdjax.train.tasks.experiment import resolve
 from kdjax.train.tasks.search import search, stage_config
 from kdjax.train.tasks.search_stage import resolve_budget
+from kdjax.train.tasks.search_teacher import _find_run
 
 SMALL = (
     "--config.network_width=0.25",
@@ -217,3 +219,18 @@ def test_a_workdir_of_training_is_refused(small_npz, tmp_path, capsys):
     assert "Traceback" not in shown
     assert shown.startswith("kdjax search: workdir ")
     assert sorted(entry.name for entry in (tmp_path / "run").iterdir()) == before
+
+
+def test_a_missing_teacher_is_refused(search_of, tmp_path):
+    config = search_of(teacher__workdir=str(tmp_path / "nothing"))
+    with pytest.raises(ConfigError, match=r"config.teacher.workdir is .*nothing.*holds no kdjax"):
+        search(config, tmp_path / "run")
+    assert [entry.name for entry in tmp_path.iterdir()] == []
+
+
+def test_the_first_seed_teaches(tmp_path):
+    for run in ("search-seed10", "independent-seed10", "independent-seed2", "ensemble-seed2"):
+        (tmp_path / "checkpoints" / run).mkdir(parents=True)
+    assert _find_run(tmp_path, "", (2, 10)) == ("independent-seed2", 2)
+    assert _find_run(tmp_path, "", (10, 2)) == ("independent-seed10", 10)
+    assert _find_run(tmp_path, "ensemble-seed2", (10, 2)) == ("ensemble-seed2", 2)

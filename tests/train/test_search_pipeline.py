@@ -25,7 +25,7 @@ from kdjax.train.tasks.distill_teachers import load_teachers
 from kdjax.train.tasks.evaluate import evaluate
 from kdjax.train.tasks.experiment import resolve, stage_config
 from kdjax.train.tasks.search_stage import resolve_budget, search_method, search_optimizer
-from kdjax.train.tasks.search_teacher import _find_run, load_teacher
+from kdjax.train.tasks.search_teacher import load_teacher
 from kdjax.train.tasks.structure import CANDIDATES, candidate_start, find_structure
 
 SHAPE = (8, 8, 1)
@@ -375,14 +375,6 @@ def test_a_teacher_of_an_unfinished_run_is_named(trained, search_of, tmp_path):
     assert f"the teacher ensemble-seed0 in {going_on} is from a workdir whose" in remark
 
 
-def test_the_first_seed_teaches(tmp_path):
-    for run in ("search-seed10", "independent-seed10", "independent-seed2", "ensemble-seed2"):
-        (tmp_path / "checkpoints" / run).mkdir(parents=True)
-    assert _find_run(tmp_path, "", (2, 10)) == ("independent-seed2", 2)
-    assert _find_run(tmp_path, "", (10, 2)) == ("independent-seed10", 10)
-    assert _find_run(tmp_path, "ensemble-seed2", (10, 2)) == ("ensemble-seed2", 2)
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -419,10 +411,3 @@ def test_a_teacher_of_other_classes_is_refused(finished, search_of, tmp_path):
     with pytest.raises(ConfigError, match="its number of classes is 4, expected 5"):
         search(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-def test_a_missing_teacher_is_refused(search_of, tmp_path):
-    config = search_of(teacher__workdir=str(tmp_path / "nothing"))
-    with pytest.raises(ConfigError, match=r"config.teacher.workdir is .*nothing.*holds no kdjax"):
-        search(config, tmp_path / "run")
-    assert [entry.name for entry in tmp_path.iterdir()] == []

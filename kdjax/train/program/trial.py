@@ -56,11 +56,10 @@ def trace_step(
     )
     own = batch_size // len(parallel.devices)
     classes = method.model.architecture.num_classes
+    labels = ((own, classes), np.float32) if mixed else ((own,), np.int32)
     batch = Batch(
         images=jax.ShapeDtypeStruct((own, *image_shape), np.float32),
-        labels=jax.ShapeDtypeStruct(
-            *(((own, classes), np.float32) if mixed else ((own,), np.int32))
-        ),
+        labels=jax.ShapeDtypeStruct(*labels),
         mask=jax.ShapeDtypeStruct((own,), np.bool_),
         indices=jax.ShapeDtypeStruct((own,), np.int32),
     )

@@ -16,8 +16,7 @@ class Faults:
     """Applies ``config.faults`` to the steps of a run.
 
     Attributes:
-      skipped: how many steps were left out, since this object was made.
-      rollbacks: how often the run was rolled back, since then.
+      rollbacks: how often the run was rolled back since this object was made.
     """
 
     def __init__(self, name: str, config: ml_collections.ConfigDict):
@@ -29,13 +28,12 @@ class Faults:
         """
         self._name, self._config = name, config
         self._skipped = 0  # How many steps in a row.
-        self.skipped = 0
         self.rollbacks = 0
 
     def leave_out(
         self, metrics: Any, first_step: int, networks: Mapping[str, Sequence[str]]
-    ) -> Any:
-        """Returns the metrics of a dispatch, in which faulty steps count for nothing.
+    ) -> tuple[Any, int]:
+        """Returns a dispatch's metrics, in which faulty steps count for nothing, and their number.
 
         Args:
           metrics: stacked metrics of consecutive steps, on the host.
@@ -57,9 +55,8 @@ class Faults:
             if not skip or self._skipped > self._config.limit:
                 tried = f" after {self._skipped - 1} skipped steps in a row" if skip else ""
                 raise NonFiniteError(f"{where}{tried}")
-            self.skipped += 1
             _LOGGER.warning("%s. The step is left out", where)
-        return non_finite.without(metrics, list(found)) if found else metrics
+        return (non_finite.without(metrics, list(found)) if found else metrics), len(found)
 
     def roll_back(self, error: NonFiniteError) -> None:
         """Counts one rollback to the last checkpoint.

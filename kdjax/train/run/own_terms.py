@@ -26,7 +26,9 @@ _SOURCE = "source: "
 
 def digests(config: ml_collections.ConfigDict) -> dict[str, str]:
     """Returns name -> :func:`digest` of the user-written terms that are on and have a digest."""
-    found = {name: digest(loss) for name, loss in _losses(config).items()}
+    on = {name: configuration.TERMS[name] for name, weight in config.weights.items() if weight > 0}
+    own = {name: term.parts or term.loss for name, term in on.items()}
+    found = {name: digest(loss) for name, loss in own.items() if callable(loss)}
     return {name: text for name, text in found.items() if text}
 
 
@@ -66,13 +68,6 @@ def changed(path: Path, config: ml_collections.ConfigDict) -> list[str]:
         for name in before.keys() & now.keys()
         if before[name] != now[name]
     ]
-
-
-def _losses(config: ml_collections.ConfigDict) -> dict[str, Callable[..., Any]]:
-    """Name of each user-written term that is on -> its loss, or the function of its parts."""
-    on = {name: configuration.TERMS[name] for name, weight in config.weights.items() if weight > 0}
-    made = {name: term.parts or term.loss for name, term in on.items()}
-    return {name: loss for name, loss in made.items() if callable(loss)}
 
 
 def _described(value: Any, module: str, seen: set[int]) -> Iterator[str]:

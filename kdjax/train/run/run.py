@@ -175,15 +175,16 @@ class Run:
         """Reads the metrics of a dispatch; returns the time when they were on the host."""
         metrics = self.runner.to_host(pending.metrics)
         self._agreed_signal = max(self._agreed_signal, self.runner.read_max(pending.asked))
-        before = self._faults.skipped
         try:
-            metrics = self._faults.leave_out(metrics, pending.first_step, self.runner.networks)
+            metrics, skipped = self._faults.leave_out(
+                metrics, pending.first_step, self.runner.networks
+            )
         except NonFiniteError as error:
             self._write(window, pending.first_step)
             saved = self.history.last_step()
             good = "none yet" if saved is None else f"step {saved}"
             raise NonFiniteError(f"{error}. Last good checkpoint: {good}") from None
-        self.history.skipped += self._faults.skipped - before
+        self.history.skipped += skipped
         now = time.perf_counter()
         self.throughput.add(int(np.sum(metrics["loss"][1])), now - started)
         window.add(metrics, pending.steps)

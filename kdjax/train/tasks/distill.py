@@ -11,7 +11,6 @@ import ml_collections
 
 from kdjax import config as configuration
 from kdjax import costs
-from kdjax.config import ConfigError
 from kdjax.models import Architecture
 from kdjax.train.devices import processes
 from kdjax.train.program.fixed_teachers import FixedTeachers, TeacherNetwork
@@ -99,10 +98,7 @@ def _load(experiment: Experiment, teachers: Sequence[Teacher]) -> tuple[Teacher,
     loaded = tuple(teachers) or load_teachers(experiment)
     if not loaded:
         architecture = _own_teacher(experiment)
-        try:
-            check_maps(experiment.config, architecture, f"the teacher {architecture.name}")
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
+        check_maps(experiment.config, architecture, f"the teacher {architecture.name}")
     return loaded
 
 

@@ -140,10 +140,7 @@ def check_fit(teacher: Teacher, experiment: Experiment) -> None:
                 f"the teacher {teacher.name} does not fit: its {what} is {found!r}, expected "
                 f"{expected!r}"
             )
-    try:
-        check_maps(experiment.config, teacher.architecture, f"the teacher {teacher.name}")
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
+    check_maps(experiment.config, teacher.architecture, f"the teacher {teacher.name}")
     network = teacher.architecture.build(teacher.vector)
     shapes: Any = dict(variable_shapes(network, shape))
     wanted = flax.traverse_util.flatten_dict(shapes, sep="/")

@@ -6,6 +6,7 @@ import numpy as np
 
 from kdjax import config as configuration
 from kdjax import models, tracing
+from kdjax.config import ConfigError
 
 
 def check_own(architecture: models.Architecture, image_shape: tuple[int, int, int]) -> None:
@@ -57,7 +58,7 @@ def check_maps(
       name: the network's name in the error; empty: the architecture's.
 
     Raises:
-      ValueError: if a term or rule that is on reads more maps than there are.
+      ConfigError: if a term or rule that is on reads more maps than there are.
     """
     if config.get("method") == "independent":  # Baselines learn from labels alone.
         return
@@ -70,7 +71,7 @@ def check_maps(
     for setting, least in needed.items():
         if blocks < least:
             maps = "feature maps" if least == 1 else "the maps of neighbouring blocks"
-            raise ValueError(
+            raise ConfigError(
                 f"{setting}: it reads {maps}, and {name or architecture.name} has "
                 f"{'one block only' if blocks else 'no blocks'}"
             )

@@ -282,11 +282,8 @@ def _cost_counter(
 
 
 def _why_not(budget: Budget, found: Mapping[str, int]) -> str:
-    shares = budget.shares(found)
     over = ", ".join(
-        f"{c.name} {shares[c.name]:.4f} for {c.target:.4f}"
-        for c in budget.constraints
-        if shares[c.name] > c.target
+        f"{c.name} {share:.4f} for {c.target:.4f}" for c, share in budget.exceeded(found)
     )
     floor = [
         group.name
