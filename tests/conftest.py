@@ -10,7 +10,7 @@ import tempfile
 # threads that their collectives do not wait for each other for ever on a machine with few cores.
 _FLAGS = ["--xla_force_host_platform_device_count=8"]
 # The tests run small programs for a few steps: compiling them takes longer than running them.
-_FLAGS += ["--xla_backend_optimization_level=0"]
+_FLAGS += ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
 if importlib.metadata.version("jaxlib").startswith("0.10."):
     _FLAGS += ["--xla_cpu_use_fusion_emitters=false"]
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_FLAGS])
