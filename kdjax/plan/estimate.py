@@ -15,7 +15,7 @@ from kdjax.plan.targets import Target
 
 # A kernel for which a TPU's compiler estimates at most this many cycles does almost nothing.
 _FEW_CYCLES = 2500
-_LOSSES = ("copy", "transpose")
+_COPIES = ("copy", "transpose")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,21 +128,21 @@ def totals(program: Program, steps: int) -> dict[str, Any]:
 
     Returns:
       ``launches``, ``bytes``, ``operations`` (of matrix products), ``cycles`` (the compiler's
-      estimate; 0 if there is none), ``launches_by_kind``, ``collectives``, ``losses`` and
-      ``uncounted_loops``. ``losses`` are the launches and bytes of copies and transposes, in total
+      estimate; 0 if there is none), ``launches_by_kind``, ``collectives``, ``copies`` and
+      ``uncounted_loops``. ``copies`` are the launches and bytes of copies and transposes, in total
       and by source line, most bytes first.
     """
     kernels = program.kernels
     kinds: dict[str, float] = {}
     for kernel in kernels:
         kinds[kernel.kind] = kinds.get(kernel.kind, 0.0) + kernel.times / steps
-    lost: dict[str, dict[str, float]] = {}
+    copied: dict[str, dict[str, float]] = {}
     for kernel in kernels:
-        if kernel.kind in _LOSSES:
-            entry = lost.setdefault(kernel.source, {"launches": 0.0, "bytes": 0.0})
+        if kernel.kind in _COPIES:
+            entry = copied.setdefault(kernel.source, {"launches": 0.0, "bytes": 0.0})
             entry["launches"] += kernel.times / steps
             entry["bytes"] += kernel.times * kernel.bytes / steps
-    heaviest = sorted(lost, key=lambda source: (-lost[source]["bytes"], source))
+    heaviest = sorted(copied, key=lambda source: (-copied[source]["bytes"], source))
     collectives = [kernel for kernel in kernels if kernel.kind == "collective"]
     return {
         "launches": _sum(kernels, steps, lambda kernel: 1.0),
@@ -154,10 +154,10 @@ def totals(program: Program, steps: int) -> dict[str, Any]:
             "launches": _sum(collectives, steps, lambda kernel: 1.0),
             "bytes": _sum(collectives, steps, lambda kernel: kernel.bytes),
         },
-        "losses": {
-            "launches": sum(entry["launches"] for entry in lost.values()),
-            "bytes": sum(entry["bytes"] for entry in lost.values()),
-            "by_line": [{"source": source, **lost[source]} for source in heaviest],
+        "copies": {
+            "launches": sum(entry["launches"] for entry in copied.values()),
+            "bytes": sum(entry["bytes"] for entry in copied.values()),
+            "by_line": [{"source": source, **copied[source]} for source in heaviest],
         },
         "uncounted_loops": program.uncounted_loops,
     }

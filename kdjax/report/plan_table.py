@@ -34,8 +34,8 @@ def speed_grid(record: Mapping[str, Any]) -> Grid:
                 f"{counts['bytes'] / 1e9:,.3g}",
                 f"{counts['operations'] / 1e9:,.3g}",
                 f"{counts['collectives']['launches']:,.0f}",
-                f"{counts['losses']['launches']:,.0f}",
-                f"{counts['losses']['bytes'] / 1e6:,.3g}",
+                f"{counts['copies']['launches']:,.0f}",
+                f"{counts['copies']['bytes'] / 1e6:,.3g}",
                 str(result["steps_per_dispatch"]),
                 f"{result['seconds']['compile']:.0f}",
             ]
@@ -82,7 +82,7 @@ def print_plan(record: Mapping[str, Any], console: Console | None = None) -> Non
     for line in headline(record):
         print_text(line, console)
     print_grids([speed_grid(record), memory_grid(record)], console, whole="the file of --out")
-    for line in [*losses(record), *notes(record), *model(record)]:
+    for line in [*copies(record), *notes(record), *model(record)]:
         print_text(line, console)
 
 
@@ -96,13 +96,13 @@ def headline(record: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def losses(record: Mapping[str, Any]) -> list[str]:
+def copies(record: Mapping[str, Any]) -> list[str]:
     """The copies and transposes of each program, by the line of code they come from."""
     lines = []
     for result in record["results"]:
         if not result["compiles"]:
             lines.append(f"{', '.join(_what(result))} does not compile: {result['reason']}")
-        elif by_line := result["counts"]["losses"]["by_line"]:
+        elif by_line := result["counts"]["copies"]["by_line"]:
             lines.append(f"Copies and transposes of a step, {', '.join(_what(result))}:")
             for entry in by_line[:_LINES]:
                 lines.append(

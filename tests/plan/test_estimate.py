@@ -91,7 +91,7 @@ def test_totals_of_a_step():
         "copy": 3, "transpose": 1, "collective": 1, "convolution": 1,
     }  # fmt: skip
     assert found["collectives"] == {"launches": 1, "bytes": 10}
-    assert found["losses"] == {
+    assert found["copies"] == {
         "launches": 4,
         "bytes": 1150,
         "by_line": [

@@ -28,7 +28,7 @@ FOUND = {
         "operations": 69e9,
         "launches_by_kind": {"copy": 20.0, "other": 1618.4},
         "collectives": {"launches": 12.0, "bytes": 5e6},
-        "losses": {
+        "copies": {
             "launches": 20.0,
             "bytes": 4.5e6,
             "by_line": [
