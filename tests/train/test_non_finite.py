@@ -1,10 +1,12 @@
 """Numbers that are not finite: they are named, and skipped or rolled back if asked for."""
 
 import contextlib
+import dataclasses
 import json
 import logging
 import types
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +21,7 @@ from kdjax.train.program.state import TrainState
 from kdjax.train.run.checkpoint import Checkpoints
 from kdjax.train.run.faults import Faults
 from kdjax.train.run.history import History
+from kdjax.train.tasks import stored
 
 FAULTY_STEP = 7  # of 15
 
@@ -70,6 +73,36 @@ def test_a_skipped_step_leaves_everything_as_it_was(small_config, tmp_path, faul
     others = [line for step, line in steps.items() if step != FAULTY_STEP + 1]
     assert len(others) == 17
     assert all(np.isfinite(line["loss"]) and np.all(np.isfinite(line["soft"])) for line in others)
+
+
+def test_a_fault_in_one_baseline_leaves_the_others_and_the_schedule_alone(
+    small_config, tmp_path, monkeypatch
+):
+    """Adam and the schedule count steps for all baselines together."""
+    small_config.update(method="independent", optimizer={"name": "adamw"})
+    small_config.faults.non_finite = "skip"
+    train(small_config, tmp_path / "clean")
+    plain = compiled.train_step
+
+    def step(state, batch, *, method, **more):
+        def forward(*given):
+            inputs, batch_stats = method.forward(*given)
+            wrong = (state.step == FAULTY_STEP) & (jnp.arange(2) == 0)
+            logits = jnp.where(wrong[:, None, None], jnp.nan, inputs.logits)
+            return inputs._replace(logits=logits), batch_stats
+
+        return plain(state, batch, method=dataclasses.replace(method, forward=forward), **more)
+
+    monkeypatch.setattr(compiled, "train_step", step)
+    summary = train(small_config, tmp_path / "faulty")
+    assert len(summary["remarks"]) == 1
+    clean, faulty = (
+        stored.restore(tmp_path / name, "independent-seed0", "last").variables["params"]
+        for name in ("clean", "faulty")
+    )
+    chex.assert_trees_all_equal(clean["student_2"], faulty["student_2"])
+    with pytest.raises(AssertionError):
+        chex.assert_trees_all_equal(clean["student_1"], faulty["student_1"])
 
 
 def test_too_many_skipped_steps_stop(small_config, tmp_path, monkeypatch):

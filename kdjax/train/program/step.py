@@ -24,6 +24,9 @@ from kdjax.train.program.state import TrainState
 
 Metrics = dict[str, tuple[chex.Array, chex.Array]]
 
+# Names of the step counters in the states of optax and of the search's controller.
+_COUNTERS = ("count", "step")
+
 
 def train_step(
     state: TrainState,
@@ -125,9 +128,17 @@ def _keep_finite(
     With ``layouts``, the vectors are first split by network.
     """
     if layouts is None:
-        return non_finite.keep_finite(after, before, good)
-    networks = layouts.networks(after), layouts.networks(before)
-    return layouts.whole(non_finite.keep_finite(*networks, good))
+        kept = non_finite.keep_finite(after, before, good)
+    else:
+        networks = layouts.networks(after), layouts.networks(before)
+        kept = layouts.whole(non_finite.keep_finite(*networks, good))
+
+    def count(path: Any, kept: chex.Array, after: chex.Array) -> chex.Array:
+        return after if getattr(path[-1], "name", "") in _COUNTERS else kept
+
+    # A step that is left out counts as done, in schedules too.
+    states = kept.optimizer_state, after.optimizer_state
+    return kept.replace(optimizer_state=jax.tree_util.tree_map_with_path(count, *states))
 
 
 def _memory(
