@@ -78,7 +78,8 @@ def _run_in_processes(
         return (summary if processes.is_first() else None), 0
     except Interrupted as interrupted:
         print(f"{interrupted}. The same command continues from there.", file=sys.stderr)
-        return None, 0 if interrupted.signal_name == "SIGTERM" else STOPPED
+        ended_well = interrupted.signal_name == "SIGTERM" and interrupted.saved
+        return None, 0 if ended_well else STOPPED
     except Exception as error:
         # kdjax's own errors are raised in all processes alike, and all of them end normally.
         if processes.count() == 1 or type(error).__module__.startswith("kdjax."):

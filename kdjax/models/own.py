@@ -14,6 +14,8 @@ from typing import Any
 
 from kdjax.models.architecture import Architecture
 
+_SOURCES: dict[Path, bytes] = {}  # Absolute path of a file -> what it held when it was last run.
+
 _FORM = re.compile(r"(?P<file>.+\.py):(?P<function>[^:]*)")
 
 
@@ -25,6 +27,13 @@ def is_file(name: str) -> bool:
 def file_of(name: str) -> Path:
     """The file of a network with the name ``file.py:function``."""
     return Path(os.path.expanduser(name.rpartition(":")[0]))
+
+
+def source_of(name: str) -> bytes:
+    """What the file of a network held when it was last run here; what it holds, if it was not."""
+    file = file_of(name)
+    source = _SOURCES.get(file.absolute())
+    return file.read_bytes() if source is None else source
 
 
 def create(name: str, num_classes: int) -> Architecture:
@@ -90,20 +99,20 @@ def checked(name: str, function: Callable[[int], Any], num_classes: int) -> Arch
 def _load(path: Path, name: str) -> ModuleType:
     if not path.is_file():
         raise ValueError(f"{name!r}: there is no file {path}")
-    content = hashlib.sha256(path.read_bytes()).hexdigest()
+    _SOURCES[path] = content = path.read_bytes()
     return _run(path, content, name)
 
 
 @functools.cache
-def _run(path: Path, content: str, name: str) -> ModuleType:
+def _run(path: Path, content: bytes, name: str) -> ModuleType:
     """Runs a file once, so that its classes stay the same objects until the file changes.
 
     Args:
       path: of the file.
-      content: a digest of the file's content.
+      content: what the file holds.
       name: of the network, for error messages.
     """
-    digest = hashlib.sha256(f"{path} {content}".encode()).hexdigest()[:8]
+    digest = hashlib.sha256(bytes(path) + content).hexdigest()[:8]
     spec = importlib.util.spec_from_file_location(f"{path.stem}_{digest}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

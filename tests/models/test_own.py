@@ -295,6 +295,20 @@ def test_a_start_that_died_leaves_no_copy_behind(small_config, tmp_path):
     assert copy.read_text() == BARE and not network_files.changed(path, small_config)
 
 
+def test_a_workdir_keeps_the_file_that_was_run(small_config, tmp_path):
+    """The file may be edited while a run reads its data."""
+    file = tmp_path / "bare.py"
+    file.write_text(BARE)
+    small_config.network, small_config.network_width = f"{file}:create", 1.0
+    models.create(small_config.network, 4)
+    file.write_text(BARE + "# Edited.\n")
+    workdir.create(tmp_path / "run", small_config)
+    (copy,) = (tmp_path / "run" / network_files.FOLDER).iterdir()
+    assert copy.read_text() == BARE
+    (said,) = network_files.changed(tmp_path / "run", small_config)
+    assert "bare.py has changed since the run began" in said
+
+
 def test_classes_that_meet_are_not_merged(tmp_path):
     """Merged logits of all students are one row, so a softmax would be over all students."""
     file = tmp_path / "bare.py"

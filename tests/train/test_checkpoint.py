@@ -8,13 +8,17 @@ import resource
 import shutil
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
 
 from kdjax import atomic, models
+from kdjax import config as configuration
 from kdjax.train.program.state import TrainState
+from kdjax.train.run import checksums
 from kdjax.train.run.checkpoint import CheckpointError, Checkpoints, DamagedError
+from kdjax.train.run.history import History
 from kdjax.train.tasks import stored
 
 RECORD = {"network": "net", "num_classes": 3, "student_widths": [{"stem": 4}], "pair": (1, 2.5)}
@@ -133,6 +137,29 @@ def test_the_best_one_serves_where_all_others_are_damaged(folder):
     assert_is(recover(folder), 1)
 
 
+@pytest.mark.parametrize("select", ["last", "best"])
+def test_a_damaged_best_one_ends_a_run_only_where_its_results_are_wanted(folder, select, caplog):
+    config = configuration.default()
+    config.evaluation.select = select
+    (folder / "best" / "1" / "record" / "metadata").write_text("{}")
+    with contextlib.closing(Checkpoints(folder, 2)) as checkpoints:
+        history = History("run", config, RECORD, checkpoints, types.SimpleNamespace())
+        if select == "last":
+            assert history.best_state(state(3)) is None
+            assert "run: the best checkpoint, of step 1, is damaged" in caplog.text
+        else:
+            with pytest.raises(CheckpointError, match=r"of step 1, is damaged, and config\.eval"):
+                history.best_state(state(3))
+    assert (folder / "damaged" / "best-1").is_dir()
+
+
+def test_each_file_is_read_once_for_its_sum(folder, monkeypatch):
+    read, counted = checksums.find_damage, []
+    monkeypatch.setattr(checksums, "find_damage", lambda path: counted.append(path) or read(path))
+    assert_is(recover(folder), 3)
+    assert counted == [folder / "last" / "3"]
+
+
 def test_if_all_are_damaged_nothing_is_made_up(folder):
     for path in [*(folder / "last").iterdir(), folder / "best" / "1"]:
         (path / "record" / "metadata").write_text("{}")
@@ -147,7 +174,7 @@ def test_reading_alone_changes_nothing(folder):
         contextlib.closing(Checkpoints(folder, read_only=True)) as checkpoints,
         pytest.raises(DamagedError, match="differs from its checksum"),
     ):
-        checkpoints.variables("last")
+        checkpoints.read("last")
     assert (folder / "last" / "3").is_dir() and not (folder / "damaged").exists()
 
 
@@ -269,7 +296,7 @@ def test_a_checkpoint_that_is_replaced_during_reading_is_read_again(tmp_path, mo
     """Only one best checkpoint is kept, and a running training may replace it at any time."""
     record = {**RECORD, "config": {"network_width": 0.25}, "image_shape": [8, 8, 1]}
     record |= {"network": "resnet8", "student_widths": [dict(models.create("resnet8", 3).widths)]}
-    folder, read = tmp_path / "checkpoints" / "run", Checkpoints.record
+    folder, read = tmp_path / "checkpoints" / "run", Checkpoints.read
     with contextlib.closing(Checkpoints(folder, 2)) as writer:
         writer.save("best", state(1), record)
         writer.wait()
@@ -280,7 +307,7 @@ def test_a_checkpoint_that_is_replaced_during_reading_is_read_again(tmp_path, mo
                 writer.wait()
             return read(self, kind)
 
-        monkeypatch.setattr(Checkpoints, "record", replaced)
+        monkeypatch.setattr(Checkpoints, "read", replaced)
         found = stored.restore(tmp_path, "run", "best")
     assert found.step == 2
     np.testing.assert_array_equal(

@@ -55,7 +55,7 @@ def finished(tmp_path_factory, small_npz):
 
 def last_state(path, run):
     """Returns the variables at the end of a run."""
-    return Checkpoints(path / "checkpoints" / run, read_only=True).variables("last")
+    return Checkpoints(path / "checkpoints" / run, read_only=True).read("last")[1]
 
 
 def read_metrics(path):

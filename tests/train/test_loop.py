@@ -262,6 +262,29 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(small_config, tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [(0, "could not be saved at step 2, and has no"), (6, "at step 8; its last checkpoint is of")],
+)
+def test_a_stop_without_a_checkpoint_says_so(small_config, tmp_path, interrupt_at, kept, said):
+    """On a full disk the last state is lost; the command must not end as if it were saved."""
+    original = Checkpoints._write
+
+    def write(self, kind, state, record):
+        if int(state.step) <= kept:
+            original(self, kind, state, record)
+        else:
+            self._writing[kind] = state, record
+            self._give_up(kind, OSError("No space left on device"))
+
+    small_config.checkpoint.every_epochs = 1
+    interrupt_at([("ensemble-seed0", kept)])
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted, match=said) as caught:
+        patch.setattr(Checkpoints, "_write", write)
+        train(small_config, tmp_path)
+    assert not caught.value.saved
+
+
 def test_a_best_checkpoint_from_the_future_is_made_anew(small_config, tmp_path):
     """The run died after it saved a best checkpoint and before it saved the next last one."""
     small_config.checkpoint.every_epochs = 3

@@ -221,7 +221,7 @@ class Checkpoints:
         if step is None:
             return False
         try:
-            self._load(kind)
+            self.read(kind)
         except DamagedError as error:
             _LOGGER.warning("%s; it was moved to %s", error, self._put_aside(kind, step))
             return True
@@ -237,13 +237,8 @@ class Checkpoints:
         self._managers[kind].reload()
         return target
 
-    def record(self, kind: str) -> dict[str, Any]:
-        """The JSON record of the newest checkpoint of a kind.
-
-        Raises:
-          DamagedError: if the record cannot be read or differs from what was written.
-        """
-        self._check_files(kind)
+    def _record(self, kind: str) -> dict[str, Any]:
+        """The JSON record of the newest checkpoint of a kind, after comparing it to its sum."""
         record = self._read(kind, record=ocp.args.JsonRestore())["record"]
         sums = record.pop(_SUMS, {}) if isinstance(record, dict) else {}
         if not isinstance(sums, dict) or sums.get("record") != checksums.of_record(record):
@@ -265,28 +260,32 @@ class Checkpoints:
           CheckpointError: if the checkpoint belongs to another network.
           DamagedError: if it cannot be read or differs from its checksums.
         """
-        stored = self.record(kind)
+        self._check_files(kind)
+        stored = self._record(kind)
         for field in ("network", "num_classes", "student_widths"):
             if stored.get(field) != record[field]:
                 raise CheckpointError(
                     f"{self._path(kind)} is a checkpoint of another network: its {field} is "
                     f"{stored.get(field)}, expected {record[field]}"
                 )
-        return _rebuilt(self._load(kind, _plain(template)), template), stored
+        return _rebuilt(self._state(kind, stored[_SUMS], _plain(template)), template), stored
 
-    def variables(self, kind: str) -> dict[str, Any]:
-        """``params`` and ``batch_stats`` of the newest checkpoint of a kind, as host arrays.
+    def read(self, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Returns the record of the newest checkpoint of a kind, and its variables.
+
+        Returns:
+          The JSON record; ``params`` and ``batch_stats`` as host arrays.
 
         Raises:
           DamagedError: if it cannot be read or differs from its checksums.
         """
-        plain = self._load(kind)
-        return {name: plain[name] for name in ("params", "batch_stats")}
-
-    def _load(self, kind: str, template: Any = None) -> Any:
-        """Returns the state in the form of :func:`_plain`, after comparing it to its checksums."""
         self._check_files(kind)
-        sums = self.record(kind)[_SUMS]
+        record = self._record(kind)
+        plain = self._state(kind, record[_SUMS])
+        return record, {name: plain[name] for name in ("params", "batch_stats")}
+
+    def _state(self, kind: str, sums: Mapping[str, str], template: Any = None) -> Any:
+        """Returns the state in the form of :func:`_plain`, after comparing it to its checksums."""
         shapes = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), np.asarray(leaf).dtype), template
         )

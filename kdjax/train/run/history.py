@@ -8,7 +8,7 @@ import ml_collections
 
 from kdjax.train.devices import processes
 from kdjax.train.program.state import TrainState
-from kdjax.train.run.checkpoint import CheckpointError, Checkpoints
+from kdjax.train.run.checkpoint import CheckpointError, Checkpoints, DamagedError
 from kdjax.train.run.progress import ProgressReport
 
 _LOGGER = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ class History:
 
     Attributes:
       best: the best validation result so far.
-      raised: one line for each time the epochs were raised while the run was under way.
+      lengthened: one line for each time the epochs were raised while the run was under way.
       skipped: how many steps were left out so far because of numbers that were not finite.
       rollbacks: how often the run went back to a checkpoint because of such numbers.
     """
@@ -48,7 +48,7 @@ class History:
           checkpoints: the checkpoints of the run.
           progress: prints what has changed since the run was saved.
         """
-        self.best, self.raised = Best(), list[str]()
+        self.best, self.lengthened = Best(), list[str]()
         self.skipped = self.rollbacks = 0
         self._name, self._config, self._record = name, config, record
         self._checkpoints, self._progress = checkpoints, progress
@@ -61,7 +61,7 @@ class History:
             ("rollbacks because of numbers that were not finite", self.rollbacks),
         )
         return [
-            *self.raised,
+            *self.lengthened,
             *(f"{self._name}: {what}: {count}" for what, count in counts if count),
         ]
 
@@ -74,7 +74,7 @@ class History:
             restored one. A rollback needs this, because the run does not produce that result again.
         """
         known = self.best
-        self.best, self.raised, self.skipped = Best(), [], 0
+        self.best, self.lengthened, self.skipped = Best(), [], 0
         state = initial
 
         def read() -> tuple[Best, list[str], int, int] | None:
@@ -85,20 +85,20 @@ class History:
             state, stored = found
             self._compare_devices(stored)
             best = known if keep_best else self._recover_best(state, stored)
-            raised = self._with_raised(stored, int(state.step))
+            raised = self._with_lengthened(stored, int(state.step))
             return best, raised, stored.get("skipped", 0), stored.get("rollbacks", 0)
 
         found = processes.on_first(read)
         if found is None:
             return None
-        (validation, step), self.raised, self.skipped, rollbacks = found
+        (validation, step), self.lengthened, self.skipped, rollbacks = found
         self.rollbacks = max(rollbacks, self.rollbacks)  # The checkpoint may be from before some.
         self.best = Best(validation, step)
         return processes.broadcast(state)
 
-    def save(self, host_state: TrainState) -> TrainState:
-        """Starts to save a state as the last one, and returns that state."""
-        return self._save("last", host_state)
+    def save(self, host_state: TrainState) -> None:
+        """Starts to save a state as the last one."""
+        self._save("last", host_state)
 
     def save_best(self, host_state: TrainState, validation: float) -> None:
         """Starts to save a state that has the best validation accuracy so far."""
@@ -106,10 +106,13 @@ class History:
         self._save("best", host_state)
 
     def best_state(self, last: TrainState) -> TrainState | None:
-        """Returns the state that was best on validation, on the host; None without validation.
+        """Returns the state that was best on validation, on the host.
+
+        It is None without validation, or if its checkpoint is damaged and the results are taken
+        from the last state.
 
         Raises:
-          CheckpointError: if its checkpoint is damaged.
+          CheckpointError: if its checkpoint is damaged and the results are to be taken from it.
         """
         checkpoints = self._checkpoints
         unwritten = checkpoints.unwritten("best")
@@ -120,14 +123,19 @@ class History:
             return None if step is None else last
         best: TrainState | None = last
 
-        def read() -> None:
+        def read() -> bool:
             nonlocal best
             best = unwritten
             if best is None:
-                best, _ = checkpoints.restore("best", last, self._record)
+                try:
+                    best, _ = checkpoints.restore("best", last, self._record)
+                except DamagedError:
+                    checkpoints.put_aside_damaged("best")
+                    self._report_lost_best(step)
+                    return False
+            return True
 
-        processes.on_first_unshared(read)
-        return processes.broadcast(best)
+        return processes.broadcast(best) if processes.on_first(read) else None
 
     def last_step(self) -> int | None:
         """Waits for all saves, and returns the step of the last checkpoint on disk."""
@@ -138,19 +146,18 @@ class History:
         """Waits until all saves are on disk or have been given up with a warning."""
         self._checkpoints.wait()
 
-    def _save(self, kind: str, host_state: TrainState) -> TrainState:
+    def _save(self, kind: str, host_state: TrainState) -> None:
         record = {
             **self._record,
             "step": int(host_state.step),
             "best_validation": self.best.validation,
             "best_step": self.best.step,
             "epochs": self._config.epochs,
-            "raised": self.raised,
+            "raised": self.lengthened,
             "skipped": self.skipped,
             "rollbacks": self.rollbacks,
         }
         self._checkpoints.save(kind, host_state, record)
-        return host_state
 
     def _compare_devices(self, stored: Mapping[str, Any]) -> None:
         """Prints a line if the number of devices has changed in a way that affects the results."""
@@ -180,8 +187,8 @@ class History:
             self._report_lost_best(best.step)
         return self.best
 
-    def _with_raised(self, stored: Mapping[str, Any], step: int) -> list[str]:
-        """Returns ``raised`` of a checkpoint, plus one line if the run has become longer since."""
+    def _with_lengthened(self, stored: Mapping[str, Any], step: int) -> list[str]:
+        """Returns the lines in a checkpoint's record, and one more if the run is longer now."""
         raised, before = list(stored.get("raised", ())), stored.get("epochs")
         if before in (None, self._config.epochs):
             return raised
@@ -201,4 +208,4 @@ class History:
                 f"run to train it anew ({self._checkpoints.directory}), or put them back from a "
                 "copy"
             )
-        _LOGGER.warning("%s: the best is chosen among later evaluations", lost)
+        _LOGGER.warning("%s: only later evaluations can be the best now", lost)

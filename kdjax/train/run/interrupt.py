@@ -7,11 +7,30 @@ _NAMES = ("", "SIGINT", "SIGTERM")
 
 
 class Interrupted(Exception):
-    """Training was asked to stop; everything up to ``step`` is saved."""
+    """Training was asked to stop.
 
-    def __init__(self, signal_name: str, run: str, step: int):
-        super().__init__(f"{signal_name}: {run} is saved at step {step}")
-        self.signal_name = signal_name
+    Attributes:
+      signal_name: the name of the signal.
+      saved: whether the state at which the run stopped is saved.
+    """
+
+    def __init__(self, signal_name: str, run: str, step: int, saved: int | None):
+        """Describes where a run stopped.
+
+        Args:
+          signal_name: the name of the signal.
+          run: the name of the run.
+          step: the step at which it stopped.
+          saved: the step of its last checkpoint; None if there is none.
+        """
+        self.signal_name, self.saved = signal_name, saved == step
+        if self.saved:
+            place = f"is saved at step {step}"
+        elif saved is None:
+            place = f"could not be saved at step {step}, and has no checkpoint"
+        else:
+            place = f"could not be saved at step {step}; its last checkpoint is of step {saved}"
+        super().__init__(f"{signal_name}: {run} {place}")
 
 
 class Interrupts:

@@ -13,7 +13,7 @@ from kdjax.models import own
 FOLDER = "networks"
 
 
-def stored(path: Path, name: str) -> str:
+def loadable(path: Path, name: str) -> str:
     """The name under which :func:`kdjax.models.create` finds the network that was trained.
 
     Args:
@@ -34,12 +34,14 @@ def stored(path: Path, name: str) -> str:
 def keep(path: Path, config: ml_collections.ConfigDict) -> None:
     """Copies the files of a configuration's networks into a workdir, when its run begins.
 
+    They are copied as they were when the networks were made, even if they have changed since.
     Copies without a ``config.json`` come from a start that died. They are written again, because
     the files may have changed since then.
     """
-    for file, copy in _files(path, config):
+    for name in _names(config):
+        copy = _copy(path, name)
         if not copy.exists() or not (path / "config.json").exists():
-            atomic.write(copy, file.read_bytes())
+            atomic.write(copy, own.source_of(name))
 
 
 def changed(path: Path, config: ml_collections.ConfigDict) -> list[str]:
@@ -66,13 +68,17 @@ def _equal(file: Path, copy: Path) -> bool:
 
 def _files(path: Path, config: ml_collections.ConfigDict) -> Iterator[tuple[Path, Path]]:
     """Yields (file, its copy in the workdir) for each user-written network."""
+    for name in _names(config):
+        yield own.file_of(name), _copy(path, name)
+
+
+def _names(config: ml_collections.ConfigDict) -> list[str]:
+    """The names of a configuration's user-written networks."""
     values = dict(configuration.flatten(config))
     names = [values["network"]]
     if not values.get("teacher.workdir"):  # Otherwise the teacher is loaded from that workdir.
         names.append(values.get("teacher.network", ""))
-    for name in names:
-        if own.is_file(name):
-            yield own.file_of(name), _copy(path, name)
+    return [name for name in names if own.is_file(name)]
 
 
 def _copy(path: Path, name: str) -> Path:

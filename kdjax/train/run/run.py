@@ -79,7 +79,7 @@ class Run:
           The last state, on the host.
 
         Raises:
-          Interrupted: after a signal; the state is saved.
+          Interrupted: after a signal; the state is saved, or the error says that it could not be.
           NonFiniteError: if a loss, gradient or statistic is NaN or infinite; the last good state
             stays saved.
         """
@@ -124,7 +124,8 @@ class Run:
             if last or done % self.config.evaluation.every_epochs == 0:
                 self._validate(state, step, done)
             if last or stop or done % self.config.checkpoint.every_epochs == 0:
-                host_state = self.history.save(self.runner.fetch(state))
+                host_state = self.runner.fetch(state)
+                self.history.save(host_state)
             if stop:
                 self._stop(step)
         self.history.wait()
@@ -155,6 +156,7 @@ class Run:
         started = time.perf_counter()
         while step < end:
             state, metrics, taken = runner.steps(state, inputs, step, end)
+            self.throughput.start("full" if taken == runner.steps_per_dispatch else "short")
             asked = runner.start_max(self.workspace.interrupts.code)
             # Reading metrics waits for their steps, so the next dispatch is started first.
             if pending is not None:
@@ -222,5 +224,5 @@ class Run:
             self.history.save_best(self.runner.fetch(state), score)
 
     def _stop(self, step: int) -> NoReturn:
-        self.history.wait()
-        raise Interrupted(self._asked_to_stop(), self.name, step)
+        saved = processes.on_first(self.history.last_step)
+        raise Interrupted(self._asked_to_stop(), self.name, step, saved)

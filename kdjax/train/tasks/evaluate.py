@@ -23,8 +23,6 @@ from kdjax.train.tasks.experiment import Experiment
 from kdjax.train.tasks.stages import run_name
 from kdjax.train.tasks.stored import Trained
 
-# How many batches are under way at once, so that a stream does not fill the devices' memory.
-_AHEAD = 8
 _TOP = 5
 _ALLOWED = {"split": ("train", "validation", "test"), "checkpoint": ("last", "best")}
 
@@ -79,7 +77,7 @@ def evaluate(
     if not sum(opened.dataset.sizes[part] for part in parts):
         raise ValueError(f"--split is {split}: it is empty in this experiment")
     architecture = models.create(
-        network_files.stored(path, config.network),
+        network_files.loadable(path, config.network),
         len(opened.class_names),
         width=config.network_width,
     )
@@ -203,19 +201,14 @@ def _rows(
     run: Any, variables: Any, feed: Feed, experiment: Experiment, parts: Sequence[str]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields the likeliest classes and the labels of the real examples, batch by batch."""
-    pending: list[Any] = []
-
-    def taken() -> tuple[np.ndarray, np.ndarray]:
-        ranks, labels, mask = experiment.parallel.unreplicate(pending.pop(0))
-        return ranks[..., mask], labels[mask]
-
-    for part in parts:
-        for given in feed.evaluation_inputs(part, feed.sizes[part]) if feed.sizes[part] else ():
-            pending.append(run(variables, feed.data, given))
-            if len(pending) > _AHEAD:
-                yield taken()
-    while pending:
-        yield taken()
+    results = (
+        run(variables, feed.data, given)
+        for part in parts
+        if feed.sizes[part]
+        for given in feed.evaluation_inputs(part, feed.sizes[part])
+    )
+    for ranks, labels, mask in experiment.parallel.fetched(results):
+        yield ranks[..., mask], labels[mask]
 
 
 def _unfinished(path: Path, predicted: Mapping[str, list[_Predicted]]) -> list[str]:

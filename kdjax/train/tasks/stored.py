@@ -88,7 +88,7 @@ class Found(NamedTuple):
       seed: the seed of its run.
       checkpoint: the checkpoint of that run.
       trained_on: the data that it was trained on.
-      finished: whether all runs of the workdir have ended, or the network was imported.
+      finished: whether training with its seed has ended, or the network was imported.
     """
 
     name: str
@@ -211,8 +211,9 @@ def select(
       student: a number; a name, in full or up to its comma; or 0 for all.
 
     Returns:
-      All networks that fit. For a number, or a name up to its comma, there is one for each way it
-      was trained, the distilled one first.
+      All networks that fit. A name up to its comma fits one for each way it was trained, the
+      distilled one first; so does a number in a workdir of `kdjax train`. Otherwise numbers count
+      all networks of a run, in the order of :func:`names`.
 
     Raises:
       ValueError: if no network fits.
@@ -295,7 +296,7 @@ def restore(
         config=config,
         network=record["network"],
         architecture=models.create(
-            network_files.stored(path, record["network"]),
+            network_files.loadable(path, record["network"]),
             record["num_classes"],
             width=config["network_width"],
         ),
@@ -317,7 +318,7 @@ def _read(
         if step is None:
             return None
         try:
-            return step, checkpoints.record(checkpoint), checkpoints.variables(checkpoint)
+            return step, *checkpoints.read(checkpoint)
         except CheckpointError:
             if attempts == 1 or (folder / checkpoint / str(step)).exists():
                 raise
