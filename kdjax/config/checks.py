@@ -113,7 +113,7 @@ def _students(config: ml_collections.ConfigDict) -> None:
         f"shares, config.ensemble.rule is {config.ensemble.rule!r}",
     )
     _require(
-        not rule.follows_losses or config.weights.hard > 0,
+        not rule.follows_losses or config.weights.hard > 0 or config.method == "independent",
         f"config.ensemble.rule is {config.ensemble.rule!r}, which follows the losses against the "
         "labels, but config.weights.hard is 0: it must be above 0",
     )

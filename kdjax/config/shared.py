@@ -207,7 +207,7 @@ RUNNING: dict[str, Field] = {
     ),
     "compute.lanes": number(
         1,
-        "pad the channels of packed or scanned maps to a multiple of this",
+        "pad the channels of every map to a multiple of this",
         1,
         1024,
         resumable=True,

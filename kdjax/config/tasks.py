@@ -37,7 +37,7 @@ def register_term(name: str, term: Term) -> None:
     Args:
       name: the name of the term, as in ``--config.weights.<name>``.
       term: what it reads, its loss and its fields. It replaces a term that was registered under
-        the same name.
+        the same name, with its fields.
 
     Raises:
       ConfigError: if the name is not a Python name, or is taken by a built-in term, a metric or a
@@ -68,6 +68,9 @@ def register_term(name: str, term: Term) -> None:
     if not (term.loss or term.parts):
         raise ConfigError(f"term {name!r} has neither loss nor parts: give it one of them")
     TERMS[name] = term
+    for table in _TABLES.values():  # Fields of a term that had this name before.
+        for old in [field for field in table if field.startswith(f"{name}.")]:
+            del table[old]
     FIELDS.update(term_fields({}, name) | ramp_field(name))
     SEARCH_FIELDS.update(term_fields({}, name) | ramp_field(name, search.SEARCH_RAMP))
     DISTILL_FIELDS.update(term_fields({}, name) | ramp_field(name))

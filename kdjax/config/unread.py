@@ -119,8 +119,6 @@ def _data(config: ml_collections.ConfigDict, field: str) -> str:
 
 
 def _compute(config: ml_collections.ConfigDict, field: str) -> str:
-    if field == "lanes" and config.compute.execution == "sequential":
-        return "config.compute.execution is 'sequential'"
     if field == "batch_losses":
         compared = "that compares the examples of a batch"
         return _without(config, lambda term: TERMS[term].coupled, compared)

@@ -18,7 +18,6 @@ from kdjax.cli.configs import overridden, read_config
         ("train", ["optimizer.b1=0.8"], "optimizer.b1", "config.optimizer.name is 'sgd'"),
         ("train", ["data.workers=2"], "data.workers", "config.data.memory is 'device'"),
         ("train", ["data.data_dir=sets", "data.name=npz:a.npz"], "data.data_dir", "'npz:a.npz'"),
-        ("train", ["compute.lanes=8", "compute.execution=sequential"], "compute.lanes", "'sequent"),
         ("train", ["data.crop_padding=2", "data.memory=stream"], "data.crop_padding", "resized"),
         ("train", ["faults.limit=2"], "faults.limit", "non_finite is 'stop'"),
         ("train", ["method=independent", "weights.soft=2"], "weights.soft", "'independent'"),

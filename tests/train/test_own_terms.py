@@ -140,7 +140,7 @@ def test_a_config_file_adds_a_loss_that_the_command_line_steers(
         train(configuration.default(), workdir)
     if field == "momentum":
         with contextlib.closing(Checkpoints(workdir / "checkpoints/ensemble-seed0")) as found:
-            stored = found.variables("last")["params"]["terms"]["distance"]
+            stored = found.read("last")[1]["params"]["terms"]["distance"]
         assert stored["student_2"]["Dense_0"]["kernel"].shape == (8, 16)
 
 
@@ -283,6 +283,14 @@ def test_names_that_are_taken_are_refused():
     assert "mine" not in configuration.TERMS
 
 
+def test_a_term_that_is_registered_again_has_its_new_fields_only(own_term):
+    for field in ("first", "second"):
+        fields = {field: configuration.Field(1.0, "a number")}
+        configuration.register_term("mine", Term("mine", "logits", loss="dkd", fields=fields))
+    for made in (configuration.default(), configuration.search_default()):
+        assert made.mine.to_dict() == {"second": 1.0}
+
+
 # A loss with one constant, in every form in which a loss can hold it; and functions in a tuple.
 CONSTANTS = {
     "a closure": "def make(power):\n    def loss(s, t):\n        return abs(s - t) ** power\n"
@@ -292,6 +300,16 @@ CONSTANTS = {
     "a dict": "P = {{'power': {}}}\ndef loss(s, t):\n    return abs(s - t) ** P['power']",
     "an array": "import numpy as np\nP = np.array({})\ndef loss(s, t):\n    return abs(s - t) ** P",
     "a default": "def loss(s, t, power={}):\n    return abs(s - t) ** power",
+    "a property": "class P:\n    @property\n    def power(self):\n        return {}\n"
+    "def loss(s, t):\n    return abs(s - t) ** P().power",
+    "a cached property": "import functools\nclass P:\n    @functools.cached_property\n"
+    "    def power(self):\n        return {}\ndef loss(s, t):\n    return s ** P().power",
+    "a class method": "class P:\n    @classmethod\n    def power(cls):\n        return {}\n"
+    "def loss(s, t):\n    return abs(s - t) ** P.power()",
+    "an attribute": "class P:\n    def __init__(self, power):\n        self.power = power\n"
+    "    def loss(self, s, t):\n        return abs(s - t) ** self.power\nloss = P({}).loss",
+    "a callable": "class P:\n    def __init__(self, power):\n        self.power = power\n"
+    "    def __call__(self, s, t):\n        return s ** self.power\nloss = P({})",
     "a tuple": "def f(x):\n    return x\nP = (f, {})\ndef loss(s, t):\n    return P[0](s) * P[1]",
 }
 

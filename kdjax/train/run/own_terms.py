@@ -43,9 +43,9 @@ def digest(loss: Callable[..., Any]) -> str:
 
     It covers the source of the function, and of every function and class of the same file that it
     uses. It also covers the constants that these use: numbers, strings, arrays, and tuples, lists
-    and dicts of them. A constant may be a global name of the file, a name of an enclosing function,
-    or an argument of a ``functools.partial``. The digest is empty if the source cannot be read, for
-    example because it was typed into an interpreter.
+    and dicts of them, and objects of the file's own classes. A constant may be a global name of the
+    file, a name of an enclosing function, or an argument of a ``functools.partial``. The digest is
+    empty if the source cannot be read, for example because it was typed into an interpreter.
     """
     lines = list(_described(loss, getattr(loss, "__module__", ""), set()))
     if not any(line.startswith(_SOURCE) for line in lines):
@@ -108,12 +108,24 @@ def _described_once(value: Any, module: str, seen: set[int]) -> Iterator[str]:
             yield from _described(entry, module, seen)
     elif inspect.isclass(value):
         yield from _class(value, module, seen)
+    elif inspect.ismethod(value):
+        yield from _described(value.__func__, module, seen)
+        yield from _described(value.__self__, module, seen)
+    elif isinstance(value, classmethod | staticmethod):
+        yield from _described(value.__func__, module, seen)
+    elif isinstance(value, property):
+        yield from _described((value.fget, value.fset), module, seen)
+    elif isinstance(value, functools.cached_property):
+        yield from _described(value.func, module, seen)
     elif inspect.isfunction(function := inspect.unwrap(value) if callable(value) else value):
         yield from _function(function, module, seen)
     elif dataclasses.is_dataclass(value):
         yield from _described(type(value), module, seen)
         for field in dataclasses.fields(value):
             yield from _described(getattr(value, field.name, None), module, seen)
+    elif type(value).__module__ == module:
+        yield from _described(type(value), module, seen)
+        yield from _described(getattr(value, "__dict__", {}), module, seen)
     else:
         yield _name(value if callable(value) else type(value))
 
