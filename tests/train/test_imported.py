@@ -8,6 +8,7 @@ import pytest
 import kdjax
 from kdjax import cli, models
 from kdjax import config as configuration
+from kdjax.cli import STOPPED
 from kdjax.config import ConfigError
 from kdjax.models.importing import torch_shapes
 from kdjax.train.run.checkpoint import Checkpoints
@@ -110,6 +111,22 @@ def test_it_is_a_teacher_for_a_search(imported, small_npz):
         ConfigError, match=r"the teacher .* does not fit: its config\.data\.split_seed"
     ):
         load_teacher(config.teacher, resolve(config))
+
+
+def test_an_import_that_was_cut_short_can_be_repeated(command, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    command[2] = "--workdir=~/run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "close", interrupted)
+        assert cli.main(command) == STOPPED
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert cli.main(command) == 0
+    assert kdjax.load_student("~/run").step == 0
+    assert not list((tmp_path / "run").glob(".*.tmp"))
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
 
 
 def test_the_command_says_what_it_wrote(command, weights, capsys, tmp_path):

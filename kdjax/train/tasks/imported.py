@@ -1,6 +1,8 @@
 """Writes a workdir for a network trained elsewhere, as if `kdjax train` had begun there."""
 
 import contextlib
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +37,8 @@ def import_network(
     and `kdjax train` with the configuration in ``config.json`` goes on training it.
 
     Args:
-      config: a configuration of `kdjax train`. The workdir gets what :func:`alone` returns for it,
-        with a batch size of at most the number of training images.
+      config: a configuration of `kdjax train`. The workdir gets what :func:`for_one_network`
+        returns for it, with a batch size of at most the number of training images.
       path: the workdir, missing or empty.
       weights: a file that :func:`kdjax.models.read_tensors` reads.
       new_classifier: whether to draw a new random classifier, with the first of ``config.seeds``.
@@ -49,7 +51,7 @@ def import_network(
       kdjax.config.ConfigError, kdjax.data.DataError, kdjax.train.run.workdir.WorkdirError,
         ValueError: for bad input, before anything is written.
     """
-    path, config = Path(path), alone(config)
+    path, config = Path(os.path.expanduser(path)), for_one_network(config)
     configuration.validate(config)
     _check_new(path, config)
     try:
@@ -75,8 +77,12 @@ def import_network(
     with workdir.claimed(path, config):
         _check_new(path, config)
         workdir.record_data(path, trained_on.to_json())
-        _save(experiment, path, variables)
-        # config.json is written last: if it exists, the directory is complete.
+        # If this is interrupted, the same command can be repeated: its checkpoints are hidden until
+        # they are complete. config.json is written last: if it exists, the directory is complete.
+        unfinished = path / ".checkpoints.tmp"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        _save(experiment, unfinished, variables)
+        unfinished.rename(path / "checkpoints")
         workdir.create(path, config, experiment.student_widths)
     architecture, shape = experiment.architecture, experiment.dataset.image_shape
     return {
@@ -91,7 +97,7 @@ def import_network(
     }
 
 
-def alone(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+def for_one_network(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """Returns a configuration of `kdjax train` for the full network alone, with its first seed."""
     changed = ml_collections.ConfigDict(config.to_dict())
     changed.update(
@@ -110,7 +116,7 @@ def _check_new(path: Path, config: ml_collections.ConfigDict) -> None:
     workdir.check(path, config)
 
 
-def _save(experiment: Experiment, path: Path, variables: dict[str, Any]) -> None:
+def _save(experiment: Experiment, folder: Path, variables: dict[str, Any]) -> None:
     """Writes the checkpoint of a run that has not made its first step."""
     seed = experiment.config.seeds[0]
     name = run_name(_METHOD, seed)
@@ -122,7 +128,7 @@ def _save(experiment: Experiment, path: Path, variables: dict[str, Any]) -> None
     history = {"best_validation": -1.0, "best_step": -1, "epochs": experiment.config.epochs}
     record = experiment.record | history | {"raised": [], "method": _METHOD}
     record |= {"seed": seed, "step": 0}
-    with contextlib.closing(Checkpoints(path / "checkpoints" / name)) as checkpoints:
+    with contextlib.closing(Checkpoints(folder / name)) as checkpoints:
         checkpoints.save("last", state, record)
         checkpoints.wait()
         if checkpoints.unwritten("last") is not None:
