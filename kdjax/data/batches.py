@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax.data.dataset import Dataset
+from kdjax.data.dataset import Dataset, batches_of
 
 
 class DeviceData(NamedTuple):
@@ -89,7 +89,7 @@ class Batches:
 
     @property
     def steps_per_epoch(self) -> int:
-        return -(-self.train_size // self.batch_size)
+        return batches_of(self.train_size, self.batch_size)
 
     def epoch_order(self, key: chex.PRNGKey, epoch: chex.Array) -> chex.Array:
         """A permutation of train, ``[steps_per_epoch * batch_size]`` int32, padded with 0."""

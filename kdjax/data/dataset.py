@@ -165,3 +165,8 @@ def statistics_of(counts: np.ndarray) -> Statistics:
         means.append(mean)
         deviations.append(max(float(np.sqrt(share @ (values - mean) ** 2)), 1e-3))
     return tuple(means), tuple(deviations)
+
+
+def batches_of(examples: int, batch_size: int) -> int:
+    """How many batches so many examples make; the last one may be short."""
+    return -(-examples // batch_size)

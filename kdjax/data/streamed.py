@@ -15,7 +15,7 @@ import numpy as np
 import PIL.Image
 
 from kdjax.data.crops import TrainingCrop, central_crop
-from kdjax.data.dataset import DataError, check_labels
+from kdjax.data.dataset import DataError, batches_of, check_labels
 from kdjax.data.division import SourceOptions, check_classes, divide, needs_labels
 from kdjax.data.images import decode_with, sizes_differ
 from kdjax.data.records import Opened, Records, open_folder, open_prepared
@@ -129,7 +129,7 @@ class Streamed:
         """
         _check_shares(batch_size, processes)
         size = len(self.records["train"][1])
-        steps_per_epoch = -(-size // batch_size)
+        steps_per_epoch = batches_of(size, batch_size)
         crop = TrainingCrop(self.size, -1 if resized_crop else crop_padding)
         example = _TrainExample(self, seed, size, steps_per_epoch * batch_size, crop, flip)
         first = first_step * batch_size
@@ -160,7 +160,7 @@ class Streamed:
         _check_shares(batch_size, processes)
         size = len(self.records[split][1])
         example = _EvaluationExample(self, split, size)
-        positions = (process, -(-size // batch_size) * batch_size, processes)
+        positions = (process, batches_of(size, batch_size) * batch_size, processes)
         return self._batches(positions, example, batch_size // processes, workers, threads)
 
     def _batches(

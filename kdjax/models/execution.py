@@ -116,7 +116,7 @@ def named(name: str, *, lanes: int = 1, remat: bool = False) -> Execution:
 
     Args:
       name: one of :data:`EXECUTIONS`.
-      lanes: channels of packed or scanned maps are padded to a multiple of this.
+      lanes: the channels of every map are padded to a multiple of this.
       remat: whether blocks are computed again in the backward pass instead of being stored.
 
     Raises:

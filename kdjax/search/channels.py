@@ -184,24 +184,22 @@ class Channels:
             [flat.get(_bias(path), jnp.zeros_like(flat[path])) for path in self.scale_paths]
         )
 
-    def with_scales(self, params: Any, scales: chex.Array, biases: chex.Array | None = None) -> Any:
-        """Returns ``params`` with new scales and, if given, new biases that go with the scales.
+    def with_scales(self, params: Any, scales: chex.Array, biases: chex.Array) -> Any:
+        """Returns ``params`` with new scales, and new biases that go with the scales.
 
         Args:
           params: the parameters of the network.
           scales: ``[contributors, units]`` new scales.
-          biases: ``[contributors, units]`` new biases; None leaves the biases as they are.
+          biases: ``[contributors, units]`` new biases; where a scale has none, they are not used.
         """
         flat = dict(flax.traverse_util.flatten_dict(params))
         old = [flat[path] for path in self.scale_paths]
         for path, new in zip(self.scale_paths, self._scales.scattered(old, scales), strict=True):
             flat[path] = new
-        if biases is not None:
-            old = [flat.get(_bias(path), flat[path]) for path in self.scale_paths]
-            moved = self._scales.scattered(old, biases)
-            for path, new in zip(self.scale_paths, moved, strict=True):
-                if _bias(path) in flat:
-                    flat[_bias(path)] = new
+        old = [flat.get(_bias(path), flat[path]) for path in self.scale_paths]
+        for path, new in zip(self.scale_paths, self._scales.scattered(old, biases), strict=True):
+            if _bias(path) in flat:
+                flat[_bias(path)] = new
         return flax.traverse_util.unflatten_dict(flat)
 
     def magnitudes(self, params: Any) -> chex.Array:

@@ -27,13 +27,11 @@ class LatencyTable:
     """Times of the layers of a network.
 
     Attributes:
-      microseconds: time of the whole network at full width, for one batch.
       coefficients: (path, four coefficients in microseconds) of each layer, in order of execution.
         A module that is called twice gives two layers with the same path.
       measured_on: device, batch size and dtype, as a text for the user.
     """
 
-    microseconds: float
     coefficients: Sequence[tuple[str, Coefficients]]
     measured_on: str
 
@@ -96,7 +94,6 @@ def load_latencies(
             )
     try:
         return LatencyTable(
-            microseconds=float(record["microseconds"]),
             coefficients=[
                 (str(row["path"]), _coefficients(row["coefficients"])) for row in record["layers"]
             ],

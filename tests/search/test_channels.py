@@ -118,14 +118,16 @@ def test_scales_and_with_scales_are_inverse(name, width, root):
         max(len(tables.writers(group)) for group in channels.groups),
         sum(group.channels for group in channels.groups),
     )
-    zeroed = channels.with_scales(params, jnp.zeros_like(matrix))
+    zeroed = channels.with_scales(params, jnp.zeros_like(matrix), channels.biases(params))
     before, after = (flax.traverse_util.flatten_dict(tree) for tree in (params, zeroed))
     for path, leaf in before.items():
         expected = 0 * leaf if path in channels.scale_paths else leaf
         np.testing.assert_array_equal(after[path], expected, err_msg=str(path))
     # Each normalised layer of the network takes part, and no other.
     assert set(channels.scale_paths) == {path for path in before if path[-2:] == ("norm", "scale")}
-    back = flax.traverse_util.flatten_dict(channels.with_scales(zeroed, matrix))
+    back = flax.traverse_util.flatten_dict(
+        channels.with_scales(zeroed, matrix, channels.biases(params))
+    )
     for path, leaf in before.items():
         np.testing.assert_array_equal(back[path], leaf, err_msg=str(path))
 
@@ -169,7 +171,9 @@ def test_units_of_a_grouped_convolution():
     np.testing.assert_array_equal(channels.magnitudes(params), [1, 2, 3, 4, 7, 8, 6])
     alive = jnp.array([True, False, True, True, True, False, False])
     np.testing.assert_array_equal(channels.counts(alive), [3, 2])
-    back = channels.with_scales(jax.tree.map(jnp.zeros_like, params), channels.scales(params))
+    back = channels.with_scales(
+        jax.tree.map(jnp.zeros_like, params), channels.scales(params), channels.biases(params)
+    )
     jax.tree.map(np.testing.assert_array_equal, back, params)
 
 

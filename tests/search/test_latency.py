@@ -16,7 +16,7 @@ NETWORK = models.create("resnet8", 4, width=0.5)
 CHANNELS = Channels.of(NETWORK, NETWORK.widths, SHAPE)
 PATHS = ["/".join(layer.path) for layer in CHANNELS.traced.layers]
 # Every layer takes 10 us, plus 1 for each channel read, 2 for each written and .1 for each pair.
-TABLE = LatencyTable(1.0, [(path, (10.0, 1.0, 2.0, 0.1)) for path in PATHS], "a machine")
+TABLE = LatencyTable([(path, (10.0, 1.0, 2.0, 0.1)) for path in PATHS], "a machine")
 
 
 def by_hand(widths):
@@ -69,7 +69,6 @@ def test_a_grouped_layer_takes_time_by_its_groups():
     channels = Channels.of(network, network.widths, SHAPE)
     own = {"/".join(layer.path): layer for layer in channels.traced.layers}
     table = LatencyTable(
-        1.0,
         [
             (path, (1.0, 0.0, 3.0 if layer.loses_whole_groups else 0.0, 0.0))
             for path, layer in own.items()
@@ -182,7 +181,7 @@ def test_a_file_that_does_not_fit(text, message, tmp_path):
     ],
 )
 def test_a_table_of_another_network(paths, message):
-    table = LatencyTable(1.0, [(path, (1.0, 0, 0, 0)) for path in paths], "")
+    table = LatencyTable([(path, (1.0, 0, 0, 0)) for path in paths], "")
     with pytest.raises(ValueError, match=message):
         table.model(CHANNELS)
 
@@ -193,6 +192,6 @@ def test_a_module_that_is_called_twice_has_two_times():
     assert paths == ["first", "conv", "conv", "classifier"]
     fixed = [1.0, 20.0, 3.0, 5.0]
     table = LatencyTable(
-        1.0, [(path, (time, 0, 0, 0)) for path, time in zip(paths, fixed, strict=True)], ""
+        [(path, (time, 0, 0, 0)) for path, time in zip(paths, fixed, strict=True)], ""
     )
     assert table.model(channels).full == 29

@@ -59,10 +59,13 @@ def test_padding_counts_only_where_images_are_not_cut_at_random(config):
         resolve(config)
 
 
-def test_a_stream_is_trained_on_the_same_every_time(config, tmp_path):
+def test_a_stream_is_trained_on_the_same_every_time(config, tmp_path, monkeypatch):
     config.data.cutmix = 1.0
+    closed, close = [], Streaming.close
+    monkeypatch.setattr(Streaming, "close", lambda self: closed.append(self) or close(self))
     straight = train(config, tmp_path / "straight")
     assert len(straight["students"]) == 2
+    assert closed and all(feed._open is None for feed in closed)
     for path in ("again", "dispatched"):
         config.compute.steps_per_dispatch = 2 if path == "dispatched" else 0
         train(config, tmp_path / path)

@@ -96,7 +96,7 @@ def test_students_are_adapted_to_teachers_of_other_families(student, teacher, ch
     config.weights.update(dict.fromkeys((*names, "review_kd"), 1.0))
     frozen = FixedTeachers((TeacherNetwork(other, other.widths),))
     assert frozen.channels(len(own.blocks), (32, 32, 3)) == channels
-    method = methods.taught(
+    method = methods.from_teacher(
         config,
         own,
         (own.widths,) * 2,
@@ -142,7 +142,7 @@ def test_without_a_weight_of_labels_the_student_alone_still_learns_them():
     architecture = models.create("resnet8", 4, width=0.25)
     config = configuration.distill_default()
     config.weights.update(hard=0.0, soft=1.0)
-    method = methods.taught(
+    method = methods.from_teacher(
         config,
         architecture,
         (architecture.widths,) * 2,

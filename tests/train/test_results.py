@@ -116,13 +116,16 @@ def test_numbers_of_numpy_become_plain_ones():
     assert json.loads(json.dumps(entry))["test"] == 0.625
 
 
-def test_a_stem_that_changes_in_an_ensemble_is_named_with_its_cost(small_config, tmp_path):
+def test_a_stem_that_changes_in_an_ensemble_is_named_with_its_cost(
+    small_config, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
     architecture = models.create("resnet8", 4, width=0.25)
     full = architecture.widths
     thin = widths.scale(full, 0.5)
     for name, vector in (("full", full), ("thin", thin)):
         widths.save(vector, tmp_path / f"{name}.json")
-    small_config.student_widths = (str(tmp_path / "full.json"), str(tmp_path / "thin.json"))
+    small_config.student_widths = ("~/full.json", "~/thin.json")
     experiment = resolve(small_config)
     taken = experiment.student_widths[1]
     assert (thin["stem"], taken["stem"]) == (2, 4)

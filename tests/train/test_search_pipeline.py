@@ -182,7 +182,7 @@ def host_state(path, run):
     """Returns step and variables of a run's last checkpoint, as stored on disk."""
     checkpoints = Checkpoints(path / "checkpoints" / run, read_only=True)
     try:
-        return checkpoints.latest_step("last"), checkpoints.variables("last")
+        return checkpoints.latest_step("last"), checkpoints.read("last")[1]
     finally:
         checkpoints.close()
 
@@ -244,9 +244,11 @@ def test_a_slim_start_is_the_searched_network(finished):
     feed, stage = experiment.feed(), stage_config(config, 1)
     distilled = tuple(candidate.distilled for candidate in CANDIDATES)
     fields = {"image_shape": SHAPE, "steps_per_epoch": 1}
-    method = methods.taught(stage, experiment.architecture, students, distilled, None, **fields)
+    method = methods.from_teacher(
+        stage, experiment.architecture, students, distilled, None, **fields
+    )
     runner = Runner(method, stage, feed, experiment.parallel)
-    begin = candidate_start(experiment, structure, teacher, alone)
+    begin = candidate_start(budget, structure, teacher, alone)
     started = begin(runner.initial_state(0))
     chex.assert_trees_all_equal_shapes(started.params, runner.initial_state(0).params)
     images = np.random.default_rng(0).normal(size=(16, *SHAPE)).astype(np.float32)

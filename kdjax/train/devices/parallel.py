@@ -1,8 +1,9 @@
 """Devices: only this module knows whether a function runs on one device or on many."""
 
+import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import chex
@@ -10,6 +11,8 @@ import jax
 import numpy as np
 
 AXIS = "devices"
+
+_AHEAD = 8  # How many results may be on their way at once; more could fill the devices' memory.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +101,20 @@ class Parallel:
         if self.axis_name is not None:
             tree = jax.tree.map(lambda leaf: leaf.addressable_shards[0].data[0], tree)
         return jax.tree.map(lambda leaf: np.array(leaf, copy=True), jax.device_get(tree))
+
+    def fetched(self, results: Iterable[Any]) -> Iterator[Any]:
+        """Yields :meth:`unreplicate` of each result, while later ones are computed.
+
+        Args:
+          results: what compiled functions return; taken a few ahead of what is yielded.
+        """
+        pending: collections.deque[Any] = collections.deque()
+        for result in results:
+            pending.append(result)
+            if len(pending) > _AHEAD:
+                yield self.unreplicate(pending.popleft())
+        while pending:
+            yield self.unreplicate(pending.popleft())
 
 
 def choose(count: int = 0) -> Parallel:

@@ -26,9 +26,6 @@ from kdjax.train.program.state import TrainState
 from kdjax.train.program.step import Metrics, evaluation_step, mixing_key, train_step
 from kdjax.train.program.term_modules import LossInputs
 
-# The number of evaluation batches that may be in flight at once.
-_EVALUATIONS_AHEAD = 8
-
 Wrap = Callable[[optax.GradientTransformation, optax.Schedule], optax.GradientTransformation]
 
 
@@ -203,18 +200,15 @@ class Runner:
         Args:
           variables: variables on the devices, from a state or from :meth:`place_variables`.
           split: ``train``, ``validation`` or ``test``; it must not be empty.
-          limit: how many of its examples to use, from the first on; None: all.
+          limit: how many of its examples to use, from the first on; a stream uses whole batches.
+            None: all.
 
         Returns:
           ``hard`` and ``accuracy`` ``[students]``, ``ensemble_accuracy`` scalar; float64.
         """
-        pending: list[Metrics] = []
-        parts: list[Metrics] = []
-        for given in self.feed.evaluation_inputs(split, limit or self.feed.sizes[split]):
-            pending.append(self._evaluate(variables, self.feed.data, given))
-            if len(pending) > _EVALUATIONS_AHEAD:  # A stream must not fill the devices.
-                parts.append(self.to_host(pending.pop(0)))
-        parts += [self.to_host(metrics) for metrics in pending]
+        inputs = self.feed.evaluation_inputs(split, limit or self.feed.sizes[split])
+        results = (self._evaluate(variables, self.feed.data, given) for given in inputs)
+        parts = list(self._parallel.fetched(results))
 
         def total(name: str, which: int) -> np.ndarray:
             return np.asarray(sum(np.asarray(part[name][which], np.float64) for part in parts))

@@ -41,7 +41,7 @@ def execution_of(
       parallel: the devices; ``auto`` looks up measurements for this kind of device.
 
     Raises:
-      ValueError: if the architecture has no such execution.
+      ValueError: if the architecture has no such execution, or no lanes or remat.
     """
     name = config.compute.execution
     if name == "auto":

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from kdjax.data.batches import Batch, Batches, DeviceData, normalize
+from kdjax.data.dataset import batches_of
 from kdjax.data.streamed import HostBatch, Streamed
 from kdjax.train.devices import processes
 from kdjax.train.devices.parallel import Parallel
@@ -51,6 +52,10 @@ class Feed(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Ends what reads ahead and lets go of what it has read; :meth:`epoch` starts anew."""
+        ...
+
     def train_batch(
         self,
         data: Any,
@@ -87,7 +92,7 @@ class Feed(Protocol):
 
 def steps_per_epoch(feed: Feed) -> int:
     """The number of training steps in one epoch; the last batch may be short."""
-    return -(-feed.sizes["train"] // feed.batch_size)
+    return batches_of(feed.sizes["train"], feed.batch_size)
 
 
 class Resident:
@@ -126,6 +131,9 @@ class Resident:
         """
         del steps
         return itertools.repeat(self._order(state, self._scalar(step // steps_per_epoch(self))))
+
+    def close(self) -> None:
+        """Does nothing: nothing is read ahead."""
 
     def train_batch(self, data, given, key, step, device) -> Batch:
         """The device's share of a training batch; traced.
@@ -228,7 +236,7 @@ class Streaming:
             yield chunk
 
     def close(self) -> None:
-        """Closes the stream."""
+        """Ends the stream's readers and lets go of the chunks that they have read ahead."""
         if self._open is not None:
             self._open.close()  # type: ignore[attr-defined]
         self._open, self._place = None, (-1, -1, -1)
@@ -282,7 +290,7 @@ class Streaming:
     def evaluation_inputs(self, split: str, limit: int) -> Iterator[Any]:
         size = self._evaluation_batch_size
         batches = self._streamed.evaluation_batches(split, batch_size=size, **self._reading)
-        for batch in itertools.islice(batches, -(-limit // size)):
+        for batch in itertools.islice(batches, batches_of(limit, size)):
             yield self._parallel.scatter(batch, axis=0)
 
     def evaluation_batch(self, data, given, device) -> Batch:

@@ -44,6 +44,7 @@ def learning_rate_schedule(
     if warmup == 0:
         return schedule
     # The warm-up scales the schedule and does not delay it: drops stay at their share of the run.
+    # Only a cosine starts after the warm-up, at its peak.
     return lambda step: schedule(step) * jnp.minimum(1.0, (step + 1) / warmup)
 
 

@@ -5,6 +5,7 @@ import ml_collections
 from kdjax import config as configuration
 from kdjax import data
 from kdjax.config import ConfigError
+from kdjax.data.dataset import batches_of
 
 _LARGEST_STEP = 2**31 - 1
 
@@ -36,7 +37,7 @@ def check_data(config: ml_collections.ConfigDict, dataset: data.Dataset | data.S
             f"config.batch_size is {config.batch_size}: at most the {train_size} training images "
             f"of {config.data.name}"
         )
-    steps = -(-train_size // config.batch_size)
+    steps = batches_of(train_size, config.batch_size)
     longest = _LARGEST_STEP // steps
     for name, epochs in _epochs(config).items():
         if epochs > longest:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import ml_collections
 
 from kdjax import config as configuration
@@ -34,7 +35,7 @@ from kdjax.train.tasks.experiment import (
 )
 from kdjax.train.tasks.network_checks import check_maps
 from kdjax.train.tasks.own_losses import try_own_losses
-from kdjax.train.tasks.stages import Stages, alone, measure, train_alone
+from kdjax.train.tasks.stages import Stages, measure, only_network, train_alone
 from kdjax.train.tasks.students import STUDENTS, Learner, students_method, train_students
 from kdjax.train.tasks.teacher_checks import digest, record_teacher
 from kdjax.train.tasks.teacher_outputs import TeacherOutputs
@@ -112,7 +113,8 @@ def _try_own_losses(experiment: Experiment, path: Path, loaded: tuple[Teacher, .
         frozen = fixed(loaded, experiment)
     else:
         architecture = _own_teacher(experiment)
-        frozen = FixedTeachers((TeacherNetwork(architecture, architecture.widths),))
+        network = TeacherNetwork(architecture, architecture.widths)
+        frozen = FixedTeachers((network,), jnp.dtype(experiment.config.compute.dtype))
     learners, config = _learners(experiment), _students_config(experiment)
     try_own_losses(
         experiment,
@@ -181,7 +183,7 @@ def _train_teacher(stages: Stages) -> tuple[Run, Teacher]:
     )
     run, state = train_alone(stages, "teacher", config, experiment)
     return run, Teacher(
-        f"{architecture.name}, trained here", architecture, alone(state), seed=run.seed
+        f"{architecture.name}, trained here", architecture, only_network(state), seed=run.seed
     )
 
 

@@ -15,6 +15,7 @@ from kdjax import config as configuration
 from kdjax import data, models, widths
 from kdjax.config import ConfigError
 from kdjax.data.batches import Batches, DeviceData, device_data
+from kdjax.data.dataset import batches_of
 from kdjax.models.ensemble import student_vectors
 from kdjax.models.execution import Execution
 from kdjax.train.devices import processes
@@ -156,7 +157,7 @@ class Experiment:
     @property
     def steps_per_epoch(self) -> int:
         """Training steps in one epoch; the last batch may be short."""
-        return -(-self.dataset.sizes["train"] // self.config.batch_size)
+        return batches_of(self.dataset.sizes["train"], self.config.batch_size)
 
 
 def resolve(
@@ -282,7 +283,12 @@ def read_dataset(
     return read(config.data.name, options)
 
 
-def _read_widths(path: str, architecture: models.Architecture) -> WidthVector:
+def read_widths(path: str, architecture: models.Architecture) -> WidthVector:
+    """Reads an entry of ``config.student_widths``.
+
+    Raises:
+      ConfigError: if the file cannot be read, or holds no widths of this architecture.
+    """
     try:
         return widths.load(Path(os.path.expanduser(path)), architecture.widths)
     except (ValueError, OSError) as error:
@@ -334,7 +340,7 @@ def _students(
     if chosen:
         vectors = tuple(widths.check(vector, architecture.widths) for vector in chosen)
     elif config.student_widths:
-        vectors = tuple(_read_widths(path, architecture) for path in config.student_widths)
+        vectors = tuple(read_widths(path, architecture) for path in config.student_widths)
         if not apart:
             # Structures from different searches may have different stems; here all share one.
             vectors = tuple(

@@ -23,13 +23,13 @@ class Measured:
     """One finished run.
 
     Attributes:
-      method, seed: the method and the seed of the run.
+      method, seed: the method and the seed of the run; no seed if it was not trained here.
       scores: for ``last`` and, with a validation split, ``best``: its ``step`` and, for each split,
         what :meth:`kdjax.train.program.compiled.Runner.evaluate` returned.
     """
 
     method: str
-    seed: int
+    seed: int | None
     scores: dict[str, dict[str, Any]]
 
 

@@ -36,7 +36,7 @@ from kdjax.train.tasks.search_stage import (
     search_steps,
 )
 from kdjax.train.tasks.search_teacher import load_teacher
-from kdjax.train.tasks.stages import Stages, alone, measure, train_alone
+from kdjax.train.tasks.stages import Stages, measure, only_network, train_alone
 from kdjax.train.tasks.structure import CANDIDATES, Structure, candidate_start, find_structure
 from kdjax.train.tasks.students import STUDENTS, Learner, students_method, train_students
 from kdjax.train.tasks.teacher_checks import digest, record_teacher
@@ -123,12 +123,12 @@ def _search(stages: Stages, budget: Budget, teacher: Mapping[str, Any] | None) -
     teacher_run, teacher_state = None, None
     if teacher is None:
         teacher_run, teacher_state = _train_teacher(stages)
-        teacher = alone(teacher_state)
+        teacher = only_network(teacher_state)
     search_run, found_state = _find(stages, budget, teacher)
     structure = find_structure(experiment, budget, found_state)
     _write_structure(stages, structure)
     stages.say(structure.describe())
-    candidates = _distil(stages, structure, teacher, found_state)
+    candidates = _distil(stages, budget, structure, teacher, found_state)
     # The test set is used only now, when nothing is left to train.
     if teacher_run is not None and teacher_state is not None:
         teacher_scores = measure("teacher", teacher_run, teacher_state)
@@ -184,7 +184,11 @@ def _find(stages: Stages, budget: Budget, teacher: Mapping[str, Any]) -> tuple[R
 
 
 def _distil(
-    stages: Stages, structure: Structure, teacher: Mapping[str, Any], found: TrainState
+    stages: Stages,
+    budget: Budget,
+    structure: Structure,
+    teacher: Mapping[str, Any],
+    found: TrainState,
 ) -> list[tuple[Run, TrainState]]:
     config = stage_config(stages.config, stages.config.distil.epochs)
     learners = [
@@ -193,7 +197,7 @@ def _distil(
     ]
     if stages.config.distil.start == "fresh":
         return train_students(stages, learners, config, teacher)
-    begin = candidate_start(stages.experiment, structure, teacher, alone(found))
+    begin = candidate_start(budget, structure, teacher, only_network(found))
     return train_students(stages, learners, config, teacher, begin=begin)
 
 
@@ -209,7 +213,7 @@ def _measure_given(stages: Stages, teacher: Mapping[str, Any]) -> Measured:
         for split in ("validation", "test")
         if stages.feed.sizes[split]
     }
-    return Measured("teacher", -1, {"last": scores, "best": scores})
+    return Measured("teacher", None, {"last": scores})
 
 
 def _read_latencies(config: ml_collections.ConfigDict) -> dict[str, Any]:

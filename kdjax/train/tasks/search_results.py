@@ -47,7 +47,7 @@ def summarize(
     taught = accuracy_entry([teacher], "last", 0)  # The students learn from this checkpoint.
     return {
         "teacher": {
-            "seed": None if teacher.seed < 0 else teacher.seed,
+            "seed": teacher.seed,
             **cost_entry(experiment, structure.full),
             **taught,
         },

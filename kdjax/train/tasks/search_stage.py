@@ -116,7 +116,7 @@ def search_steps(experiment: Experiment) -> int:
 def search_method(experiment: Experiment, budget: Budget) -> Method:
     """Returns the method that distils the full network and reports cost, widths and penalty."""
     config = experiment.config
-    method = methods.taught(
+    method = methods.from_teacher(
         stage_config(config, config.search.epochs),
         experiment.architecture,
         (experiment.architecture.widths,),

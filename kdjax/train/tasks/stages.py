@@ -35,6 +35,7 @@ class Stages:
         """
         self.experiment, self.config = experiment, experiment.config
         self.feed = experiment.feed()
+        stack.callback(self.feed.close)
         images = epochs * self.feed.sizes["train"]
         self._workspace = Workspace(path, self.config.log, images, stack)
 
@@ -154,7 +155,7 @@ def train_alone(
     return stages.run(name, runner, config, experiment, stages.config.seeds[0])
 
 
-def alone(state: TrainState) -> dict[str, Any]:
+def only_network(state: TrainState) -> dict[str, Any]:
     """Returns the variables of a stage's only network, as the network itself takes them."""
     own = models.student_name(1)
     return {collection: tree.get(own, {}) for collection, tree in state.variables.items()}

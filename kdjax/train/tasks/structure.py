@@ -121,8 +121,8 @@ class Structure:
             f"{name} {share:.4f} (target {self.targets[name]:.4f})"
             for name, share in self.shares.items()
         )
-        alive = f"{self.channels['after']:,} of {self.channels['full']:,} channels"
-        return f"Found: {reached}; {alive}\n{changed}\n{self.note}"
+        left = f"{self.channels['after']:,} of {self.channels['full']:,} channels"
+        return f"Found: {reached}; {left}\n{changed}\n{self.note}"
 
 
 def _shown(costs: Mapping[str, float]) -> dict[str, float]:
@@ -208,7 +208,7 @@ def find_structure(experiment: Experiment, budget: Budget, state: TrainState) ->
 
 
 def candidate_start(
-    experiment: Experiment,
+    budget: Budget,
     structure: Structure,
     teacher: Mapping[str, Any],
     searched: Mapping[str, Any],
@@ -219,12 +219,13 @@ def candidate_start(
     the teacher's channels with the largest scales, as many as it has itself.
 
     Args:
-      experiment: the experiment, with the architecture.
+      budget: the budget of the search.
       structure: the structure that the search found.
       teacher: variables of the full network before the search.
       searched: variables of the full network after it.
     """
-    channels = _channels_of(experiment)
+    # The budget's layout is of a stage's parameters; here it is of the network's own.
+    channels = dataclasses.replace(budget.channels, root=())
     strengths = np.asarray(channels.magnitudes(teacher["params"]))
     kept = kept_channels(channels, strengths, np.zeros(len(strengths), bool), structure.uniform)
     sliced = {
@@ -255,12 +256,6 @@ def _check(experiment: Experiment, channels: Channels, kept: Kept, widths: Width
         check_rebuilt(experiment.architecture, channels, kept, widths, shape)
     except ValueError as error:
         raise StructureError(str(error)) from None
-
-
-def _channels_of(experiment: Experiment) -> Channels:
-    """Returns the layout of the full network's own parameters, not of a stage's parameters."""
-    architecture = experiment.architecture
-    return Channels.of(architecture, architecture.widths, experiment.dataset.image_shape)
 
 
 def _cost_counter(
@@ -323,4 +318,5 @@ def _targets_note(targets: Mapping[str, float], shares: Mapping[str, float], mul
         return ""
     why = f"multiples of {multiple}" if multiple > 1 else "single channels, or other targets,"
     ended = ", ".join(f"{name} (at {share / targets[name]:.1%})" for name, share in low.items())
-    return f"more than 2 % below the target: {ended}; {why} allow no width in between"
+    far = f"more than {100 * TOLERANCE:g} % below the target"
+    return f"{far}: {ended}; {why} allow no width in between"

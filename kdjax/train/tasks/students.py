@@ -46,7 +46,7 @@ def students_method(
       config: the configuration of the stage.
       teachers: which networks teach; None: the full network of the experiment.
     """
-    return methods.taught(
+    return methods.from_teacher(
         config,
         experiment.architecture,
         tuple(learner.widths for learner in learners),

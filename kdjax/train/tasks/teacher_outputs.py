@@ -52,10 +52,9 @@ class TeacherOutputs:
         return logits, labels
 
     def _parts(self, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for given in self._feed.evaluation_inputs(split, self._feed.sizes[split]):
-            logits, labels, mask = self._parallel.unreplicate(
-                self._run(self._variables, self._feed.data, given)
-            )
+        inputs = self._feed.evaluation_inputs(split, self._feed.sizes[split])
+        results = (self._run(self._variables, self._feed.data, given) for given in inputs)
+        for logits, labels, mask in self._parallel.fetched(results):
             yield logits[mask], labels[mask]
 
     def accuracies(self) -> dict[str, list[float]]:

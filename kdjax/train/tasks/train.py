@@ -8,13 +8,13 @@ from typing import Any
 import ml_collections
 
 from kdjax import config as configuration
-from kdjax import costs, widths
+from kdjax import costs
 from kdjax.train.devices import processes
 from kdjax.train.program.state import TrainState
 from kdjax.train.run import workdir
 from kdjax.train.run.run import Run
 from kdjax.train.tasks import announcing, results
-from kdjax.train.tasks.experiment import Experiment, resolve_in_all
+from kdjax.train.tasks.experiment import Experiment, read_widths, resolve_in_all
 from kdjax.train.tasks.own_losses import try_own_losses
 from kdjax.train.tasks.stages import Stages, measure
 from kdjax.train.tasks.trained_on import TrainedOn
@@ -84,7 +84,7 @@ def stem_changes(experiment: Experiment) -> list[str]:
     shape = experiment.dataset.image_shape
     files = experiment.config.student_widths
     for file, taken in zip(files, experiment.student_widths if files else (), strict=True):
-        found = widths.load(file, architecture.widths)
+        found = read_widths(file, architecture)
         if found != taken:
             groups = ", ".join(
                 f"{name} from {found[name]} to {taken[name]} channels"

@@ -5,12 +5,12 @@ import ml_collections
 from kdjax.models import Architecture
 from kdjax.models.execution import PLAIN, Execution
 from kdjax.train.program.methods.ensemble import ensemble
-from kdjax.train.program.methods.from_teacher import taught
+from kdjax.train.program.methods.from_teacher import from_teacher
 from kdjax.train.program.methods.independent import independent
 from kdjax.train.program.methods.method import Method, Weights, first_memory, module_fields
 from kdjax.widths import WidthVector
 
-__all__ = ["Method", "Weights", "first_memory", "make", "taught"]
+__all__ = ["Method", "Weights", "first_memory", "from_teacher", "make"]
 
 
 def make(

@@ -24,7 +24,7 @@ from kdjax.train.program.term_modules import LossInputs, TermModules
 from kdjax.widths import WidthVector
 
 
-def taught(
+def from_teacher(
     config: ml_collections.ConfigDict,
     architecture: Architecture,
     student_widths: tuple[WidthVector, ...],
