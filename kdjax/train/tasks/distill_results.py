@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kdjax import costs
 from kdjax.train.tasks.distill_teachers import Teacher
 from kdjax.train.tasks.experiment import Experiment
 from kdjax.train.tasks.results import (
@@ -40,12 +39,13 @@ def summarize(
       accuracies: split -> the accuracy of each teacher, then that of their averaged logits.
       measured: the accuracies of the students, one entry per seed.
     """
+    architecture, shape = experiment.architecture, experiment.dataset.image_shape
     select = experiment.config.evaluation.select
     count = len(experiment.student_widths)
     taught_by = accuracies["test"][-1]
     students: list[dict[str, Any]] = []
     for place, widths in enumerate(experiment.student_widths):
-        entry = {"index": place + 1, **cost_entry(experiment, widths)}
+        entry = {"index": place + 1, **cost_entry(architecture, widths, shape)}
         entry["distilled"] = distilled = accuracy_entry(measured, select, place)
         if len(learners) > count:
             entry["baseline"] = accuracy_entry(measured, select, count + place)
@@ -77,15 +77,11 @@ def _teacher_entry(
     accuracies: Mapping[str, Sequence[float]],
     number: int,
 ) -> dict[str, Any]:
-    cost = costs.count(teacher.architecture, teacher.vector, experiment.dataset.image_shape)
     return {
         "name": teacher.name,
         "network": teacher.architecture.name,
         "seed": teacher.seed,
-        "widths": dict(teacher.vector),
-        "params": cost.params,
-        "macs": cost.macs,
-        "flops": cost.flops,
+        **cost_entry(teacher.architecture, teacher.vector, experiment.dataset.image_shape),
         **_accuracies(accuracies, number),
     }
 

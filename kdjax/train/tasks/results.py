@@ -10,6 +10,7 @@ import numpy as np
 
 import kdjax
 from kdjax import costs, machine
+from kdjax.models import Architecture
 from kdjax.statistics import deviation, half_width, mean
 from kdjax.train.tasks.experiment import Experiment
 from kdjax.widths import WidthVector
@@ -166,9 +167,17 @@ def _other_checkpoint(experiment: Experiment, measured: Sequence[Measured]) -> d
     }
 
 
-def cost_entry(experiment: Experiment, widths: WidthVector) -> dict[str, Any]:
-    """Widths and cost of a network of the experiment, as entries of results."""
-    cost = costs.count(experiment.architecture, widths, experiment.dataset.image_shape)
+def cost_entry(
+    architecture: Architecture, widths: WidthVector, image_shape: tuple[int, int, int]
+) -> dict[str, Any]:
+    """Widths and cost of a network, as entries of results.
+
+    Args:
+      architecture: the architecture of the network.
+      widths: its widths.
+      image_shape: (height, width, channels) of its images.
+    """
+    cost = costs.count(architecture, widths, image_shape)
     return {
         "widths": dict(widths),
         "params": cost.params,

@@ -36,7 +36,7 @@ from kdjax.train.tasks.search_stage import (
     search_steps,
 )
 from kdjax.train.tasks.search_teacher import load_teacher
-from kdjax.train.tasks.stages import Stages, measure, only_network, train_alone
+from kdjax.train.tasks.stages import Stages, evaluations, measure, only_network, train_alone
 from kdjax.train.tasks.structure import CANDIDATES, Structure, candidate_start, find_structure
 from kdjax.train.tasks.students import STUDENTS, Learner, students_method, train_students
 from kdjax.train.tasks.teacher_checks import digest, record_teacher
@@ -208,12 +208,7 @@ def _measure_given(stages: Stages, teacher: Mapping[str, Any]) -> Measured:
     variables = runner.place_variables(
         {collection: {models.student_name(1): tree} for collection, tree in teacher.items()}
     )
-    scores: dict[str, Any] = {"step": 0} | {
-        split: runner.evaluate(variables, split)
-        for split in ("validation", "test")
-        if stages.feed.sizes[split]
-    }
-    return Measured("teacher", None, {"last": scores})
+    return Measured("teacher", None, {"last": {"step": 0} | evaluations(runner, variables)})
 
 
 def _read_latencies(config: ml_collections.ConfigDict) -> dict[str, Any]:

@@ -32,13 +32,14 @@ def summarize(
       teacher: the accuracies of the teacher.
       measured: the accuracies of the candidates, one entry per seed.
     """
+    architecture, shape = experiment.architecture, experiment.dataset.image_shape
     select = experiment.config.evaluation.select
     candidates = [
         {
             "name": candidate.name,
             "structure": candidate.structure,
             "distilled": candidate.distilled,
-            **cost_entry(experiment, structure.widths_of(candidate)),
+            **cost_entry(architecture, structure.widths_of(candidate), shape),
             **accuracy_entry(measured, select, index),
         }
         for index, candidate in enumerate(CANDIDATES)
@@ -48,7 +49,7 @@ def summarize(
     return {
         "teacher": {
             "seed": teacher.seed,
-            **cost_entry(experiment, structure.full),
+            **cost_entry(architecture, structure.full, shape),
             **taught,
         },
         "candidates": candidates,

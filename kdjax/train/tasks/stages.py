@@ -132,12 +132,17 @@ def measure(method: str, run: Run, last: TrainState) -> Measured:
     scores: dict[str, dict[str, Any]] = {}
     for checkpoint, state in states.items():
         variables = run.runner.place_variables(state.variables)
-        scores[checkpoint] = {"step": int(state.step)} | {
-            split: run.runner.evaluate(variables, split)
-            for split in ("validation", "test")
-            if run.runner.feed.sizes[split]
-        }
+        scores[checkpoint] = {"step": int(state.step)} | evaluations(run.runner, variables)
     return Measured(method, run.seed, scores)
+
+
+def evaluations(runner: Runner, variables: Any) -> dict[str, Any]:
+    """Evaluates variables that are on the devices; returns split -> metrics."""
+    return {
+        split: runner.evaluate(variables, split)
+        for split in ("validation", "test")
+        if runner.feed.sizes[split]
+    }
 
 
 def train_alone(
