@@ -37,7 +37,12 @@ def write(path: Path, content: str | bytes) -> None:
       OSError: if ``path`` cannot be written; the message names it.
     """
     with replacing(path) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        temporary.write_bytes(_encoded(content))
+
+
+def _encoded(content: str | bytes) -> bytes:
+    # Names of files may hold bytes that are not UTF-8; Python reads them as surrogates.
+    return content.encode(errors="surrogateescape") if isinstance(content, str) else content
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

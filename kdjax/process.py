@@ -10,6 +10,7 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -33,10 +34,16 @@ _GLIBC = "glibc.malloc.hugetlb=1"
 
 
 def cache_directory() -> Path:
-    """``$KDJAX_CACHE``, or ``kdjax`` in the user's cache directory."""
+    """``$KDJAX_CACHE``, or ``kdjax`` in the user's cache directory.
+
+    It is in the directory for temporary files if the user has no home.
+    """
     if explicit := os.environ.get("KDJAX_CACHE"):
-        return Path(explicit)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdjax"
+        return Path(os.path.expanduser(explicit))
+    shared = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if shared.startswith("~"):
+        return Path(tempfile.gettempdir()) / f"kdjax-{os.getuid()}"
+    return Path(shared) / "kdjax"
 
 
 def tuned(environment: Mapping[str, str], compilations: Path) -> dict[str, str]:

@@ -44,10 +44,9 @@ def run_task(task: configuration.Task, known: argparse.Namespace, overrides: Seq
     remarks = configuration.unread(config, overridden(overrides))
     summary, status = _run_in_processes(run, config, path, known, remarks)
     if summary is not None:
-        written = write(summary, path)
         show(summary)
         report.print_remarks(summary)
-        _say_where(path, written)
+        _say_where(path, write(summary, path))
         if task == "search":
             widths = path / "widths.json"
             print(f"Widths: {widths} (as a student: --config.student_widths, see --help)")

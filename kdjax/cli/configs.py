@@ -119,7 +119,7 @@ def _same_task(path: str, found: configuration.Task, task: configuration.Task) -
 def _without_file(overrides: Sequence[str], task: configuration.Task) -> ml_collections.ConfigDict:
     """The configuration to which overrides are applied if no file is named."""
     text = "=".join(overrides)  # A value may be a separate argument.
-    if re.search(r"--config\.data\.name=(?!['\"]?digits\b)", text):
+    if re.search(r"--config\.data\.name=(?!['\"]?digits['\"]?(=|$))", text):
         config = configuration.default_of(task)
     else:
         config = configuration.first_run(task)
@@ -183,7 +183,8 @@ def check_overrides(arguments: Sequence[str], fields: Mapping[str, configuration
             if (field := name.removeprefix("--config.")) not in fields:
                 raise configuration.unknown_field(field, fields)
         elif name.startswith("--noconfig."):
-            continue
+            if (field := name.removeprefix("--noconfig.")) not in fields:
+                raise configuration.unknown_field(field, fields)
         elif before.startswith("--config.") and "=" not in before and not name.startswith("--"):
             field = before.removeprefix("--config.")
             if isinstance(fields[field].default, bool):  # The name alone already means True.

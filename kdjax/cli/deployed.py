@@ -184,7 +184,6 @@ def export(known: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Writes a trained student to a file that needs no kdjax."""
     no_more(overrides)
     out, platforms = Path(known.out), tuple(filter(None, known.platforms.split(",")))
-    _has_place(out)
     from kdjax import deploy
 
     try:
@@ -217,17 +216,13 @@ def _out(name: str, *endings: str) -> Path | None:
     """The file to write, checked before anything is computed.
 
     Raises:
-      ConfigError: if the file has another ending, or its directory does not exist.
+      ConfigError: if the file has another ending, or there is no such directory.
     """
     if not name:
         return None
     path = Path(name)
     if path.suffix not in endings:
         raise configuration.ConfigError(f"--out is {name!r}: it must end in {' or '.join(endings)}")
-    _has_place(path)
+    if not path.resolve().parent.is_dir():
+        raise configuration.ConfigError(f"--out is {name!r}: there is no {path.parent}")
     return path
-
-
-def _has_place(out: Path) -> None:
-    if not out.resolve().parent.is_dir():
-        raise configuration.ConfigError(f"--out is {str(out)!r}: there is no {out.parent}")

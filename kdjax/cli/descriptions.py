@@ -140,8 +140,8 @@ beside the limit that the device's measured bandwidth and arithmetic allow.
   kdjax bench --choose --network=resnet20
   kdjax bench --layers --network=resnet20 --batch=1
 
---choose measures all executions and records the fastest, which
---config.compute.execution=auto then takes on this machine. --layers times each
+--choose measures all executions, or those of --execution, and records the fastest,
+which --config.compute.execution=auto then takes on this machine. --layers times each
 layer of one network at several widths, for `kdjax search` with
 --config.search.target.flops=0 --config.search.target.latency=0.5
 --config.search.latency_table=FILE.""",
@@ -160,7 +160,7 @@ measured.
 
 Needs the compiler of each target, best in a virtual environment of its own:
   pip install ".[cuda]"   for GPUs (5 GB)
-  pip install ".[tpu]"    for TPUs (.7 GB; compiles slowly: minutes)
+  pip install ".[tpu]"    for TPUs (0.7 GB; compiling takes minutes)
 
 Targets: h200, h100, a100, a100-40, each with :N for N GPUs; v4, v5e, v5p, v6e for
 one chip, v5e:2x2 and the like for several of one host.""",

@@ -67,7 +67,8 @@ def add_plan_options(command: argparse.ArgumentParser) -> None:
         type=os.path.expanduser,
         default="",
         metavar="FILE.py[:ARG]",
-        help="a Python file with get_config(), as for train; default: the embedded digits",
+        help="a Python file with get_config(), or a workdir's config.json, as for train; default: "
+        "the embedded digits",
     )
     for name, kind, metavar, meaning in (
         ("target", _words, "A,B", "what to compile for, such as h200,a100:4,v5e:2x2"),
@@ -83,7 +84,7 @@ def add_plan_options(command: argparse.ArgumentParser) -> None:
             help=meaning,
         )
     for name, meaning in (
-        ("images", "number of training images, if the data is not on this machine"),
+        ("images", "number of training images, in colour, if the data is not on this machine"),
         ("image_size", "with --images: their height and width in pixels"),
         ("classes", "with --images: number of classes"),
     ):

@@ -1,5 +1,6 @@
 """Runs one command, from its arguments to its exit status."""
 
+import io
 import logging
 import os
 import sys
@@ -20,6 +21,8 @@ def run(arguments: Sequence[str] | None) -> int:
     known, rest = parser.parse_known_args(arguments)
     if arguments is None:  # Started as a program, not called from Python.
         process.restart_tuned(sys.orig_argv, process.cache_directory() / "compiled")
+        if isinstance(sys.stdout, io.TextIOWrapper):  # Names of files may not be UTF-8.
+            sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     # Shows messages of kdjax, such as what was found in the data.
     logging.getLogger("kdjax").setLevel(logging.INFO)

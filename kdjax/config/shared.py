@@ -119,7 +119,7 @@ DATA: dict[str, Field] = {
     "data.flip": Field(False, "flip half of the training images left to right"),
     "data.mixup": number(
         0.0,
-        "mix each training image and label with another one on the same device, in shares drawn "
+        "mix each training image and label with a random one on the same device, in shares drawn "
         "from Beta(a, a), where a is this value; 0: no mixup; terms and rules that need one class "
         "take the likeliest",
         0,

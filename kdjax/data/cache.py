@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def cached(name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np
     made again.
     """
     path = cache_directory() / "data" / f"{name}.npz"
-    if path.exists():
+    if os.path.exists(path):  # Not Path.exists, which raises an error without permission.
         try:
             # The file is opened here because NumPy does not close a broken archive.
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:

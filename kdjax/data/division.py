@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -139,29 +139,35 @@ def _log_unused_options(name: str, parts: Collection[str], options: SourceOption
             )
 
 
-def check_classes(
-    name: str, labels: np.ndarray | None, class_names: tuple[str, ...], least: int
-) -> None:
-    """Checks that enough classes have training images; logs a warning for classes without any.
+def check_classes(name: str, labels: np.ndarray, class_names: Sequence[str], least: int) -> None:
+    """Checks that enough classes have training images.
 
     Args:
       name: the dataset's name.
-      labels: ``[n]`` integers, the labels of the source's train part, in range; None means that all
-        classes have images.
+      labels: ``[n]`` integers, in range.
       class_names: one per class.
       least: how many classes must have images.
 
     Raises:
       DataError: if fewer classes have images.
     """
-    counts = np.ones(len(class_names), int)
-    if labels is not None:
-        counts = np.bincount(labels, minlength=len(class_names))
-    present = [name for name, count in zip(class_names, counts, strict=True) if count]
+    present = np.unique(labels)
     if 0 < len(present) < least:  # An empty split raises another error.
         raise DataError(
-            f"{name}: images of 1 class; a classifier needs at least 2 (there is only {present[0]})"
+            f"{name}: training images of 1 class; a classifier needs at least 2 (there is only "
+            f"{class_names[present[0]]})"
         )
+
+
+def warn_of_empty_classes(name: str, labels: np.ndarray, class_names: Sequence[str]) -> None:
+    """Logs a warning for classes without training images.
+
+    Args:
+      name: the dataset's name.
+      labels: ``[n]`` integers, in range.
+      class_names: one per class.
+    """
+    counts = np.bincount(labels, minlength=len(class_names))
     if empty := [name for name, count in zip(class_names, counts, strict=True) if not count]:
         _LOGGER.warning(
             "%s: no training images of %d of %d classes: %s",

@@ -1,5 +1,6 @@
 """The user's own data: one npz file, or a folder with one folder per class."""
 
+import collections
 import logging
 import os
 import zipfile
@@ -10,7 +11,7 @@ import numpy as np
 
 from kdjax.data import cache
 from kdjax.data.dataset import DataError, RawSet, Split
-from kdjax.data.folders import find_images
+from kdjax.data.folders import find_images, read_file
 from kdjax.data.images import colour_mode, decode_all
 
 _LOGGER = logging.getLogger(__name__)
@@ -37,35 +38,46 @@ def read_npz(location: str) -> RawSet:
     path = Path(os.path.expanduser(location))
     if not path.is_file():
         raise DataError(f"{name}: there is no such file")
-    if not zipfile.is_zipfile(path):
-        raise DataError(f"npz:{location} cannot be read: it is not an npz archive")
-    try:
-        # The file is opened here because NumPy does not close a broken archive.
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except Exception as error:  # A damaged archive raises errors of many types, some without text.
-        reason = str(error) or type(error).__name__
-        raise DataError(f"npz:{location} cannot be read: {reason}") from None
-    pairs = {part: {f"{part}_images", f"{part}_labels"} for part in _PARTS}
-    halves = [part for part, pair in pairs.items() if len(pair & set(arrays)) == 1]
-    if halves or not pairs["train"] <= set(arrays):
-        raise DataError(
-            f"npz:{location} holds {sorted(arrays)}; expected {sorted(pairs['train'])} and, if at "
-            "all together, validation_images and validation_labels, test_images and test_labels"
-        )
-    unknown = set(arrays) - set().union(*pairs.values()) - {"class_names"}
-    if unknown:
-        _LOGGER.warning("npz:%s: not used: %s", location, ", ".join(sorted(unknown)))
-    known = set(arrays) - unknown
-    # NumPy returns raw bytes for an entry that is not stored as an array.
-    if raw := sorted(name for name in known if not isinstance(arrays[name], np.ndarray)):
-        raise DataError(f"npz:{location} cannot be read: {raw[0]} is not stored as an array")
+    arrays = _read_arrays(location, path)
     splits = {part: _npz_split(arrays, part) for part in _PARTS if f"{part}_labels" in arrays}
     if "class_names" in arrays:
         class_names = _class_names(location, arrays["class_names"])
     else:
         class_names = _numbered_class_names(location, splits)
     return RawSet(splits, class_names)
+
+
+def _read_arrays(location: str, path: Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of an archive that are used; others are named in a warning."""
+    pairs = {part: {f"{part}_images", f"{part}_labels"} for part in _PARTS}
+    arrays, reading = {}, ""
+    try:
+        # The file is opened here because NumPy does not close a broken archive.
+        with open(path, "rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise DataError("it is not an npz archive")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
+                stored = set(archive.files)
+                known = stored & set().union({"class_names"}, *pairs.values())
+                for name in sorted(known):
+                    reading = f"{name}: "
+                    arrays[name] = archive[name]
+                    # NumPy returns raw bytes for an entry that is not stored as an array.
+                    if not isinstance(arrays[name], np.ndarray):
+                        raise DataError("not stored as an array")
+    except Exception as error:  # A damaged archive raises errors of many types, some without text.
+        reason = str(error) or type(error).__name__
+        raise DataError(f"npz:{location} cannot be read: {reading}{reason}") from None
+    halves = [part for part, pair in pairs.items() if len(pair & stored) == 1]
+    if halves or not pairs["train"] <= stored:
+        raise DataError(
+            f"npz:{location} holds {sorted(stored)}; expected {sorted(pairs['train'])} and, if at "
+            "all together, validation_images and validation_labels, test_images and test_labels"
+        )
+    if unknown := stored - known:
+        _LOGGER.warning("npz:%s: not used: %s", location, ", ".join(sorted(unknown)))
+    return arrays
 
 
 def _numbered_class_names(location: str, splits: Mapping[str, Split]) -> tuple[str, ...]:
@@ -94,7 +106,7 @@ def _class_names(location: str, names: np.ndarray) -> tuple[str, ...]:
         listed = (np.char.decode(names, "utf-8") if names.dtype.kind == "S" else names).tolist()
     except UnicodeDecodeError as error:
         raise DataError(f"npz:{location}, class_names: bytes that are not UTF-8: {error}") from None
-    if twice := [name for name in dict.fromkeys(listed) if listed.count(name) > 1]:
+    if twice := [name for name, count in collections.Counter(listed).items() if count > 1]:
         raise DataError(f"npz:{location}, class_names: {twice[0]!r} is there more than once")
     return tuple(listed)
 
@@ -122,13 +134,7 @@ def read_folder(location: str, size: tuple[int, int], *, skip_corrupt: bool = Fa
     relative = [str(path.relative_to(root)) for path in paths]
 
     def read(index: int) -> tuple[bytes, str]:
-        path = paths[index]
-        try:
-            return path.read_bytes(), str(path)
-        except PermissionError as error:
-            # Other errors may be temporary. As a DataError, such an error would let skip_corrupt
-            # leave the image out of the cached arrays.
-            raise DataError(f"{path} cannot be read: {error.strerror}") from None
+        return read_file(paths[index]), str(paths[index])
 
     fresh = False
 
@@ -137,7 +143,7 @@ def read_folder(location: str, size: tuple[int, int], *, skip_corrupt: bool = Fa
         fresh = True  # Each file that does not decode is named while it is read.
         mode = colour_mode(((path, str(path)) for path in paths), skip_corrupt=skip_corrupt)
         images, decoded = decode_all(
-            len(paths), read, size, mode, root.name, skip_corrupt=skip_corrupt
+            len(paths), read, size, mode, root.resolve().name, skip_corrupt=skip_corrupt
         )
         return {"images": images, "decoded": decoded}
 

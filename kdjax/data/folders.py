@@ -97,7 +97,7 @@ def images_below(folder: Path) -> list[Path]:
 def _files_below(folder: Path) -> Iterator[Path]:
     """Yields the files in a folder and its subfolders; links are followed, each folder once."""
     seen = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for place, folders, files in os.walk(folder, onerror=_cannot_be_read, followlinks=True):
         real = os.path.realpath(place)
         if real in seen:
             folders.clear()
@@ -106,6 +106,24 @@ def _files_below(folder: Path) -> Iterator[Path]:
         folders[:] = sorted(filter(_is_visible, folders))
         paths = (Path(place, name) for name in files if _is_visible(name))
         yield from (path for path in paths if path.is_file())
+
+
+def _cannot_be_read(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):  # A split may lack a class.
+        raise DataError(f"{error.filename} cannot be read: {error.strerror}")
+
+
+def read_file(path: Path) -> bytes:
+    """Returns the bytes of an image file.
+
+    Raises:
+      DataError: without permission. Other errors may be temporary, and are raised as they are: as a
+        DataError, such an error would let ``skip_corrupt`` leave the image out.
+    """
+    try:
+        return path.read_bytes()
+    except PermissionError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def _parts(root: Path) -> dict[str, Path]:

@@ -14,6 +14,7 @@ import PIL.Image
 import PIL.ImageOps
 from rich.progress import track
 
+from kdjax import machine
 from kdjax.data.crops import central_crop, resized
 from kdjax.data.dataset import DataError
 
@@ -37,8 +38,8 @@ def read_image(source: str | Path | bytes | PIL.Image.Image, where: str = "") ->
       The image in mode ``L`` if it is grey, else ``RGB``.
 
     Raises:
-      DataError: if the image cannot be read, does not decode or has more than 8 bits per channel;
-        the message names the image.
+      DataError: if the image cannot be read, does not decode, or is grey with more than 8 bits; the
+        message names the image. Of 16-bit colours Pillow keeps the upper 8 bits.
     """
     encoded: bytes | PIL.Image.Image
     if isinstance(source, (bytes, PIL.Image.Image)):
@@ -68,7 +69,7 @@ def _open(source: bytes | Path) -> PIL.Image.Image:
 
 
 def _check_depth(image: PIL.Image.Image) -> None:
-    """Raises OSError for more than 8 bits a channel, which Pillow would clip without a warning."""
+    """Raises OSError for grey with more than 8 bits, which Pillow would clip without a warning."""
     if image.mode.startswith(("I", "F")):
         raise OSError(f"it has more than 8 bits a channel (mode {image.mode})")
 
@@ -219,7 +220,7 @@ def decode_all(
 
     # Pillow releases the interpreter lock while it decodes.
     chunks = range(0, count, _CHUNK)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(machine.usable_cores()) as pool:
         results = pool.map(place, chunks)
         label = f"decoding {name}"
         for _ in track(results, label, total=len(chunks), transient=True, disable=count < 2000):
@@ -239,8 +240,9 @@ def sizes_differ(
       expected: the (height, width) of that other image.
     """
     return DataError(
-        f"{where} is {size[0]} x {size[1]} pixels, {other} is {expected[0]} x {expected[1]}: "
-        "images must agree in size; give --config.data.image_size='(height, width)' to resize them"
+        f"{where} is {size[0]} x {size[1]} pixels, {other} is {expected[0]} x {expected[1]} "
+        "(height x width): images must agree in size; give "
+        "--config.data.image_size='(height, width)' to resize them"
     )
 
 
@@ -264,14 +266,15 @@ def header(
       skip_corrupt: whether to return None instead of raising.
 
     Raises:
-      DataError: if it is not an image, or has more than 8 bits a channel.
+      DataError: if it is not an image, or is grey with more than 8 bits.
     """
     try:
         with _open(source) as image:
             _check_depth(image)
-            # Pillow rotates a TIFF by itself. "exif" is looked up first, because Pillow would
+            # Pillow rotates a TIFF by itself. The names are looked up first, because Pillow would
             # decode a whole PNG to search for EXIF data.
-            turned = image.format != "TIFF" and "exif" in image.info and _is_rotated(image)
+            says = any(name in image.info for name in ("exif", "xmp", "XML:com.adobe.xmp"))
+            turned = image.format != "TIFF" and says and _is_rotated(image)
             return image.mode, image.size if turned else (image.height, image.width)
     except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
         if skip_corrupt:

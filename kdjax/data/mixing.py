@@ -16,7 +16,9 @@ def mixed(
     mixup: float = 0.0,
     cutmix: float = 0.0,
 ) -> Batch:
-    """Returns a batch in which every image is mixed with another real one of the device's share.
+    """Returns a batch in which every image is mixed with a real one of the device's share.
+
+    That one is drawn at random; now and then it is the image itself.
 
     An image's own share is drawn from Beta(alpha, alpha), once per step. Mixup weights every pixel
     of the image with this share. Cutmix keeps this share of the pixels: those outside a box. The

@@ -10,10 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from kdjax.data.dataset import DataError
-from kdjax.data.folders import find_images
+from kdjax.data.folders import find_images, read_file
 from kdjax.data.images import colour_mode
-from kdjax.data.tfds_source import feature_keys, open_builder, open_part, split_names
+from kdjax.data.tfds_source import feature_keys, open_builder, open_part, readable, split_names
 
 _CHUNK = 512  # records read at once
 # TFDS imports its modules when they are first used, some only when the first record is read. Two
@@ -85,10 +84,8 @@ class PreparedRecords:
         with _OPENING:
             if self._source is None:
                 self._source = self._open()
-        try:
+        with readable(where):
             return get(self._source)
-        except Exception as error:  # array_record raises errors of many types.
-            raise DataError(f"{where} cannot be read: {error}") from None
 
     def _open(self) -> Any:
         builder = open_builder(self._folder)
@@ -124,10 +121,7 @@ class FolderRecords:
 
     def read(self, index: int) -> tuple[bytes, int]:
         path, label = self._listing[index]
-        try:
-            return path.read_bytes(), label
-        except OSError as error:
-            raise DataError(f"{path} cannot be read: {error}") from None
+        return read_file(path), label
 
     def all(self) -> Iterator[tuple[Path, int]]:
         return iter(self._listing)
@@ -139,7 +133,8 @@ class FolderRecords:
         digest = hashlib.sha256()
         for path, label in self._listing:
             stamp = " ".join(str(number) for number in _stamp(path, times))
-            digest.update(f"{path.relative_to(self._root)} {label} {stamp}\n".encode())
+            line = f"{path.relative_to(self._root)} {label} {stamp}\n"
+            digest.update(line.encode(errors="surrogateescape"))
         return digest.hexdigest()
 
 

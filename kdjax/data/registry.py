@@ -13,7 +13,7 @@ from kdjax.data.dataset import (
     channel_statistics,
     check_split,
 )
-from kdjax.data.division import SourceOptions, check_classes, divide
+from kdjax.data.division import SourceOptions, check_classes, divide, warn_of_empty_classes
 
 # The usual statistics of well-known datasets (tin100a: measured on its train split). For any other
 # dataset they are computed from its train split.
@@ -69,6 +69,8 @@ def load(name: str, options: SourceOptions | None = None) -> Dataset:
     division = divide(name, sizes, parts["train"].labels, options)
     mean, std = statistics(name) or channel_statistics(parts["train"].images[division.measured])
     splits = {split: parts[part].take(i) for split, (part, i) in division.splits.items()}
+    check_classes(name, splits["train"].labels, raw.class_names, options.min_classes)
+    warn_of_empty_classes(name, splits["train"].labels, raw.class_names)
     return Dataset(name=name, class_names=raw.class_names, mean=mean, std=std, **splits)
 
 

@@ -16,7 +16,13 @@ import PIL.Image
 
 from kdjax.data.crops import TrainingCrop, central_crop
 from kdjax.data.dataset import DataError, batches_of, check_labels
-from kdjax.data.division import SourceOptions, check_classes, divide, needs_labels
+from kdjax.data.division import (
+    SourceOptions,
+    check_classes,
+    divide,
+    needs_labels,
+    warn_of_empty_classes,
+)
 from kdjax.data.images import decode_with, sizes_differ
 from kdjax.data.records import Opened, Records, open_folder, open_prepared
 from kdjax.data.registry import check_kind, find_prepared, is_array, statistics
@@ -325,12 +331,17 @@ def stream(name: str, options: SourceOptions | None = None) -> Streamed:
     if needs_labels(parts, options):
         labels = read_labels(parts["train"], name)
         check_labels(labels, f"{name}, train", len(class_names))
-    check_classes(name, labels, class_names, options.min_classes)
     sizes = {part: len(records) for part, records in parts.items()}
     for part, size in sizes.items():
         if not size:
             raise DataError(f"{name}, {part}: the split is empty")
     division = divide(name, sizes, labels, options)
+    if labels is None:  # They are not read, so all classes count as present.
+        trained_on = np.arange(len(class_names))
+    else:
+        trained_on = labels[division.splits["train"][1]]
+    check_classes(name, trained_on, class_names, options.min_classes)
+    warn_of_empty_classes(name, trained_on, class_names)
     skip, keep_sizes = options.skip_corrupt, options.image_size == (0, 0)
     shape = common_size(parts, name, skip_corrupt=skip) if keep_sizes else options.image_size
     if min(shape) < 8:

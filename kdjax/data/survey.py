@@ -5,7 +5,6 @@ modification times of the dataset's files.
 """
 
 import hashlib
-import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
+from kdjax import machine
 from kdjax.data import cache
 from kdjax.data.dataset import DataError, Statistics, histogram, statistics_of
 from kdjax.data.images import decode, header, sizes_differ
@@ -109,7 +109,7 @@ def sampled_statistics(
 
     def make() -> dict[str, np.ndarray]:
         total, label = np.zeros((1 if mode == "L" else 3, 256), np.int64), "measuring colours"
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(machine.usable_cores()) as pool:
             counts = pool.map(count, indices.tolist())
             for one in track(
                 counts, label, total=len(indices), transient=True, disable=len(indices) < _LONG

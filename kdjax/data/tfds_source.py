@@ -1,8 +1,10 @@
 """Reads TFDS datasets that are prepared as array_record, without TensorFlow."""
 
+import contextlib
 import logging
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +76,8 @@ def read_directory(location: str, size: tuple[int, int], *, skip_corrupt: bool =
         arrays = {}
         for part in parts.values():
             source = open_part(builder, part, folder, image_key)
-            records = source.__getitems__(range(len(source)))  # 3 times as fast as one by one
+            with readable(f"{folder}, {part}"):
+                records = source.__getitems__(range(len(source)))  # 3 times as fast as one by one
             encoded = [
                 (record[image_key], f"{folder}, {part}, record {index}")
                 for index, record in enumerate(records)
@@ -85,7 +88,7 @@ def read_directory(location: str, size: tuple[int, int], *, skip_corrupt: bool =
                 encoded.__getitem__,
                 size,
                 "L" if channels == 1 else "RGB",
-                f"{folder.parent.name} {part}",
+                f"{folder.resolve().parent.name} {part}",
                 skip_corrupt=skip_corrupt,
             )
             labels = np.array([r[label_key] for r in records], np.int32)
@@ -126,14 +129,24 @@ def split_names(builder: Any, folder: Path, image_key: str, label_key: str) -> d
     if "test" in names:
         # Competitions publish test images without labels; TFDS gives them the label -1.
         records = open_part(builder, "test", folder, image_key)
-        if len(records) and int(records[0][label_key]) < 0:
-            del names["test"]
+        with readable(f"{folder}, test"):
+            if len(records) and int(records[0][label_key]) < 0:
+                del names["test"]
     if "test" not in names and "validation" in names:
         _LOGGER.info(
             "%s has no test split with labels: its validation split is the test split", folder
         )
         names["test"] = names.pop("validation")
     return names
+
+
+@contextlib.contextmanager
+def readable(where: str) -> Iterator[None]:
+    """Raises DataError, which says where, if records cannot be read."""
+    try:
+        yield
+    except Exception as error:  # array_record raises errors of many types.
+        raise DataError(f"{where} cannot be read: {error}") from None
 
 
 def directory(location: str) -> Path:

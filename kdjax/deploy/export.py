@@ -67,8 +67,9 @@ def check_export(path: str | Path, platforms: Sequence[str] = ()) -> None:
     ending = Path(path).suffix
     if ending not in _WRITERS:
         raise ValueError(f"out is {str(path)!r}: it must end in {', '.join(_WRITERS)}")
-    if not Path(path).resolve().parent.is_dir():
-        raise ValueError(f"out is {str(path)!r}: there is no {Path(path).parent}")
+    path = Path(os.path.expanduser(path))
+    if not path.resolve().parent.is_dir():
+        raise ValueError(f"out is {str(path)!r}: there is no {path.parent}")
     needed = _NEEDS.get(ending)
     if needed and importlib.util.find_spec(needed) is None:
         raise ValueError(

@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from kdjax import machine
 from kdjax.data import DataError
 from kdjax.deploy.student import Student
 
@@ -136,7 +136,7 @@ def _batches(
             _LOGGER.warning("%s: left out", text if str(path) in text else f"{path}: {text}")
             return None
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(machine.usable_cores()) as pool:
         for start in range(0, len(files), size):
             chunk = files[start : start + size]
             found = [

@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
+from kdjax import atomic
 from kdjax.report.bench_table import print_bench, print_layers
 from kdjax.report.confusion import draw_confusion
 from kdjax.report.distill_figures import draw_distill
@@ -36,17 +37,24 @@ __all__ = [
 
 def write(summary: dict[str, Any], workdir: Path) -> list[Path]:
     """Writes ``workdir/report``: the table as Markdown and the figures; returns the paths."""
-    figures = draw(summary, workdir)
-    table = workdir / "report" / "table.md"
-    table.write_text(table_markdown(summary) + _remarks(summary))
-    return [table, *figures]
+    return _write(workdir, table_markdown(summary) + _remarks(summary), draw(summary, workdir))
 
 
 def write_distill(summary: dict[str, Any], workdir: Path) -> list[Path]:
     """Like :func:`write`, for the results of a distillation."""
-    figures = draw_distill(summary, workdir)
+    text = distill_markdown(summary) + _remarks(summary)
+    return _write(workdir, text, draw_distill(summary, workdir))
+
+
+def write_search(summary: dict[str, Any], workdir: Path) -> list[Path]:
+    """Like :func:`write`, for the results of a search."""
+    text = search_markdown(summary) + _remarks(summary)
+    return _write(workdir, text, draw_search(summary, workdir))
+
+
+def _write(workdir: Path, text: str, figures: list[Path]) -> list[Path]:
     table = workdir / "report" / "table.md"
-    table.write_text(distill_markdown(summary) + _remarks(summary))
+    atomic.write(table, text)
     return [table, *figures]
 
 
@@ -58,11 +66,3 @@ def print_remarks(summary: dict[str, Any], console: Console | None = None) -> No
 
 def _remarks(summary: dict[str, Any]) -> str:
     return "".join(f"\n- {line}\n" for line in summary.get("remarks", ()))
-
-
-def write_search(summary: dict[str, Any], workdir: Path) -> list[Path]:
-    """Like :func:`write`, for the results of a search."""
-    figures = draw_search(summary, workdir)
-    table = workdir / "report" / "table.md"
-    table.write_text(search_markdown(summary) + _remarks(summary))
-    return [table, *figures]

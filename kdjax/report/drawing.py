@@ -57,8 +57,11 @@ def named(summary: dict[str, Any]) -> str:
 
 
 def escaped(text: str) -> str:
-    """Escapes ``$``, which would start a formula in the text of a figure."""
-    return text.replace("$", r"\$")
+    """Escapes what the text of a figure cannot have.
+
+    ``$`` would start a formula. Bytes of a file's name that are not UTF-8 cannot be drawn.
+    """
+    return text.encode(errors="backslashreplace").decode().replace("$", r"\$")
 
 
 def seeds_text(seeds: Sequence[int], shown: str) -> str:

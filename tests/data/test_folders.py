@@ -1,5 +1,8 @@
 """Folders: which are splits, which are classes, and which are neither."""
 
+import errno
+import os
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -48,6 +51,21 @@ def test_a_validation_folder_is_the_validation_split(tmp_path, called):
 def test_what_is_a_split_and_what_a_class(tmp_path, files, expected):
     touch(tmp_path, *files)
     assert found(tmp_path) == expected
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    """Where a user has no permission; the superuser always has."""
+    touch(tmp_path, *TWO)
+    closed, scan = str(tmp_path / "train" / "bee"), os.scandir
+
+    def refuse(place):
+        if str(place) == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", closed)
+        return scan(place)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match="bee cannot be read: Permission denied"):
+        find_images(str(tmp_path))
 
 
 def test_hidden_names_and_what_archives_leave_are_passed_over(tmp_path):

@@ -1,6 +1,7 @@
 """Folders of images: read, resized, refused; decoded once and cached."""
 
 import io
+import os
 import re
 
 import numpy as np
@@ -231,6 +232,13 @@ def test_where_the_cache_is(tmp_path, monkeypatch):
     monkeypatch.delenv("KDJAX_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache.cache_directory() == tmp_path / "kdjax"
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("KDJAX_CACHE", "~/own")
+    assert cache.cache_directory() == tmp_path / "home" / "own"
+    for name in ("KDJAX_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # A user without a home.
+    assert cache.cache_directory().name == f"kdjax-{os.getuid()}"
 
 
 def test_images_of_more_than_8_bits_are_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 
 import numpy as np
 import PIL.Image
@@ -174,14 +175,21 @@ def test_images_of_several_sizes_need_an_image_size(folders, prepared, tmp_path,
         assert read(name, SourceOptions(test=0.3, image_size=(9, 9))).image_shape == (9, 9, 3)
 
 
-def test_photos_that_lie_count_as_they_stand(tmp_path):
+XMP = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF
+ xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about=""
+ xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>"""
+
+
+@pytest.mark.parametrize("described_by", ["exif", "xmp"])
+def test_photos_that_lie_count_as_they_stand(tmp_path, described_by):
     exif = PIL.Image.Exif()
     exif[0x0112] = 6
+    lies = {"exif": exif} if described_by == "exif" else {"xmp": XMP}
     for number in range(8):
         path = tmp_path / CLASSES[number % 2] / f"{number}.jpg"
         path.parent.mkdir(exist_ok=True)
         image = PIL.Image.new("RGB", (10, 12) if number < 4 else (12, 10), (number, 0, 0))
-        image.save(path, exif=b"" if number < 4 else exif)
+        image.save(path, **({} if number < 4 else lies))
     held = assert_same(f"folder:{tmp_path}", SourceOptions())
     assert held.image_shape == (12, 10, 3)
 
@@ -192,8 +200,31 @@ def test_an_image_that_gets_another_size_is_found_when_it_is_read(tmp_path, skip
     streamed = data.stream(f"folder:{tmp_path}", SourceOptions(skip_corrupt=skip_corrupt))
     for path in tmp_path.rglob("*.png"):
         write(path, 30, 20)
-    with pytest.raises(DataError, match=r"is 30 x 20 pixels, .* is 12 x 10.*image_size"):
+    with pytest.raises(DataError, match=r"is 30 x 20 pixels, .* is 12 x 10 \(height x w"):
         list(streamed.evaluation_batches("test", batch_size=4))
+
+
+def test_a_file_without_a_name_in_utf_8_is_one_like_others(tmp_path):
+    write_classes(tmp_path, 12)
+    for path in list(tmp_path.rglob("*.png"))[:3]:
+        os.rename(path, os.fsencode(path.with_suffix("")) + b"\xff.png")
+    assert_same(f"folder:{tmp_path}", SourceOptions())
+
+
+@pytest.mark.parametrize("read", [data.load, data.stream])
+def test_classes_are_counted_after_images_are_held_out(tmp_path, caplog, read):
+    write_classes(tmp_path, 4)
+    with pytest.raises(DataError, match="training images of 1 class"):
+        read(f"folder:{one_image_each(tmp_path / 'two', 2)}", SourceOptions(0.0, test=0.5))
+    read(f"folder:{one_image_each(tmp_path / 'four', 4)}", SourceOptions(0.0, test=0.5))
+    assert "no training images of 2 of 4 classes" in caplog.text
+
+
+def one_image_each(root, classes):
+    for number in range(classes):
+        (root / f"class{number}").mkdir(parents=True)
+        write(root / f"class{number}" / "1.png", 8, 8)
+    return root
 
 
 def test_small_images_are_refused_in_a_stream_too(tmp_path):

@@ -171,8 +171,16 @@ def test_npz_whose_files_are_no_arrays(tmp_path):
     with zipfile.ZipFile(tmp_path / "bad.npz", "w") as archive:
         for name in ("train_images", "train_labels"):
             archive.writestr(name, b"pixels")
-    with pytest.raises(data.DataError, match=r"bad\.npz cannot be read: train_images is not"):
+    with pytest.raises(data.DataError, match=r"cannot be read: train_images: not stored as"):
         data.load(f"npz:{tmp_path / 'bad.npz'}")
+
+
+def test_npz_entries_that_are_not_used_are_not_read(tmp_path, caplog):
+    objects = np.array([{"made": "by hand"}], object)
+    loaded = data.load(npz(tmp_path, arrays_of() | {"meta": objects}))
+    assert len(loaded.test) == 10 and "not used: meta" in caplog.text
+    with pytest.raises(data.DataError, match="cannot be read: train_labels: Object arrays"):
+        data.load(npz(tmp_path, arrays_of() | {"train_labels": objects}))
 
 
 def test_npz_class_names_may_be_bytes(tmp_path):

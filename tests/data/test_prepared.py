@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import numpy as np
 import PIL.Image
@@ -116,3 +117,14 @@ def test_a_set_in_another_format_is_refused(prepared, tmp_path):
     (target / "dataset_info.json").write_text(json.dumps(info | {"fileFormat": "tfrecord"}))
     with pytest.raises(data.DataError, match="only array_record can be read"):
         data.load(f"tfds:{target}")
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+@pytest.mark.parametrize("read", [data.load, data.stream])
+def test_a_damaged_file_is_named(prepared, tmp_path, monkeypatch, read, part):
+    monkeypatch.setenv("KDJAX_CACHE", str(tmp_path / "cache"))
+    root = shutil.copytree(prepared, tmp_path / "sets")
+    (file,) = root.rglob(f"*-{part}.array_record*")
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(data.DataError, match=rf"1\.0\.0, {part}.* cannot be read: "):
+        read("tiny_set", SourceOptions(data_dir=str(root)))

@@ -117,3 +117,4 @@ def test_a_missing_package_is_named(monkeypatch):
     with pytest.raises(ValueError, match="such a file needs the package flatbuffers, pip install"):
         deploy.check_export("a.jaxexport")
     deploy.check_export("a.npz")
+    deploy.check_export("~/a.npz")
