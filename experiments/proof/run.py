@@ -63,23 +63,25 @@ def finished(path: Path) -> set[int]:
 
 
 def finish(arguments: Sequence[str]) -> int:
-    """Runs a command to its end; passes SIGTERM on and waits while the command saves.
+    """Runs a command to its end; after SIGTERM or Ctrl-C waits while the command saves.
 
     Returns:
-      The command's exit status, or 143, as in a shell, if SIGTERM arrived.
+      The command's exit status, or 128 plus the number of the signal, as in a shell.
     """
     child = subprocess.Popen(arguments)
     asked = []
 
     def stop(number: int, frame: object) -> None:
         asked.append(number)
-        child.send_signal(number)
+        if number == signal.SIGTERM:  # A terminal sends Ctrl-C to the command too.
+            child.send_signal(number)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {each: signal.signal(each, stop) for each in (signal.SIGTERM, signal.SIGINT)}
     try:
         status = child.wait()
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
     return 128 + asked[0] if asked else status
 
 

@@ -76,7 +76,7 @@ def compare(name: str, row: str, runs: Sequence[Run]) -> dict[str, Any] | None:
             "points": float(gains.mean()),
             "half_width": half_width(gains.mean(axis=1)),
         },
-        **beside(own, wanted.task),
+        **beside(own, wanted.task, seeds),
         **further(study, row, trained, record.of_row(runs, of_baselines, study.reference)),
     }
 
@@ -95,17 +95,23 @@ def further(
     return {"beyond": {"row": study.reference, "seeds": len(gains), **gain}}
 
 
-def beside(runs: Sequence[Run], task: str) -> dict[str, Any]:
+def beside(runs: Sequence[Run], task: str, seeds: Sequence[int]) -> dict[str, Any]:
     """Returns a row's other accuracies, in %: teacher, found structure alone, or ensemble.
 
     For searches also the costs of the networks, one for each seed.
     """
     if task != "search":
-        seeds = [len(run.seeds) for run in runs]
-        return {
-            name: float(np.average([np.mean(run.beside[name]) for run in runs], weights=seeds))
-            for name in runs[0].beside
-        }
+        found = {}
+        for name in runs[0].beside:
+            by_seed = {
+                seed: value
+                for run in runs  # Some runs kept one mean over their seeds.
+                for seed, value in zip(
+                    run.seeds, np.broadcast_to(run.beside[name], len(run.seeds)), strict=True
+                )
+            }
+            found[name] = float(np.mean([by_seed[seed] for seed in seeds]))
+        return found
     full, alone = (
         [value for run in runs for value in run.beside[name]] for name in ("full", "found_alone")
     )

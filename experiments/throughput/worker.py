@@ -151,6 +151,8 @@ class Worker(contextlib.AbstractContextManager["Worker"]):
         return Turn(answer["seconds"], answer["cpu_seconds"])
 
     def __exit__(self, *_: object) -> None:
+        if self._errors.closed:  # Ended before: the number may be another process's by now.
+            return
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -26,7 +26,8 @@ times in a training step (read forward and backward; gradient written and read; 
 parameter read and written) and once in an evaluation. Each touch of a parameter moves 4 bytes, and
 all images of a batch share it. Images, element-wise operations and losses are not counted. A
 compiler that keeps maps in a cache, or merges passes, can move fewer bytes: the limit is only a
-guide.
+guide. In a DenseNet each layer normalises all maps before it, of which only one is counted here:
+its limit is too high.
 """
 
 import dataclasses

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from kdjax.bench.limits import (
+    Layer,
     Rates,
     Work,
     adapter_layers,
@@ -18,6 +19,7 @@ from kdjax.bench.limits import (
     training_work,
 )
 from kdjax.bench.workload import Job, Workload
+from kdjax.train.tasks.experiment import Experiment
 
 ROUND_SECONDS = 0.5  # About how long one turn of one job lasts.
 
@@ -120,16 +122,23 @@ def work(workload: Workload) -> tuple[Work, Work]:
     widths = experiment.student_widths
     own = max(1, workload.batch_size // workload.devices)
     number_bytes = 2 if workload.dtype == "bfloat16" else 4
+    layers, adapters = _layers(workload, experiment), tuple[Layer, ...]()
     if workload.method == "ensemble":
-        layers = ensemble_layers(experiment.architecture, widths, shape)
         adapters = adapter_layers([_maps(experiment.architecture, each, shape) for each in widths])
-    else:
-        tables = independent_layers(experiment.architecture, widths, shape)
-        layers, adapters = tuple(layer for table in tables for layer in table), ()
     return (
         training_work((*layers, *adapters), number_bytes, own),
         evaluation_work(layers, number_bytes, own),
     )
+
+
+def _layers(workload: Workload, experiment: Experiment) -> tuple[Layer, ...]:
+    """The layers of all students; those of a shared stem once."""
+    shape = (workload.image_size, workload.image_size, 3)
+    architecture, widths = experiment.architecture, experiment.student_widths
+    if workload.method == "ensemble":
+        return ensemble_layers(architecture, widths, shape)
+    tables = independent_layers(architecture, widths, shape)
+    return tuple(layer for table in tables for layer in table)
 
 
 def _maps(architecture: Any, widths: Any, shape: tuple[int, int, int]) -> list[tuple[int, ...]]:
@@ -159,12 +168,8 @@ def memory(program: Any, job: Job) -> dict[str, float]:
     )
     device = jax.devices()[0].memory_stats() or {}
     experiment = workload.experiment(images=workload.batch_size)
-    tables = independent_layers(
-        experiment.architecture,
-        experiment.student_widths,
-        (workload.image_size, workload.image_size, 3),
-    )
-    outputs = sum(layer.cost.activations for table in tables for layer in table if layer.norm)
+    layers = _layers(workload, experiment)
+    outputs = sum(layer.cost.activations for layer in layers if layer.norm)
     number_bytes = 2 if workload.dtype == "bfloat16" else 4
     share = workload.batch_size // workload.devices
     held = sum(leaf.nbytes for leaf in jax.tree.leaves(job.state)) // workload.devices

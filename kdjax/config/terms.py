@@ -101,8 +101,8 @@ class Term:
     ramp: str = "constant"
 
 
-def _temperature(default: float) -> dict[str, Field]:
-    return {"temperature": number(default, "softens the logits", 1e-3, 1e6)}
+def _temperature(default: float, least: float = 1e-3) -> dict[str, Field]:
+    return {"temperature": number(default, "softens the logits", least, 1e6)}
 
 
 def _part(default: float, meaning: str) -> Field:
@@ -212,7 +212,7 @@ TERMS: dict[str, Term] = {
             "momentum": number(
                 0.5, "share of a stored embedding that a step keeps", 0, 1, below=True
             ),
-            **_temperature(0.07),
+            **_temperature(0.07, 0.02),
         },
     ),
 }

@@ -1,6 +1,6 @@
 """Distillation losses: pure functions on arrays, independent of the rest of kdjax.
 
-Every function computes in float32, whatever dtype it is given. It returns one value per example:
+Every function computes in float32, whatever dtype it is given. Losses return one value per example:
 the caller knows which examples are padding, and takes the mean. Losses that compare the examples of
 a batch with each other take that mask as ``where`` and, if several devices share the batch, their
 ``axis_name`` (:mod:`kdjax.losses.global_batch`). For these losses too, the mean of the returned

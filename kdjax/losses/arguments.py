@@ -8,17 +8,20 @@ import jax.numpy as jnp
 _LOWEST, _HIGHEST = 1e-3, 1e6
 
 
-def check_temperature(temperature: chex.Numeric) -> None:
-    """Refuses a temperature that is not one number from 1e-3 to 1e6; a traced one passes."""
+def check_temperature(temperature: chex.Numeric, least: float = _LOWEST) -> chex.Numeric:
+    """Refuses a temperature that is not one number from ``least`` to 1e6; a traced one passes.
+
+    Returns:
+      The temperature, as float32 if it is an array: its square may leave the range of float16.
+    """
     if jnp.ndim(temperature):
         raise ValueError(f"temperature has shape {jnp.shape(temperature)}: it must be one number")
     if isinstance(temperature, jax.core.Tracer):
-        return
+        return jnp.asarray(temperature, jnp.float32)
     value = float(temperature)
-    if not _LOWEST <= value <= _HIGHEST:
-        raise ValueError(
-            f"temperature is {temperature}: it must be from {_LOWEST:g} to {_HIGHEST:g}"
-        )
+    if not least <= value <= _HIGHEST:
+        raise ValueError(f"temperature is {temperature}: it must be from {least:g} to {_HIGHEST:g}")
+    return value
 
 
 def check_students_logits(logits: chex.Array) -> None:

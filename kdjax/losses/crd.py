@@ -11,6 +11,8 @@ from kdjax.losses.global_batch import Rows
 from kdjax.losses.rounding import EXACT, unit
 
 _EPSILON = 1e-7
+# Entries have lengths of at most sqrt(3), so exp(score) cannot overflow.
+_LOWEST_TEMPERATURE = 0.02
 
 
 class CRDMemory(NamedTuple):
@@ -139,7 +141,7 @@ def crd(
       memory: from :func:`crd_memory` or :func:`crd_update`.
       indices: ``[batch]`` integers, the numbers of the examples in the training set.
       negatives: ``[batch, K]`` integers from :func:`crd_negatives`.
-      temperature: T from 1e-3 to 1e6.
+      temperature: T from 0.02 to 1e6.
       where: ``[batch]`` booleans: real rows. Padded rows are ignored.
       axis_name: a mapped axis of devices that share the batch (:mod:`kdjax.losses.global_batch`);
         it matters only for the first batch, which sets Z. None: this device has the whole batch.
@@ -236,7 +238,7 @@ def crd_update(
 def _check(
     student: chex.Array, teacher: chex.Array, memory: CRDMemory, temperature: chex.Numeric
 ) -> None:
-    check_temperature(temperature)
+    check_temperature(temperature, _LOWEST_TEMPERATURE)
     check_equal_shapes(student, teacher, "embedding")
     if student.ndim != 2 or student.shape[1] != memory.student.shape[1]:
         raise ValueError(

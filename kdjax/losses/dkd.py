@@ -31,7 +31,9 @@ def dkd(
     left out, not masked by a large number.
 
     The function is differentiable in both logits; if the teacher is fixed, the caller stops its
-    gradient. Finite logits give finite values and gradients.
+    gradient. Values and gradients are finite as long as logits divided by T are. The first
+    divergence loses digits at high temperatures: with 100 classes its relative error is 7e-4 at
+    T = 1e3.
 
     Args:
       student_logits: ``[..., classes]`` floats, usually ``[batch, classes]``.
@@ -53,7 +55,7 @@ def dkd(
       Zhao, Cui, Song, Qiu, Liang, *Decoupled Knowledge Distillation*, CVPR 2022, and the authors'
       released code.
     """
-    check_temperature(temperature)
+    temperature = check_temperature(temperature)
     student, teacher = jnp.broadcast_arrays(
         jnp.asarray(student_logits, jnp.float32), jnp.asarray(teacher_logits, jnp.float32)
     )

@@ -41,7 +41,7 @@ def ensemble_logits(
     if len(weights) != students:
         raise ValueError(f"weights has {len(weights)} entries for {students} students")
     known = not any(isinstance(value, jax.core.Tracer) for value in (weights, *weights))
-    if known and (min(weights) < 0 or abs(sum(weights) - 1.0) > 1e-6):
+    if known and not (min(weights) >= 0 and abs(sum(weights) - 1.0) <= 1e-6):  # NaN is refused too.
         raise ValueError(f"weights are {tuple(weights)}: none may be negative, the sum must be 1")
     return jnp.tensordot(jnp.asarray(weights, jnp.float32), logits, axes=1)
 

@@ -108,7 +108,7 @@ def _probabilities(
     axis_name: str | None,
 ) -> tuple[Rows, chex.Array, chex.Array]:
     """The rows, then the student's and the teacher's softmax, 0 in padded rows."""
-    check_temperature(temperature)
+    temperature = check_temperature(temperature)
     check_equal_shapes(student_logits, teacher_logits, "logits")
     rows = Rows.of(student_logits.shape[0], where, axis_name)
     q = rows.keep(jax.nn.softmax(rows.keep(student_logits) / temperature))

@@ -51,7 +51,7 @@ def nkd(
       A Unified Approach with Normalized Loss and Customized Soft Labels*, ICCV 2023, and the
       authors' released code.
     """
-    check_temperature(temperature)
+    temperature = check_temperature(temperature)
     student, teacher = jnp.broadcast_arrays(
         jnp.asarray(student_logits, jnp.float32), jnp.asarray(teacher_logits, jnp.float32)
     )

@@ -30,8 +30,8 @@ def soft_target_kl(
     The factor :math:`T^2` keeps the size of the gradient independent of the temperature. The
     relative error stays near that of float32 for T from 1e-3 to 1e6, even if the divergence is tiny
     before the multiplication. A class with probability zero for the teacher (a logit of ``-inf``)
-    contributes zero, in value and in gradient. Finite logits give finite values and gradients: a
-    result above the largest float32 number is replaced by that number.
+    contributes zero, in value and in gradient. Values and gradients are finite as long as
+    logits divided by T are: a result above the largest float32 number is replaced by that number.
 
     The function is differentiable in both arguments. If the teacher is fixed, the caller stops its
     gradient, as :func:`kdjax.losses.online_ensemble_loss` does.
@@ -58,7 +58,7 @@ def soft_target_kl(
       Walawalkar, Shen, Savvides, *Online Ensemble Model Compression using Knowledge Distillation*,
       ECCV 2020 (soft loss).
     """
-    check_temperature(temperature)
+    temperature = check_temperature(temperature)
     student, teacher = jnp.broadcast_arrays(
         jnp.asarray(student_logits, jnp.float32), jnp.asarray(teacher_logits, jnp.float32)
     )

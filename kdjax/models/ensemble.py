@@ -12,7 +12,7 @@ from kdjax.models.adapters import Adapters, TeacherAdapters
 from kdjax.models.architecture import Architecture, Network, Outputs, check_images
 from kdjax.models.execution import PLAIN, Execution, Mode
 from kdjax.models.normalization import BATCH_STATS
-from kdjax.models.student_names import STUDENT, student_name
+from kdjax.models.student_names import STUDENT, share_stem, student_name
 from kdjax.widths import WidthVector, check_students
 
 
@@ -223,7 +223,7 @@ def extract_student(variables: Mapping[str, Any], student: int) -> dict[str, Any
     name = student_name(student)
     if name not in names:
         raise ValueError(f"student is {student}: this ensemble has students 1 to {len(names)}")
-    if "stem" not in variables["params"]:
+    if not share_stem(variables["params"]):
         # A network without normalisation has no statistics.
         return {collection: tree.get(name, {}) for collection, tree in variables.items()}
     parts = {"stem": "stem", "branch": name}

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax.models.student_names import STUDENT
+from kdjax.models.student_names import STUDENT, share_stem
 
 Path = tuple[str, ...]
 
@@ -192,7 +192,7 @@ _FAN_IN: Mapping[str, Any] = {
 
 def _equal_before(params: Mapping[str, Any]) -> dict[str, int]:
     """For each student of an ensemble the number of students before it with equal shapes."""
-    if "stem" not in params:  # A single network, or independent networks.
+    if not share_stem(params):
         return {}
     seen: list[Any] = []
     numbers = {}

@@ -118,7 +118,8 @@ def _run(path: Path, content: bytes, name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # Dataclasses look up names there.
     try:
-        spec.loader.exec_module(module)
+        # Not by the loader, which may take the bytecode of a file that was edited just before.
+        exec(compile(content, str(path), "exec"), module.__dict__)
     except Exception as error:
         del sys.modules[spec.name]
         raise ValueError(f"{name!r} cannot be run: {type(error).__name__}: {error}") from error

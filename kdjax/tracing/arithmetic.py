@@ -129,16 +129,8 @@ def unary(multiple: bool) -> Rule:
 
 
 def select(equation: Equation) -> list[Value]:
-    """``select_n``: the condition may depend on channels too, but it does not scale them."""
-    which, *cases = equation.values
-    found = combine(equation.record, "choice", cases)
-    shape = found.shape
-    for label in which.labels:
-        other = found.label(label.axes[0])
-        if len(which.shape) == len(shape) and other is not None:
-            why = "they are chosen by places that cannot go"
-            equation.record.tie(label.atoms, other.atoms, why)
-    return [found]
+    """``select_n``: the result depends on the condition's channels as on those of the cases."""
+    return [combine(equation.record, "choice", equation.values)]
 
 
 def reduce(equation: Equation) -> list[Value]:
@@ -180,7 +172,10 @@ def along_axis(equation: Equation) -> list[Value]:
         label = value.label(axis)
         if label is not None:
             equation.record.pin(label.atoms, "numbers are accumulated or sorted over channels")
-    return [value.moved(value.shape, value.labels, multiple=False) for value in equation.values]
+    values = equation.values
+    if len(values) > 1:  # Arrays that are sorted together.
+        values = [combine(equation.record, "choice", values)] * len(values)
+    return [value.moved(value.shape, value.labels, multiple=False) for value in values]
 
 
 def opaque(equation: Equation) -> list[Value]:

@@ -9,7 +9,6 @@ _CALLS = {
     "closed_call": "call_jaxpr",
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
-    "custom_lin": "call_jaxpr",
     "remat2": "jaxpr",
 }
 
@@ -38,5 +37,6 @@ def module_path(equation: Any, outer: str) -> str:
       outer: the path of the operation that calls this one's function; empty if there is none.
     """
     parts = str(equation.source_info.name_stack).split("/")
-    inner = [part for part in parts[1:] if "." not in part and "(" not in part]
+    # Functions and sums of products have names too, such as "silu.2" and "bij,bjk->bik".
+    inner = [part for part in parts[1:] if not any(mark in part for mark in (".", "(", "->"))]
     return "/".join(filter(None, (outer, *inner)))

@@ -50,13 +50,16 @@ def convolution(equation: Equation) -> list[Value]:
             record.tie(atoms.reshape(groups, -1)[:, :1], rows, "a grouped convolution reads them")
     record.tie(outputs[:, :1], outputs, "")
     spread = math.prod(params["lhs_dilation"]) > 1
-    out_places = math.prod(shape[axis] for axis in numbers.out_spec[2:])
+    # Axes before the places are folded into the batch, for example windows.
+    images = shape[numbers.out_spec[0]]
+    out_places = images * math.prod(shape[axis] for axis in numbers.out_spec[2:])
+    read_places = images * math.prod(x.shape[axis] for axis in places)
     layer = Found(
         path,
         record.place,
         taps=math.prod(kernel.shape[axis] for axis in taps),
         # A transposed convolution multiplies each number that it reads by each tap.
-        positions=math.prod(x.shape[axis] for axis in places) if spread else out_places,
+        positions=read_places if spread else out_places,
         outputs=out_places,
         groups=groups,
         fan_in=kernel.shape[into],
@@ -181,18 +184,31 @@ def _widest(record: Record, side: _Side, axes: Sequence[int]) -> int | None:
 
 
 def _product(record: Record, sides: Sequence[_Side]) -> Found:
-    left, right = sides
+    """A layer without parameters; its cost follows one axis of channels; others have to stay."""
+    labelled = [
+        (place, axis, _axis(side.value, axis)[0])
+        for place, side in enumerate(sides)
+        for axis in side.free
+        if side.value.label(axis)
+    ]
+    thinned = labelled[-1:] if labelled and labelled[-1][2].shape[1] == 1 else []
+    for _, _, atoms in labelled[: len(labelled) - len(thinned)]:
+        record.pin(atoms, "a product of two computed arrays has several axes of channels")
+    place, axis, writes = thinned[0] if thinned else (1, None, np.zeros((1, 1), int))
+    written, other = sides[place], sides[1 - place]
+    positions = other.size(other.batch) * other.size(other.free)
+    rest = written.size([free for free in written.free if free != axis])
     return Found(
         None,
         record.place,
-        taps=1,
-        positions=left.size(left.batch) * left.size(left.free),
-        outputs=left.size(left.batch) * left.size(left.free),
+        taps=rest,
+        positions=positions,
+        outputs=positions * rest,
         groups=1,
-        fan_in=left.size(left.contract),
+        fan_in=other.size(other.contract),
         loses_whole_groups=False,
-        reads=np.zeros(left.size(left.contract), int),
-        writes=np.zeros(right.size(right.free), int),
+        reads=np.zeros(other.size(other.contract), int),
+        writes=writes[:, 0],
     )
 
 

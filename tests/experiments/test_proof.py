@@ -229,7 +229,8 @@ def test_runs_outlive_their_workdirs(tmp_path):
 
 def test_what_stands_beside_is_a_mean_over_seeds(tmp_path):
     runs = [measured("strong", 0, 1, ensemble=60.0), measured("strong", 2, ensemble=[66.0])]
-    assert summarize.beside(runs, "train") == {"ensemble": pytest.approx(62.0)}
+    assert summarize.beside(runs, "train", [0, 1, 2]) == {"ensemble": pytest.approx(62.0)}
+    assert summarize.beside(runs, "train", [0, 1]) == {"ensemble": pytest.approx(60.0)}
 
 
 def test_the_page_is_made_from_what_is_recorded(tmp_path, monkeypatch):

@@ -340,3 +340,17 @@ def test_what_does_not_fit_the_memory_is_named():
 def test_a_batch_without_rows_has_no_values(name):
     nothing = jnp.zeros((0, 4, 4, 3) if name == "SP" else (0, WIDTH))
     assert LOSSES[name](nothing, nothing).shape == (0,)
+
+
+def test_crd_is_finite_at_its_lowest_temperature():
+    """In few dimensions the first entries are longer than 1."""
+    memory = losses.crd_memory(jax.random.key(0), examples=500, dim=3)
+    first, second = (jax.random.normal(jax.random.key(seed), (4, 3)) for seed in (1, 2))
+    indices, negatives = jnp.arange(4), jnp.arange(80).reshape(4, 20)
+    coldest = functools.partial(losses.crd_update, temperature=0.02)
+    memory = coldest(memory, first, second, indices, negatives)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(memory))
+    loss = losses.crd(first, second, memory, indices, negatives, temperature=0.02)
+    assert np.isfinite(loss).all()
+    with pytest.raises(ValueError, match=r"temperature is 0.01: it must be from 0\.02 to 1e\+06"):
+        losses.crd(first, second, memory, indices, negatives, temperature=0.01)

@@ -23,6 +23,7 @@ def test_ensemble_logits_are_the_mean_or_the_weighted_sum():
     [
         ((0.5, 0.5), "weights has 2 entries for 3 students"),
         ((0.5, 0.6, -0.1), "none may be negative"),
+        ((0.5, 0.5, float("nan")), "none may be negative"),
         ((0.5, 0.5, 0.5), "the sum must be 1"),
     ],
 )

@@ -173,3 +173,13 @@ def test_kl_is_finite_and_not_negative(logits, temperature):
     value = float(losses.soft_target_kl(student, teacher, temperature=temperature))
     assert np.isfinite(value)
     assert value >= -1e-6 * temperature**2  # rounding, scaled by the T^2 inside
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_a_temperature_of_low_precision_is_squared_in_float32(dtype):
+    student, teacher = jnp.array([2.0, 0.0, -1.0]), jnp.array([3.0, 1.0, -2.0])
+    temperature = jnp.asarray(300.0, dtype)
+    expected = losses.soft_target_kl(student, teacher, temperature=float(temperature))
+    for loss in (losses.soft_target_kl, jax.jit(losses.soft_target_kl)):
+        found = loss(student, teacher, temperature=temperature)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)

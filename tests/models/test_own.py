@@ -1,6 +1,7 @@
 """Networks written by a user: the example is trained; wrong files and functions are refused."""
 
 import functools
+import os
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from bare import BARE
+from bare import BARE, bare
 
 from kdjax import config as configuration
 from kdjax import costs, models, tracing
@@ -271,6 +272,32 @@ def test_a_network_that_is_changed_in_a_program_is_read_again(tmp_path):
     for width in (8, 6):
         file.write_text(BARE.replace('"body": 8', f'"body": {width}'))
         assert models.create(f"{file}:create", 4).widths["body"] == width
+
+
+def test_bytecode_that_is_as_old_as_the_file_is_not_run(tmp_path):
+    """Python compares whole seconds and the size, which an edit may leave equal."""
+    file = tmp_path / "bare.py"
+    for width in (8, 6):
+        file.write_text(BARE.replace('"body": 8', f'"body": {width}'))
+        os.utime(file, (1, 1))
+        assert models.create(f"{file}:create", 4).widths["body"] == width
+
+
+def test_students_around_a_stem_without_parameters_are_extracted(tmp_path):
+    plain = "jnp.repeat(x, self.width, -1)"
+    text = BARE.replace("nn.relu(nn.Conv(self.width, (3, 3), dtype=self.dtype)(x))", plain)
+    architecture = models.create(bare(tmp_path, text), 4)
+    vectors = models.student_vectors(architecture, (1.0, 1.0, 0.5))
+    net = models.StudentEnsemble(architecture, vectors)
+    variables = models.initialize(net, 0, (8, 8, 1))
+    assert "stem" not in variables["params"]
+    images = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype(np.float32)
+    logits = np.asarray(net.apply(variables, images).logits)
+    assert np.abs(logits[0] - logits[1]).max() > 1e-3  # Twins start differently.
+    for number, vector in enumerate(vectors, start=1):
+        own = models.extract_student(variables, number)
+        found = architecture.build(vector).apply(own, images).logits
+        np.testing.assert_allclose(found, logits[number - 1], rtol=1e-5, atol=1e-6)
 
 
 def test_processes_with_other_files_of_one_name_differ(small_config, tmp_path):

@@ -166,6 +166,68 @@ def test_a_single_channel_that_gates_others_stays():
     assert_sliced_is_masked(architecture, description, np.arange(10) % 3 != 1)
 
 
+def chosen(x, widths):
+    """The sign of one map decides what another is multiplied by."""
+    first = nn.relu(synthetic.conv(widths["first"], x, "first"))
+    return first * jnp.where(synthetic.conv(widths["second"], x, "second") > 0, 1.0, 0.5)
+
+
+def windowed(x, widths):
+    """Windows are folded into the batch before the convolution."""
+    x = nn.relu(synthetic.conv(widths["first"], x, "first"))
+    x = x.reshape(-1, 2, 4, 2, 4, x.shape[-1]).transpose(0, 1, 3, 2, 4, 5)
+    return nn.relu(synthetic.conv(widths["second"], x, "second")).mean((1, 2))
+
+
+def attended(x, widths):
+    """Single-head attention, whose values can be thinned."""
+    x = nn.relu(synthetic.conv(widths["first"], x, "first")).reshape(-1, 64, widths["first"])
+    query, key = (nn.Dense(4, name=name)(x) for name in ("query", "key"))
+    values = nn.relu(synthetic.norm(nn.Dense(widths["second"], name="value")(x), "value_norm"))
+    weights = nn.softmax(jnp.einsum("bnc,bmc->bnm", query, key))
+    return jnp.einsum("bnm,bmc->bnc", weights, values).mean(1)
+
+
+def sorted_together(x, widths):
+    """One map is put into the order of another."""
+    first = nn.relu(synthetic.conv(widths["first"], x, "first")).mean(1)
+    second = nn.relu(synthetic.conv(widths["second"], x, "second")).mean(1)
+    return jax.lax.sort((first, second), dimension=1, num_keys=1)[1].mean(1)
+
+
+@pytest.mark.parametrize(
+    ("trunk", "tied"),
+    [(chosen, True), (windowed, False), (attended, False), (sorted_together, True)],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_costs_and_ties_of_other_constructs(trunk, tied):
+    class Constructed(synthetic.Net):
+        def trunk(self, x, widths):
+            return trunk(x, widths)
+
+    architecture = family(Constructed, first=6, second=6)
+    description = tracing.trace_architecture(architecture, SHAPE)
+    free = [group.name for group in description.free]
+    assert len(free) == (1 if tied else 2)
+    alive = np.arange(sum(group.units for group in description.groups) + 1) % 3 != 1
+    assert_sliced_is_masked(architecture, description, alive)
+    if trunk is windowed:
+        macs = tracing.count(description, tracing.everything(description)).macs
+        assert macs == 64 * 27 * 6 + 64 * 9 * 6 * 6 + 6 * 5
+
+
+def test_what_a_condition_reads_counts_although_its_cases_are_constants():
+    class Signs(synthetic.Net):
+        def trunk(self, x, widths):
+            x = synthetic.conv(widths["first"], x, "first").mean((1, 2))
+            return jnp.where(x > 0, 1.0, -1.0)
+
+    description = tracing.trace_architecture(family(Signs, first=6), SHAPE)
+    layers = {"/".join(layer.path): layer for layer in description.layers}
+    assert set(layers) == {"first", "classifier"}
+    assert tracing.count(description, tracing.everything(description)).macs == 64 * 27 * 6 + 6 * 5
+
+
 @pytest.mark.parametrize(
     ("operation", "message"),
     [

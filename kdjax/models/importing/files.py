@@ -41,6 +41,8 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     # NumPy takes a file that is no archive for a pickle, or for a single array.
     except (zipfile.BadZipFile, AttributeError, EOFError, TypeError, ValueError) as error:
         reason = str(error)
+        if isinstance(error, (AttributeError, TypeError)):
+            reason = "it holds a single array"
         if "pickle" in reason:  # NumPy's message suggests to unpickle it.
             archive = zipfile.is_zipfile(path)
             reason = "it holds other objects" if archive else "it is no npz archive"
