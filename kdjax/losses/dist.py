@@ -3,11 +3,10 @@
 from collections.abc import Callable
 
 import chex
-import jax
 import jax.numpy as jnp
 
-from kdjax.losses.arguments import check_equal_shapes, check_temperature
-from kdjax.losses.global_batch import Rows
+from kdjax.losses.arguments import check_temperature
+from kdjax.losses.global_batch import softened
 from kdjax.losses.rounding import EQUAL, square_root
 
 _EPSILON = 1e-8
@@ -62,10 +61,7 @@ def dist(
       examples and T = 20, the relation between examples of equal logits is 0.98, not 1.
     """
     temperature = check_temperature(temperature)
-    check_equal_shapes(student_logits, teacher_logits, "logits")
-    rows = Rows.of(student_logits.shape[0], where, axis_name)
-    q = rows.keep(jax.nn.softmax(rows.keep(student_logits) / temperature))
-    p = rows.keep(jax.nn.softmax(rows.keep(teacher_logits) / temperature))
+    rows, q, p = softened(student_logits, teacher_logits, temperature, where, axis_name)
     count = rows.count()
 
     def over_classes(values: chex.Array) -> chex.Array:

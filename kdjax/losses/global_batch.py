@@ -15,6 +15,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from kdjax.losses.arguments import check_equal_shapes, check_temperature
+
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
@@ -83,3 +85,33 @@ class Rows:
         own = first + jnp.arange(batch)
         other = own[:, None] != jnp.arange(everyone.shape[0])
         return self.real[:, None] & everyone & other
+
+
+def softened(
+    student_logits: chex.Array,
+    teacher_logits: chex.Array,
+    temperature: chex.Numeric,
+    where: chex.Array | None,
+    axis_name: str | None,
+) -> tuple[Rows, chex.Array, chex.Array]:
+    """The rows of a batch, and the softmax of its logits at a temperature; checks the arguments.
+
+    Args:
+      student_logits: ``[batch, classes]``.
+      teacher_logits: the same of the teacher.
+      temperature: T from 1e-3 to 1e6.
+      where: as :meth:`Rows.of` takes it.
+      axis_name: likewise.
+
+    Returns:
+      ``(rows, q, p)``: q of the student and p of the teacher, 0 in padded rows.
+
+    Raises:
+      ValueError: if the shapes differ or the temperature is not in its range.
+    """
+    temperature = check_temperature(temperature)
+    check_equal_shapes(student_logits, teacher_logits, "logits")
+    rows = Rows.of(student_logits.shape[0], where, axis_name)
+    q = rows.keep(jax.nn.softmax(rows.keep(student_logits) / temperature))
+    p = rows.keep(jax.nn.softmax(rows.keep(teacher_logits) / temperature))
+    return rows, q, p

@@ -1,11 +1,9 @@
 """Multi-level logit distillation: relations of predictions between examples and classes."""
 
 import chex
-import jax
 import jax.numpy as jnp
 
-from kdjax.losses.arguments import check_equal_shapes, check_temperature
-from kdjax.losses.global_batch import Rows
+from kdjax.losses.global_batch import softened
 from kdjax.losses.rounding import EXACT
 
 
@@ -46,7 +44,7 @@ def mlkd_batch(
     References:
       Jin, Wang, Lin, *Multi-Level Logit Distillation*, CVPR 2023 (batch level).
     """
-    rows, q, p = _probabilities(student_logits, teacher_logits, temperature, where, axis_name)
+    rows, q, p = softened(student_logits, teacher_logits, temperature, where, axis_name)
     ours = jnp.matmul(q, rows.everywhere(q).T, precision=EXACT)
     theirs = jnp.matmul(p, rows.everywhere(p).T, precision=EXACT)
     return jnp.sum(jnp.square(theirs - ours), axis=-1)
@@ -89,7 +87,7 @@ def mlkd_class(
     References:
       Jin, Wang, Lin, *Multi-Level Logit Distillation*, CVPR 2023 (class level).
     """
-    rows, q, p = _probabilities(student_logits, teacher_logits, temperature, where, axis_name)
+    rows, q, p = softened(student_logits, teacher_logits, temperature, where, axis_name)
     # Rows.total sums over axis 0, so this device's one matrix gets a leading axis.
     difference = jnp.matmul(p.T, p, precision=EXACT) - jnp.matmul(q.T, q, precision=EXACT)
     difference = rows.total(difference[None])
@@ -98,19 +96,3 @@ def mlkd_class(
         return jnp.sum(jnp.matmul(values, difference, precision=EXACT) * values, axis=-1)
 
     return rows.count() / p.shape[-1] * (form(p) - form(q))
-
-
-def _probabilities(
-    student_logits: chex.Array,
-    teacher_logits: chex.Array,
-    temperature: chex.Numeric,
-    where: chex.Array | None,
-    axis_name: str | None,
-) -> tuple[Rows, chex.Array, chex.Array]:
-    """The rows, then the student's and the teacher's softmax, 0 in padded rows."""
-    temperature = check_temperature(temperature)
-    check_equal_shapes(student_logits, teacher_logits, "logits")
-    rows = Rows.of(student_logits.shape[0], where, axis_name)
-    q = rows.keep(jax.nn.softmax(rows.keep(student_logits) / temperature))
-    p = rows.keep(jax.nn.softmax(rows.keep(teacher_logits) / temperature))
-    return rows, q, p
