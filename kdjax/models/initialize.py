@@ -81,7 +81,8 @@ def start_of(net: nn.Module, image_shape: tuple[int, int, int] = (32, 32, 3)) ->
     This takes nearly all of the time of :func:`initialize`.
 
     Raises:
-      ValueError: if a variable's initialiser cannot be seen; the message names the variable.
+      ValueError: if a variable's initialiser cannot be seen, or it is not float32; the message
+        names the variable.
     """
     return start_of_call(net, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
 
@@ -115,6 +116,11 @@ def start_of_call(net: nn.Module, *shapes: Any, **settings: Any) -> Start:
             raise ValueError(
                 f"{'/'.join(path)} is a variable whose initialiser cannot be seen: make it with "
                 "self.param or self.variable of a module, outside of nn.scan and nn.vmap"
+            )
+        if leaf.dtype != jnp.float32:
+            raise ValueError(
+                f"{'/'.join(path)} is a variable of dtype {leaf.dtype}: expected float32, whatever "
+                "dtype the network computes in"
             )
     return Start(variables, {path: initializer for path, (initializer, _) in found.items()})
 

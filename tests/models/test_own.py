@@ -300,6 +300,15 @@ def test_students_around_a_stem_without_parameters_are_extracted(tmp_path):
         np.testing.assert_allclose(found, logits[number - 1], rtol=1e-5, atol=1e-6)
 
 
+def test_a_variable_that_is_not_float32_is_named(small_config, tmp_path):
+    text = BARE.replace(
+        "nn.Conv(self.width, (3, 3), 2,", "nn.Conv(self.width, (3, 3), 2, param_dtype=jnp.bfloat16,"
+    )
+    small_config.network, small_config.network_width = bare(tmp_path, text), 1.0
+    with pytest.raises(ConfigError, match="Conv_0/bias is a variable of dtype bfloat16: expected"):
+        resolve(small_config)
+
+
 def test_processes_with_other_files_of_one_name_differ(small_config, tmp_path):
     file = tmp_path / "bare.py"
     small_config.network = f"{file}:create"

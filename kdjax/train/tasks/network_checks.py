@@ -7,6 +7,7 @@ import numpy as np
 from kdjax import config as configuration
 from kdjax import models, tracing
 from kdjax.config import ConfigError
+from kdjax.models.initialize import start_of
 
 
 def check_own(architecture: models.Architecture, image_shape: tuple[int, int, int]) -> None:
@@ -17,12 +18,14 @@ def check_own(architecture: models.Architecture, image_shape: tuple[int, int, in
       image_shape: (height, width, channels) of the images.
 
     Raises:
-      ValueError: if it cannot be built, a width is used by no layer, or it returns other numbers of
-        logits or feature maps than its architecture says.
+      ValueError: if it cannot be built or initialised, a width is used by no layer, or it returns
+        other numbers of logits or feature maps than its architecture says.
     """
     images = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
     try:
-        outputs = jax.eval_shape(architecture.build().init_with_output, jax.random.key(0), images)
+        net = architecture.build()
+        start_of(net, image_shape)
+        outputs = jax.eval_shape(net.init_with_output, jax.random.key(0), images)
         maps = tracing.trace_architecture(architecture, image_shape).maps
     except (NotImplementedError, ValueError) as error:  # The message says what to do.
         raise ValueError(str(error)) from error
