@@ -45,7 +45,7 @@ def test_the_command_measures_and_chooses(tmp_path, capsys, monkeypatch):
     # The next test shows that the fastest of several executions is chosen, without compiling five
     # students for each.
     monkeypatch.setenv("KDJAX_CACHE", str(tmp_path / "cache"))
-    out, both = tmp_path / "bench.json", ["--execution=merged,sequential"]
+    out, both = tmp_path / "bench.json", ["--execution=scanned,sequential"]
     assert cli.main(["bench", f"--out={out}", "--choose", *SMALL, *both]) == 0
     record = json.loads(out.read_text())
     assert "auto on this" in capsys.readouterr().out
@@ -53,7 +53,7 @@ def test_the_command_measures_and_chooses(tmp_path, capsys, monkeypatch):
     assert kept == record["chosen"]
     (entry,) = kept
     speeds = entry["images_per_second"]
-    assert set(speeds) == {"merged", "sequential"}
+    assert set(speeds) == {"scanned", "sequential"}
     assert entry["execution"] == max(speeds, key=speeds.get)
 
 

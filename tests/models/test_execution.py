@@ -16,14 +16,14 @@ from kdjax.models.packing import Packing, pack_kernels
 from kdjax.widths import WidthVector
 
 ARCHITECTURE = models.create("resnet20", 4, width=0.3)
-SCALED = student_vectors(ARCHITECTURE, (1.0, 0.7, 0.4))
+SCALED = student_vectors(ARCHITECTURE, (1.0, 0.4))
 # Two blocks per stage are enough for tests without scanning.
 SHALLOW = resnet.create("resnet14", 14, 4).scaled(0.3)
 FEW = student_vectors(SHALLOW, (1.0, 0.7, 0.4))
 # Widths as after a search: blocks of one stage differ, so that not all of them can share a loop.
 SEARCHED = tuple(
     WidthVector({**vector, "stage1.block2.conv1": 1, "stage2.block3.conv1": 2 + place})
-    for place, vector in enumerate(SCALED[1:])
+    for place, vector in enumerate(student_vectors(ARCHITECTURE, (1.0, 0.7, 0.4))[1:])
 )
 
 
