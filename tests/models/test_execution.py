@@ -144,9 +144,10 @@ OWN = f"{Path(__file__).parents[2] / 'configs' / 'networks' / 'forked.py'}:creat
 FAMILIES = [("vgg8_bn", 0.1), ("wrn_16_2", 0.15), (OWN, 0.2)]
 
 
-@pytest.mark.parametrize("name, width", FAMILIES)
 @pytest.mark.parametrize(
-    "module, execution", [(StudentEnsemble, "merged"), (IndependentNetworks, "packed")]
+    "name, width, module, execution",
+    [(*family, StudentEnsemble, "merged") for family in FAMILIES]
+    + [(*FAMILIES[0], IndependentNetworks, "packed")],
 )
 def test_other_families_merge_too(name, width, module, execution):
     architecture = models.create(name, 4, width=width)
