@@ -12,7 +12,8 @@ def check_temperature(temperature: chex.Numeric, least: float = _LOWEST) -> chex
     """Refuses a temperature that is not one number from ``least`` to 1e6; a traced one passes.
 
     Returns:
-      The temperature, as float32 if it is an array: its square may leave the range of float16.
+      The temperature, as a Python float, or as float32 if it is traced: its square may leave the
+      range of float16.
     """
     if jnp.ndim(temperature):
         raise ValueError(f"temperature has shape {jnp.shape(temperature)}: it must be one number")

@@ -95,8 +95,8 @@ def _slowest(kernel: Kernel, target: Target, constants: Constants, dtype: str) -
     """Returns the slowest part of a kernel, and its seconds."""
     chip = target.chip
     if kernel.kind == "collective":
-        # In a ring, every device sends each byte twice, except for its own share. This is a sum
-        # over devices; training steps have no other collectives.
+        # In a ring, every device sends each byte twice, except for its own share. This is right for
+        # sums over devices, and too little for gathers, which only losses of a joined batch need.
         sent = 2 * (target.devices - 1) / target.devices * kernel.bytes
         return "collectives", constants.collective_seconds + sent / chip.link
     rate = chip.flops[dtype] * constants.arithmetic_share

@@ -264,7 +264,10 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(small_config, tmp_path):
 
 @pytest.mark.parametrize(
     ("kept", "said"),
-    [(0, "could not be saved at step 2, and has no"), (6, "at step 8; its last checkpoint is of")],
+    [
+        (0, "could not be saved at step 2, and is still at step 0"),
+        (6, "at step 8; its last checkpoint is of"),
+    ],
 )
 def test_a_stop_without_a_checkpoint_says_so(small_config, tmp_path, interrupt_at, kept, said):
     """On a full disk the last state is lost; the command must not end as if it were saved."""

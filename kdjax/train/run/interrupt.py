@@ -27,7 +27,7 @@ class Interrupted(Exception):
         if self.saved:
             place = f"is saved at step {step}"
         elif saved is None:
-            place = f"could not be saved at step {step}, and has no checkpoint"
+            place = f"could not be saved at step {step}, and is still at step 0"
         else:
             place = f"could not be saved at step {step}; its last checkpoint is of step {saved}"
         super().__init__(f"{signal_name}: {run} {place}")
