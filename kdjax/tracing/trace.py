@@ -14,6 +14,7 @@ from kdjax.tracing import interpreter
 from kdjax.tracing.description import OUTPUTS, Traced
 from kdjax.tracing.names import collected, named
 from kdjax.tracing.record import Grouping, Record
+from kdjax.tracing.stored import stored_parameters
 from kdjax.tracing.units import describe
 from kdjax.tracing.values import RIGID, Path, Value, along, rigid
 from kdjax.widths import WidthVector
@@ -88,7 +89,7 @@ def trace(
     # JAX reuses earlier traces of compiled functions. Modules inside them would not be called, and
     # the names of their widths would not be seen. Without jit, JAX's loops over blocks become plain
     # Python loops too.
-    with jax.disable_jit(), collected() as met:
+    with jax.disable_jit(), stored_parameters(), collected() as met:
         closed_jaxpr = jax.make_jaxpr(lambda v, x: _outputs(net.apply(v, x, train=False)))(
             variables, images
         )
