@@ -98,9 +98,7 @@ def test_multiply_accumulates_in_millions(name, expected):
     assert tuple(round(value / 1e6, 1) for value in macs) == expected
 
 
-@pytest.mark.parametrize(
-    ("depth", "classes"), [(20, 10), *((depth, 100) for depth in (20, 32, 44, 110))]
-)
+@pytest.mark.parametrize(("depth", "classes"), [(20, 10), (20, 100), (44, 100)])
 def test_parameters_are_those_of_the_tree(depth, classes):
     architecture = models.create(f"resnet{depth}", num_classes=classes)
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
@@ -126,7 +124,7 @@ def test_the_number_of_classes_changes_the_classifier_alone(depth):
     ("name", "number", "image_shape"),
     [
         *(("resnet20", number, (32, 32, 3)) for number in range(1, 6)),
-        *((f"resnet{depth}", 5, (32, 32, 3)) for depth in (32, 44, 56, 110)),
+        *((f"resnet{depth}", 5, (32, 32, 3)) for depth in (32, 56)),
         ("resnet8", 2, (8, 8, 1)),
         ("resnet20", 3, (64, 64, 3)),
         ("resnet8", 3, (9, 13, 3)),  # Odd sizes, which stride 2 does not halve.

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from kdjax import costs, models, tracing
-from kdjax.models import densenet
+from kdjax.models import densenet, efficientnet, imagenet_resnet
 from kdjax.models.initialize import variable_shapes
 from kdjax.search import Channels, alive_widths, kept_channels
 
@@ -19,10 +19,11 @@ NETWORKS = {
     "vgg16_bn": (0.05, (16, 16, 3)),
     "vgg16_bn_imagenet": (0.05, (40, 40, 3)),  # Its last map is 2 x 2.
     "wrn_16_2": (0.2, (8, 8, 3)),
-    "densenet": (1.0, (8, 8, 3)),  # It has a few layers.
     "resnet18": (0.1, (40, 40, 3)),
-    "resnext50_32x4d": (0.5, (40, 40, 3)),
-    "efficientnet_b0": (0.125, (40, 40, 3)),
+    # These have few layers.
+    "densenet": (1.0, (8, 8, 3)),
+    "resnext": (1.0, (40, 40, 3)),
+    "efficientnet": (1.0, (40, 40, 3)),
 }
 
 
@@ -32,13 +33,33 @@ def small_densenet():
     return densenet.DenseNet("small", 5, widths, layers_per_block, imagenet=False)
 
 
+def small_resnext():
+    variant = imagenet_resnet.Variant((2, 1, 1, 1), cardinality=8, base_width=16)
+    planes = {f"stage{number}": 4 * 2**number for number in range(1, 5)}
+    widths = imagenet_resnet.width_vector(variant, 16, planes)
+    return imagenet_resnet.ImageNetResNet("small", 5, widths, variant)
+
+
+def small_efficientnet():
+    width, depth = 0.125, 0.5  # Two blocks in stages 4 to 6, one in the others.
+    widths = efficientnet.width_vector(width, depth, stem=8)
+    return efficientnet.EfficientNet("small", 5, widths, width, depth)
+
+
+FEW_LAYERS = {
+    "densenet": small_densenet,
+    "resnext": small_resnext,
+    "efficientnet": small_efficientnet,
+}
+
+
 class Case:
     """A network with random variables and random dead channels."""
 
     def __init__(self, name, seed=0, dead=0.4):
         width, self.shape = NETWORKS[name]
-        if name == "densenet":
-            architecture = small_densenet()
+        if name in FEW_LAYERS:
+            architecture = FEW_LAYERS[name]()
         else:
             architecture = models.create(name, 5, width=width)
         if architecture.widths.get("dense1"):
