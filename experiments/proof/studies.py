@@ -159,7 +159,7 @@ STUDIES: Mapping[str, Study] = {
         {"train": "cifar10_resnet20.py"},
         # At half width a row takes less than two hours on one core.
         {"train": {**_RESNET8, "network_width": 0.5, "epochs": 30}},
-        ONLINE,
+        {**ONLINE, "gate": RULES["gate"]},
         1,
         reference="stem",
     ),
