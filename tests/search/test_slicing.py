@@ -12,20 +12,6 @@ from kdjax.models import densenet, efficientnet, imagenet_resnet
 from kdjax.models.initialize import variable_shapes
 from kdjax.search import Channels, alive_widths, kept_channels
 
-NETWORKS = {
-    "resnet8": (0.5, (8, 8, 3)),
-    "resnet20": (0.25, (9, 11, 1)),
-    "mobilenet_v2": (0.1, (16, 16, 3)),
-    "vgg16_bn": (0.05, (16, 16, 3)),
-    "vgg16_bn_imagenet": (0.05, (40, 40, 3)),  # Its last map is 2 x 2.
-    "wrn_16_2": (0.2, (8, 8, 3)),
-    "resnet18": (0.1, (40, 40, 3)),
-    # These have few layers.
-    "densenet": (1.0, (8, 8, 3)),
-    "resnext": (1.0, (40, 40, 3)),
-    "efficientnet": (1.0, (40, 40, 3)),
-}
-
 
 def small_densenet():
     layers_per_block = (2, 2, 1)
@@ -46,10 +32,18 @@ def small_efficientnet():
     return efficientnet.EfficientNet("small", 5, widths, width, depth)
 
 
-FEW_LAYERS = {
-    "densenet": small_densenet,
-    "resnext": small_resnext,
-    "efficientnet": small_efficientnet,
+# Name -> width of the registered network, or a function that makes one of few layers; image shape.
+NETWORKS = {
+    "resnet8": (0.5, (8, 8, 3)),
+    "resnet20": (0.25, (9, 11, 1)),
+    "mobilenet_v2": (0.1, (16, 16, 3)),
+    "vgg16_bn": (0.05, (16, 16, 3)),
+    "vgg16_bn_imagenet": (0.05, (40, 40, 3)),  # Its last map is 2 x 2.
+    "wrn_16_2": (0.2, (8, 8, 3)),
+    "resnet18": (0.1, (40, 40, 3)),
+    "densenet": (small_densenet, (8, 8, 3)),
+    "resnext": (small_resnext, (40, 40, 3)),
+    "efficientnet": (small_efficientnet, (40, 40, 3)),
 }
 
 
@@ -57,11 +51,8 @@ class Case:
     """A network with random variables and random dead channels."""
 
     def __init__(self, name, seed=0, dead=0.4):
-        width, self.shape = NETWORKS[name]
-        if name in FEW_LAYERS:
-            architecture = FEW_LAYERS[name]()
-        else:
-            architecture = models.create(name, 5, width=width)
+        source, self.shape = NETWORKS[name]
+        architecture = source() if callable(source) else models.create(name, 5, width=source)
         if architecture.widths.get("dense1"):
             small = dict(architecture.widths) | {"dense1": 7, "dense2": 6}
             architecture = type(architecture)(

@@ -22,7 +22,6 @@ def test_bfloat16_follows_float32(small_config, tmp_path):
     # The rate is small, so that training is stable and any difference comes from the precision.
     small_config.schedule.learning_rate = 0.01
     small_config.network_width = 0.5
-    small_config.method, small_config.student_scales = "independent", (1.0,)
     small_config.weights.feature = 0.0
     full, half = (losses(small_config, tmp_path, dtype) for dtype in ("float32", "bfloat16"))
     assert len(full) == len(half) == 60 and np.isfinite(half).all()
