@@ -118,7 +118,6 @@ def searched(budgets: Mapping[str, tuple[str, Overrides]]) -> dict[str, Row]:
 
     searched, uniform = students("widths"), students("uniform")
     alone = {"method": "independent", "teacher_weights": "()"}
-    online = {**_WHOLE, "teacher_weights": "()"}
     return {
         **{
             name: Row(what, overrides, "search", against="uniform network of equal cost")
@@ -135,14 +134,26 @@ def searched(budgets: Mapping[str, tuple[str, Overrides]]) -> dict[str, Row]:
         ),
         "uniform_online": Row(
             "uniform widths taught online",
-            {**online, "student_widths": uniform},
+            {**_AVERAGE, "student_widths": uniform},
             "train",
             "uniform_alone",
         ),
         "searched_online": Row(
             "found widths taught online",
-            {**online, "student_widths": searched},
+            {**_AVERAGE, "student_widths": searched},
             "train",
             "uniform_online",
         ),
+        **{
+            f"{kind}_stem": Row(
+                f"control: {words} widths, a shared stem, no teacher",
+                {**STEM.overrides, "student_widths": widths},
+                "train",
+                f"{kind}_alone",
+            )
+            for kind, words, widths in (
+                ("uniform", "uniform", uniform),
+                ("searched", "found", searched),
+            )
+        },
     }
