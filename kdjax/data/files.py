@@ -130,8 +130,8 @@ def read_folder(location: str, size: tuple[int, int], *, skip_corrupt: bool = Fa
       DataError: as :func:`kdjax.data.folders.find_images`, or if a file does not decode.
     """
     root, class_names, listings = find_images(location)
-    paths = [path for listing in listings.values() for path, _ in listing]
-    relative = [str(path.relative_to(root)) for path in paths]
+    names = [name for listing in listings.values() for name, _ in listing]
+    paths = [root / name for name in names]
 
     def read(index: int) -> tuple[bytes, str]:
         return read_file(paths[index]), str(paths[index])
@@ -147,11 +147,11 @@ def read_folder(location: str, size: tuple[int, int], *, skip_corrupt: bool = Fa
         )
         return {"images": images, "decoded": decoded}
 
-    name = f"folder-{cache.key(paths, relative, size, skip_corrupt)}"
+    name = f"folder-{cache.key(paths, names, size, skip_corrupt)}"
     arrays = cache.cached(name, make)
     images, decoded = arrays["images"], arrays["decoded"]
     if not fresh and not decoded.all():
-        broken = [relative[index] for index in np.flatnonzero(~decoded)]
+        broken = [names[index] for index in np.flatnonzero(~decoded)]
         _LOGGER.warning(
             "folder:%s: %d files do not decode and are left out: %s%s",
             *(location, len(broken), ", ".join(broken[:5]), ", ..." if len(broken) > 5 else ""),

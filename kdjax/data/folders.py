@@ -1,8 +1,9 @@
 """Finds the splits, the classes and the image files in a folder of images."""
 
+import errno
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from kdjax.data.dataset import DataError
@@ -30,7 +31,7 @@ _IGNORED = {
     "lost+found",
 }
 
-Listing = list[tuple[Path, int]]
+Listing = list[tuple[str, int]]  # the file, relative to the folder that was named; its label
 
 
 def find_images(location: str) -> tuple[Path, tuple[str, ...], dict[str, Listing]]:
@@ -63,7 +64,7 @@ def find_images(location: str) -> tuple[Path, tuple[str, ...], dict[str, Listing
         if not _folders(folder):
             raise DataError(f"{folder} holds no folders; expected one per class")
     class_names = tuple(_folders(parts["train"]))
-    listings = {part: _list_images(folder, class_names) for part, folder in parts.items()}
+    listings = {part: _list_images(root, folder, class_names) for part, folder in parts.items()}
     found = [
         f"{len(listing)} images in {parts[part].name if parts[part] != root else 'its folders'}"
         for part, listing in listings.items()
@@ -80,9 +81,38 @@ def find_images(location: str) -> tuple[Path, tuple[str, ...], dict[str, Listing
 
 def _folders(folder: Path) -> list[str]:
     """Returns the sorted names of the folders in a folder, without those that are ignored."""
-    return sorted(
-        path.name for path in folder.iterdir() if path.is_dir() and _is_visible(path.name)
-    )
+    return _entries(folder)[0]
+
+
+def _entries(folder: Path) -> tuple[list[str], list[str]]:
+    """Returns the sorted names of folders and of files in a folder, without those ignored."""
+    folders, files = [], []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                # An entry knows what it is: of a million files only links are looked at here.
+                if _is_visible(entry.name) and _is(entry.is_dir):
+                    folders.append(entry.name)
+                elif _is_visible(entry.name) and _is(entry.is_file):
+                    files.append(entry.name)
+    except FileNotFoundError:  # A split may lack a class.
+        return [], []
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read: {error.strerror}") from None
+    return sorted(folders), sorted(files)
+
+
+def _is(kind: Callable[[], bool]) -> bool:
+    try:
+        return kind()
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return False  # A link that leads to itself.
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_ENDINGS
 
 
 def _is_visible(name: str) -> bool:
@@ -91,26 +121,27 @@ def _is_visible(name: str) -> bool:
 
 def images_below(folder: Path) -> list[Path]:
     """Returns the sorted image files in a folder and its subfolders; ignored names are left out."""
-    return sorted(path for path in _files_below(folder) if path.suffix.lower() in IMAGE_ENDINGS)
+    return [folder / name for name in _files_below(folder) if _is_image(name)]
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
-    """Yields the files in a folder and its subfolders; links are followed, each folder once."""
-    seen = set()
-    for place, folders, files in os.walk(folder, onerror=_cannot_be_read, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(filter(_is_visible, folders))
-        paths = (Path(place, name) for name in files if _is_visible(name))
-        yield from (path for path in paths if path.is_file())
+def _files_below(folder: Path) -> list[str]:
+    """Returns the sorted files in a folder and its subfolders, relative to it.
+
+    Links are followed, each folder once.
+    """
+    found = _walk(folder, "", set())
+    return sorted(found, key=lambda name: name.split(os.sep))
 
 
-def _cannot_be_read(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):  # A split may lack a class.
-        raise DataError(f"{error.filename} cannot be read: {error.strerror}")
+def _walk(folder: Path, below: str, seen: set[str]) -> Iterator[str]:
+    real = os.path.realpath(folder / below)
+    if real in seen:
+        return
+    seen.add(real)
+    folders, files = _entries(folder / below)
+    yield from (os.path.join(below, name) for name in files)
+    for name in folders:
+        yield from _walk(folder, os.path.join(below, name), seen)
 
 
 def read_file(path: Path) -> bytes:
@@ -153,20 +184,21 @@ def _parts(root: Path) -> dict[str, Path]:
     return parts
 
 
-def _list_images(folder: Path, class_names: tuple[str, ...]) -> Listing:
-    if unknown := set(_folders(folder)) - set(class_names):
+def _list_images(root: Path, folder: Path, class_names: tuple[str, ...]) -> Listing:
+    classes, beside = _entries(folder)
+    if unknown := set(classes) - set(class_names):
         raise DataError(f"{folder} has classes {sorted(unknown)} that train lacks")
     listing = []
-    beside = (path for path in folder.iterdir() if _is_visible(path.name) and path.is_file())
-    unused = [path for path in beside if path.suffix.lower() in IMAGE_ENDINGS]
-    for label, name in enumerate(class_names):
-        for path in sorted(_files_below(folder / name)):
-            if path.suffix.lower() in IMAGE_ENDINGS:
-                listing.append((path, label))
+    unused = list(filter(_is_image, beside))
+    for label, class_name in enumerate(class_names):
+        place = (folder / class_name).relative_to(root)
+        for name in _files_below(folder / class_name):
+            if _is_image(name):
+                listing.append((os.path.join(place, name), label))
             else:
-                unused.append(path)
+                unused.append(os.path.join(class_name, name))
     if unused:
-        names = ", ".join(str(path.relative_to(folder)) for path in unused[:3])
+        names = ", ".join(unused[:3])
         _LOGGER.warning(
             "%s: %d files are not used, since they are no images of a class: %s%s",
             *(folder, len(unused), names, ", ..." if len(unused) > 3 else ""),

@@ -4,7 +4,9 @@ Files are opened by the process that reads them.
 """
 
 import contextlib
+import functools
 import hashlib
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -103,7 +105,7 @@ class PreparedRecords:
 
     def identity(self, *, times: bool = False) -> str:
         files = sorted(path for path in self._folder.iterdir() if path.is_file())
-        listing = [(path.name, *_stamp(path, times)) for path in files]
+        listing = [(path.name, *_stamp(path)[: 1 + times]) for path in files]
         info = (self._folder / "dataset_info.json").read_bytes()
         return hashlib.sha256(repr((self._part, listing, info)).encode()).hexdigest()
 
@@ -113,34 +115,41 @@ class FolderRecords:
 
     size: tuple[int, int] | None = None
 
-    def __init__(self, root: Path, listing: Sequence[tuple[Path, int]]):
+    def __init__(self, root: Path, listing: Sequence[tuple[str, int]]):
+        """Opens nothing; ``listing`` has files, relative to the folder ``root``, and labels."""
         self._root, self._listing = root, listing
 
     def __len__(self) -> int:
         return len(self._listing)
 
     def read(self, index: int) -> tuple[bytes, int]:
-        path, label = self._listing[index]
-        return read_file(path), label
+        name, label = self._listing[index]
+        return read_file(self._root / name), label
 
     def all(self) -> Iterator[tuple[Path, int]]:
-        return iter(self._listing)
+        return ((self._root / name, label) for name, label in self._listing)
 
     def where(self, index: int) -> str:
-        return str(self._listing[index][0])
+        return str(self._root / self._listing[index][0])
 
     def identity(self, *, times: bool = False) -> str:
-        digest = hashlib.sha256()
-        for path, label in self._listing:
-            stamp = " ".join(str(number) for number in _stamp(path, times))
-            line = f"{path.relative_to(self._root)} {label} {stamp}\n"
-            digest.update(line.encode(errors="surrogateescape"))
-        return digest.hexdigest()
+        return self._identities[times]
+
+    @functools.cached_property
+    def _identities(self) -> tuple[str, str]:
+        """The identity without times and with them; each file is looked at once."""
+        digests = hashlib.sha256(), hashlib.sha256()
+        for name, label in self._listing:
+            size, time = _stamp(f"{self._root}/{name}")
+            for digest, stamp in zip(digests, (f"{size}", f"{size} {time}"), strict=True):
+                digest.update(f"{name} {label} {stamp}\n".encode(errors="surrogateescape"))
+        return digests[0].hexdigest(), digests[1].hexdigest()
 
 
-def _stamp(path: Path, times: bool) -> tuple[int, ...]:
-    stat = path.stat()
-    return (stat.st_size, stat.st_mtime_ns) if times else (stat.st_size,)
+def _stamp(path: str | Path) -> tuple[int, int]:
+    """Returns a file's size in bytes, and the time of its last change in nanoseconds."""
+    stat = os.stat(path)
+    return stat.st_size, stat.st_mtime_ns
 
 
 Opened = tuple[dict[str, Records], tuple[str, ...], int]
@@ -176,6 +185,6 @@ def open_folder(location: str, *, skip_corrupt: bool = False) -> Opened:
     parts: dict[str, Records] = {
         part: FolderRecords(root, listing) for part, listing in listings.items()
     }
-    files = [(path, str(path)) for listing in listings.values() for path, _ in listing]
-    mode = colour_mode(files, skip_corrupt=skip_corrupt)
+    paths = (root / name for listing in listings.values() for name, _ in listing)
+    mode = colour_mode(((path, str(path)) for path in paths), skip_corrupt=skip_corrupt)
     return parts, class_names, 1 if mode == "L" else 3

@@ -68,6 +68,22 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
         find_images(str(tmp_path))
 
 
+def test_files_are_in_the_order_of_their_folders(tmp_path):
+    """Sorted as paths, not as texts, in which a dot comes before a slash."""
+    touch(tmp_path, *TWO, "train/ape/a/2.png", "train/ape/a.b/1.png", "train/ape/a.png")
+    _, _, listings = find_images(str(tmp_path))
+    paths = sorted((tmp_path / "train").rglob("*.png"))
+    assert [tmp_path / name for name, _ in listings["train"]] == paths
+
+
+def test_links_that_lead_to_no_file_are_passed_over(tmp_path):
+    touch(tmp_path, *TWO)
+    seen = found(tmp_path)
+    (tmp_path / "train" / "ape" / "lost.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "train" / "ape" / "itself.png").symlink_to("itself.png")
+    assert found(tmp_path) == seen
+
+
 def test_hidden_names_and_what_archives_leave_are_passed_over(tmp_path):
     touch(tmp_path, *TWO, "test/ape/1.png", "test/bee/1.png")
     seen = found(tmp_path)

@@ -7,6 +7,7 @@ import pickle
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -231,6 +232,16 @@ def test_an_image_that_does_not_decode_is_named(broken, workers):
     with pytest.raises(DataError, match=f"{broken.name} does not decode as an image"):
         take(streamed, 3, batch_size=4, workers=workers)
         list(streamed.evaluation_batches("test", batch_size=4))
+
+
+def test_each_file_is_looked_at_once(broken, monkeypatch):
+    """A folder may have a million files, and its fingerprint is asked for more than once."""
+    looked_at = []
+    stamp = records._stamp
+    monkeypatch.setattr(records, "_stamp", lambda path: looked_at.append(path) or stamp(path))
+    streamed = data.stream(f"folder:{broken.parent.parent}", options(skip_corrupt=True))
+    assert streamed.fingerprint() == streamed.fingerprint()
+    assert sorted(map(Path, looked_at)) == sorted(broken.parent.parent.glob("*/*"))
 
 
 def test_an_image_that_does_not_decode_is_left_out_where_that_is_asked(broken, caplog):
