@@ -17,18 +17,14 @@ def stratified(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarr
     Returns:
       ``(kept, held_out)``: sorted index arrays that partition ``range(n)``.
     """
-    classes, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    _, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
     exact = fraction * counts
     share = np.floor(exact).astype(int)
     extra = round(fraction * len(labels)) - share.sum()
     share[np.argsort(share - exact, kind="stable")[:extra]] += 1
-    shuffled = np.random.default_rng(seed).permutation(len(labels))
-    held_out = np.concatenate(
-        [shuffled[inverse[shuffled] == index][: share[index]] for index in range(len(classes))]
-        or [np.empty(0, int)]
-    )
-    held_out = np.sort(held_out).astype(int)
-    return np.setdiff1d(np.arange(len(labels)), held_out), held_out
+    held_out = np.zeros(len(labels), bool)
+    held_out[_drawn(inverse, counts, share, seed)] = True
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
 def few_per_class(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -47,12 +43,28 @@ def few_per_class(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     Raises:
       ValueError: if a class has fewer examples; the message names the class.
     """
-    classes, counts = np.unique(labels, return_counts=True)
+    classes, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
     if counts.min() < count:
         scarce = counts.argmin()
         raise ValueError(
             f"class {classes[scarce]} (from 0) has {counts[scarce]} training examples, not {count}"
         )
-    shuffled = np.random.default_rng(seed).permutation(len(labels))
-    taken = [shuffled[labels[shuffled] == one][:count] for one in classes]
-    return np.sort(np.concatenate(taken))
+    return np.sort(_drawn(inverse, counts, np.full(len(classes), count), seed))
+
+
+def _drawn(classes: np.ndarray, counts: np.ndarray, share: np.ndarray, seed: int) -> np.ndarray:
+    """Draws ``share`` examples of each class at random; takes one sort for all classes.
+
+    Args:
+      classes: ``[n]`` integers, the class of each example, from 0.
+      counts: ``[classes]`` integers, how many examples each class has.
+      share: ``[classes]`` integers, how many to draw.
+      seed: decides which.
+
+    Returns:
+      The examples' indices, class by class.
+    """
+    shuffled = np.random.default_rng(seed).permutation(len(classes))
+    by_class = shuffled[np.argsort(classes[shuffled], kind="stable")]
+    place_in_class = np.arange(len(classes)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return by_class[place_in_class < np.repeat(share, counts)]
