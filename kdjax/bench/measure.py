@@ -79,8 +79,8 @@ class Trial:
             "workload": {
                 name: getattr(workload, name)
                 for name in (
-                    *("network", "batch_size", "dtype", "execution", "devices", "method"),
-                    "remat",
+                    *("network", "batch_size", "image_size", "classes", "dtype", "execution"),
+                    *("devices", "method", "remat"),
                 )
             }
             | {"students": len(workload.student_scales)},

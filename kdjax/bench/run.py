@@ -175,14 +175,14 @@ def bench(
 
 
 def fastest(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Returns the fastest strategy for each network, batch size and dtype; `auto` reads them."""
+    """Returns the fastest strategy for each network, size and dtype; `auto` reads them."""
     device = jax.devices()[0]
     entries: dict[tuple[Any, ...], dict[str, Any]] = {}
     for result in results:
         what = result["workload"]
         if what["execution"] == "auto":
             continue
-        fields = {name: what[name] for name in ("network", "batch_size", "dtype")}
+        fields = {name: what[name] for name in execution_choice.WORKLOAD_KEYS}
         entry = entries.setdefault(
             tuple(fields.values()),
             {"platform": device.platform, "device_kind": device.device_kind, **fields}

@@ -13,7 +13,8 @@ from kdjax.train.program import execution_choice
 
 
 def result(network, execution, speed):
-    workload = {"network": network, "batch_size": 8, "dtype": "float32", "execution": execution}
+    sizes = {"batch_size": 8, "image_size": 32}
+    workload = {"network": network, "dtype": "float32", "execution": execution, **sizes}
     return {"workload": workload, "images_per_second": {"median": speed}}
 
 
@@ -52,6 +53,7 @@ def test_the_command_measures_and_chooses(tmp_path, capsys, monkeypatch):
     kept = json.loads(execution_choice.user_file().read_text())
     assert kept == record["chosen"]
     (entry,) = kept
+    assert entry["image_size"] == 8
     speeds = entry["images_per_second"]
     assert set(speeds) == {"scanned", "sequential"}
     assert entry["execution"] == max(speeds, key=speeds.get)

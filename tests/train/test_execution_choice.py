@@ -18,12 +18,14 @@ def entry(execution, **changes):
         "device_kind": "cpu",
         "network": "resnet20",
         "batch_size": 64,
+        "image_size": 32,
         "dtype": "float32",
         "images_per_second": {},
     }
     return fields | {"execution": execution} | changes
 
 
+SHAPE = (32, 32, 3)
 WANTED = {key: value for key, value in entry("").items() if key != "images_per_second"}
 
 
@@ -77,7 +79,7 @@ def test_a_new_measurement_takes_the_place_of_the_old_one(small_config, tmp_path
     kind = choose(1).devices[0].device_kind
     for execution in ("merged", "packed"):
         path = execution_choice.record([entry(execution, device_kind=kind)])
-        chosen = execution_choice.execution_of(small_config, architecture, choose(1))
+        chosen = execution_choice.execution_of(small_config, architecture, choose(1), SHAPE)
         assert chosen == execution_choice.named(execution)
     assert len(json.loads(path.read_text())) == 1
     execution_choice.record([entry("scanned", device_kind=kind, network="resnet8")])
@@ -91,7 +93,7 @@ def test_a_broken_file_costs_speed_alone(small_config, content, tmp_path, monkey
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content)
     architecture = models.create("resnet8", 10)
-    assert execution_choice.execution_of(small_config, architecture, choose(1))
+    assert execution_choice.execution_of(small_config, architecture, choose(1), SHAPE)
 
 
 def test_what_comes_with_kdjax_is_well_formed():
@@ -105,7 +107,7 @@ def test_what_comes_with_kdjax_is_well_formed():
 
 def test_a_family_that_was_not_measured_runs_sequentially(small_config):
     architecture = models.create("vgg16_bn", 4, width=0.1)
-    assert execution_choice.execution_of(small_config, architecture, choose(1)).is_plain
+    assert execution_choice.execution_of(small_config, architecture, choose(1), SHAPE).is_plain
 
 
 @pytest.mark.parametrize(
@@ -131,5 +133,17 @@ def test_the_batch_of_one_device_counts(monkeypatch, small_config):
     )
     small_config.batch_size = 64
     devices = Parallel(choose(0).devices[:4])
-    execution_choice.execution_of(small_config, models.create("resnet8", 4), devices)
+    execution_choice.execution_of(small_config, models.create("resnet8", 4), devices, SHAPE)
     assert seen[0]["batch_size"] == 16
+
+
+def test_images_of_the_closest_size_count(small_config, tmp_path, monkeypatch):
+    monkeypatch.setenv("KDJAX_CACHE", str(tmp_path))
+    kind, architecture = choose(1).devices[0].device_kind, models.create("resnet8", 10)
+    small_config.network, small_config.batch_size = "resnet8", 64
+    small, large = {"batch_size": 512}, {"image_size": 224}
+    entries = [entry("packed", **small), entry("merged", **large)]
+    execution_choice.record([one | {"device_kind": kind, "network": "resnet8"} for one in entries])
+    for shape, expected in (((32, 32, 3), "packed"), ((160, 224, 3), "merged")):
+        chosen = execution_choice.execution_of(small_config, architecture, choose(1), shape)
+        assert chosen == execution_choice.named(expected)

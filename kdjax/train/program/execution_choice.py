@@ -23,15 +23,20 @@ from kdjax.train.devices.parallel import Parallel
 
 _LOGGER = logging.getLogger(__name__)
 
-# A measurement: {"platform", "device_kind", "network", "batch_size", "dtype", "execution",
-# "images_per_second": {execution: number}}. An estimate also has "from": "plan".
+# A measurement: {"platform", "device_kind", "network", "batch_size", "image_size", "dtype",
+# "execution", "images_per_second": {execution: number}}. An estimate also has "from": "plan".
 Entry = Mapping[str, Any]
 
-_KEYS = ("platform", "device_kind", "network", "batch_size", "dtype")
+WORKLOAD_KEYS = ("network", "batch_size", "image_size", "dtype")
+_KEYS = ("platform", "device_kind", *WORKLOAD_KEYS)
+_SIZES = ("image_size", "batch_size")
 
 
 def execution_of(
-    config: ml_collections.ConfigDict, architecture: Architecture, parallel: Parallel
+    config: ml_collections.ConfigDict,
+    architecture: Architecture,
+    parallel: Parallel,
+    image_shape: tuple[int, int, int],
 ) -> Execution:
     """The strategy that ``config.compute`` asks for.
 
@@ -39,6 +44,7 @@ def execution_of(
       config: the experiment's configuration.
       architecture: its ``executions`` are the allowed ones.
       parallel: the devices; ``auto`` looks up measurements for this kind of device.
+      image_shape: (height, width, channels) of the images.
 
     Raises:
       ValueError: if the architecture has no such execution, or no lanes or remat.
@@ -51,6 +57,7 @@ def execution_of(
             "device_kind": device.device_kind,
             "network": architecture.name,
             "batch_size": config.batch_size // len(parallel.devices),
+            "image_size": math.sqrt(image_shape[0] * image_shape[1]),
             "dtype": config.compute.dtype,
         }
         name = nearest(
@@ -84,12 +91,13 @@ def nearest(
     """The execution of the entry that is closest to what is wanted.
 
     Only entries for the same platform count; estimates must also be for the same network and dtype.
-    The order of preference is: the same device, the same network, the same dtype, the closest batch
-    size. Among equals, measurements come before estimates, and then the first entry is taken.
+    The order of preference is: the same device, the same network, the same dtype, the closest image
+    size, the closest batch size. Among equals, measurements come before estimates, and then the
+    first entry is taken.
 
     Args:
-      wanted: ``platform``, ``device_kind``, ``network``, ``batch_size`` (of one device) and
-        ``dtype``.
+      wanted: ``platform``, ``device_kind``, ``network``, ``batch_size`` (of one device),
+        ``image_size`` (pixels of one side) and ``dtype``.
       entries: measurements and estimates.
       other_networks: whether measurements of other networks count.
 
@@ -99,8 +107,8 @@ def nearest(
 
     def distance(entry: Entry) -> tuple[float, ...]:
         differs = [entry[key] != wanted[key] for key in ("device_kind", "network", "dtype")]
-        further = abs(math.log(entry["batch_size"] / wanted["batch_size"]))
-        return (*differs, further, _is_estimate(entry))
+        further = [abs(math.log(entry[size] / wanted[size])) for size in _SIZES]
+        return (*differs, *further, _is_estimate(entry))
 
     known = [
         entry
@@ -119,7 +127,7 @@ def _is_estimate(entry: Entry) -> bool:
 def record(entries: Sequence[Entry]) -> Path:
     """Adds measurements of this machine to the user's file.
 
-    They replace older ones of the same platform, device kind, network, batch size and dtype.
+    They replace older ones of the same platform, device kind, network, sizes and dtype.
 
     Returns:
       The path of the file.
@@ -159,7 +167,6 @@ def _is_usable(entry: Any) -> bool:
     return (
         isinstance(entry, dict)
         and all(key in entry for key in _KEYS)
-        and isinstance(entry["batch_size"], int)
-        and entry["batch_size"] > 0
+        and all(isinstance(entry[size], int) and entry[size] > 0 for size in _SIZES)
         and entry.get("execution") in EXECUTIONS
     )

@@ -59,7 +59,8 @@ class Experiment:
     @property
     def execution(self) -> Execution:
         """How the students run."""
-        return execution_of(self.config, self.architecture, self.parallel)
+        image_shape = self.dataset.image_shape
+        return execution_of(self.config, self.architecture, self.parallel, image_shape)
 
     @property
     def record(self) -> dict[str, Any]:
@@ -199,7 +200,7 @@ def resolve(
     check_data(config, dataset)
     architecture = _architecture(config, dataset.num_classes)
     try:
-        execution_of(config, architecture, parallel)
+        execution_of(config, architecture, parallel, dataset.image_shape)
         for network in _own_networks(config, architecture):
             check_own(network, dataset.image_shape)
         check_maps(config, architecture)
