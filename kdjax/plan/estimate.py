@@ -95,9 +95,7 @@ def _slowest(kernel: Kernel, target: Target, constants: Constants, dtype: str) -
     """Returns the slowest part of a kernel, and its seconds."""
     chip = target.chip
     if kernel.kind == "collective":
-        # In a ring, every device sends each byte twice, except for its own share. This is right for
-        # sums over devices, and too little for gathers, which only losses of a joined batch need.
-        sent = 2 * (target.devices - 1) / target.devices * kernel.bytes
+        sent = _sent(kernel.collective, target.devices) * kernel.bytes
         return "collectives", constants.collective_seconds + sent / chip.link
     rate = chip.flops[dtype] * constants.arithmetic_share
     operations = sum(_on_tiles(product, constants.tile) for product in kernel.products)
@@ -111,6 +109,18 @@ def _slowest(kernel: Kernel, target: Target, constants: Constants, dtype: str) -
         times[part] = max(times[part], kernel.cycles / chip.clock)
     what = max(times, key=lambda name: times[name])
     return what, times[what]
+
+
+def _sent(collective: str, devices: int) -> float:
+    """Returns how often each byte given to a collective is sent by one device of a ring."""
+    others = devices - 1
+    return {
+        "all-reduce": 2 * others / devices,  # A share is summed around the ring, then passed on.
+        "reduce-scatter": others / devices,
+        "all-to-all": others / devices,
+        "all-gather": others,  # What every device gives goes through all.
+        "collective-permute": 1,
+    }[collective]
 
 
 def _on_tiles(product: tuple[float, int, int], tile: tuple[int, int]) -> float:

@@ -15,7 +15,7 @@ _NOT_LAUNCHED = {
 }
 _FREE_TARGETS = {"AllocateBuffer", "Sharding", "SPMDFullToShardShape", "AssumeGatherIndicesInBound"}
 _CALLS = {"call", "async-start"}
-_COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
 # A kernel that has only these opcodes just changes the order of numbers in memory.
 _MOVES = {
     *("parameter", "bitcast", "reshape", "copy", "transpose", "tuple", "get-tuple-element"),
@@ -34,10 +34,12 @@ class Kernel:
       kind: ``convolution``, ``product``, ``collective``, ``copy`` or ``transpose`` (these two
         compute nothing), ``prefetch`` (onto the chip), ``reduction`` or ``other``.
       times: how often it runs.
-      bytes: the bytes that each run moves to and from memory; for a collective, those it sends.
+      bytes: the bytes that each run moves to and from memory; for a collective, those of the arrays
+        that a device gives to it.
       products: (operations, input channels, output channels) of the matrix products of each run.
       cycles: the compiler's estimate of its cycles; 0 if there is none.
       source: ``file:line`` of the package's code, or the compiler's name for it.
+      collective: which collective it is, such as ``all-reduce``; empty for other kinds.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Kernel:
     products: tuple[tuple[float, int, int], ...]
     cycles: float
     source: str
+    collective: str = ""
 
     @property
     def operations(self) -> float:
@@ -116,7 +119,8 @@ class _Walk:
     def _kernel(self, inside: Computation, instruction: Instruction, times: int) -> Kernel:
         found = tuple(products(self.module, inside, instruction))
         kind = self._kind(inside, instruction, bool(found))
-        if kind == "collective":
+        collective = _collective(instruction)
+        if collective:
             operands = inside.operands(instruction)
             size = sum(array.bytes for operand in operands for array in operand.result)
         else:
@@ -130,11 +134,12 @@ class _Walk:
             found,
             float(cycles[1]) if cycles else 0.0,
             self._source(instruction),
+            collective,
         )
 
     def _kind(self, inside: Computation, instruction: Instruction, multiplies: bool) -> str:
         opcodes = self._opcodes(instruction)
-        if instruction.opcode.startswith(_COLLECTIVES):
+        if _collective(instruction):
             return "collective"
         if multiplies:
             dots = "dot" in opcodes or "__cublas" in instruction.text
@@ -162,6 +167,10 @@ class _Walk:
         if lines:
             return f"{lines[0][0].rpartition('site-packages/')[2]}:{lines[0][1]}"
         return instruction.attribute("op_name") or "the compiler's own"
+
+
+def _collective(instruction: Instruction) -> str:
+    return next((name for name in COLLECTIVES if instruction.opcode.startswith(name)), "")
 
 
 def _is_launched(instruction: Instruction) -> bool:

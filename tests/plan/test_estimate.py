@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from kdjax.plan import estimate, targets
+from kdjax.plan import estimate, program, targets
 from kdjax.plan.estimate import Constants, totals
 from kdjax.plan.program import Kernel, Program
 
@@ -54,11 +54,29 @@ def test_a_dispatch_is_shared_by_its_steps():
     assert found["step_seconds"]["low"] == pytest.approx(1e-6)
 
 
-def test_a_ring_sends_every_byte_twice_but_for_the_own_share():
-    found = estimated(kernel("collective", moved=8000.0), devices=4)
-    # Each device sends 2 * 3/4 * 8000 bytes at 1 GB/s.
-    assert found["step_seconds"] == pytest.approx({"low": 22e-6, "high": 32e-6})
+@pytest.mark.parametrize(
+    ("collective", "sent"),
+    [
+        ("all-reduce", 2 * 3 / 4 * 8000),  # Every byte twice, but for the own share.
+        ("reduce-scatter", 3 / 4 * 8000),
+        ("all-to-all", 3 / 4 * 8000),
+        ("all-gather", 3 * 8000),
+        ("collective-permute", 8000),
+    ],
+)
+def test_a_ring_of_four_sends(collective, sent):
+    """Each device sends so many bytes at 1 GB/s."""
+    summed = dataclasses.replace(kernel("collective", moved=8000.0), collective=collective)
+    found = estimated(summed, devices=4)
+    expected = {"low": 10e-6 + sent / 1e9, "high": 20e-6 + sent / 1e9}
+    assert found["step_seconds"] == pytest.approx(expected)
     assert found["bound_by"] == "collectives"
+
+
+def test_every_collective_of_a_program_has_its_cost():
+    for collective in program.COLLECTIVES:
+        one = dataclasses.replace(kernel("collective"), collective=collective)
+        assert estimated(one, devices=2)["step_seconds"]["low"] == pytest.approx(10e-6)
 
 
 def test_the_compiler_s_cycles_are_the_least_where_it_gives_some(monkeypatch):

@@ -237,7 +237,8 @@ def test_a_collective_is_its_start():
     )
     kernels = {kernel.name: kernel for kernel in read(text, "gpu").kernels}
     assert kernels.keys() == {"s", "r"}
-    assert (kernels["s"].kind, kernels["s"].bytes) == ("collective", 16)
+    started = kernels["s"]
+    assert (started.kind, started.collective, started.bytes) == ("collective", "all-reduce", 16)
 
 
 @pytest.mark.parametrize(
