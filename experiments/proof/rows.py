@@ -142,7 +142,7 @@ def searched(budgets: Mapping[str, tuple[str, Overrides]]) -> dict[str, Row]:
             "found widths taught online",
             {**_AVERAGE, "student_widths": searched},
             "train",
-            "uniform_online",
+            "searched_alone",
         ),
         **{
             f"{kind}_stem": Row(

@@ -72,6 +72,16 @@ _HALF_AND_QUARTER = searched(
         "quarter": ("searched at a quarter of the FLOPs", {"search.target.flops": 0.25}),
     }
 )
+_RESNET8_SEARCH: Overrides = {
+    **_QUIET,
+    "network": "resnet8",
+    "batch_size": 64,
+    "teacher.epochs": 30,
+    "search.epochs": 15,
+    "distil.epochs": 30,
+    "evaluation.every_epochs": 15,
+    "data.labels_per_class": 250,
+}
 _SEARCHES = {"search": "search_cifar10_resnet56.py", "train": "cifar10_resnet20.py"}
 
 STUDIES: Mapping[str, Study] = {
@@ -266,16 +276,7 @@ STUDIES: Mapping[str, Study] = {
         "The same with a small network and few labels",
         _SEARCHES,
         {
-            "search": {
-                **_QUIET,
-                "network": "resnet8",
-                "batch_size": 64,
-                "teacher.epochs": 30,
-                "search.epochs": 15,
-                "distil.epochs": 30,
-                "evaluation.every_epochs": 15,
-                "data.labels_per_class": 250,
-            },
+            "search": _RESNET8_SEARCH,
             "train": {**_RESNET8, "data.labels_per_class": 250, "epochs": 30},
         },
         {
@@ -295,6 +296,13 @@ STUDIES: Mapping[str, Study] = {
                 )
             },
         },
+        3,
+    ),
+    "cifar10_searched_again": Study(
+        "The searches at a quarter once more; the students above have the widths found here",
+        _SEARCHES,
+        {"search": _RESNET8_SEARCH},
+        {"quarter": _HALF_AND_QUARTER["quarter"]},
         3,
     ),
     "digits_searched_mobilenet_v2": Study(
