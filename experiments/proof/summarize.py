@@ -181,8 +181,9 @@ def table(entries: list[dict[str, Any]]) -> str:
 
 
 def search_table(entries: list[dict[str, Any]]) -> str:
-    """Returns Markdown with a row for each search: accuracies in %, costs, gain over uniform."""
-    head = ["full", "found, distilled", "found, alone", UNIFORM, "found over uniform"]
+    """Returns Markdown with a row for each search: accuracies in %, differences, costs."""
+    head = ["full", "found, distilled", "found, alone", UNIFORM]
+    head += ["found over uniform", "over full", "the teacher's worth"]
     head += [f"{cost}, found and uniform" for cost in ("parameters", "million MACs")]
     lines = [f"| | {' | '.join(head)} |", "| --- |" + " ---: |" * len(head)]
     for entry in entries:
@@ -192,7 +193,10 @@ def search_table(entries: list[dict[str, Any]]) -> str:
             [np.mean(entry["costs"][kind][cost]) for cost in ("params", "macs")]
             for kind in ("found", "uniform")
         )
+        per_seed = np.array(found["distilled_per_seed"])
+        further = [per_seed - entry[f"{other}_per_seed"] for other in ("full", "found_alone")]
         cells = [*(f"{number:.2f}" for number in numbers), _gain(found)]
+        cells += [with_interval(points.mean(), half_width(points)) for points in further]
         cells.append(f"{own[0]:,.0f}, {uniform[0]:,.0f}")
         cells.append(f"{own[1] / 1e6:.2f}, {uniform[1] / 1e6:.2f}")
         lines.append(f"| {_labelled(entry)} | {' | '.join(cells)} |")

@@ -203,7 +203,8 @@ def test_a_search_is_compared_with_the_uniform_network(tmp_path):
     assert found["students"][0]["gain"] == pytest.approx(1.0)
     assert (found["full"], found["found_alone"]) == pytest.approx((70.0, 64.0))
     assert found["labels"] == "all" and found["mean_gain"]["half_width"] is None
-    assert "67.00 | +1.00 | 9,000, 9,000 | 3.20, 1.50 |" in summarize.search_table([found])
+    table = summarize.search_table([found])
+    assert "67.00 | +1.00 | -2.00 | +4.00 | 9,000, 9,000 | 3.20, 1.50 |" in table
 
 
 def measured(row, *seeds, **beside):
