@@ -59,7 +59,9 @@ def resized_crop(
 
 def resized(image: PIL.Image.Image, size: tuple[int, int]) -> PIL.Image.Image:
     """Returns the whole image resized to (height, width), bilinear; (0, 0) keeps its size."""
-    return image if size == (0, 0) else image.resize((size[1], size[0]), _BILINEAR)
+    if size in ((0, 0), (image.height, image.width)):
+        return image
+    return image.resize((size[1], size[0]), _BILINEAR)
 
 
 def central_crop(image: PIL.Image.Image, size: tuple[int, int]) -> PIL.Image.Image:

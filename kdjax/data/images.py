@@ -1,6 +1,5 @@
 """Decoding image files and encoded bytes to uint8 arrays."""
 
-import contextlib
 import io
 import logging
 import os
@@ -51,9 +50,9 @@ def read_image(source: str | Path | bytes | PIL.Image.Image, where: str = "") ->
         except OSError as error:
             raise DataError(f"{where} cannot be read: {error.strerror or error}") from None
     try:
-        image = encoded if isinstance(encoded, PIL.Image.Image) else _open(encoded)
-        # An image that the caller opened must stay open.
-        with contextlib.nullcontext() if image is encoded else image:
+        # An image that the caller opened must stay open, and as it is.
+        image = encoded.copy() if isinstance(encoded, PIL.Image.Image) else _open(encoded)
+        with image:
             _check_depth(image)
             image.load()
             return _opaque(_upright(image, where))
@@ -76,7 +75,9 @@ def _check_depth(image: PIL.Image.Image) -> None:
 
 def _upright(image: PIL.Image.Image, where: str) -> PIL.Image.Image:
     try:
-        return PIL.ImageOps.exif_transpose(image)
+        # Pillow would copy an image that is upright.
+        is_upright = image.getexif().get(PIL.ExifTags.Base.Orientation, 1) == 1
+        return image if is_upright else PIL.ImageOps.exif_transpose(image)
     except Exception as error:  # Pillow raises errors of many types for broken EXIF data.
         _LOGGER.warning("%s: its EXIF data cannot be read (%s), taken as stored", where, error)
         return image
@@ -87,7 +88,12 @@ def _opaque(image: PIL.Image.Image) -> PIL.Image.Image:
     if image.has_transparency_data:
         white = PIL.Image.new("RGBA", image.size, "white")
         image = PIL.Image.alpha_composite(white, image.convert("RGBA"))
-    return image.convert(mode)
+    return _converted(image, mode)
+
+
+def _converted(image: PIL.Image.Image, mode: str) -> PIL.Image.Image:
+    """Returns the image in a mode; it is not copied if it has this mode already."""
+    return image if image.mode == mode else image.convert(mode)
 
 
 def fit_image(
@@ -109,7 +115,7 @@ def fit_image(
       ``[height, width, channels]`` uint8.
     """
     height, width, channels = image_shape
-    image = image.convert("L" if channels == 1 else "RGB")
+    image = _converted(image, "L" if channels == 1 else "RGB")
     fit = {"device": resized, "stream": central_crop}[memory]
     return _array(fit(image, (height, width)))
 
@@ -151,7 +157,7 @@ def decode_with(
     Raises:
       DataError: if the bytes do not decode; the message names ``where``.
     """
-    return _array(transform(read_image(encoded, where).convert(mode)))
+    return _array(transform(_converted(read_image(encoded, where), mode)))
 
 
 def decode_all(

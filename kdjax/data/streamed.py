@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import PIL.Image
 
+from kdjax import machine
 from kdjax.data.crops import TrainingCrop, central_crop
 from kdjax.data.dataset import DataError, batches_of, check_labels
 from kdjax.data.division import (
@@ -31,6 +32,8 @@ from kdjax.data.tfds_source import directory
 
 _LOGGER = logging.getLogger(__name__)
 
+# Threads that decode without workers: more make each other wait for the interpreter.
+THREADS = min(16, 2 * machine.usable_cores())
 # The number of steps in a stream; no run takes more.
 _STEPS = 1 << 40
 
@@ -111,7 +114,7 @@ class Streamed:
         process: int = 0,
         processes: int = 1,
         workers: int = 0,
-        threads: int = 16,
+        threads: int = THREADS,
     ) -> Iterator[HostBatch]:
         """Returns an endless iterator of training batches, starting at a given step.
 
@@ -131,7 +134,8 @@ class Streamed:
           processes: the number of processes.
           workers: how many worker processes decode images; with 0, threads of this process decode
             them. The results are equal.
-          threads: how many threads decode if there are no workers.
+          threads: how many threads decode if there are no workers; by default two for each core, at
+            most 16.
         """
         _check_shares(batch_size, processes)
         size = len(self.records["train"][1])
@@ -150,7 +154,7 @@ class Streamed:
         process: int = 0,
         processes: int = 1,
         workers: int = 0,
-        threads: int = 16,
+        threads: int = THREADS,
     ) -> Iterator[HostBatch]:
         """Returns batches of a split's examples in order, centrally cropped; the last is padded.
 
@@ -161,7 +165,7 @@ class Streamed:
           processes: the number of processes.
           workers: how many worker processes decode images; with 0, threads of this process decode
             them.
-          threads: how many threads decode if there are no workers.
+          threads: how many threads decode if there are no workers, as in :meth:`train_batches`.
         """
         _check_shares(batch_size, processes)
         size = len(self.records[split][1])

@@ -47,6 +47,36 @@ def test_the_orientation_of_exif_is_applied(tmp_path, orientation):
         np.testing.assert_array_equal(data.read_image(source), expected)
 
 
+def test_the_caller_s_image_stays_as_it_is():
+    exif = PIL.Image.Exif()
+    exif[PIL.ExifTags.Base.Orientation] = 6
+    image = PIL.Image.open(io.BytesIO(stored(PIL.Image.fromarray(pixels()), exif=exif)))
+    np.testing.assert_array_equal(data.read_image(image), ORIENTATIONS[6](pixels()))
+    np.testing.assert_array_equal(image, pixels())
+    assert image.getexif()[PIL.ExifTags.Base.Orientation] == 6
+
+
+@pytest.mark.parametrize("channels", [0, 3])
+def test_what_is_upright_and_opaque_is_not_copied(monkeypatch, channels):
+    """A copy of a photo takes as long as half of its decoding."""
+    encoded = stored(PIL.Image.fromarray(pixels(channels)))
+
+    def copy(self):
+        raise AssertionError("copied")
+
+    monkeypatch.setattr(PIL.Image.Image, "copy", copy)
+    image = data.fit_image(data.read_image(encoded), (ROWS, COLUMNS, channels or 1))
+    np.testing.assert_array_equal(image.squeeze(), pixels(channels))
+
+
+def test_an_animation_stands_for_its_first_image():
+    first, second = (PIL.Image.fromarray(pixels() // share) for share in (1, 2))
+    for kind in ("PNG", "WEBP"):
+        options = {"save_all": True, "append_images": [second], "lossless": True}
+        read = data.read_image(stored(first, kind, **options))
+        np.testing.assert_array_equal(np.asarray(read.resize(read.size)), pixels())
+
+
 def test_broken_exif_data_leaves_the_image_as_stored(caplog):
     encoded = stored(PIL.Image.fromarray(pixels()), exif=b"Exif\0\0nothing of that kind")
     np.testing.assert_array_equal(data.read_image(encoded, "photo.png"), pixels())
