@@ -11,7 +11,19 @@ import pytest
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "throughput"
 sys.path.insert(0, str(FOLDER))
-check, compare, contestants, convolutions, interleave, options, records, separate, worker = (
+(
+    check,
+    compare,
+    contestants,
+    convolutions,
+    interleave,
+    options,
+    read_images,
+    reading,
+    records,
+    separate,
+    worker,
+) = (
     importlib.import_module(name)
     for name in (
         "check",
@@ -20,6 +32,8 @@ check, compare, contestants, convolutions, interleave, options, records, separat
         "convolutions",
         "interleave",
         "options",
+        "read_images",
+        "reading",
         "records",
         "separate",
         "worker",
@@ -189,3 +203,14 @@ def test_the_peer_computes_the_same():
 
     assert check() == 0
     assert check("--tolerance=1e-12", "--batches=1") == 1
+
+
+def test_kdjax_reads_crops_of_the_images_that_are_made(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDJAX_CACHE", str(tmp_path / "cache"))
+    size = reading.make_images(tmp_path / "images", 2 * reading.CLASSES)
+    assert 30_000 < size < 150_000
+    batches = read_images.kdjax_batches(str(tmp_path / "images"), 8, 0)
+    batch = next(batches)
+    batches.close()
+    assert batch.images.shape == (8, 224, 224, 3) and batch.images.dtype == np.uint8
+    assert batch.images.std() > 30 and batch.mask.all()
