@@ -206,9 +206,9 @@ class Streamed:
                     raise
                 except Exception as error:
                     raise _unwrapped(error) from error
-                # The arrays are copied, because memory that is shared with a worker is freed when
-                # the worker ends.
-                yield HostBatch(*(np.array(batch[name]) for name in HostBatch._fields))
+                # Memory that is shared with a worker is freed when the worker ends.
+                own = np.array if workers else np.asarray
+                yield HostBatch(*(own(batch[name]) for name in HostBatch._fields))
                 del batch
         finally:
             iterator.close()
