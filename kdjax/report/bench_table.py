@@ -10,9 +10,10 @@ from kdjax.report.terminal import Grid, print_grids, print_text
 def speed_grid(record: dict[str, Any]) -> Grid:
     """A table of the speeds, with one row per workload."""
     made = record["environment"]
+    size = record["results"][0]["workload"]["image_size"]  # It is one for all workloads.
     title = (
         f"{made['device_kind']} ({made['cpu']}, {made['cores']} cores), jax "
-        f"{made['versions']['jax']}: images/s, median (quartiles)"
+        f"{made['versions']['jax']}: images/s of {size} x {size}, median (quartiles)"
     )
     columns = ["job", "execution", "training", "to the first", "limit", "reached"]
     columns += ["evaluation", "input"]
@@ -69,7 +70,8 @@ def print_bench(record: dict[str, Any], console: Console | None = None) -> None:
     for entry in record.get("chosen", ()):
         print_text(
             f"auto on this {entry['device_kind']}, {entry['network']}, batch "
-            f"{entry['batch_size']}, {entry['dtype']}: {entry['execution']}",
+            f"{entry['batch_size']} of {entry['image_size']} x {entry['image_size']}, "
+            f"{entry['dtype']}: {entry['execution']}",
             console,
         )
 

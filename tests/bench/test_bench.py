@@ -49,7 +49,8 @@ def test_the_command_measures_and_chooses(tmp_path, capsys, monkeypatch):
     out, both = tmp_path / "bench.json", ["--execution=scanned,sequential"]
     assert cli.main(["bench", f"--out={out}", "--choose", *SMALL, *both]) == 0
     record = json.loads(out.read_text())
-    assert "auto on this" in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
+    assert "auto on this" in said and "batch 8 of 8 x 8, float32" in said
     kept = json.loads(execution_choice.user_file().read_text())
     assert kept == record["chosen"]
     (entry,) = kept
