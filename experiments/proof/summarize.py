@@ -112,8 +112,10 @@ def beside(runs: Sequence[Run], task: str, seeds: Sequence[int]) -> dict[str, An
             }
             found[name] = float(np.mean([by_seed[seed] for seed in seeds]))
         return found
+    runs_and_places = {seed: (run, run.seeds.index(seed)) for run in runs for seed in run.seeds}
+    ordered = [runs_and_places[seed] for seed in seeds]
     full, alone = (
-        [value for run in runs for value in run.beside[name]] for name in ("full", "found_alone")
+        [run.beside[name][place] for run, place in ordered] for name in ("full", "found_alone")
     )
     return {
         "found_alone": float(np.mean(alone)),
@@ -122,7 +124,7 @@ def beside(runs: Sequence[Run], task: str, seeds: Sequence[int]) -> dict[str, An
         "found_alone_per_seed": alone,
         "costs": {
             kind: {
-                cost: [value for run in runs for value in run.beside["costs"][kind][cost]]
+                cost: [run.beside["costs"][kind][cost][place] for run, place in ordered]
                 for cost in ("params", "macs")
             }
             for kind in ("found", "uniform")

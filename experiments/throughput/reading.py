@@ -4,7 +4,8 @@
 
 The images are generated JPEGs of 500 x 375 pixels in a folder for each class. Every turn is a
 process of its own (`read_images.py`), so that one contestant works at a time; rounds A B C A B C
-... follow each other. ``PATH`` is a Python with PyTorch and torchvision; both use one Pillow.
+... follow each other. ``PATH`` is a Python with PyTorch and torchvision; both should have the same
+Pillow.
 """
 
 import argparse
@@ -43,8 +44,8 @@ def main() -> int:
     parser.add_argument("--torch_python", required=True, help="one with PyTorch and torchvision")
     parser.add_argument("--workers", type=int, default=records.usable_cores(), help="of each")
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--images", type=int, default=2048)
-    parser.add_argument("--batches", type=int, default=24, help="counted in a turn")
+    parser.add_argument("--images", type=int, default=4096)
+    parser.add_argument("--batches", type=int, default=96, help="counted in a turn")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--out", default="", help="JSON")
     chosen = parser.parse_args()
@@ -56,6 +57,7 @@ def main() -> int:
     # Two batches that a worker has ready and two that it works on, and as many again.
     uncounted = 8 * max(1, chosen.workers)
     speeds: dict[str, list[float]] = {name: [] for name in contestants}
+    host = records.host()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "images"
         size = make_images(folder, chosen.images)
@@ -91,7 +93,10 @@ def main() -> int:
     torch, torchvision, pillow = made.stdout.split()
     content = {
         "command": records.command(),
-        "host": records.host(),
+        "settings": {
+            name: getattr(chosen, name) for name in ("workers", "batch", "images", "batches")
+        },
+        "host": host,
         "versions": {
             "pillow": [PIL.__version__, pillow],
             "torch": torch,

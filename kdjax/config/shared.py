@@ -99,6 +99,14 @@ DATA: dict[str, Field] = {
         256,
         resumable=True,
     ),
+    "data.threads": number(
+        0,
+        "with data.memory=stream and no data.workers: how many threads read and decode images; 0: "
+        "two for each core, at most 16. More are faster where reading is slow",
+        0,
+        256,
+        resumable=True,
+    ),
     "data.skip_corrupt": Field(
         False, "leave out images that do not decode, with a warning, instead of stopping"
     ),

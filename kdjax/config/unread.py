@@ -111,8 +111,10 @@ def _data(config: ml_collections.ConfigDict, field: str) -> str:
         return f"config.data.name is {source!r}"
     if field == "skip_corrupt" and (source == "digits" or source.startswith("npz:")):
         return f"config.data.name is {source!r}"
-    if field in ("workers", "resized_crop") and not stream:
+    if field in ("workers", "threads", "resized_crop") and not stream:
         return f"config.data.memory is {config.data.memory!r}"
+    if field == "threads" and config.data.workers:
+        return f"config.data.workers is {config.data.workers}"
     if field == "crop_padding" and stream and config.data.resized_crop:
         return "config.data.resized_crop is True"
     return ""

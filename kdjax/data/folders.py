@@ -46,12 +46,12 @@ def find_images(location: str) -> tuple[Path, tuple[str, ...], dict[str, Listing
 
     Returns:
       The folder; the class names, which are the sorted names of the class folders; and the files of
-      each part with their labels. The parts are ``train`` and, if present, ``validation`` and
-      ``test``.
+      each part, relative to the folder, with their labels. The parts are ``train`` and, if present,
+      ``validation`` and ``test``.
 
     Raises:
-      DataError: if there is no such folder, it holds no classes or images, it can be read in two
-        ways, or a split has a class that train lacks.
+      DataError: if there is no such folder, it cannot be read, it holds no classes or images, it
+        can be read in two ways, or a split has a class that train lacks.
     """
     name = f"config.data.name is 'folder:{location}'"
     if not location:
@@ -85,15 +85,21 @@ def _folders(folder: Path) -> list[str]:
 
 
 def _entries(folder: Path) -> tuple[list[str], list[str]]:
-    """Returns the sorted names of folders and of files in a folder, without those ignored."""
+    """Returns the sorted names of folders and of files in a folder, without those ignored.
+
+    A missing folder has none.
+
+    Raises:
+      DataError: if the folder cannot be read.
+    """
     folders, files = [], []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 # An entry knows what it is: of a million files only links are looked at here.
-                if _is_visible(entry.name) and _is(entry.is_dir):
+                if _is_visible(entry.name) and _leads_to(entry.is_dir):
                     folders.append(entry.name)
-                elif _is_visible(entry.name) and _is(entry.is_file):
+                elif _is_visible(entry.name) and _leads_to(entry.is_file):
                     files.append(entry.name)
     except FileNotFoundError:  # A split may lack a class.
         return [], []
@@ -102,13 +108,14 @@ def _entries(folder: Path) -> tuple[list[str], list[str]]:
     return sorted(folders), sorted(files)
 
 
-def _is(kind: Callable[[], bool]) -> bool:
+def _leads_to(kind: Callable[[], bool]) -> bool:
+    """Whether an entry is of a kind; False for a link that leads to itself or through a file."""
     try:
         return kind()
     except OSError as error:
-        if error.errno != errno.ELOOP:
+        if error.errno not in (errno.ELOOP, errno.ENOTDIR):
             raise
-        return False  # A link that leads to itself.
+        return False
 
 
 def _is_image(name: str) -> bool:
@@ -120,7 +127,11 @@ def _is_visible(name: str) -> bool:
 
 
 def images_below(folder: Path) -> list[Path]:
-    """Returns the sorted image files in a folder and its subfolders; ignored names are left out."""
+    """Returns the sorted image files in a folder and its subfolders; ignored names are left out.
+
+    Raises:
+      DataError: if one of these folders cannot be read.
+    """
     return [folder / name for name in _files_below(folder) if _is_image(name)]
 
 

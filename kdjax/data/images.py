@@ -30,7 +30,8 @@ def read_image(source: str | Path | bytes | PIL.Image.Image, where: str = "") ->
     If the file is an animation, its first image is used.
 
     Args:
-      source: a file, or the bytes of a file, in any format Pillow reads; or a Pillow image.
+      source: a file, or the bytes of a file, in any format Pillow reads; or a Pillow image, which
+        stays as it is.
       where: the image's name in error messages; empty means the file's path.
 
     Returns:
@@ -85,6 +86,8 @@ def _upright(image: PIL.Image.Image, where: str) -> PIL.Image.Image:
 
 def _opaque(image: PIL.Image.Image) -> PIL.Image.Image:
     mode = "L" if image.mode in _GREY_MODES else "RGB"
+    if image.mode == "P":
+        image = image.copy()  # Some decoders leave out the palette, which a copy always has.
     if image.has_transparency_data:
         white = PIL.Image.new("RGBA", image.size, "white")
         image = PIL.Image.alpha_composite(white, image.convert("RGBA"))

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from kdjax.data.dataset import DataError
 from kdjax.data.folders import find_images, read_file
 from kdjax.data.images import colour_mode
 from kdjax.data.tfds_source import feature_keys, open_builder, open_part, readable, split_names
@@ -48,7 +49,8 @@ class Records(Protocol):
     def identity(self, *, times: bool = False) -> str:
         """Returns a digest of all files' names and sizes.
 
-        With ``times``, the digest also depends on the files' modification times.
+        With ``times``, the digest also depends on the files' modification times. It may be computed
+        once and kept.
         """
         ...
 
@@ -148,7 +150,10 @@ class FolderRecords:
 
 def _stamp(path: str | Path) -> tuple[int, int]:
     """Returns a file's size in bytes, and the time of its last change in nanoseconds."""
-    stat = os.stat(path)
+    try:
+        stat = os.stat(path)
+    except PermissionError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
     return stat.st_size, stat.st_mtime_ns
 
 

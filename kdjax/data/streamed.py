@@ -32,8 +32,8 @@ from kdjax.data.tfds_source import directory
 
 _LOGGER = logging.getLogger(__name__)
 
-# Threads that decode without workers: more make each other wait for the interpreter.
-THREADS = min(16, 2 * machine.usable_cores())
+# With more threads than this they wait for the interpreter, unless reading is slow.
+_THREADS = min(16, 2 * machine.usable_cores())
 # The number of steps in a stream; no run takes more.
 _STEPS = 1 << 40
 
@@ -114,7 +114,7 @@ class Streamed:
         process: int = 0,
         processes: int = 1,
         workers: int = 0,
-        threads: int = THREADS,
+        threads: int = 0,
     ) -> Iterator[HostBatch]:
         """Returns an endless iterator of training batches, starting at a given step.
 
@@ -134,8 +134,8 @@ class Streamed:
           processes: the number of processes.
           workers: how many worker processes decode images; with 0, threads of this process decode
             them. The results are equal.
-          threads: how many threads decode if there are no workers; by default two for each core, at
-            most 16.
+          threads: how many threads read and decode if there are no workers; 0 means two for each
+            core, at most 16.
         """
         _check_shares(batch_size, processes)
         size = len(self.records["train"][1])
@@ -154,7 +154,7 @@ class Streamed:
         process: int = 0,
         processes: int = 1,
         workers: int = 0,
-        threads: int = THREADS,
+        threads: int = 0,
     ) -> Iterator[HostBatch]:
         """Returns batches of a split's examples in order, centrally cropped; the last is padded.
 
@@ -165,7 +165,7 @@ class Streamed:
           processes: the number of processes.
           workers: how many worker processes decode images; with 0, threads of this process decode
             them.
-          threads: how many threads decode if there are no workers, as in :meth:`train_batches`.
+          threads: how many threads read and decode, as in :meth:`train_batches`.
         """
         _check_shares(batch_size, processes)
         size = len(self.records[split][1])
@@ -193,7 +193,8 @@ class Streamed:
             batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
         else:
             # At most two batches' images are decoded ahead, while one batch is put together.
-            options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * rows)
+            count = threads or _THREADS
+            options = grain.ReadOptions(num_threads=count, prefetch_buffer_size=2 * rows)
             batches = examples.to_iter_dataset(options).batch(rows)
         iterator = iter(batches)
         try:
@@ -206,8 +207,8 @@ class Streamed:
                     raise
                 except Exception as error:
                     raise _unwrapped(error) from error
-                # Memory that is shared with a worker is freed when the worker ends.
-                own = np.array if workers else np.asarray
+                # A worker's memory is freed when it ends; a single row is Pillow's, read-only.
+                own = np.array if workers or rows == 1 else np.asarray
                 yield HostBatch(*(own(batch[name]) for name in HostBatch._fields))
                 del batch
         finally:

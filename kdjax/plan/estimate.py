@@ -112,12 +112,12 @@ def _slowest(kernel: Kernel, target: Target, constants: Constants, dtype: str) -
 
 
 def _sent(collective: str, devices: int) -> float:
-    """Returns how often each byte given to a collective is sent by one device of a ring."""
+    """Returns how many bytes a device of a ring sends for each byte it gives to a collective."""
     others = devices - 1
     return {
         "all-reduce": 2 * others / devices,  # A share is summed around the ring, then passed on.
         "reduce-scatter": others / devices,
-        "all-to-all": others / devices,
+        "all-to-all": others / 2,  # On average a share passes through half of the ring.
         "all-gather": others,  # What every device gives goes through all.
         "collective-permute": 1,
     }[collective]

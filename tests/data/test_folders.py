@@ -81,6 +81,7 @@ def test_links_that_lead_to_no_file_are_passed_over(tmp_path):
     seen = found(tmp_path)
     (tmp_path / "train" / "ape" / "lost.png").symlink_to(tmp_path / "nowhere.png")
     (tmp_path / "train" / "ape" / "itself.png").symlink_to("itself.png")
+    (tmp_path / "train" / "ape" / "below.png").symlink_to("1.png/below.png")
     assert found(tmp_path) == seen
 
 

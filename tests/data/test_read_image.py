@@ -56,6 +56,21 @@ def test_the_caller_s_image_stays_as_it_is():
     assert image.getexif()[PIL.ExifTags.Base.Orientation] == 6
 
 
+def test_the_result_is_not_the_caller_s_image():
+    first, second = (PIL.Image.fromarray(pixels() // share) for share in (1, 2))
+    image = PIL.Image.open(io.BytesIO(stored(first, save_all=True, append_images=[second])))
+    data.read_image(image).paste((0, 0, 0), (0, 0, COLUMNS, ROWS))
+    np.testing.assert_array_equal(image, first)
+    image.seek(1)  # Its file is still open.
+    np.testing.assert_array_equal(image, second)
+
+
+def test_a_palette_that_pillow_leaves_out_is_found():
+    """As in an ICNS file: without a palette, Pillow cannot say whether a colour is transparent."""
+    grey = PIL.Image.fromarray(np.full((16, 16, 3), 77, np.uint8)).quantize(4)
+    assert data.read_image(stored(grey, "ICNS")).getpixel((3, 3)) == (77, 77, 77)
+
+
 @pytest.mark.parametrize("channels", [0, 3])
 def test_what_is_upright_and_opaque_is_not_copied(monkeypatch, channels):
     """A copy of a photo takes as long as half of its decoding."""

@@ -81,6 +81,13 @@ def test_the_extra_examples_go_to_the_largest_remainders():
     assert np.bincount(labels[held_out]).tolist() == [3, 3, 1]
 
 
+def test_the_same_examples_are_drawn_in_every_release():
+    """A run that is continued, or compared with an older one, must have the same splits."""
+    labels = np.arange(12) % 3
+    assert stratified(labels, 0.25, seed=3)[1].tolist() == [0, 7, 11]
+    assert few_per_class(labels, 2, seed=3).tolist() == [0, 2, 6, 7, 10, 11]
+
+
 def test_the_seed_decides_which_examples_are_held_out():
     labels = np.repeat([0, 1], 50)
     assert not np.array_equal(stratified(labels, 0.2, 0)[1], stratified(labels, 0.2, 1)[1])

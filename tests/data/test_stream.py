@@ -298,6 +298,12 @@ def test_little_is_decoded_ahead(streamed, monkeypatch):
     batches.close()
 
 
+def test_the_images_of_a_batch_can_be_changed(streamed):
+    for batch_size in (1, 2):
+        (batch,) = take(streamed, 1, batch_size=batch_size)
+        batch.images[...] = 7
+
+
 def test_what_travels_to_a_worker_holds_no_open_file(streamed):
     take(streamed, 1)
     records, _ = streamed.records["train"]

@@ -59,7 +59,7 @@ def test_a_dispatch_is_shared_by_its_steps():
     [
         ("all-reduce", 2 * 3 / 4 * 8000),  # Every byte twice, but for the own share.
         ("reduce-scatter", 3 / 4 * 8000),
-        ("all-to-all", 3 / 4 * 8000),
+        ("all-to-all", (1 + 2 + 3) / 4 * 8000),  # A quarter to each of the others.
         ("all-gather", 3 * 8000),
         ("collective-permute", 8000),
     ],

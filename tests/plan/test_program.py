@@ -3,7 +3,7 @@
 import pytest
 
 from kdjax.plan.hlo import arrays, parse
-from kdjax.plan.program import read, trip_count
+from kdjax.plan.program import COLLECTIVES, read, trip_count
 
 # A loop of four iterations with an inner loop of three iterations, and the code around it.
 LOOPS = """\
@@ -229,16 +229,17 @@ def test_matrix_products(line):
     assert (kernel.kind, kernel.products) == ("product", ((2.0 * 64 * 16 * 10, 16, 10),))
 
 
-def test_a_collective_is_its_start():
+@pytest.mark.parametrize("collective", COLLECTIVES)
+def test_a_collective_is_its_start(collective):
     text = program_of(
         "  %x = f32[4]{0} parameter(0)\n"
-        "  %s = f32[4]{0} all-reduce-start(%x), replica_groups={{0,1}}, to_apply=%add\n"
-        "  %d = f32[4]{0} all-reduce-done(%s)"
+        f"  %s = f32[4]{{0}} {collective}-start(%x), replica_groups={{{{0,1}}}}, to_apply=%add\n"
+        f"  %d = f32[4]{{0}} {collective}-done(%s)"
     )
     kernels = {kernel.name: kernel for kernel in read(text, "gpu").kernels}
     assert kernels.keys() == {"s", "r"}
     started = kernels["s"]
-    assert (started.kind, started.collective, started.bytes) == ("collective", "all-reduce", 16)
+    assert (started.kind, started.collective, started.bytes) == ("collective", collective, 16)
 
 
 @pytest.mark.parametrize(

@@ -137,13 +137,28 @@ def test_the_batch_of_one_device_counts(monkeypatch, small_config):
     assert seen[0]["batch_size"] == 16
 
 
-def test_images_of_the_closest_size_count(small_config, tmp_path, monkeypatch):
+def test_the_image_size_counts_before_the_batch():
+    entries = [entry("packed", batch_size=512), entry("merged", image_size=224)]
+    assert execution_choice.nearest(WANTED, entries) == "packed"
+    assert execution_choice.nearest(WANTED | {"image_size": 200.0}, entries) == "merged"
+
+
+def test_a_measurement_without_an_image_size_was_made_at_32(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDJAX_CACHE", str(tmp_path))
+    path = execution_choice.user_file()
+    old = {key: value for key, value in entry("packed").items() if key != "image_size"}
+    path.write_text(json.dumps([old]))
+    execution_choice.record([entry("merged", image_size=224)])
+    assert [one["image_size"] for one in json.loads(path.read_text())] == [224, 32]
+
+
+def test_the_image_size_is_that_of_a_square(small_config, tmp_path, monkeypatch):
     monkeypatch.setenv("KDJAX_CACHE", str(tmp_path))
     kind, architecture = choose(1).devices[0].device_kind, models.create("resnet8", 10)
     small_config.network, small_config.batch_size = "resnet8", 64
-    small, large = {"batch_size": 512}, {"image_size": 224}
-    entries = [entry("packed", **small), entry("merged", **large)]
-    execution_choice.record([one | {"device_kind": kind, "network": "resnet8"} for one in entries])
-    for shape, expected in (((32, 32, 3), "packed"), ((160, 224, 3), "merged")):
+    own = {"device_kind": kind, "network": "resnet8"}
+    sizes = {"packed": 128, "merged": 256}
+    execution_choice.record([entry(name, image_size=size, **own) for name, size in sizes.items()])
+    for shape, expected in (((96, 192, 3), "packed"), ((192, 384, 3), "merged")):
         chosen = execution_choice.execution_of(small_config, architecture, choose(1), shape)
         assert chosen == execution_choice.named(expected)

@@ -97,7 +97,7 @@ def nearest(
 
     Args:
       wanted: ``platform``, ``device_kind``, ``network``, ``batch_size`` (of one device),
-        ``image_size`` (pixels of one side) and ``dtype``.
+        ``image_size`` (the square root of height times width, in pixels) and ``dtype``.
       entries: measurements and estimates.
       other_networks: whether measurements of other networks count.
 
@@ -153,7 +153,8 @@ def packaged() -> list[Entry]:
 def _read(path: Path) -> list[Entry]:
     """The usable entries of a file of measurements; none if it is missing or cannot be read."""
     try:
-        entries = json.loads(path.read_text())
+        # Measurements once left out the image size, which is 32 unless `kdjax bench` is told.
+        entries = [{"image_size": 32, **entry} for entry in json.loads(path.read_text())]
         return [entry for entry in entries if _is_usable(entry)]
     except FileNotFoundError:
         return []

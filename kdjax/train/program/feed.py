@@ -189,6 +189,7 @@ class Streaming:
         resized_crop: bool,
         crop_padding: int,
         workers: int,
+        threads: int,
     ):
         """Reads nothing yet; the arguments are those of :class:`kdjax.data.Streamed`."""
         self.sizes: Mapping[str, int] = streamed.sizes
@@ -205,6 +206,7 @@ class Streaming:
             "process": processes.index(),
             "processes": processes.count(),
             "workers": workers,
+            "threads": threads,
         }
         self._open: Iterator[Any] | None = None
         self._place: tuple[int, int, int] = (-1, -1, -1)

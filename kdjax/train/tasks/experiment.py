@@ -88,6 +88,7 @@ class Experiment:
             resized_crop=config.data.resized_crop,
             crop_padding=config.data.crop_padding,
             workers=config.data.workers,
+            threads=config.data.threads,
         )
 
     def resident(self, host_data: DeviceData, bounds: Mapping[str, tuple[int, int]]) -> Resident:
