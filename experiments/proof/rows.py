@@ -144,6 +144,12 @@ def searched(budgets: Mapping[str, tuple[str, Overrides]]) -> dict[str, Row]:
             "train",
             "searched_alone",
         ),
+        "searched_gate": Row(
+            "found widths taught online, the rule gate",
+            {**RULES["gate"].overrides, "student_widths": searched},
+            "train",
+            "searched_alone",
+        ),
         **{
             f"{kind}_stem": Row(
                 f"control: {words} widths, a shared stem, no teacher",
