@@ -173,6 +173,15 @@ STUDIES: Mapping[str, Study] = {
         1,
         reference="stem",
     ),
+    "cifar10_50000_full_width": Study(
+        "And with all 45,000 labels and full-width networks?",
+        {"train": "cifar10_resnet20.py"},
+        # A row takes three to four hours on one core.
+        {"train": {**_RESNET8, "epochs": 30}},
+        {**{name: ONLINE[name] for name in ("alone", "strong", "stem")}, "gate": RULES["gate"]},
+        1,
+        reference="stem",
+    ),
     "tin100a_10000": Study(
         "And with 100 classes and few labels?",
         {"train": "tin100a_resnet20.py"},
