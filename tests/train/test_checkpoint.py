@@ -16,7 +16,7 @@ import pytest
 from kdjax import atomic, models
 from kdjax import config as configuration
 from kdjax.train.program.state import TrainState
-from kdjax.train.run import checksums
+from kdjax.train.run import checkpoint, checksums
 from kdjax.train.run.checkpoint import CheckpointError, Checkpoints, DamagedError
 from kdjax.train.run.history import History
 from kdjax.train.tasks import stored
@@ -70,6 +70,13 @@ def assert_is(found, step):
 def test_the_newest_whole_checkpoint_is_found(folder):
     assert_is(recover(folder), 3)
     assert not (folder / "damaged").exists()
+
+
+def test_leaves_keep_their_order_beyond_four_digits():
+    template = state(0).replace(optimizer_state=list(range(10_001)))
+    plain = checkpoint._plain(template)
+    plain["optimizer_state"] = dict(sorted(plain["optimizer_state"].items()))
+    assert checkpoint._rebuilt(plain, template).optimizer_state == template.optimizer_state
 
 
 def files(written):
@@ -151,6 +158,22 @@ def test_a_damaged_best_one_ends_a_run_only_where_its_results_are_wanted(folder,
             with pytest.raises(CheckpointError, match=r"of step 1, is damaged, and config\.eval"):
                 history.best_state(state(3))
     assert (folder / "damaged" / "best-1").is_dir()
+
+
+def test_a_best_checkpoint_that_is_written_again_keeps_the_remarks(tmp_path):
+    config, silent = configuration.default(), types.SimpleNamespace(say=print)
+    with contextlib.closing(Checkpoints(tmp_path, 2)) as checkpoints:
+        record = {**RECORD, "devices": 1}
+        history = History("run", config, record, checkpoints, silent)
+        history.lengthened, history.skipped, history.rollbacks = ["longer"], 4, 2
+        history.best = history.best._replace(validation=0.5, step=3)
+        history.save(state(3))
+        history.wait()
+        again = History("run", config, record, checkpoints, silent)
+        again.restore(state(0))
+        again.wait()
+        _, stored = checkpoints.restore("best", state(0), record)
+    assert (stored["raised"], stored["skipped"], stored["rollbacks"]) == (["longer"], 4, 2)
 
 
 def test_each_file_is_read_once_for_its_sum(folder, monkeypatch):

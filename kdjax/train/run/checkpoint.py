@@ -385,7 +385,8 @@ def _listed(tree: Any) -> dict[str, Any]:
 
 def _rebuilt(plain: Any, template: TrainState) -> TrainState:
     def rebuilt(part: str) -> Any:
-        leaves = [leaf for _, leaf in sorted(plain.get(part, {}).items())]
+        numbered = {int(number): leaf for number, leaf in plain.get(part, {}).items()}
+        leaves = [numbered[number] for number in sorted(numbered)]
         return jax.tree.unflatten(jax.tree.structure(getattr(template, part)), leaves)
 
     return TrainState(

@@ -84,15 +84,18 @@ class History:
                 return None
             state, stored = found
             self._compare_devices(stored)
+            self.lengthened = self._with_lengthened(stored, int(state.step))
+            self.skipped = stored.get("skipped", 0)
+            # The checkpoint may be from before some rollbacks.
+            self.rollbacks = max(stored.get("rollbacks", 0), self.rollbacks)
+            # This may write a checkpoint, whose record has all of the above.
             best = known if keep_best else self._recover_best(state, stored)
-            raised = self._with_lengthened(stored, int(state.step))
-            return best, raised, stored.get("skipped", 0), stored.get("rollbacks", 0)
+            return best, self.lengthened, self.skipped, self.rollbacks
 
         found = processes.on_first(read)
         if found is None:
             return None
-        (validation, step), self.lengthened, self.skipped, rollbacks = found
-        self.rollbacks = max(rollbacks, self.rollbacks)  # The checkpoint may be from before some.
+        (validation, step), self.lengthened, self.skipped, self.rollbacks = found
         self.best = Best(validation, step)
         return processes.broadcast(state)
 

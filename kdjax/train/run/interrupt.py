@@ -3,8 +3,6 @@
 import signal
 import types
 
-_NAMES = ("", "SIGINT", "SIGTERM")
-
 
 class Interrupted(Exception):
     """Training was asked to stop.
@@ -37,22 +35,12 @@ class Interrupts:
     """Catches SIGINT and SIGTERM inside a ``with`` block; a later SIGINT stops at once.
 
     Attributes:
-      received: the name of the first signal, or empty.
+      received: the number of the first signal; 0: there was none.
     """
 
     def __init__(self) -> None:
-        self.received = ""
+        self.received = 0
         self._previous: dict[int, object] = {}
-
-    @property
-    def code(self) -> int:
-        """:attr:`received` as a number that processes can compare."""
-        return _NAMES.index(self.received)
-
-    @staticmethod
-    def name(code: int) -> str:
-        """Returns the name of the signal with this :attr:`code`."""
-        return _NAMES[code]
 
     def __enter__(self) -> "Interrupts":
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -69,4 +57,4 @@ class Interrupts:
     def _note(self, number: int, frame: types.FrameType | None) -> None:
         if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.received = signal.Signals(number).name
+        self.received = self.received or number

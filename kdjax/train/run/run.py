@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import signal
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, NoReturn
@@ -66,7 +67,7 @@ class Run:
         self.throughput = Throughput()
         self._faults = Faults(self.name, self.config.faults)
         self._steps_per_epoch = self.runner.steps_per_epoch
-        self._agreed_signal = 0  # The code of the signal that all processes know of.
+        self._agreed_signal = 0  # The number of the signal that all processes know of.
 
     @property
     def total_steps(self) -> int:
@@ -143,10 +144,9 @@ class Run:
 
     def _asked_to_stop(self) -> str:
         """Returns the signal for which all processes stop at this step, or an empty string."""
-        interrupts = self.workspace.interrupts
-        return (
-            interrupts.received if processes.count() == 1 else interrupts.name(self._agreed_signal)
-        )
+        alone = processes.count() == 1
+        number = self.workspace.interrupts.received if alone else self._agreed_signal
+        return signal.Signals(number).name if number else ""
 
     def _train_epoch(self, state: TrainState, step: int, epoch: int) -> tuple[TrainState, int]:
         runner, window = self.runner, Window()
@@ -157,7 +157,7 @@ class Run:
         while step < end:
             state, metrics, taken = runner.steps(state, inputs, step, end)
             self.throughput.start("full" if taken == runner.steps_per_dispatch else "short")
-            asked = runner.start_max(self.workspace.interrupts.code)
+            asked = runner.start_max(self.workspace.interrupts.received)
             # Reading metrics waits for their steps, so the next dispatch is started first.
             if pending is not None:
                 started = self._read(window, pending, started)
