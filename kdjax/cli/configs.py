@@ -9,6 +9,7 @@ from pathlib import Path
 import ml_collections
 
 from kdjax import config as configuration
+from kdjax.config.fields import wrong_type
 
 _FLAGS = ("config", "workdir", "coordinator", "num_processes", "process_id")
 
@@ -50,7 +51,7 @@ def read_config(
         if wrong := re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error), re.DOTALL):
             name, value = wrong.groups()
             if name in fields and any(text.startswith(f"--config.{name}") for text in overrides):
-                raise _wrong_value(name, value, fields[name]) from None
+                raise wrong_type(name, value, fields[name]) from None
         if unknown := re.search(r'Key "(\w+)" does not exist', str(error)):
             raise configuration.unknown_field(unknown[1], fields) from None
         if "Error whilst parsing config file" in str(error):
@@ -204,12 +205,6 @@ def overridden(arguments: Sequence[str]) -> list[str]:
     """The fields that overrides set, each once, in the order of the overrides."""
     found = (re.match(r"--(?:no)?config\.([\w.]+)", text) for text in arguments)
     return list(dict.fromkeys(match[1] for match in found if match))
-
-
-def _wrong_value(name: str, value: str, field: configuration.Field) -> configuration.ConfigError:
-    return configuration.ConfigError(
-        f"config.{name} is {value!r}: expected {field.expected} ({field.meaning})"
-    )
 
 
 def no_more(

@@ -15,7 +15,7 @@ DESCRIPTIONS: dict[str, Description] = {
         "train a student ensemble and its baselines, and compare them",
         """\
 Trains students of several widths at once, distilled from their own average, and the
-same students each by itself; prints what distillation gained each of them.
+same students each by itself; prints how much each gained by distillation.
 
   kdjax train
   kdjax train --config=configs/cifar10_resnet20.py --workdir=runs/c10

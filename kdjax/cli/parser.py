@@ -102,8 +102,7 @@ def _describe_fields(task: configuration.Task) -> str:
     for name, field in configuration.fields_of(task).items():
         differs = first_run[name] != field.default
         bracket = f"  [{first_run[name]!r}]" if differs else ""
-        lines += [f"  {name} = {field.default!r}{bracket}", f"      {field.meaning}"]
-        lines += textwrap.wrap(
-            field.expected, 94, initial_indent=_INDENT, subsequent_indent=_INDENT
-        )
+        lines += [f"  {name} = {field.default!r}{bracket}"]
+        for text in (field.meaning, field.expected):
+            lines += textwrap.wrap(text, 94, initial_indent=_INDENT, subsequent_indent=_INDENT)
     return "\n".join([*lines, "", _ENVIRONMENT, "", _INSTALLING])

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import ml_collections
 
-from kdjax.config.fields import ConfigError
+from kdjax.config.fields import ConfigError, wrong_type
 from kdjax.config.rules import RULES
 from kdjax.config.tasks import Task, fields_of, flatten, task_of, unknown_field
-from kdjax.config.terms import BY_LOGITS, TERMS
+from kdjax.config.terms import NO_MAPS, TERMS
 
 
 def validate(
@@ -39,13 +39,10 @@ def validate(
         expected = type(field.default)
         right_type = isinstance(value, expected) or (expected is float and isinstance(value, int))
         if not right_type or (isinstance(value, bool) and expected is not bool):
-            raise ConfigError(
-                f"config.{name} is {value!r}, a {type(value).__name__}: expected "
-                f"{expected.__name__} ({field.expected}: {field.meaning})"
-            )
+            raise wrong_type(name, value, field)
         if not field.valid(value):
-            raise ConfigError(f"config.{name} is {value!r}: allowed is {field.allowed}")
-    for check in _ACROSS_FIELDS[task_of(config)]:
+            raise ConfigError(f"config.{name} is {value!r}: expected {field.allowed}")
+    for check in _ACROSS_FIELDS[found]:
         if learns or check is not _weights:
             check(config)
 
@@ -172,7 +169,7 @@ def _teachers(config: ml_collections.ConfigDict) -> None:
 def terms_of_maps(config: ml_collections.ConfigDict) -> list[str]:
     """The terms that are switched on and read more than labels and logits: maps or embeddings."""
     weights = config.weights.items()
-    return [name for name, weight in weights if weight > 0 and TERMS[name].reads not in BY_LOGITS]
+    return [name for name, weight in weights if weight > 0 and TERMS[name].reads not in NO_MAPS]
 
 
 def _targets(config: ml_collections.ConfigDict) -> None:

@@ -27,7 +27,8 @@ class Field:
       meaning: a one-line description for users.
       allowed: what a valid value is, in words.
       valid: function ``value -> bool`` that says whether a value is valid.
-      resumable: whether a run may be continued with another value.
+      resumable: whether a run may be continued with another value; ``seeds`` and ``epochs`` may
+        only grow (:mod:`kdjax.config.stored`).
     """
 
     default: Any
@@ -43,6 +44,17 @@ class Field:
         if isinstance(self.default, tuple) and self.default:
             name += f" such as {self.default}"
         return f"{name}: {self.allowed}" if self.allowed != "anything" else name
+
+
+def wrong_type(name: str, value: Any, field: Field) -> ConfigError:
+    """The error for a value that has not the type of its field.
+
+    Args:
+      name: the dotted name of the field.
+      value: the value, or its text.
+      field: the field.
+    """
+    return ConfigError(f"config.{name} is {value!r}: expected {field.expected} ({field.meaning})")
 
 
 def one_of(default: str, meaning: str, *known: str, resumable: bool = False) -> Field:
@@ -87,9 +99,9 @@ def number(
 
     def valid(value: float) -> bool:
         # NaN fails every comparison, so it is never valid.
-        return (value > low or (value == low and not above)) and (
-            value < min(high, _LARGEST) or (value == high <= _LARGEST and not below)
-        )
+        fits_low = value > low if above else value >= low
+        fits_high = value < high if below else value <= high
+        return fits_low and fits_high and value <= _LARGEST
 
     return Field(default, meaning, text, valid, resumable)
 

@@ -37,10 +37,12 @@ RULES: Mapping[str, Rule] = {
         "an average with larger shares for smaller training losses", follows_losses=True
     ),
     "leave_one_out": Rule("the others' average"),
-    "wider_only": Rule("the average of the wider ones; the pivot has none", pivot_learns=False),
+    "wider_only": Rule(
+        "the average of the wider ones (the pivot has no teacher)", pivot_learns=False
+    ),
     "pairwise": Rule("every other student by itself"),
     "best": Rule("for each example, the best student"),
-    "min_logit": Rule("for each example, the smallest margins"),
+    "min_logit": Rule("for each class, the smallest of the students' margins to the label"),
     "gate": Rule("an average with shares from a small trained network", has_gate=True),
     "ema": Rule(
         "the others' averaged copies (one more forward pass, and all parameters once more in "

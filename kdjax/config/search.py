@@ -78,9 +78,9 @@ FIELDS: dict[str, Field] = {
     ),
     "search.criterion": one_of(
         "scale",
-        "how the value of a channel is measured: its scale, its scale times gradient (taylor), the "
-        "distance of its filter to the others (fpgm), the norm of its filter (magnitude), or a "
-        "random number",
+        "how the importance of a channel is measured: its scale, its scale times gradient "
+        "(taylor), the distance of its filter to the others (fpgm), the norm of its filter "
+        "(magnitude), or a random number",
         "scale",
         "taylor",
         "fpgm",
@@ -96,7 +96,8 @@ FIELDS: dict[str, Field] = {
     ),
     "search.multiple": number(1, "round the widths that were found to multiples of this", 1),
     "search.expand": Field(
-        False, "widen the structure that was found uniformly, as far as the targets allow"
+        False,
+        "after the search, widen all groups by the same factor, as far as the targets allow",
     ),
     "search.blocks.names": tuple_of(
         (), "names of the blocks; empty: the network's own blocks", "different names", is_text

@@ -207,9 +207,9 @@ RUNNING: dict[str, Field] = {
     "compute.devices": number(0, "how many devices to use; 0: all", 0, resumable=True),
     "compute.execution": one_of(
         "auto",
-        "how the students run, with the same results up to rounding: one after another, or packed "
-        "into wider networks; equal blocks one by one, or scanned in a loop; auto: the fastest of "
-        "these, as far as it is known",
+        "how the students run, with the same results up to rounding. sequential: one after "
+        "another; packed: in pairs, each as one wider network; merged: all as one network; "
+        "scanned: equal blocks in a loop; auto: the fastest known",
         *EXECUTIONS,
         resumable=True,
     ),

@@ -9,7 +9,7 @@ import ml_collections
 from kdjax.config import distill, search, training
 from kdjax.config.fields import ConfigError, Field
 from kdjax.config.names import nearest
-from kdjax.config.terms import BY_LOGITS, TERMS, Reads, Term, ramp_field, term_fields
+from kdjax.config.terms import NO_MAPS, TERMS, Reads, Term, ramp_field, term_fields
 
 Task = Literal["train", "search", "distill"]
 
@@ -55,7 +55,7 @@ def register_term(name: str, term: Term) -> None:
         raise ConfigError(
             f"term {name!r} reads {term.reads!r}: expected one of {', '.join(map(repr, known))}"
         )
-    if term.parts and term.reads in BY_LOGITS:
+    if term.parts and term.reads in NO_MAPS:
         raise ConfigError(
             f"term {name!r} has parts and reads {term.reads!r}: modules and memories are for terms "
             "that read maps or embeddings"

@@ -25,9 +25,10 @@ Reads = Literal[
 ]
 
 
-# A term that reads one of BY_LOGITS has no parts: modules and memories need maps or embeddings.
-BY_TEACHER = ("logits", "logits and labels")
-BY_LOGITS = ("labels", *BY_TEACHER)
+# What terms read that compare logits with a teacher's.
+TEACHER_LOGITS = ("logits", "logits and labels")
+# What terms read that need neither maps nor embeddings. They have no modules and no memories.
+NO_MAPS = ("labels", *TEACHER_LOGITS)
 
 
 class Parts(NamedTuple):

@@ -6,7 +6,7 @@ import ml_collections
 
 from kdjax.config.lengths import growing
 from kdjax.config.rules import RULES
-from kdjax.config.terms import BY_LOGITS, BY_TEACHER, TERMS
+from kdjax.config.terms import NO_MAPS, TEACHER_LOGITS, TERMS
 
 _SCHEDULES: Mapping[str, tuple[str, ...]] = {
     "boundaries": ("step",),
@@ -102,7 +102,7 @@ def _without(config: ml_collections.ConfigDict, read: Callable[[str], bool], wha
 
 
 def _compares_logits(term: str) -> bool:
-    return TERMS[term].reads in BY_TEACHER
+    return TERMS[term].reads in TEACHER_LOGITS
 
 
 def _data(config: ml_collections.ConfigDict, field: str) -> str:
@@ -157,7 +157,7 @@ def _unread_without_group(config: ml_collections.ConfigDict, field: str) -> str:
         return _without(config, _compares_logits, "that compares logits")
     if field == "feature_gradient_to_stem":
         maps = "that reads maps or embeddings"
-        return _without(config, lambda term: TERMS[term].reads not in BY_LOGITS, maps)
+        return _without(config, lambda term: TERMS[term].reads not in NO_MAPS, maps)
     if field == "label_smoothing" and config.get("method") == "ensemble":
         return _off(config, "hard")
     return _shared(config, field)

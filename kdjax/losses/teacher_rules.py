@@ -1,8 +1,10 @@
 """Teacher rules of an online ensemble: whose logits teach which student.
 
 Each rule is a function of all students' logits, and of labels or shares where it needs them. It
-returns a teacher's logits for every student. The functions are differentiable; if the teachers are
-to be constants, the caller stops their gradient.
+returns ``[students, batch, classes]``, a teacher for each student; ``[students, teachers, batch,
+classes]``, several for each; or ``[batch, classes]``, one teacher for all. :func:`accuracy_weights`
+returns weights for :func:`kdjax.losses.ensemble_logits` instead. The functions are differentiable;
+if the teachers are to be constants, the caller stops their gradient.
 """
 
 import chex

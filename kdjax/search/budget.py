@@ -187,15 +187,16 @@ def _check_reachable(budget: Budget) -> None:
             if budget.held:
                 reasons.append(f"{', '.join(budget.held)} may not change")
             if tied := [" = ".join(g.members) for g in groups if len(g.members) > 1]:
-                reasons.append(f"additions tie {', '.join(tied)}")
+                reasons.append(f"residual sums make widths equal ({', '.join(tied)})")
             if budget.channels.fixed:
-                reasons.append(f"{', '.join(budget.channels.fixed)} have no scales")
+                fixed = ", ".join(budget.channels.fixed)
+                reasons.append(f"no normalisation scales the channels of {fixed}")
             full = constraint.model.full
             raise TargetError(
                 constraint.name,
                 f"the target {constraint.target:.4g} for {constraint.name} (a share of "
-                f"{full:,.10g}; numbers above 1 are absolute) cannot be reached: {least:.4g} is "
-                f"the least, since {'; '.join(reasons)}",
+                f"{full:,.10g}; numbers above 1 are absolute) cannot be reached: the lowest "
+                f"possible is {least:.4g}, since {'; '.join(reasons)}",
             )
 
 

@@ -40,8 +40,8 @@ def test_fields_that_json_lacks_take_their_defaults(changed):
         ('{"epochs": "many"}', r"config\.epochs is 'many'"),
         ('{"epochs": null}', r"config\.epochs is None"),
         ('{"epochs": true}', r"config\.epochs is True"),
-        ('{"epochs": 0}', r"config\.epochs is 0: allowed is at least 1"),
-        ('{"temperature": NaN}', r"config\.temperature is nan: allowed is at least 0.001"),
+        ('{"epochs": 0}', r"config\.epochs is 0: expected at least 1"),
+        ('{"temperature": NaN}', r"config\.temperature is nan: expected at least 0.001"),
         ('{"seeds": [0, 0]}', r"config\.seeds is \(0, 0\)"),
     ],
 )
@@ -116,7 +116,7 @@ def test_fields_that_the_json_of_a_distillation_lacks_take_their_defaults():
         ('{"search": {"epocs": 3}}', r"config\.search\.epocs: did you mean config\.search\.epochs"),
         (
             '{"search": {"target": {"flops": -1}}}',
-            r"config\.search\.target\.flops is -1\.0: allowed",
+            r"config\.search\.target\.flops is -1\.0: expected",
         ),
         ('{"search": {"target": {"flops": 0}}}', r"config\.search\.target has no target"),
         ('{"search": {"expand": 1}}', r"config\.search\.expand is 1"),

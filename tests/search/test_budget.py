@@ -229,8 +229,8 @@ FULL = sum(FLOPS.values())
         (
             {},
             {"flops": 0.05, "min_width": 6},
-            "is the least, since every group keeps at least 6 channel(s); additions tie stem = "
-            "stage1",
+            ", since every group keeps at least 6 channel(s); residual sums make widths equal "
+            "(stem = stage1)",
         ),
         (
             {"frozen": ("stage1", "stage2")},
@@ -302,7 +302,7 @@ def test_the_least_cost_is_named_and_reachable():
     # One channel in every group: the 3x3 convolutions, the first from 3 to 1, the others from 1 to
     # 1; the projections; the normalisations; the classifier with four biases.
     least = 9 * (3 + 6) + 2 + 2 * (1 + 6 + 2) + 4 + 4
-    assert f"{least / sum(PARAMS.values()):.4g} is the least" in str(refused.value)
+    assert f"the lowest possible is {least / sum(PARAMS.values()):.4g}, since" in str(refused.value)
     budget = budget_of(params=float(least))
     assert budget.allows(dict.fromkeys(NETWORK.widths, 1))
     with pytest.raises(ValueError, match="cannot be reached"):
@@ -312,7 +312,7 @@ def test_the_least_cost_is_named_and_reachable():
 def test_groups_that_cannot_be_thinned_are_named():
     architecture = models.create("vgg16_bn_imagenet", 4, width=0.02)
     channels = Channels.of(architecture, architecture.widths, (16, 16, 3))
-    with pytest.raises(ValueError, match="dense1, dense2 have no scales"):
+    with pytest.raises(ValueError, match="no normalisation scales the channels of dense1, dense2"):
         make_budget(
             channels,
             partition(architecture, channels),

@@ -261,7 +261,7 @@ def test_logits_of_a_split_are_in_its_order(finished, given, small_npz, devices)
             {"teacher__cache_logits": True, "weights__attention_transfer": 1.0},
             "config.weights.attention_transfer reads the teacher's maps, which are not kept",
         ),
-        ({"student_scales": ()}, r"config.student_scales is \(\): allowed is numbers above 0"),
+        ({"student_scales": ()}, r"config.student_scales is \(\): expected numbers above 0"),
         ({"teacher__network": "resnet9"}, "config.teacher.network: unknown network 'resnet9'"),
         (
             {"teacher__workdir": ("none",)},

@@ -173,8 +173,8 @@ def test_an_error_of_one_is_an_error_of_all(environment, tmp_path):
         (("auto", 2, 0), "--num_processes and --process_id need --coordinator"),
         (("host:1", 2, 2), "the id must be at least 0 and below the number of processes"),
         (("host:1", 0, -1), "the id must be at least 0"),
-        (("host", 2, 0), "allowed is host:port, or auto"),
-        (("host:port", 2, 0), "allowed is host:port, or auto"),
+        (("host", 2, 0), "expected host:port, or auto"),
+        (("host:port", 2, 0), "expected host:port, or auto"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(arguments, message):

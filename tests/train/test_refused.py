@@ -65,8 +65,8 @@ def test_a_workdir_in_use_is_refused(small_config, tmp_path):
         ),
         ({"student_widths": ("nothing.json",)}, "1 entries"),
         ({"student_widths": ("a.json", "b.json")}, "a.json"),
-        ({"weights.soft": -1.0}, r"config.weights.soft is -1.0: allowed is at least 0"),
-        ({"temperature": 0.0}, "config.temperature is 0.0: allowed is at least 0.001"),
+        ({"weights.soft": -1.0}, r"config.weights.soft is -1.0: expected at least 0"),
+        ({"temperature": 0.0}, "config.temperature is 0.0: expected at least 0.001"),
     ],
 )
 def test_bad_input_is_one_error_before_anything_is_written(

@@ -42,10 +42,10 @@ def refused(small_npz, tmp_path, capsys, *overrides):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["search.target.flops=-1.0"], "config.search.target.flops is -1.0: allowed is 0, a share"),
-        (["search.target.params=-0.5"], "config.search.target.params is -0.5: allowed is"),
-        (["search.target.flops=inf"], "config.search.target.flops is inf: allowed is"),
-        (["search.target.flops=nan"], "config.search.target.flops is nan: allowed is"),
+        (["search.target.flops=-1.0"], "config.search.target.flops is -1.0: expected 0, a share"),
+        (["search.target.params=-0.5"], "config.search.target.params is -0.5: expected"),
+        (["search.target.flops=inf"], "config.search.target.flops is inf: expected"),
+        (["search.target.flops=nan"], "config.search.target.flops is nan: expected"),
         (["search.target.flops=0.0"], "config.search.target has no target"),
         (
             ["search.target.flops=1e9"],
@@ -67,7 +67,8 @@ def refused(small_npz, tmp_path, capsys, *overrides):
         ),
         (
             ["search.target.flops=0.5", "search.min_width=16"],
-            "cannot be reached: 1 is the least, since every group keeps at least 16 channel(s)",
+            "cannot be reached: the lowest possible is 1, since every group keeps at least 16 "
+            "channel(s)",
         ),
         (
             ["search.target.flops=0.6", "search.min_width=0.6", "search.multiple=8"],
@@ -101,9 +102,9 @@ def refused(small_npz, tmp_path, capsys, *overrides):
             "config.search.latency_table: nothing.json cannot be read: ",
         ),
         (["search.blocks.resources=('macs',)"], "config.search.blocks.resources is ('macs',)"),
-        (["search.threshold=0.0"], "config.search.threshold is 0.0: allowed is"),
-        (["search.descent=1.5"], "config.search.descent is 1.5: allowed is"),
-        (["search.schedule=serial"], "config.search.schedule is 'serial': allowed is"),
+        (["search.threshold=0.0"], "config.search.threshold is 0.0: expected"),
+        (["search.descent=1.5"], "config.search.descent is 1.5: expected"),
+        (["search.schedule=serial"], "config.search.schedule is 'serial': expected"),
         (["search.taget.flops=0.5"], "did you mean config.search.target.flops?"),
         (["student_scales=(1.0, 0.5)"], "unknown field config.student_scales"),
         (["batch_size=100"], "config.batch_size is 100: at most the 81 training images"),

@@ -49,7 +49,8 @@ def test_a_search_above_its_target_says_where_and_why(search_of):
         find_structure(*made_up(config, {"stage3": 1}))
     text = str(refused.value)
     assert text.startswith("the search ended above its target: flops 0.")
-    assert "for 0.5000; at their least width are stage3; tied are stem = stage1" in text
+    assert "for 0.5000; groups at their minimum width: stage3" in text
+    assert "equal because of residual sums: stem = stage1" in text
 
 
 def test_found_widths_are_rounded_within_the_budget(search_of):

@@ -48,7 +48,7 @@ def start(coordinator: str = "", num_processes: int = 0, process_id: int = -1) -
         )
     host, _, port = coordinator.rpartition(":")
     if explicit and not (host and port.isdecimal()):
-        raise ProcessError(f"--coordinator is {coordinator!r}: allowed is host:port, or auto")
+        raise ProcessError(f"--coordinator is {coordinator!r}: expected host:port, or auto")
     if not explicit and coordinator != "auto" and not is_multi_process(os.environ):
         return
     settings: dict[str, Any] = {"heartbeat_timeout_seconds": _HEARTBEAT}

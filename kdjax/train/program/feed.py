@@ -191,7 +191,11 @@ class Streaming:
         workers: int,
         threads: int,
     ):
-        """Reads nothing yet; the arguments are those of :class:`kdjax.data.Streamed`."""
+        """Reads nothing yet.
+
+        The arguments are those of ``train_batches`` and ``evaluation_batches`` of
+        :class:`kdjax.data.Streamed`.
+        """
         self.sizes: Mapping[str, int] = streamed.sizes
         self.batch_size = batch_size
         self.image_shape = streamed.image_shape

@@ -16,6 +16,7 @@ import ml_collections
 from kdjax import config as configuration
 from kdjax import losses
 from kdjax.config import Parts, Term
+from kdjax.config.terms import TEACHER_LOGITS
 from kdjax.train.program import reading, term_modules
 from kdjax.train.program.reading import Calls, Taps
 from kdjax.train.program.term_modules import Memory
@@ -110,7 +111,7 @@ class Objective:
         """Computes each term and adds up the terms.
 
         Args:
-          taps: the taps of students and teachers.
+          taps: the logits and maps that terms may read.
           examples: the examples that the taps belong to.
           weights: the weight of each term, a number or ``[students]`` numbers.
           memory: the memories of the terms that have one.
@@ -173,7 +174,7 @@ def _active(name: str, term: Term, config: ml_collections.ConfigDict) -> _Active
     function = functools.partial(function, **fields) if fields else function
     if callable(loss):
         function = _named(name, function)
-    if config.standardize_logits and term.reads in ("logits", "logits and labels"):
+    if config.standardize_logits and term.reads in TEACHER_LOGITS:
         return _Active(_standardized(function), term.reads, term.coupled, None)
     return _Active(function, term.reads, term.coupled, None)
 

@@ -106,7 +106,7 @@ def calls(reads: str, taps: Taps) -> Calls:
 
     Args:
       reads: which maps the term reads, by a name of :class:`kdjax.config.Term`.
-      taps: the taps of students and teachers.
+      taps: the logits and maps that terms may read.
     """
     pairs = taps.adapted if reads in ADAPTED else taps.maps
     return [None if own is None else _OF_PAIRS[reads](own) for own in pairs]

@@ -192,8 +192,8 @@ class Monitor:
         if not self._warned and (thin := near_collapse(self._budget, widths)):
             self._warned = True
             self._say(
-                f"search: {thin}, at step {step}. A longer search (config.search.epochs) leaves "
-                "more to the loss; config.search.min_width sets the least width"
+                f"search: {thin}, at step {step}. In a longer search (config.search.epochs) widths "
+                "follow the loss more closely; config.search.min_width sets the minimum width"
             )
         if self._looked or step < self._from:
             return

@@ -99,5 +99,5 @@ def _check(found: stored.Checkpoint, experiment: Experiment, name: str) -> None:
     if found.architecture.name != found.network:
         raise ConfigError(
             f"{name} does not fit: {found.network} has changed since it was trained, or is another "
-            f"file; it was {found.architecture.name}"
+            f"file; the file it was trained with is kept as {found.architecture.name}"
         )

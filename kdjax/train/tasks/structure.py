@@ -286,11 +286,11 @@ def _why_not(budget: Budget, found: Mapping[str, int]) -> str:
         if found[group.name] <= minimum_width(group, budget.min_width)
     ]
     ties = [" = ".join(g.members) for g in budget.channels.groups if len(g.members) > 1]
-    reasons = [f"at their least width are {', '.join(floor) or 'no groups'}"]
+    reasons = [f"groups at their minimum width: {', '.join(floor) or 'none'}"]
     if ties:
-        reasons.append(f"tied are {', '.join(ties)}")
+        reasons.append(f"equal because of residual sums: {', '.join(ties)}")
     if budget.schedule == "sequential":
-        reasons.append("a block that had its turn does not change again")
+        reasons.append("with the schedule sequential a block does not change after its turn")
     return f"the search ended above its target: {over}; {'; '.join(reasons)}"
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from kdjax import losses
 from kdjax.config import RULES, TERMS, Parts
-from kdjax.config.terms import BY_TEACHER
+from kdjax.config.terms import TEACHER_LOGITS
 from kdjax.models import Architecture, Outputs, StudentEnsemble
 from kdjax.train.program import term_modules
 from kdjax.train.program.methods.method import Method, Weights, apply_training, shares
@@ -115,7 +115,7 @@ def pivot_untaught(
 
     def all_but_first(step: chex.Array) -> Weights:
         return {
-            term: weight * taught if TERMS[term].reads in BY_TEACHER else weight
+            term: weight * taught if TERMS[term].reads in TEACHER_LOGITS else weight
             for term, weight in weights(step).items()
         }
 
