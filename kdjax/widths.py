@@ -141,7 +141,6 @@ def check_students(
     reference: Mapping[str, int],
     *,
     shared: Iterable[str] = (),
-    name: str = "student_widths",
 ) -> tuple[WidthVector, ...]:
     """Checks the widths of the students of an ensemble. The first student is the pivot.
 
@@ -149,7 +148,6 @@ def check_students(
       student_widths: one vector per student.
       reference: the architecture's full widths.
       shared: groups that all students share (the stem), so that their widths must be equal.
-      name: what the vectors are called in error messages.
 
     Returns:
       The checked vectors.
@@ -159,24 +157,24 @@ def check_students(
         student is wider than the first in some group, or students differ in a shared group.
     """
     vectors = tuple(
-        check(widths, reference, name=f"{name}[{index}]")
+        check(widths, reference, name=f"student_widths[{index}]")
         for index, widths in enumerate(student_widths)
     )
     if len(vectors) < 2:
         raise ValueError(
-            f"{name} has {len(vectors)} entries: an ensemble needs at least 2 students"
+            f"student_widths has {len(vectors)} entries: an ensemble needs at least 2 students"
         )
     pivot = vectors[0]
     for index, widths in enumerate(vectors[1:], start=1):
         for group in reference:
             if group in set(shared) and widths[group] != pivot[group]:
                 raise ValueError(
-                    f"{name}[{index}][{group!r}] is {widths[group]}: all students share this "
-                    f"group, and the first has {pivot[group]}"
+                    f"student_widths[{index}][{group!r}] is {widths[group]}: all students share "
+                    f"this group, and the first has {pivot[group]}"
                 )
             if widths[group] > pivot[group]:
                 raise ValueError(
-                    f"{name}[{index}][{group!r}] is {widths[group]}, wider than the first "
+                    f"student_widths[{index}][{group!r}] is {widths[group]}, wider than the first "
                     f"student's {pivot[group]}: the pivot comes first and is the widest"
                 )
     return vectors

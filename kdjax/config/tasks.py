@@ -125,13 +125,13 @@ def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def unknown_field(name: str, fields: Mapping[str, Field] = FIELDS) -> ConfigError:
     """The error for a field that is not in ``fields``; names the field that was probably meant."""
-    for known_by in (
-        lambda others: name in set(others) - set(fields),
-        lambda others: _sections(name) & (_sections(*others) - _sections(*fields)),
-    ):
-        for command, others in _TABLES.items():
-            if known_by(others):
-                return ConfigError(f"unknown field config.{name}: it belongs to `kdjax {command}`")
+    tables = _TABLES.items()
+    owners = [task for task, table in tables if name in table and name not in fields]
+    # A field that no command has, in a section that only other commands have.
+    if not _sections(name) & _sections(*fields):
+        owners += [task for task, table in tables if _sections(name) & _sections(*table)]
+    if owners:
+        return ConfigError(f"unknown field config.{name}: it belongs to `kdjax {owners[0]}`")
     if inside := [known for known in fields if known.startswith(f"{name}.")]:
         return ConfigError(
             f"config.{name} is a section: set one of {', '.join(f'config.{i}' for i in inside)}"

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from kdjax.losses.arguments import check_equal_shapes, check_temperature, is_known
 from kdjax.losses.global_batch import Rows
-from kdjax.losses.rounding import EXACT, unit
+from kdjax.losses.numerics import EXACT, unit
 
 _EPSILON = 1e-7
 # Entries have lengths of at most sqrt(3), so exp(score) cannot overflow.

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from kdjax.losses.arguments import check_temperature
 from kdjax.losses.global_batch import softened
-from kdjax.losses.rounding import EQUAL, square_root
+from kdjax.losses.numerics import EQUAL, square_root
 
 _EPSILON = 1e-8
 

@@ -4,8 +4,8 @@ import chex
 import jax.numpy as jnp
 
 from kdjax.losses.arguments import check_maps
+from kdjax.losses.numerics import EXACT
 from kdjax.losses.pooling import pool_to_smaller
-from kdjax.losses.rounding import EXACT
 
 
 def fsp(

@@ -4,7 +4,7 @@ import chex
 import jax.numpy as jnp
 
 from kdjax.losses.global_batch import softened
-from kdjax.losses.rounding import EXACT
+from kdjax.losses.numerics import EXACT
 
 
 def mlkd_batch(

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from kdjax.losses.arguments import check_temperature, class_indices
 from kdjax.losses.hard_labels import hard_label_cross_entropy
-from kdjax.losses.rounding import saturate
+from kdjax.losses.numerics import saturate
 from kdjax.losses.soft_targets import soft_target_kl
 
 

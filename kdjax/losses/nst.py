@@ -4,8 +4,8 @@ import chex
 import jax.numpy as jnp
 
 from kdjax.losses.arguments import check_maps
+from kdjax.losses.numerics import EXACT, unit
 from kdjax.losses.pooling import pool_to_smaller
-from kdjax.losses.rounding import EXACT, unit
 
 
 def nst(student_map: chex.Array, teacher_map: chex.Array) -> chex.Array:

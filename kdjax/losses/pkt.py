@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from kdjax.losses.arguments import check_batches
 from kdjax.losses.global_batch import Rows
-from kdjax.losses.rounding import EXACT, square_root
+from kdjax.losses.numerics import EXACT, square_root
 
 _EPSILON = 1e-7
 

@@ -3,7 +3,7 @@
 import chex
 import jax.numpy as jnp
 
-from kdjax.losses.rounding import EXACT
+from kdjax.losses.numerics import EXACT
 
 
 def pool_to(values: chex.Array, height: int, width: int) -> chex.Array:

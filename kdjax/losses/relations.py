@@ -6,7 +6,7 @@ import optax
 
 from kdjax.losses.arguments import check_batches
 from kdjax.losses.global_batch import Rows
-from kdjax.losses.rounding import EXACT, unit
+from kdjax.losses.numerics import EXACT, unit
 
 # Lower bound of squared distances. Distances are divided by their mean, which must not be 0.
 _SMALLEST_SQUARE = 1e-12

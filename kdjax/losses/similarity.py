@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from kdjax.losses.arguments import check_batches
 from kdjax.losses.global_batch import Rows
-from kdjax.losses.rounding import EXACT, unit
+from kdjax.losses.numerics import EXACT, unit
 
 
 def similarity_preserving(

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from kdjax.losses.arguments import check_temperature
-from kdjax.losses.rounding import excess, saturate
+from kdjax.losses.numerics import excess, saturate
 
 # Above this exponent exp() may overflow, so the plain sum of log ratios is used. It is also used
 # where the student gives more than half of its probability to classes that have probability 0 for

@@ -4,7 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from kdjax.losses.rounding import EQUAL, square_root
+from kdjax.losses.numerics import EQUAL, square_root
 
 
 def standardize_logits(logits: chex.Array, *, epsilon: float = 1e-7) -> chex.Array:

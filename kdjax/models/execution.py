@@ -111,7 +111,7 @@ def of_all(runs: Mapping[tuple[int, ...], Branches]) -> Branches:
     )
 
 
-def named(name: str, *, lanes: int = 1, remat: bool = False) -> Execution:
+def execution_named(name: str, *, lanes: int = 1, remat: bool = False) -> Execution:
     """The strategy with a name in :data:`EXECUTIONS`.
 
     Args:

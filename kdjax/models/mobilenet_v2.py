@@ -42,10 +42,10 @@ _STAGES = (  # name, expansion, full width, blocks, stride; None where the varia
 
 @dataclasses.dataclass(frozen=True)
 class BlockPlan:
-    """The shape of one block; ``group`` is its stage, ``hidden`` its channels inside."""
+    """The shape of one block; ``hidden`` are its channels inside."""
 
     name: str
-    group: str
+    stage: str
     hidden: int
     channels: int
     stride: int
@@ -79,7 +79,7 @@ class MobileNetV2(Architecture):
                 expand = expansion > 1
                 yield BlockPlan(
                     name=f"{stage}_block{number}",
-                    group=stage,
+                    stage=stage,
                     hidden=widths[f"{stage}.block{number}.expand" if expand else in_group],
                     channels=widths[stage],
                     stride=first_stride if number == 1 else 1,
@@ -154,6 +154,6 @@ class Branch(nn.Module):
         features = {}
         for block in self.plan:
             x = InvertedResidual(block, name=block.name, **fields)(x, train, mask)
-            features[block.group] = x
+            features[block.stage] = x
         x = nn.relu6(ConvNorm(self.head, 1, name="head", **fields)(x, train, mask))
         return Outputs(pooled_logits(x, self.num_classes, self.dtype), tuple(features.values()))

@@ -31,10 +31,10 @@ _STAGES = (("stage1", 16, 1), ("stage2", 32, 2), ("stage3", 64, 2))  # name, ful
 
 @dataclasses.dataclass(frozen=True)
 class BlockPlan:
-    """The shape of one residual block; ``group`` is its stage, ``inner`` its hidden channels."""
+    """The shape of one residual block; ``inner`` are its hidden channels."""
 
     name: str
-    group: str
+    stage: str
     in_channels: int
     inner: int
     channels: int
@@ -86,7 +86,7 @@ class ResNet(Architecture):
             for number in range(1, self.blocks_per_stage + 1):
                 yield BlockPlan(
                     name=f"{stage}_block{number}",
-                    group=stage,
+                    stage=stage,
                     in_channels=widths[in_group],
                     inner=widths[f"{stage}.block{number}.conv1"],
                     channels=widths[stage],
@@ -156,5 +156,5 @@ class Branch(nn.Module):
         features = {}
         for block in self.plan:
             x = BasicBlock(block, name=block.name, **fields)(x, train, mask)
-            features[block.group] = x
+            features[block.stage] = x
         return Outputs(pooled_logits(x, self.num_classes, self.dtype), tuple(features.values()))

@@ -135,7 +135,7 @@ def _blocks(plans: "Sequence[Sequence[BlockPlan]]", shared: bool, lanes: int) ->
             source = Packing.of([plan.in_channels for plan in members], lanes)
         blocks.append(
             _Block(
-                members[0].group,
+                members[0].stage,
                 members[0].stride,
                 source,
                 Packing.of([plan.inner for plan in members], lanes),

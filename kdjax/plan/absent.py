@@ -36,7 +36,7 @@ class AbsentParallel(Parallel):
 
     def replicate(self, tree: Any) -> Any:
         """Returns the shapes of equal copies on every device."""
-        return jax.tree.map(lambda leaf: self._struct(self._with_axis(leaf.shape), leaf), tree)
+        return jax.tree.map(lambda leaf: self._struct(self.stacked_shape(leaf.shape), leaf), tree)
 
     def scatter(self, tree: Any, axis: int) -> Any:
         """Returns the shapes of rows that are distributed over the devices.
@@ -48,9 +48,8 @@ class AbsentParallel(Parallel):
 
         def deal(leaf: Any) -> jax.ShapeDtypeStruct:
             rows = leaf.shape[axis] // len(self.devices)
-            return self._struct(
-                self._with_axis((*leaf.shape[:axis], rows, *leaf.shape[axis + 1 :])), leaf
-            )
+            shape = (*leaf.shape[:axis], rows, *leaf.shape[axis + 1 :])
+            return self._struct(self.stacked_shape(shape), leaf)
 
         return jax.tree.map(deal, tree)
 
@@ -63,9 +62,6 @@ class AbsentParallel(Parallel):
         """Bytes that arrays of these shapes take on one device."""
         total = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
         return total // len(self.devices)
-
-    def _with_axis(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return shape if self.axis_name is None else (len(self.devices), *shape)
 
     def _struct(self, shape: tuple[int, ...], like: Any) -> jax.ShapeDtypeStruct:
         # With several devices, pmap sets the sharding of its arguments by itself.

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from kdjax.models.execution import EXECUTIONS, Execution, named
+from kdjax.models.execution import EXECUTIONS, Execution, execution_named
 from kdjax.plan.absent import AbsentParallel
 from kdjax.plan.estimate import estimate, totals
 from kdjax.plan.program import read
@@ -68,7 +68,7 @@ def lowered(
 def _name(config: ml_collections.ConfigDict, execution: Execution) -> str:
     """Returns the name of an execution; it shows what `auto` stands for."""
     options = {"lanes": config.compute.lanes, "remat": config.compute.remat}
-    return next(name for name in EXECUTIONS if named(name, **options) == execution)
+    return next(name for name in EXECUTIONS if execution_named(name, **options) == execution)
 
 
 def _memory(analysis: Any, target: Target, state: int, data: int) -> dict[str, float]:

@@ -78,7 +78,7 @@ def partition(
                 f"{len(names)} blocks, {', '.join(names)}"
             )
     for name in frozen:
-        known_block(name, names, "search.blocks.frozen")
+        check_block_name(name, names, "search.blocks.frozen")
     if patterns:
         members = _by_patterns(channels, dict(zip(names, patterns, strict=True)))
     else:
@@ -96,7 +96,7 @@ def partition(
     )
 
 
-def known_block(name: str, names: Sequence[str], field: str) -> None:
+def check_block_name(name: str, names: Sequence[str], field: str) -> None:
     """Raises ValueError unless ``name`` is among ``names``.
 
     Args:

@@ -95,7 +95,7 @@ def make_constraints(
             resource,
             models[resource],
             target,
-            _pressure(channels, blocks, [resource], overall, tuple(models)),
+            _pressure(channels, blocks, resource, overall, tuple(models)),
         )
         for resource, target in overall.items()
     ]
@@ -109,7 +109,7 @@ def make_constraints(
                 model = latencies.model(channels, layers)
             else:
                 model = CostModel.of(resource, channels, layers)
-            pressure = _pressure(channels, [block], [resource], overall, tuple(models))
+            pressure = _pressure(channels, [block], resource, overall, tuple(models))
             constraints.append(
                 Constraint(f"{block.name}.{resource}", model, block.target, pressure)
             )
@@ -163,22 +163,22 @@ def _penalised(block: Block, overall: Mapping[str, float]) -> tuple[str, ...]:
 def _pressure(
     channels: Channels,
     blocks: Sequence[Block],
-    own: Sequence[str],
+    resource: str,
     overall: Mapping[str, float],
     resources: Sequence[str],
 ) -> np.ndarray:
     """The pressure ``[resources, groups]`` of a constraint.
 
-    Groups of a block whose resource is ``targets`` are penalised for the constraint's resources,
-    ``own``.
+    Groups of a block whose resource is ``targets`` are penalised for ``resource``, which is the
+    constraint's.
     """
     pressure = np.zeros((len(resources), len(channels.groups)), np.float32)
     for block in blocks:
         if block.frozen:
             continue
-        penalised = own if block.resource == "targets" else _penalised(block, overall)
+        penalised = (resource,) if block.resource == "targets" else _penalised(block, overall)
         for number, group in enumerate(channels.groups):
             if group.name in block.groups:
-                for resource in penalised:
-                    pressure[resources.index(resource), number] = block.strength / len(penalised)
+                for each in penalised:
+                    pressure[resources.index(each), number] = block.strength / len(penalised)
     return pressure

@@ -16,7 +16,7 @@ def expand(
     limit: Mapping[str, int],
     least: Mapping[str, int] | None = None,
     multiple: int = 1,
-    fixed: Collection[str] = (),
+    held: Collection[str] = (),
 ) -> WidthVector:
     """Returns the widths times the largest uniform multiplier that a budget allows.
 
@@ -33,7 +33,7 @@ def expand(
         one multiple.
       multiple: the width of every group that changes is a multiple of this number, or the group's
         limit if that is smaller.
-      fixed: names of groups that stay at their limit.
+      held: names of groups that stay at their limit.
 
     Raises:
       ValueError: if the budget does not even allow the smallest widths.
@@ -45,14 +45,14 @@ def expand(
     steps = [math.lcm(multiple, group.unit_size) for group in groups]
     limits = [limit[group.name] for group in groups]
     floors = steps if least is None else [least[group.name] for group in groups]
-    holds = [group.name in fixed for group in groups]
+    stays = [group.name in held for group in groups]
     wanted = [group_width(group, widths) for group in groups]
 
     def floored(factor: float) -> list[int]:
         return [
-            most if held else min(most, max(few, math.floor(factor * width / step + 1e-9) * step))
-            for width, step, few, most, held in zip(
-                wanted, steps, floors, limits, holds, strict=True
+            most if stay else min(most, max(few, math.floor(factor * width / step + 1e-9) * step))
+            for width, step, few, most, stay in zip(
+                wanted, steps, floors, limits, stays, strict=True
             )
         ]
 

@@ -50,7 +50,7 @@ def kept_channels(
         or splits a unit, or ``widths`` misses a group that cannot be thinned.
     """
     alive = np.zeros(len(channels.group_of), bool)
-    strengths, deaths = channels.by_group(worths), channels.by_group(dead)
+    worths_of, dead_of = channels.by_group(worths), channels.by_group(dead)
     first = 0
     for group in channels.groups:
         width = group_width(group, widths)
@@ -59,7 +59,7 @@ def kept_channels(
                 f"widths[{group.name!r}] is {width}: at most {group.channels}"
                 + (f", in multiples of {group.unit_size}" if group.unit_size > 1 else "")
             )
-        order = np.lexsort((-strengths[group.name], deaths[group.name]))
+        order = np.lexsort((-worths_of[group.name], dead_of[group.name]))
         alive[first + order[: width // group.unit_size]] = True
         first += group.units
     for name in channels.fixed:

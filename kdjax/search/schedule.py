@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kdjax.search.blocks import Block, known_block
+from kdjax.search.blocks import Block, check_block_name
 from kdjax.search.channels import Channels
 from kdjax.search.constraints import Constraint
 from kdjax.tracing import Group
@@ -52,7 +52,7 @@ def make_schedule(
         return np.any(list(active.values()), axis=0)[None], targets[None]
     names = tuple(order) or tuple(name for name, groups in active.items() if groups.any())
     for name in names:
-        known_block(name, [block.name for block in blocks], "search.order")
+        check_block_name(name, [block.name for block in blocks], "search.order")
         if name not in free:
             raise ValueError(f"search.order names {name!r}, which is frozen")
         if not active[name].any():

@@ -371,7 +371,7 @@ def test_a_checked_budget_is_kept_after_the_search(
             limit=NETWORK.widths,
             least=least,
             multiple=multiple,
-            fixed=budget.held,
+            held=budget.held,
         )
     else:
         found = round_widths(start, budget, multiple, np.ones(sum(MOST)))

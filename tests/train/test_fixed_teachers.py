@@ -15,7 +15,6 @@ from kdjax.train.program.fixed_teachers import (
     TeacherNetwork,
     block_pairs,
     map_pairs,
-    weights_of,
 )
 from kdjax.train.program.objective import Examples, objective
 from kdjax.train.program.reading import TaughtOutputs, teacher_taps
@@ -127,15 +126,6 @@ def test_students_are_adapted_to_teachers_of_other_families(student, teacher, ch
     assert sorted(adapters) == [
         f"student_1_block{block}" for block, width in enumerate(channels, 1) if width
     ]
-
-
-def test_weights_grow_and_belong_to_those_that_are_taught():
-    config = configuration.distill_default()
-    config.weights.update(hard=0.2, soft=0.0, dkd=0.8)
-    config.weight_ramp.update(dkd="linear", epochs=2.0)
-    weights = weights_of(config, (True, False), steps_per_epoch=10)(jnp.int32(5))
-    np.testing.assert_allclose(weights["hard"], [0.2, 1.0])
-    np.testing.assert_allclose(weights["dkd"], [0.8 * 5 / 20, 0.0])
 
 
 def test_without_a_weight_of_labels_the_student_alone_still_learns_them():

@@ -11,7 +11,6 @@ from kdjax.models.initialize import draw
 from kdjax.train.program import methods
 from kdjax.train.program.objective import Examples, Taps, objective
 from kdjax.train.program.online_teacher import initial_memory, remember, teacher_logits
-from kdjax.train.program.optimizer import weight_ramps
 from kdjax.train.tasks.experiment import resolve
 
 STUDENTS, BATCH, CLASSES = 3, 6, 5
@@ -236,25 +235,6 @@ def test_running_losses_follow_the_metrics_and_pass_over_what_is_not_finite():
     after = remember(memory, {"hard": (np.array([30.0, np.nan]), np.float32(10.0))})
     np.testing.assert_allclose(after["losses"], [0.99 + 0.01 * 3.0, 0.99 + 0.01], rtol=1e-6)
     assert remember({}, {}) == {}
-
-
-def test_student_weights_multiply_all_terms_but_hard():
-    config = configuration.default()
-    config.weight_ramp.feature = "constant"
-    config.student_weights = (0.0, 1.0, 2.0, 1.0, 1.0)
-    weights = weight_ramps(config, 1)(jnp.int32(3))
-    assert float(weights["hard"]) == pytest.approx(0.7)
-    np.testing.assert_allclose(weights["soft"], 0.15 * np.array([0.0, 1.0, 2.0, 1.0, 1.0]))
-
-
-@pytest.mark.parametrize("name", configuration.TERMS)
-def test_every_term_has_a_ramp_and_a_weight_for_each_student(name):
-    config = only(name, **{f"weight_ramp.{name}": "linear", "weight_ramp.epochs": 4.0})
-    config.student_weights = (0.5, 1.0, 2.0, 1.0, 1.0)
-    shares = 1.0 if name == "hard" else np.array(config.student_weights)
-    found = weight_ramps(config, 10)(jnp.int32(10))  # A quarter of the ramp.
-    assert list(found) == [name]
-    np.testing.assert_allclose(found[name], 0.25 * shares, rtol=1e-6)
 
 
 def test_wider_only_needs_students_in_order(small_config):

@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from kdjax import config as configuration
-from kdjax.train.program.optimizer import learning_rate_schedule, make_optimizer, weight_ramps
+from kdjax.train.program.optimizer import learning_rate_schedule, make_optimizer
 
 PARAMS = {"layer": {"kernel": jnp.array([[2.0, -4.0]]), "bias": jnp.array([1.0, 3.0])}}
 GRADIENTS = {"layer": {"kernel": jnp.array([[0.5, 0.25]]), "bias": jnp.array([-1.0, 2.0])}}
@@ -27,16 +27,11 @@ def updates_of(steps=1, **changes):
     return updates["layer"]
 
 
-def test_a_run_of_one_epoch_warms_up_and_reaches_its_weights():
+def test_a_run_of_one_epoch_warms_up():
     config = config_with(epochs=1, schedule__name="constant", schedule__learning_rate=0.4)
     schedule = learning_rate_schedule(config.schedule, 1, 8)  # 4 of the 8 steps warm up.
     np.testing.assert_allclose(
         [schedule(step) for step in range(6)], [0.1, 0.2, 0.3, 0.4, 0.4, 0.4]
-    )
-    # The cosine ramp of the feature term reaches .15 at the last step, not after 15 epochs.
-    weights = weight_ramps(config, 8)
-    np.testing.assert_allclose(
-        [weights(jnp.float32(step))["feature"] for step in (0, 4, 8)], [0, 0.075, 0.15], atol=1e-7
     )
 
 
@@ -118,16 +113,3 @@ def test_cosine_schedule_rises_and_falls():
     np.testing.assert_allclose(values[:10], 0.01 * np.arange(1, 11), rtol=1e-6)
     np.testing.assert_allclose(values[55], 0.1 * (0.1 + 0.9 * 0.5), rtol=1e-6)
     assert 0.01 <= values[-1] < 0.0101
-
-
-@pytest.mark.parametrize(
-    ("shape", "expected"),
-    [("constant", [1, 1, 1]), ("linear", [0, 0.5, 1]), ("cosine", [0, 0.5, 1])],
-)
-def test_weights_of_loss_terms_ramp_up(shape, expected):
-    config = config_with(weight_ramp__soft=shape, weight_ramp__epochs=4.0, weights__soft=0.3)
-    weights = weight_ramps(config, steps_per_epoch=10)
-    values = [weights(jnp.int32(step)) for step in (0, 20, 40)]
-    np.testing.assert_allclose([v["soft"] for v in values], 0.3 * np.array(expected), atol=1e-7)
-    np.testing.assert_allclose([v["hard"] for v in values], 0.7, rtol=1e-6)
-    np.testing.assert_allclose(weights(jnp.int32(400))["soft"], 0.3, rtol=1e-6)

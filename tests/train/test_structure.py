@@ -58,7 +58,7 @@ def test_found_widths_are_rounded_within_the_budget(search_of):
     alive = {"stem": 1, "stage1.block1.conv1": 3, "stage2": 5, "stage3": 7}
     experiment, budget, state = made_up(config, alive)
     structure = find_structure(experiment, budget, state)
-    assert structure.found["stage2"] == 5
+    assert structure.alive["stage2"] == 5
     assert budget.allows(structure.compact)
     assert all(width % 2 == 0 for width in structure.compact.values())
     assert {name: len(indices) for name, indices in structure.kept.items()} == structure.compact
@@ -70,7 +70,7 @@ def test_a_found_structure_can_be_widened(search_of):
     experiment, budget, state = made_up(config, alive)
     structure = find_structure(experiment, budget, state)
     assert budget.allows(structure.compact)
-    assert all(structure.compact[name] >= width for name, width in structure.found.items())
+    assert all(structure.compact[name] >= width for name, width in structure.alive.items())
     assert budget.shares(structure.compact)["flops"] > 0.45
     assert structure.compact["stage2"] > 2
 

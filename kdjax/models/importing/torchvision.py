@@ -65,21 +65,13 @@ def present_name(name: str) -> str:
     return re.sub(r"(\.denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", name)
 
 
-def epsilon_of(architecture: Architecture, own: float) -> float:
-    """The epsilon that torchvision adds to the variances in a network.
+def epsilon_of(architecture: Architecture) -> float | None:
+    """The epsilon that torchvision adds to the variances in a network; None: the same as kdjax.
 
-    Args:
-      architecture: of the network.
-      own: the epsilon that kdjax adds.
+    EfficientNets have the 1e-3 of the paper's code in kdjax. In torchvision only B5 to B7 have it.
     """
-    if isinstance(architecture, EfficientNet) and architecture.name[-2:] in _PLAIN_EPSILON:
-        return 1e-5
-    return own
-
-
-# In torchvision B0 to B4 have PyTorch's epsilon, 1e-5, and B5 to B7 the 1e-3 of the paper's code.
-# In kdjax all of them have 1e-3.
-_PLAIN_EPSILON = ("b0", "b1", "b2", "b3", "b4")
+    plain = isinstance(architecture, EfficientNet) and architecture.name[-2:] < "b5"
+    return 1e-5 if plain else None
 
 
 def _layout(path: str) -> Any:

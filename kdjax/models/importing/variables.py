@@ -234,11 +234,11 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _match_epsilon(architecture: Architecture, found: dict[str, np.ndarray]) -> None:
-    """Changes scales so that our epsilon gives the same results as torchvision's."""
-    own = NORM["epsilon"]
-    theirs = epsilon_of(architecture, own)
-    if theirs == own:
+    """Changes scales so that kdjax's epsilon gives the same results as torchvision's."""
+    theirs = epsilon_of(architecture)
+    if theirs is None:
         return
+    own = NORM["epsilon"]
     for path in found:
         if path.endswith("/scale"):
             variance = found[f"batch_stats/{_module_of(path)}/var"].astype(np.float64)

@@ -1,4 +1,4 @@
-"""Devices: only this module knows whether a function runs on one device or on many."""
+"""Devices: functions compiled for one device or for many, and arrays that they take."""
 
 import collections
 import dataclasses
@@ -24,7 +24,8 @@ class Parallel:
     inside the function, :data:`AXIS` is the mapped axis over the devices of all processes.
 
     ``pmap`` keeps batch statistics, padding and memories per device explicit, with one function for
-    one device and many. JAX recommends ``shard_map`` for new code; only this class would change.
+    one device and many. JAX recommends ``shard_map`` for new code; that would change this class and
+    its stand-in for absent devices (:mod:`kdjax.plan.absent`).
     """
 
     devices: tuple[jax.Device, ...]
@@ -52,16 +53,20 @@ class Parallel:
             function, axis_name=AXIS, devices=self.devices, donate_argnums=tuple(donate)
         )
 
+    def stacked_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of this process's copies, or shares, of an array: one for each device."""
+        return shape if self.axis_name is None else (len(self.local_devices), *shape)
+
     def replicate(self, tree: Any) -> Any:
         """Copies host arrays to every device."""
         if self.axis_name is None:
             return jax.device_put(tree, self.devices[0])
         sharding = self._sharding
-        count = len(self.local_devices)
 
         def copy(leaf: Any) -> jax.Array:
             leaf = np.asarray(leaf)
-            return jax.device_put(np.broadcast_to(leaf, (count, *leaf.shape)), sharding)
+            stacked = np.broadcast_to(leaf, self.stacked_shape(leaf.shape))
+            return jax.device_put(stacked, sharding)
 
         return jax.tree.map(copy, tree)
 

@@ -17,7 +17,7 @@ import ml_collections
 
 from kdjax import atomic
 from kdjax.models import Architecture
-from kdjax.models.execution import EXECUTIONS, Execution, named
+from kdjax.models.execution import EXECUTIONS, Execution, execution_named
 from kdjax.process import cache_directory
 from kdjax.train.devices.parallel import Parallel
 
@@ -70,8 +70,8 @@ def execution_of(
         if config.faults.non_finite != "stop":
             # 0 times NaN is NaN: a fault in one student would spread to all students that run as
             # one network, and all of them would have to be skipped.
-            name = "scanned" if named(name).scan else "sequential"
-    chosen = named(name, lanes=config.compute.lanes, remat=config.compute.remat)
+            name = "scanned" if execution_named(name).scan else "sequential"
+    chosen = execution_named(name, lanes=config.compute.lanes, remat=config.compute.remat)
     if not chosen.is_plain and name not in architecture.executions:
         raise ValueError(
             f"config.compute.execution is {name!r}: {architecture.name} runs as one of "

@@ -7,22 +7,18 @@ the other network are evenly spaced. With 3 and 7 blocks the pairs are 1-3, 2-5,
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
-import ml_collections
-import numpy as np
 
-from kdjax.config import growing
 from kdjax.data.batches import Batch
 from kdjax.losses.pooling import pool_to_smaller
 from kdjax.models import Architecture, Outputs
 from kdjax.models.ensemble import feature_shapes
 from kdjax.models.initialize import variable_shapes
-from kdjax.train.program.optimizer import grown_weights
 from kdjax.widths import WidthVector
 
 
@@ -153,42 +149,3 @@ def map_pairs(
             first, second = pool_to_smaller(first, second)
         pairs.append((first, second))
     return pairs
-
-
-def weights_of(
-    config: ml_collections.ConfigDict, distilled: Sequence[bool], steps_per_epoch: int
-) -> Callable[[chex.Array], dict[str, Any]]:
-    """Returns a function from the step to the weights of each term, ``[students]``.
-
-    A student without a teacher has weight 1 for ``hard`` and weight 0 for all other terms.
-
-    Args:
-      config: the stage's configuration; ``weights``, ``weight_ramp`` and ``epochs`` are read.
-      distilled: for each student, whether the teacher teaches it.
-      steps_per_epoch: training steps in one epoch.
-    """
-    if not growing(config):
-        constant = {
-            term: np.where(distilled, weight, float(term == "hard")).astype(np.float32)
-            for term, weight in config.weights.items()
-        }
-        return lambda step: constant
-    grow = grown_weights(config, steps_per_epoch)
-
-    def weights(step: chex.Array) -> dict[str, chex.Array]:
-        grown: Mapping[str, Any] = {"hard": jnp.float32(0.0)} | grow(step)
-        return {
-            term: jnp.where(np.asarray(distilled), weight, np.float32(term == "hard"))
-            for term, weight in grown.items()
-        }
-
-    return weights
-
-
-def with_labels(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """The configuration with the term ``hard`` switched on; if its weight is 0, it becomes 1."""
-    if config.weights.hard > 0:
-        return config
-    changed = ml_collections.ConfigDict(config.to_dict())
-    changed.weights.hard = 1.0
-    return changed

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from kdjax.config import ramp_epochs, warmup_epochs
+from kdjax.config import warmup_epochs
 
 
 def learning_rate_schedule(
@@ -59,53 +59,6 @@ def _step(peak: float, total: int, boundaries: Sequence[float], factor: float) -
 def _cosine(peak: float, total: int, warmup: int, final: float) -> optax.Schedule:
     decay = optax.cosine_decay_schedule(peak, max(1, total - warmup), final)
     return lambda step: decay(jnp.maximum(step - warmup, 0))
-
-
-def weight_ramps(
-    config: ml_collections.ConfigDict, steps_per_epoch: int
-) -> Callable[[chex.Array], dict[str, chex.Array]]:
-    """Like :func:`grown_weights`, with ``config.student_weights`` applied if they are set.
-
-    The weight of every term but ``hard`` is then ``[students]``.
-    """
-    grow = grown_weights(config, steps_per_epoch)
-    if not config.student_weights:
-        return grow
-
-    def weights(step: chex.Array) -> dict[str, chex.Array]:
-        by_student = jnp.asarray(config.student_weights, jnp.float32)
-        return {
-            term: weight if term == "hard" else weight * by_student
-            for term, weight in grow(step).items()
-        }
-
-    return weights
-
-
-def grown_weights(
-    config: ml_collections.ConfigDict, steps_per_epoch: int
-) -> Callable[[chex.Array], dict[str, chex.Array]]:
-    """Returns a function from the step to the weight of each loss term.
-
-    The weights are ``config.weights``, and ``config.weight_ramp`` says how they grow. A ramp that
-    is longer than the run is cut to the length of the run.
-    """
-    length = ramp_epochs(config.weight_ramp.epochs, config.epochs) * steps_per_epoch
-    shapes: dict[str, Callable[[chex.Array], chex.Numeric]] = {
-        "constant": lambda progress: 1.0,
-        "linear": lambda progress: progress,
-        "cosine": lambda progress: 0.5 - 0.5 * jnp.cos(jnp.pi * progress),
-    }
-
-    def weights(step: chex.Array) -> dict[str, chex.Array]:
-        progress = jnp.minimum(1.0, step / length)
-        return {
-            term: jnp.float32(weight * shapes[config.weight_ramp[term]](progress))
-            for term, weight in config.weights.items()
-            if weight > 0
-        }
-
-    return weights
 
 
 def make_optimizer(

@@ -55,12 +55,13 @@ class TaughtOutputs(NamedTuple):
     teacher: Outputs
 
 
-def ensemble_taps(outputs: Outputs, taught: chex.Array) -> Taps:
+def ensemble_taps(outputs: Outputs, teacher_logits: chex.Array) -> Taps:
     """The taps of an ensemble, in which the pivot's feature maps teach the other students.
 
     Args:
       outputs: the outputs of a :class:`kdjax.models.StudentEnsemble`.
-      taught: ``[students or 1, teachers, batch, classes]``: the logits that teach each student.
+      teacher_logits: ``[students or 1, teachers, batch, classes]``: the logits that teach each
+        student.
     """
     students = range(1, outputs.logits.shape[0])
     pivot = [jax.lax.stop_gradient(maps[0]) for maps in outputs.features]
@@ -72,7 +73,7 @@ def ensemble_taps(outputs: Outputs, taught: chex.Array) -> Taps:
         [(block[index - 1], target) for block, target in zip(outputs.adapted, pivot, strict=True)]
         for index in students
     ]
-    return Taps(outputs.logits, taught, [None, *maps], [None, *adapted], outputs.distances)
+    return Taps(outputs.logits, teacher_logits, [None, *maps], [None, *adapted], outputs.distances)
 
 
 def teacher_taps(outputs: TaughtOutputs, distilled: Sequence[bool]) -> Taps:

@@ -79,13 +79,13 @@ def trace_step(
         )
         return after.memory.get(term_modules.NETWORK, {})
 
-    many = () if parallel.axis_name is None else (len(parallel.local_devices),)
     given = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((*many, *np.shape(leaf)), leaf.dtype),
+        lambda leaf: jax.ShapeDtypeStruct(parallel.stacked_shape(np.shape(leaf)), leaf.dtype),
         (state, batch, teacher),
     )
     after = jax.eval_shape(parallel.compile(step), *given)
-    _check_memories(given[0].memory.get(term_modules.NETWORK, {}), after, len(many))
+    skipped = len(parallel.stacked_shape(()))
+    _check_memories(given[0].memory.get(term_modules.NETWORK, {}), after, skipped)
 
 
 def _check_memories(before: Any, after: Any, skipped: int) -> None:

@@ -127,11 +127,11 @@ def _described_once(value: Any, module: str, seen: set[int]) -> Iterator[str]:
         yield from _described(type(value), module, seen)
         yield from _described(getattr(value, "__dict__", {}), module, seen)
     else:
-        yield _name(value if callable(value) else type(value))
+        yield _qualified_name(value if callable(value) else type(value))
 
 
 def _class(used: type, module: str, seen: set[int]) -> Iterator[str]:
-    yield _name(used)
+    yield _qualified_name(used)
     if used.__module__ != module:
         return
     for base in used.__bases__:
@@ -144,7 +144,7 @@ def _class(used: type, module: str, seen: set[int]) -> Iterator[str]:
 
 def _function(used: Any, module: str, seen: set[int]) -> Iterator[str]:
     if used.__module__ != module:
-        yield _name(used)
+        yield _qualified_name(used)
         return
     try:
         yield _SOURCE + inspect.getsource(used)
@@ -155,19 +155,19 @@ def _function(used: Any, module: str, seen: set[int]) -> Iterator[str]:
     for name, cell in zip(used.__code__.co_freevars, used.__closure__ or (), strict=True):
         yield f"{name} ="
         yield from _described(cell.cell_contents, module, seen)
-    for name in sorted(set(_names(used.__code__))):
+    for name in sorted(set(_names_in_code(used.__code__))):
         if name in used.__globals__ and not inspect.ismodule(used.__globals__[name]):
             yield f"{name} ="
             yield from _described(used.__globals__[name], module, seen)
 
 
-def _name(used: Any) -> str:
+def _qualified_name(used: Any) -> str:
     return f"{getattr(used, '__module__', '')}.{getattr(used, '__qualname__', type(used).__name__)}"
 
 
-def _names(code: CodeType) -> Iterator[str]:
+def _names_in_code(code: CodeType) -> Iterator[str]:
     """Yields the names that a function uses, including the names in functions inside it."""
     yield from code.co_names
     for value in code.co_consts:
         if isinstance(value, CodeType):
-            yield from _names(value)
+            yield from _names_in_code(value)

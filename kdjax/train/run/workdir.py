@@ -89,6 +89,24 @@ def check_widths(path: Path, student_widths: Sequence[Mapping[str, int]]) -> Non
         )
 
 
+def record_once(path: Path, name: str, content: Mapping[str, Any], changed: str) -> None:
+    """Records at the first start what an experiment depends on; it must stay the same.
+
+    Args:
+      path: the workdir, already locked.
+      name: the name of the JSON file in the workdir.
+      content: its content.
+      changed: what to tell the user if the content has changed since.
+
+    Raises:
+      WorkdirError: if it has.
+    """
+    stored = atomic.read_json(path / name)
+    if stored and stored != content:
+        raise WorkdirError(f"workdir {path} holds {changed}, or choose another --workdir")
+    atomic.write_json(path / name, content)
+
+
 def record_data(path: Path, content: Mapping[str, Any]) -> None:
     """Records at the first start which data an experiment trains on; it must stay the same.
 

@@ -154,13 +154,13 @@ def _distill(stages: Stages, loaded: tuple[Teacher, ...]) -> dict[str, Any]:
         teacher_runs, teachers = [teacher_run], (own,)
     frozen = fixed(teachers, experiment)
     outputs = TeacherOutputs(experiment, stages.feed, frozen, variables_of(teachers))
-    taught: Any = variables_of(teachers)
+    teacher_input: Any = variables_of(teachers)
     if experiment.config.teacher.cache_logits:
         frozen = dataclasses.replace(frozen, cached=True)
-        taught = outputs.logits("train")[0].mean(axis=1)
+        teacher_input = outputs.logits("train")[0].mean(axis=1)
     learners = _learners(experiment)
     config = _students_config(experiment)
-    finished = train_students(stages, learners, config, taught, teachers=frozen)
+    finished = train_students(stages, learners, config, teacher_input, teachers=frozen)
     # The test set is used only now, when nothing is left to train.
     measured = [measure(STUDENTS, run, state) for run, state in finished]
     summary = summarize(experiment, learners, teachers, outputs.accuracies(), measured)
@@ -201,18 +201,18 @@ def _describe(experiment: Experiment, loaded: Sequence[Teacher]) -> str:
     """Returns one paragraph on what is about to be distilled."""
     config = experiment.config
     if loaded:
-        taught = " and ".join(teacher.name for teacher in loaded)
-        taught += ", whose logits are averaged" if len(loaded) > 1 else ""
+        teacher = " and ".join(teacher.name for teacher in loaded)
+        teacher += ", whose logits are averaged" if len(loaded) > 1 else ""
     else:
         architecture = _own_teacher(experiment)
-        taught = _sized(experiment, architecture, architecture.widths)
-        taught += f", {announcing.epochs(config.teacher.epochs)}"
+        teacher = _sized(experiment, architecture, architecture.widths)
+        teacher += f", {announcing.epochs(config.teacher.epochs)}"
     students = ", ".join(
         _sized(experiment, experiment.architecture, widths) for widths in experiment.student_widths
     )
     return (
         f"{announcing.data(experiment)}\n"
-        f"Teacher: {taught}\n"
+        f"Teacher: {teacher}\n"
         f"Students: {students}; distilled{' and alone' if config.baseline else ''}, "
         f"{announcing.epochs(config.epochs)}, {announcing.seeds(experiment)}, batch "
         f"{config.batch_size}, {config.compute.dtype}, on {announcing.devices(experiment)}"

@@ -1,6 +1,7 @@
 """Resolves and checks an experiment before it starts: data, architecture, students, devices."""
 
 import dataclasses
+import functools
 import itertools
 import os
 from collections.abc import Mapping, Sequence
@@ -56,7 +57,7 @@ class Experiment:
         both = ("ensemble", "independent")
         return both if self.config.method == "both" else (self.config.method,)
 
-    @property
+    @functools.cached_property
     def execution(self) -> Execution:
         """How the students run."""
         image_shape = self.dataset.image_shape
@@ -185,7 +186,7 @@ def resolve(
         parallel = parallel or choose(config.compute.devices)
         # The number of classes is not known yet; names and widths can be checked without it.
         _students(config, _architecture(config, 2), student_widths)
-        if configuration.task_of(config) == "distill" and not config.teacher.workdir:
+        if _trains_teacher(config):
             teacher_architecture(config, 2)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from None
@@ -298,13 +299,6 @@ def read_widths(path: str, architecture: models.Architecture) -> WidthVector:
         raise ConfigError(f"config.student_widths: {reason}") from None
 
 
-def _architecture(config: ml_collections.ConfigDict, num_classes: int) -> models.Architecture:
-    try:
-        return models.create(config.network, num_classes, width=config.network_width)
-    except ValueError as error:
-        raise ConfigError(f"config.network: {error}") from None
-
-
 def teacher_architecture(
     config: ml_collections.ConfigDict, num_classes: int
 ) -> models.Architecture:
@@ -313,11 +307,20 @@ def teacher_architecture(
     Raises:
       ConfigError: if there is no such network.
     """
-    wanted = config.teacher
+    return _architecture(config.teacher, num_classes, "config.teacher")
+
+
+def _architecture(
+    section: ml_collections.ConfigDict, num_classes: int, name: str = "config"
+) -> models.Architecture:
     try:
-        return models.create(wanted.network, num_classes, width=wanted.network_width)
+        return models.create(section.network, num_classes, width=section.network_width)
     except ValueError as error:
-        raise ConfigError(f"config.teacher.network: {error}") from None
+        raise ConfigError(f"{name}.network: {error}") from None
+
+
+def _trains_teacher(config: ml_collections.ConfigDict) -> bool:
+    return configuration.task_of(config) == "distill" and not config.teacher.workdir
 
 
 def _own_networks(
@@ -325,8 +328,7 @@ def _own_networks(
 ) -> list[models.Architecture]:
     """Returns the user-written networks of a configuration: the students' and the teacher's."""
     found = [architecture] if models.own.is_file(config.network) else []
-    trains_teacher = configuration.task_of(config) == "distill" and not config.teacher.workdir
-    if trains_teacher and models.own.is_file(config.teacher.network):
+    if _trains_teacher(config) and models.own.is_file(config.teacher.network):
         found.append(teacher_architecture(config, architecture.num_classes))
     return found
 

@@ -49,12 +49,9 @@ def summarize(experiment: Experiment, measured: Sequence[Measured]) -> dict[str,
     select = config.evaluation.select
     students = []
     for index, vector in enumerate(experiment.student_widths):
-        cost = costs.count(experiment.architecture, vector, experiment.dataset.image_shape)
         entry: dict[str, Any] = {
             "index": index + 1,
-            "widths": dict(vector),
-            "params": cost.params,
-            "macs": cost.macs,
+            **cost_entry(experiment.architecture, vector, experiment.dataset.image_shape),
         }
         for method, role in _ROLES.items():
             if method in experiment.methods:

@@ -91,7 +91,7 @@ def _thinned(
         if group.name in budget.held
         or (not has_pressure and compact[group.name] == full[group.name])
     ]
-    return expand(full, budget.channels, allows, limit=full, fixed=kept)
+    return expand(full, budget.channels, allows, limit=full, held=kept)
 
 
 def _note(

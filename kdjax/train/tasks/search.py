@@ -229,15 +229,12 @@ def _record_latencies(path: Path, table: Mapping[str, Any]) -> None:
     Raises:
       WorkdirError: if the table has changed since the search began.
     """
-    marker = path / "latency.json"
-    stored = atomic.read_json(marker)
-    if stored and stored != table:
-        raise workdir.WorkdirError(
-            f"workdir {path} holds a search with another latency table: the file that "
-            "config.search.latency_table names has changed since; put back what is in "
-            f"{marker}, or choose another --workdir"
-        )
-    atomic.write_json(marker, table)
+    name = "latency.json"
+    changed = (
+        "a search with another latency table: the file that config.search.latency_table names has "
+        f"changed since; put back what is in {path / name}"
+    )
+    workdir.record_once(path, name, table, changed)
 
 
 def _describe(experiment: Experiment, budget: Budget) -> str:

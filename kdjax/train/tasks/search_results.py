@@ -45,12 +45,14 @@ def summarize(
         for index, candidate in enumerate(CANDIDATES)
     ]
     per_seed = [candidate["per_seed"] for candidate in candidates]
-    taught = accuracy_entry([teacher], "last", 0)  # The students learn from this checkpoint.
+    teacher_scores = accuracy_entry(
+        [teacher], "last", 0
+    )  # The students learn from this checkpoint.
     return {
         "teacher": {
             "seed": teacher.seed,
             **cost_entry(architecture, structure.full, shape),
-            **taught,
+            **teacher_scores,
         },
         "candidates": candidates,
         "structure": structure.to_json(),
@@ -60,7 +62,7 @@ def summarize(
         ],
         "compact_minus_uniform_points": difference(per_seed[0], per_seed[2]),
         "distilled_minus_alone_points": difference(per_seed[0], per_seed[1]),
-        "compact_minus_teacher_points": difference(per_seed[0], taught["per_seed"]),
+        "compact_minus_teacher_points": difference(per_seed[0], teacher_scores["per_seed"]),
         "start": experiment.config.distil.start,
         "seeds": list(experiment.config.seeds),
         "last_or_best": select,

@@ -59,7 +59,7 @@ class Structure:
     """The outcome of a search.
 
     Attributes:
-      full, found, compact, uniform: width vectors. ``full`` is the network before the search,
+      full, alive, compact, uniform: width vectors. ``full`` is the network before the search,
         ``found`` what was alive after it, ``compact`` is ``found`` after rounding and widening, and
         ``uniform`` is the full network times one multiplier, at equal budget.
       kept: group -> indices of the channels that stay in ``compact``.
@@ -73,7 +73,7 @@ class Structure:
     """
 
     full: WidthVector
-    found: WidthVector
+    alive: WidthVector
     compact: WidthVector
     uniform: WidthVector
     kept: Mapping[str, np.ndarray]
@@ -106,7 +106,7 @@ class Structure:
             "targets": dict(self.targets),
             "shares": dict(self.shares),
             "widths_before": dict(sorted(self.full.items())),
-            "widths_alive": dict(sorted(self.found.items())),
+            "widths_alive": dict(sorted(self.alive.items())),
             "widths_uniform": dict(sorted(self.uniform.items())),
             "channels": dict(self.channels),
             "note": self.note,
@@ -161,7 +161,7 @@ def find_structure(experiment: Experiment, budget: Budget, state: TrainState) ->
             limit=full,
             least=budget.least(config.multiple),
             multiple=config.multiple,
-            fixed=budget.held,
+            held=budget.held,
         )
     elif config.multiple > 1:
         compact = round_widths(compact, budget, config.multiple, worths)
@@ -169,10 +169,9 @@ def find_structure(experiment: Experiment, budget: Budget, state: TrainState) ->
     _check(experiment, channels, kept, compact)
     costs_of = _cost_counter(experiment, budget)
     rival = uniform_rival(budget, full, compact, costs_of)
-    equal = np.zeros(len(channels.group_of))
-    _check(
-        experiment, channels, kept_channels(channels, equal, equal > 0, rival.widths), rival.widths
-    )
+    equal, none_dead = np.zeros(len(channels.group_of)), np.zeros(len(channels.group_of), bool)
+    kept_uniform = kept_channels(channels, equal, none_dead, rival.widths)
+    _check(experiment, channels, kept_uniform, rival.widths)
     shares = budget.shares(compact)
     targets = {constraint.name: constraint.target for constraint in budget.constraints}
     changes = [compact[group.name] - found[group.name] for group in channels.groups]
@@ -192,7 +191,7 @@ def find_structure(experiment: Experiment, budget: Budget, state: TrainState) ->
     )
     return Structure(
         full=full,
-        found=found,
+        alive=found,
         compact=compact,
         uniform=rival.widths,
         kept=kept,
@@ -226,8 +225,9 @@ def candidate_start(
     """
     # The budget's layout is of a stage's parameters; here it is of the network's own.
     channels = dataclasses.replace(budget.channels, root=())
-    strengths = np.asarray(channels.magnitudes(teacher["params"]))
-    kept = kept_channels(channels, strengths, np.zeros(len(strengths), bool), structure.uniform)
+    magnitudes = np.asarray(channels.magnitudes(teacher["params"]))
+    none_dead = np.zeros(len(magnitudes), bool)
+    kept = kept_channels(channels, magnitudes, none_dead, structure.uniform)
     sliced = {
         # Dead channels output nothing, not even a constant, so the network is equal without them.
         "compact": _sliced(searched, channels, structure.kept),

@@ -8,7 +8,6 @@ from typing import Any
 import flax.traverse_util
 import numpy as np
 
-from kdjax import atomic
 from kdjax.config import ConfigError
 from kdjax.train.run import workdir
 from kdjax.train.tasks.experiment import Experiment
@@ -102,13 +101,8 @@ def record_teacher(path: Path, found: str, *, task: str = "a search") -> None:
     Raises:
       WorkdirError: if the teacher has changed since.
     """
-    marker = path / "teacher.json"
-    content = {"digest": found}
-    stored = atomic.read_json(marker)
-    if stored and stored != content:
-        raise workdir.WorkdirError(
-            f"workdir {path} holds {task} with another teacher: config.teacher names another one, "
-            "or its weights have changed since; name the first one again, or choose another "
-            "--workdir"
-        )
-    atomic.write_json(marker, content)
+    changed = (
+        f"{task} with another teacher: config.teacher names another one, or its weights have "
+        "changed since; name the first one again"
+    )
+    workdir.record_once(path, "teacher.json", {"digest": found}, changed)

@@ -1,25 +1,22 @@
 """Online ensemble distillation: the students teach each other."""
 
-from collections.abc import Callable
 from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 
 from kdjax import losses
-from kdjax.config import RULES, TERMS, Parts
-from kdjax.config.terms import TEACHER_LOGITS
+from kdjax.config import RULES, Parts
 from kdjax.models import Architecture, Outputs, StudentEnsemble
 from kdjax.train.program import term_modules
 from kdjax.train.program.methods.method import Method, Weights, apply_training, shares
 from kdjax.train.program.objective import Examples, LossOutput, objective
 from kdjax.train.program.online_teacher import Gate, Memory, initial_memory, teacher_logits
-from kdjax.train.program.optimizer import weight_ramps
 from kdjax.train.program.reading import Calls, ensemble_taps
 from kdjax.train.program.term_modules import LossInputs, TermModules
+from kdjax.train.program.term_weights import ensemble_weights
 from kdjax.widths import WidthVector
 
 # The name of the gate among the terms' modules; no term can have this name.
@@ -61,10 +58,10 @@ def ensemble(
         inputs: LossInputs, examples: Examples, weights: Weights, memory: Memory
     ) -> LossOutput:
         gated = term_modules.only(inputs.projected[_GATE]) if rule.has_gate else None
-        taught = teacher_logits(
+        teachers = teacher_logits(
             inputs.logits, examples.labels, memory, config, shares=gated, copies=inputs.copies
         )
-        taps = ensemble_taps(inputs.outputs, taught)
+        taps = ensemble_taps(inputs.outputs, teachers)
         output = wanted(taps, examples, weights, memory.get(term_modules.NETWORK), inputs.projected)
         return output if gated is None else _with_gate(output, inputs.logits, gated, examples)
 
@@ -85,41 +82,18 @@ def ensemble(
             inputs = inputs._replace(copies=copies.logits)
         return inputs, stats
 
-    weights = weight_ramps(config, steps_per_epoch)
+    students = len(student_widths)
     return Method(
         model,
         forward,
         loss,
-        weights if rule.pivot_learns else pivot_untaught(weights, len(student_widths)),
+        ensemble_weights(config, steps_per_epoch, students, pivot_learns=rule.pivot_learns),
         separate=False,
         initial=modules.initial_of(model, model.init_with_output),
         copies_decay=config.ensemble.ema_decay if rule.has_copies else 0.0,
         teacher_weights=shares(config),
-        memory=initial_memory(rule, len(student_widths)),
+        memory=initial_memory(rule, students),
     )
-
-
-def pivot_untaught(
-    weights: Callable[[chex.Array], Weights], students: int
-) -> Callable[[chex.Array], Weights]:
-    """Returns weights without the logit terms of the widest student, which has no teacher.
-
-    The widest student's teacher logits are its own logits. A divergence from them is 0, but a cross
-    entropy with them is not.
-
-    Args:
-      weights: step -> weight of each term, a scalar or ``[students]``.
-      students: the number of students.
-    """
-    taught = np.array([0.0] + [1.0] * (students - 1), np.float32)
-
-    def all_but_first(step: chex.Array) -> Weights:
-        return {
-            term: weight * taught if TERMS[term].reads in TEACHER_LOGITS else weight
-            for term, weight in weights(step).items()
-        }
-
-    return all_but_first
 
 
 def _with_gate(

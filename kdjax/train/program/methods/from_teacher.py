@@ -13,14 +13,13 @@ from kdjax.train.program import term_modules
 from kdjax.train.program.fixed_teachers import (
     FixedTeachers,
     TeacherNetwork,
-    weights_of,
-    with_labels,
 )
 from kdjax.train.program.methods.method import Method, Weights, apply_training, module_fields
 from kdjax.train.program.objective import Examples, LossOutput, objective
 from kdjax.train.program.online_teacher import Memory
 from kdjax.train.program.reading import TaughtOutputs, teacher_taps
 from kdjax.train.program.term_modules import LossInputs, TermModules
+from kdjax.train.program.term_weights import taught_weights, with_labels
 from kdjax.widths import WidthVector
 
 
@@ -92,7 +91,7 @@ def from_teacher(
         model,
         forward,
         loss,
-        weights_of(config, distilled, steps_per_epoch),
+        taught_weights(config, distilled, steps_per_epoch),
         separate=True,
         initial=modules.initial_of(model, start),
         teacher_for_batch=teachers.for_batch,
