@@ -19,20 +19,20 @@ LOST = 3  # The exit status if another process of the run has most likely died.
 NOT_COMPILED = 1  # The exit status if a planned program does not compile.
 
 
-def run_task(task: configuration.Task, known: argparse.Namespace, overrides: Sequence[str]) -> int:
+def run_task(task: configuration.Task, args: argparse.Namespace, overrides: Sequence[str]) -> int:
     """`kdjax train`, `search` and `distill`: runs the task, writes its report and prints it.
 
     Args:
       task: which of the three.
-      known: the command's parsed options.
+      args: the command's parsed options.
       overrides: the ``--config.field=value`` flags.
 
     Returns:
       The exit status.
     """
-    config = read_config(known.config, overrides, task)
+    config = read_config(args.config, overrides, task)
     configuration.validate(config)
-    path = Path(known.workdir or default_workdir(config))
+    path = Path(args.workdir or default_workdir(config))
     from kdjax import report
     from kdjax import train as tasks
 
@@ -42,7 +42,7 @@ def run_task(task: configuration.Task, known: argparse.Namespace, overrides: Seq
         "distill": (tasks.distill, report.write_distill, report.print_distill),
     }[task]
     remarks = configuration.unread(config, overridden(overrides))
-    summary, status = _run_in_processes(run, config, path, known, remarks)
+    summary, status = _run_in_processes(run, config, path, args, remarks)
     if summary is not None:
         show(summary)
         report.print_remarks(summary)
@@ -57,7 +57,7 @@ def _run_in_processes(
     run: Callable[[ml_collections.ConfigDict, Path], dict[str, Any]],
     config: ml_collections.ConfigDict,
     path: Path,
-    known: argparse.Namespace,
+    args: argparse.Namespace,
     remarks: Sequence[str],
 ) -> tuple[dict[str, Any] | None, int]:
     """Runs a task; returns its summary and the exit status.
@@ -68,7 +68,7 @@ def _run_in_processes(
     from kdjax.train.devices import processes
     from kdjax.train.run.interrupt import Interrupted
 
-    processes.start(known.coordinator, known.num_processes, known.process_id)
+    processes.start(args.coordinator, args.num_processes, args.process_id)
     if processes.is_first():
         for line in remarks:
             print(line, file=sys.stderr)
@@ -85,7 +85,7 @@ def _run_in_processes(
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         print(
-            f"kdjax {known.command}: process {processes.index()} of {processes.count()} cannot go "
+            f"kdjax {args.command}: process {processes.index()} of {processes.count()} cannot go "
             f"on ({reason}). If another one has died, start all of them again: the same command "
             "goes on from the last checkpoint.",
             file=sys.stderr,
@@ -98,33 +98,33 @@ def _say_where(path: Path, written: Sequence[Path]) -> None:
     print(f"Results: {path / 'results.json'}  Report: {written[0].parent} ({names})")
 
 
-def run_bench(known: argparse.Namespace, overrides: Sequence[str]) -> int:
+def run_bench(args: argparse.Namespace, overrides: Sequence[str]) -> int:
     """`kdjax bench`: measures training steps, or layers, and writes what was measured."""
     no_more(overrides)
-    _check_unused_options(known)
-    if known.layers:
-        return _bench_layers(known)
+    _check_unused_options(args)
+    if args.layers:
+        return _bench_layers(args)
     from kdjax import report
     from kdjax.bench import Settings, bench
 
-    height, width = known.image_size
+    height, width = args.image_size
     if height != width:
         raise ValueError(f"--image_size is {height}x{width}: expected a square (but for --layers)")
     settings = Settings(
-        networks=known.network,
-        batch_sizes=known.batch,
-        dtypes=known.dtype,
-        executions=known.execution,
-        devices=known.devices,
-        students=known.students,
-        remat=known.remat,
-        rounds=known.rounds,
-        classes=known.classes,
+        networks=args.network,
+        batch_sizes=args.batch,
+        dtypes=args.dtype,
+        executions=args.execution,
+        devices=args.devices,
+        students=args.students,
+        remat=args.remat,
+        rounds=args.rounds,
+        classes=args.classes,
         image_size=height,
-        choose=known.choose,
-        cached=known.cached,
+        choose=args.choose,
+        cached=args.cached,
     )
-    path = Path(known.out or "kdjax-runs/bench.json")
+    path = Path(args.out or "kdjax-runs/bench.json")
     record = bench(settings, path, lambda line: print(line, file=sys.stderr))
     report.print_bench(record)
     kept = f"  Choice: {record['chosen_in']}" if "chosen_in" in record else ""
@@ -138,42 +138,42 @@ _OF_STEPS |= {"choose": False, "cached": False}
 _OF_LAYERS: dict[str, Any] = {"image_channels": 3, "network_width": 1.0}
 
 
-def _check_unused_options(known: argparse.Namespace) -> None:
+def _check_unused_options(args: argparse.Namespace) -> None:
     """Raises ValueError for an option that the benchmark would ignore."""
-    for name, default in (_OF_STEPS if known.layers else _OF_LAYERS).items():
-        if getattr(known, name) != default:
+    for name, default in (_OF_STEPS if args.layers else _OF_LAYERS).items():
+        if getattr(args, name) != default:
             raise ValueError(
-                f"--{name} is for bench {'without' if known.layers else 'with'} --layers"
+                f"--{name} is for bench {'without' if args.layers else 'with'} --layers"
             )
 
 
-def _bench_layers(known: argparse.Namespace) -> int:
+def _bench_layers(args: argparse.Namespace) -> int:
     from kdjax import report
     from kdjax.bench import LayerSettings, bench_layers
 
     for name in ("network", "batch", "dtype"):
-        if len(getattr(known, name)) != 1:
-            raise ValueError(f"--{name} has {len(getattr(known, name))} values: --layers takes one")
+        if len(getattr(args, name)) != 1:
+            raise ValueError(f"--{name} has {len(getattr(args, name))} values: --layers takes one")
     settings = LayerSettings(
-        network=known.network[0],
-        width=known.network_width,
-        classes=known.classes,
-        image_size=known.image_size,
-        channels=known.image_channels,
-        batch_size=known.batch[0],
-        dtype=known.dtype[0],
-        rounds=known.rounds,
+        network=args.network[0],
+        width=args.network_width,
+        classes=args.classes,
+        image_size=args.image_size,
+        channels=args.image_channels,
+        batch_size=args.batch[0],
+        dtype=args.dtype[0],
+        rounds=args.rounds,
     )
-    path = Path(known.out or "kdjax-runs/latency.json")
+    path = Path(args.out or "kdjax-runs/latency.json")
     record = bench_layers(settings, path, lambda line: print(line, file=sys.stderr))
     report.print_layers(record)
     print(f"Table: {path} (for a search: --config.search.latency_table={path})")
     return 0
 
 
-def run_plan(known: argparse.Namespace, overrides: Sequence[str]) -> int:
+def run_plan(args: argparse.Namespace, overrides: Sequence[str]) -> int:
     """`kdjax plan`: compiles the step for absent devices and prints what it would do."""
-    config = read_config(known.config, overrides)
+    config = read_config(args.config, overrides)
     import jax
 
     from kdjax import report
@@ -181,15 +181,15 @@ def run_plan(known: argparse.Namespace, overrides: Sequence[str]) -> int:
 
     # Without this, an installed compiler for TPUs would look for a TPU in this process.
     jax.config.update("jax_platforms", "cpu")
-    path = Path(known.out) if known.out else None
+    path = Path(args.out) if args.out else None
     record = plan(
         config,
-        known.target,
-        executions=known.executions,
-        batches=known.batches,
-        data=_given_shape(known, config.data.memory == "stream"),
+        args.target,
+        executions=args.executions,
+        batches=args.batches,
+        data=_given_shape(args, config.data.memory == "stream"),
         # A workdir's config.json is data: there is no Python file to run again.
-        config_file="" if is_stored(known.config) else known.config,
+        config_file="" if is_stored(args.config) else args.config,
         path=path,
         say=lambda line: print(line, file=sys.stderr),
     )
@@ -199,9 +199,9 @@ def run_plan(known: argparse.Namespace, overrides: Sequence[str]) -> int:
     return 0 if all(result["compiles"] for result in record["results"]) else NOT_COMPILED
 
 
-def _given_shape(known: argparse.Namespace, streamed: bool) -> "DataShape | None":
+def _given_shape(args: argparse.Namespace, streamed: bool) -> "DataShape | None":
     """The shape of data that is not on this machine, if the flags give one; else None."""
-    given = {name: getattr(known, name) for name in ("images", "image_size", "classes")}
+    given = {name: getattr(args, name) for name in ("images", "image_size", "classes")}
     if not any(given.values()):
         return None
     least = {"images": 1, "image_size": 8, "classes": 2}
@@ -213,14 +213,14 @@ def _given_shape(known: argparse.Namespace, streamed: bool) -> "DataShape | None
             )
     from kdjax.plan import DataShape
 
-    sizes = {"train": known.images, "validation": 0, "test": 0}
-    return DataShape(sizes, (known.image_size, known.image_size, 3), known.classes, streamed)
+    sizes = {"train": args.images, "validation": 0, "test": 0}
+    return DataShape(sizes, (args.image_size, args.image_size, 3), args.classes, streamed)
 
 
-def run_prepare(known: argparse.Namespace, overrides: Sequence[str]) -> int:
+def run_prepare(args: argparse.Namespace, overrides: Sequence[str]) -> int:
     """`kdjax prepare`: downloads and prepares a TFDS set."""
     no_more(overrides)
     from kdjax.data.prepare import prepare
 
-    print(f"Prepared in {prepare(known.name, known.data_dir)}")
+    print(f"Prepared in {prepare(args.name, args.data_dir)}")
     return 0

@@ -124,27 +124,27 @@ def _add_network_options(command: argparse.ArgumentParser, student: str, meaning
     )
 
 
-def evaluate(known: argparse.Namespace, overrides: Sequence[str]) -> int:
+def evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Evaluates networks; prints and draws the result, and writes it to ``--out`` if given."""
     no_more(overrides)
-    out = _out(known.out, ".json")
+    out = _out(args.out, ".json")
     from kdjax import report
     from kdjax.train.tasks.evaluate import evaluate
 
     summary = evaluate(
-        known.workdir,
-        student=known.student,
-        split=known.split,
-        checkpoint=known.checkpoint,
-        data=known.data,
-        other_data=known.other_data,
+        args.workdir,
+        student=args.student,
+        split=args.split,
+        checkpoint=args.checkpoint,
+        data=args.data,
+        other_data=args.other_data,
     )
     if out is not None:
         # On one line, because a confusion matrix has a number for every pair of classes.
         atomic.write(out, json.dumps(summary, allow_nan=False) + "\n")
     report.print_evaluation(summary)
     try:
-        figures = report.draw_confusion(summary, Path(known.workdir))
+        figures = report.draw_confusion(summary, Path(args.workdir))
         print(f"Figures: {figures[0].parent}")
     except OSError as error:  # A read-only workdir can still be evaluated.
         _LOGGER.warning("no figures were written: %s", error)
@@ -153,20 +153,20 @@ def evaluate(known: argparse.Namespace, overrides: Sequence[str]) -> int:
     return 0
 
 
-def predict(known: argparse.Namespace, overrides: Sequence[str]) -> int:
+def predict(args: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Classifies images, and prints their classes or writes them to ``--out``."""
     no_more(overrides)
-    out = _out(known.out, ".json", ".csv")
-    if known.batch < 1:
-        raise configuration.ConfigError(f"--batch is {known.batch}: expected at least 1")
+    out = _out(args.out, ".json", ".csv")
+    if args.batch < 1:
+        raise configuration.ConfigError(f"--batch is {args.batch}: expected at least 1")
     from kdjax import deploy, report
 
-    files = deploy.find_images(known.images)
+    files = deploy.find_images(args.images)
     student = deploy.load_student(
-        known.workdir, known.student, seed=known.seed, checkpoint=known.checkpoint
+        args.workdir, args.student, seed=args.seed, checkpoint=args.checkpoint
     )
-    found = deploy.predict(student, files, top=known.top, batch_size=known.batch).to_json()
-    found = {"workdir": known.workdir, "student": student.name, "run": student.run} | found
+    found = deploy.predict(student, files, top=args.top, batch_size=args.batch).to_json()
+    found = {"workdir": args.workdir, "student": student.name, "run": student.run} | found
     if out is None:
         report.print_predictions(found)
     elif out.suffix == ".json":
@@ -180,10 +180,10 @@ def predict(known: argparse.Namespace, overrides: Sequence[str]) -> int:
     return 0
 
 
-def export(known: argparse.Namespace, overrides: Sequence[str]) -> int:
+def export(args: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Writes a trained student to a file that needs no kdjax."""
     no_more(overrides)
-    out, platforms = Path(known.out), tuple(filter(None, known.platforms.split(",")))
+    out, platforms = Path(args.out), tuple(filter(None, args.platforms.split(",")))
     from kdjax import deploy
 
     try:
@@ -191,7 +191,7 @@ def export(known: argparse.Namespace, overrides: Sequence[str]) -> int:
     except ValueError as error:  # The message begins with the argument's name: here, an option's.
         raise configuration.ConfigError(f"--{error}") from None
     student = deploy.load_student(
-        known.workdir, known.student, seed=known.seed, checkpoint=known.checkpoint
+        args.workdir, args.student, seed=args.seed, checkpoint=args.checkpoint
     )
     deploy.export(student, out, platforms=platforms)
     print(

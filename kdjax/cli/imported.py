@@ -39,26 +39,24 @@ def add_import_options(command: argparse.ArgumentParser) -> None:
     )
 
 
-def import_torch(known: argparse.Namespace, overrides: Sequence[str]) -> int:
+def import_torch(args: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Writes a workdir from a file of tensors, and prints what the workdir contains."""
     # The recipe for the embedded digits, used without --config, has a narrow network.
-    full = [] if known.config else ["--config.network_width=1.0"]
-    config = read_config(known.config, [*full, *overrides])
+    full = [] if args.config else ["--config.network_width=1.0"]
+    config = read_config(args.config, [*full, *overrides])
     configuration.validate(config)
     from kdjax.train.tasks.imported import import_network
 
-    found = import_network(
-        config, known.workdir, known.weights, new_classifier=known.new_classifier
-    )
+    found = import_network(config, args.workdir, args.weights, new_classifier=args.new_classifier)
     height, width, channels = found["image_shape"]
-    classifier = ", its classifier initialised anew" if known.new_classifier else ""
+    classifier = ", its classifier initialised anew" if args.new_classifier else ""
     print(
-        f"{found['network']} from {known.weights}: {found['params']:,} parameters{classifier}\n"
+        f"{found['network']} from {args.weights}: {found['params']:,} parameters{classifier}\n"
         f"for {found['dataset']}: images of {height} x {width} x {channels}, {found['classes']} "
         f"classes, in the order of the data; normalised with mean {_numbers(found['mean'])}, "
         f"deviation {_numbers(found['std'])}\n"
-        f"Network: {known.workdir} (as a teacher: kdjax search "
-        f"--config.teacher.workdir={known.workdir})"
+        f"Network: {args.workdir} (as a teacher: kdjax search "
+        f"--config.teacher.workdir={args.workdir})"
     )
     return 0
 

@@ -99,15 +99,14 @@ def add_plan_options(command: argparse.ArgumentParser) -> None:
 
 
 def add_bench_options(command: argparse.ArgumentParser) -> None:
-    words, numbers = _words, _numbers
     for name, kind, default, meaning in (
-        ("network", words, "resnet8", "names of networks"),
-        ("batch", numbers, "64", "images per step, over all devices"),
-        ("dtype", words, "float32", "float32, bfloat16"),
-        ("execution", words, "", "strategies; default: auto,sequential,scanned"),
-        ("devices", numbers, "1", "numbers of devices"),
-        ("students", numbers, "5", "numbers of students"),
-        ("remat", numbers, "0", "1: compute blocks again in the backward pass"),
+        ("network", _words, "resnet8", "names of networks"),
+        ("batch", _numbers, "64", "images per step, over all devices"),
+        ("dtype", _words, "float32", "float32, bfloat16"),
+        ("execution", _words, "", "strategies; default: auto,sequential,scanned"),
+        ("devices", _numbers, "1", "numbers of devices"),
+        ("students", _numbers, "5", "numbers of students"),
+        ("remat", _numbers, "0", "1: compute blocks again in the backward pass"),
     ):
         text = f"{meaning}; default: {default}" if default else meaning
         command.add_argument(

@@ -18,7 +18,7 @@ def run(arguments: Sequence[str] | None) -> int:
     If ``arguments`` is None, the arguments of this program are used.
     """
     parser = make_parser()
-    known, rest = parser.parse_known_args(arguments)
+    args, rest = parser.parse_known_args(arguments)
     if arguments is None:  # Started as a program, not called from Python.
         process.restart_tuned(sys.orig_argv, process.cache_directory() / "compiled")
         if isinstance(sys.stdout, io.TextIOWrapper):  # Names of files may not be UTF-8.
@@ -30,9 +30,9 @@ def run(arguments: Sequence[str] | None) -> int:
     # reports what matters of it.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
-        return known.run(known, rest)
+        return args.run(args, rest)
     except (ValueError, ArithmeticError, OSError) as error:
         if os.environ.get("KDJAX_TRACEBACK"):
             raise
-        print(f"kdjax {known.command}: {error}", file=sys.stderr)
+        print(f"kdjax {args.command}: {error}", file=sys.stderr)
         return _USAGE_ERROR

@@ -127,7 +127,10 @@ def _log_unused_options(name: str, parts: Collection[str], options: SourceOption
         if split in parts and share not in (default, 0.0):
             _LOGGER.warning(
                 "%s has a %s split of its own: config.data.%s = %s is not used",
-                *(name, split, split, share),
+                name,
+                split,
+                split,
+                share,
             )
         elif split in parts and split == "validation":
             _LOGGER.info(
@@ -171,6 +174,8 @@ def warn_of_empty_classes(name: str, labels: np.ndarray, class_names: Sequence[s
     if empty := [name for name, count in zip(class_names, counts, strict=True) if not count]:
         _LOGGER.warning(
             "%s: no training images of %d of %d classes: %s",
-            *(name, len(empty), len(class_names)),
+            name,
+            len(empty),
+            len(class_names),
             ", ".join(empty[:10]) + (", ..." if len(empty) > 10 else ""),
         )

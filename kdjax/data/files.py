@@ -154,7 +154,10 @@ def read_folder(location: str, size: tuple[int, int], *, skip_corrupt: bool = Fa
         broken = [names[index] for index in np.flatnonzero(~decoded)]
         _LOGGER.warning(
             "folder:%s: %d files do not decode and are left out: %s%s",
-            *(location, len(broken), ", ".join(broken[:5]), ", ..." if len(broken) > 5 else ""),
+            location,
+            len(broken),
+            ", ".join(broken[:5]),
+            ", ..." if len(broken) > 5 else "",
         )
     splits, start, place = {}, 0, 0
     for part, listing in listings.items():

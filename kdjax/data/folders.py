@@ -212,7 +212,10 @@ def _list_images(root: Path, folder: Path, class_names: tuple[str, ...]) -> List
         names = ", ".join(unused[:3])
         _LOGGER.warning(
             "%s: %d files are not used, since they are no images of a class: %s%s",
-            *(folder, len(unused), names, ", ..." if len(unused) > 3 else ""),
+            folder,
+            len(unused),
+            names,
+            ", ..." if len(unused) > 3 else "",
         )
     if not listing:
         endings = ", ".join(sorted(IMAGE_ENDINGS))

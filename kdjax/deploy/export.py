@@ -46,7 +46,8 @@ def export(student: Student, path: str | Path, *, platforms: Sequence[str] = ())
     Args:
       student: what :func:`kdjax.load_student` returns.
       path: a file in an existing directory; its ending decides the format.
-      platforms: of a ``.jaxexport`` program, from ``cpu``, ``cuda`` and ``tpu``; empty means all.
+      platforms: the platforms of a ``.jaxexport`` program, from ``cpu``, ``cuda`` and ``tpu``;
+        empty means all.
 
     Raises:
       ValueError: if the ending or a platform is not one of these, platforms are given for another

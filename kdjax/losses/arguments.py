@@ -69,7 +69,7 @@ def check_batches(student: chex.Array, teacher: chex.Array, name: str) -> None:
     Args:
       student: ``[batch, ...]``.
       teacher: ``[batch, ...]``.
-      name: of the arrays without ``student_`` and ``teacher_``, for error messages.
+      name: the name of the arrays without ``student_`` and ``teacher_``, for error messages.
     """
     if student.ndim < 2 or teacher.ndim < 2 or student.shape[0] != teacher.shape[0]:
         raise ValueError(
@@ -84,7 +84,7 @@ def check_equal_shapes(student: chex.Array, teacher: chex.Array, name: str) -> N
     Args:
       student: an array of any shape.
       teacher: the teacher's array.
-      name: of the arrays without ``student_`` and ``teacher_``, for error messages.
+      name: the name of the arrays without ``student_`` and ``teacher_``, for error messages.
     """
     if student.shape != teacher.shape:
         raise ValueError(

@@ -41,8 +41,8 @@ def dist(
     Args:
       student_logits: ``[batch, classes]`` floats.
       teacher_logits: floats of the same shape.
-      inter_weight: of the relation between the classes of one example.
-      intra_weight: of the relation between the examples of one class.
+      inter_weight: the weight of the relation between the classes of one example.
+      intra_weight: the weight of the relation between the examples of one class.
       temperature: T from 1e-3 to 1e6.
       where: ``[batch]`` booleans: real rows. Padded rows are ignored.
       axis_name: a mapped axis of devices that share the batch (:mod:`kdjax.losses.global_batch`);

@@ -47,7 +47,7 @@ def distillation_loss(
       weights: for each of ``hard``, ``feature`` and ``soft`` one number, or ``[students]`` numbers.
         A student with the weights (1, 0, 0) learns from labels alone.
       temperature: T from 1e-3 to 1e6.
-      label_smoothing: of the hard term.
+      label_smoothing: the label smoothing of the hard term.
 
     Returns:
       ``(total, terms)``: total ``[batch]`` float32, and for each of hard, feature and soft the

@@ -39,9 +39,10 @@ def dkd(
       student_logits: ``[..., classes]`` floats, usually ``[batch, classes]``.
       teacher_logits: floats that broadcast against ``student_logits``.
       labels: integers that broadcast to ``[...]``. Inside ``jit`` a label out of range gives NaN.
-      target_weight: of the first divergence.
-      other_weight: of the second. The released CIFAR-100 settings use 8, 6 (wide residual and VGG
-        networks) and 2 (small residual networks); the ImageNet settings use 0.5 and 2.
+      target_weight: the weight of the first divergence.
+      other_weight: the weight of the second. The released CIFAR-100 settings use 8, 6 (wide
+        residual and VGG networks) and 2 (small residual networks); the ImageNet settings use 0.5
+        and 2.
       temperature: T from 1e-3 to 1e6; 4 on CIFAR-100, 1 on ImageNet.
 
     Returns:

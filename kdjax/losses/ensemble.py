@@ -80,7 +80,7 @@ def online_ensemble_loss(
         the paper uses 0.7, 0.15 and 0.15.
       temperature: T from 1e-3 to 1e6; the paper uses 2.
       teacher_weights: the convex combination of :func:`ensemble_logits`.
-      label_smoothing: of the hard term.
+      label_smoothing: the label smoothing of the hard term.
 
     Returns:
       ``(total, terms)``: total ``[batch]`` float32, and for each of hard, feature and soft the

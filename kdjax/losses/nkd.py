@@ -36,7 +36,7 @@ def nkd(
       student_logits: ``[..., classes]`` floats, usually ``[batch, classes]``.
       teacher_logits: floats that broadcast against ``student_logits``.
       labels: integers that broadcast to ``[...]``. Inside ``jit`` a label out of range gives NaN.
-      other_weight: of the second term; 1.5 on ImageNet.
+      other_weight: the weight of the second term; 1.5 on ImageNet.
       temperature: T of the second term, from 1e-3 to 1e6; 1 on ImageNet.
 
     Returns:

@@ -15,8 +15,8 @@ def pool_to(values: chex.Array, height: int, width: int) -> chex.Array:
 
     Args:
       values: ``[batch, h, w, channels]`` floats.
-      height: of the result, in pixels, at most h.
-      width: of the result, in pixels, at most w.
+      height: the height of the result, in pixels, at most h.
+      width: the width of the result, in pixels, at most w.
 
     Returns:
       ``[batch, height, width, channels]`` float32.

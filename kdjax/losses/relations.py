@@ -40,8 +40,8 @@ def rkd(
       student_embedding: ``[batch, ...]`` floats, usually the pooled last map.
       teacher_embedding: ``[batch, ...]`` floats. The loss is differentiable in both; if the
         teacher is fixed, the caller stops its gradient.
-      distance_weight: of the term of distances.
-      angle_weight: of the term of angles.
+      distance_weight: the weight of the term of distances.
+      angle_weight: the weight of the term of angles.
       where: ``[batch]`` booleans: real rows. Padded rows are ignored.
       axis_name: a mapped axis of devices that share the batch (:mod:`kdjax.losses.global_batch`);
         None: this device has the whole batch.

@@ -21,7 +21,7 @@ class Adapters(nn.Module):
     """1x1 convolutions with bias that bring students' maps to the pivot's channels, in training.
 
     Attributes:
-      dtype: of the computation.
+      dtype: the dtype of the computation.
       at_once: run the adapters of a block as one convolution with a block-diagonal kernel.
 
     References:
@@ -177,6 +177,14 @@ def biases_one_by_one(
 
 class TeacherAdapters(nn.Module):
     """Brings students' maps to a fixed teacher's channels; None for maps that are not taught.
+
+    It is called with each block's maps, a tuple with ``[batch, height, width, channels]`` of each
+    student, and returns the same with the teacher's channels.
+
+    Attributes:
+      channels: for each block the teacher's channels, None if no map of the teacher is paired.
+      students: for each student whether it learns from maps.
+      dtype: the dtype of the computation.
 
     References:
       Romero et al., *FitNets*, ICLR 2015, section 2.2 (regressors, here 1x1 convolutions).

@@ -40,7 +40,7 @@ def check_agreement(
     student by itself.
 
     Args:
-      architecture: of all students.
+      architecture: the architecture of all students.
       students: their widths.
       together: runs the same students' branches as one network.
       image_shape: (height, width, channels) of an image.

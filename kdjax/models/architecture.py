@@ -184,7 +184,7 @@ class Architecture(abc.ABC):
 
         Args:
           widths: a width vector that fits this architecture.
-          dtype: of the computation; parameters, statistics and logits are float32.
+          dtype: the dtype of the computation; parameters, statistics and logits are float32.
           bn_axis_name: the mapped axis to share batch statistics over, if any.
 
         Raises:

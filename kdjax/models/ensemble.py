@@ -27,7 +27,7 @@ class StudentEnsemble(nn.Module):
     Attributes:
       architecture: the family, depth and classes.
       student_widths: one width vector per student, the pivot's first.
-      dtype: of the computation; parameters, statistics and logits are float32.
+      dtype: the dtype of the computation; parameters, statistics and logits are float32.
       bn_axis_name: the mapped axis to share batch statistics over, if any.
       stop_stem_gradient: block every gradient from the branches into the stem.
       execution: how the branches run; the parameters and results are the same.
@@ -94,7 +94,7 @@ class IndependentNetworks(nn.Module):
     Attributes:
       architecture: the family, depth and classes.
       student_widths: one width vector per student.
-      dtype: of the computation; parameters, statistics and logits are float32.
+      dtype: the dtype of the computation; parameters, statistics and logits are float32.
       bn_axis_name: the mapped axis to share batch statistics over, if any.
       adapters: for each student whether it learns from the feature maps of a fixed teacher, the
         full network; empty: none does. The maps of such a student are also returned at the
@@ -209,7 +209,7 @@ def extract_student(variables: Mapping[str, Any], student: int) -> dict[str, Any
     """One student's variables, as those of its own deployable network.
 
     Args:
-      variables: of a :class:`StudentEnsemble` or :class:`IndependentNetworks`.
+      variables: the variables of a :class:`StudentEnsemble` or :class:`IndependentNetworks`.
       student: 1 for the pivot, up to the number of students.
 
     Returns:
@@ -243,8 +243,8 @@ def student_vectors(
     [64, 38]
 
     Args:
-      architecture: of the students.
-      factors: of the widths, one for each student, the pivot's first.
+      architecture: the architecture of the students.
+      factors: the factors of the widths, one for each student, the pivot's first.
 
     Raises:
       ValueError: if a factor is not a finite number above 0.

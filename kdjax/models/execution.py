@@ -71,7 +71,7 @@ class Mode(NamedTuple):
     Attributes:
       train: whether to normalise by batch statistics; else by running statistics.
       mask: ``[batch]`` bool, False for padding; or None.
-      dtype: of the computation.
+      dtype: the dtype of the computation.
       axis_name: the mapped axis to share batch statistics over, if any.
     """
 
@@ -85,7 +85,7 @@ class Branches(NamedTuple):
     """What the branches of several students return.
 
     Attributes:
-      outputs: of each student.
+      outputs: the outputs of each student.
       statistics: each student's running statistics after this batch.
       joint: for each block one map with the channels of all students side by side, in their order,
         as they were computed; channels after the last student's are 0. None for a block that has

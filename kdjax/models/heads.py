@@ -13,7 +13,7 @@ def pooled_logits(x: chex.Array, num_classes: int, dtype: chex.ArrayDType) -> ch
     Args:
       x: ``[batch, height, width, channels]``.
       num_classes: outputs of the layer, which is named ``classifier``.
-      dtype: of the layer's computation; the means are float32.
+      dtype: the dtype of the layer's computation; the means are float32.
 
     Returns:
       ``[batch, num_classes]`` float32.

@@ -52,7 +52,7 @@ class Variant(NamedTuple):
     """Blocks of each stage, and the shape of a block.
 
     Attributes:
-      blocks_per_stage: of the four stages.
+      blocks_per_stage: the numbers of blocks of the four stages.
       bottleneck: whether a block has three convolutions instead of two.
       cardinality: groups of a bottleneck's 3x3 convolution.
       base_width: width of one such group for 64 planes.

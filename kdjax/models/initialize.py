@@ -17,9 +17,55 @@ from kdjax.models.student_names import STUDENT, share_stem
 
 Path = tuple[str, ...]
 
-
 # (generator of the array's own stream, its shape) -> the array.
 Initializer = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
+
+_CONSTANTS = {
+    nn.initializers.zeros: 0.0,
+    nn.initializers.ones: 1.0,
+    jnp.zeros: 0.0,
+    jnp.ones: 1.0,
+}
+# The settings of he_normal, lecun_normal and similar initialisers, besides their scale.
+_FAN_IN: Mapping[str, Any] = {
+    "mode": "fan_in",
+    "distribution": "truncated_normal",
+    "in_axis": -2,
+    "out_axis": -1,
+    "batch_axis": (),
+}
+
+
+def _equal_before(params: Mapping[str, Any]) -> dict[str, int]:
+    """For each student of an ensemble the number of students before it with equal shapes."""
+    if not share_stem(params):
+        return {}
+    seen: list[Any] = []
+    numbers = {}
+    for student in sorted(params, key=lambda name: (len(name), name)):
+        if STUDENT.fullmatch(student):
+            shapes = jax.tree.map(lambda leaf: leaf.shape, params[student])
+            numbers[student] = seen.count(shapes)
+            seen.append(shapes)
+    return numbers
+
+
+def _generator(path: Path, seed: int, twin: int) -> np.random.Generator:
+    # Leave out the names that only say where a network stands.
+    below = [part for part in path if part != "branch" and not STUDENT.fullmatch(part)]
+    name = "/".join([*below, *([f"twin {twin}"] if twin else [])])
+    stream = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+    return np.random.default_rng([seed, stream])
+
+
+def _normal(scale: float, generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Normal numbers of variance ``scale / fan-in``, truncated at two deviations as in Flax."""
+    numbers = generator.standard_normal(shape, np.float32)
+    while (outside := np.abs(numbers) > 2).any():
+        numbers[outside] = generator.standard_normal(outside.sum(), np.float32)
+    numbers = numbers / np.float32(0.87962566103423978)  # The deviation after truncation.
+    # All axes but the last are the inputs of one output, also in grouped convolutions.
+    return numbers * np.float32(np.sqrt(scale / np.prod(shape[:-1])))
 
 
 class Start(NamedTuple):
@@ -178,51 +224,3 @@ def _of_flax(init: Any, call: Callable[[chex.PRNGKey], chex.Array]) -> Initializ
         return np.asarray(call(jax.random.key(int(generator.integers(1 << 32)))), np.float32)
 
     return draw
-
-
-_CONSTANTS = {
-    nn.initializers.zeros: 0.0,
-    nn.initializers.ones: 1.0,
-    jnp.zeros: 0.0,
-    jnp.ones: 1.0,
-}
-# The settings of he_normal, lecun_normal and similar initialisers, besides their scale.
-_FAN_IN: Mapping[str, Any] = {
-    "mode": "fan_in",
-    "distribution": "truncated_normal",
-    "in_axis": -2,
-    "out_axis": -1,
-    "batch_axis": (),
-}
-
-
-def _equal_before(params: Mapping[str, Any]) -> dict[str, int]:
-    """For each student of an ensemble the number of students before it with equal shapes."""
-    if not share_stem(params):
-        return {}
-    seen: list[Any] = []
-    numbers = {}
-    for student in sorted(params, key=lambda name: (len(name), name)):
-        if STUDENT.fullmatch(student):
-            shapes = jax.tree.map(lambda leaf: leaf.shape, params[student])
-            numbers[student] = seen.count(shapes)
-            seen.append(shapes)
-    return numbers
-
-
-def _generator(path: Path, seed: int, twin: int) -> np.random.Generator:
-    # Leave out the names that only say where a network stands.
-    below = [part for part in path if part != "branch" and not STUDENT.fullmatch(part)]
-    name = "/".join([*below, *([f"twin {twin}"] if twin else [])])
-    stream = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
-    return np.random.default_rng([seed, stream])
-
-
-def _normal(scale: float, generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Normal numbers of variance ``scale / fan-in``, truncated at two deviations as in Flax."""
-    numbers = generator.standard_normal(shape, np.float32)
-    while (outside := np.abs(numbers) > 2).any():
-        numbers[outside] = generator.standard_normal(outside.sum(), np.float32)
-    numbers = numbers / np.float32(0.87962566103423978)  # The deviation after truncation.
-    # All axes but the last are the inputs of one output, also in grouped convolutions.
-    return numbers * np.float32(np.sqrt(scale / np.prod(shape[:-1])))

@@ -21,9 +21,9 @@ class ConvNorm(nn.Module):
       stride: in pixels.
       groups: number of groups; for a depthwise convolution the number of inputs and outputs.
       use_bias: add a bias, which the normalisation cancels.
-      dtype: of the computation; parameters and statistics are float32.
+      dtype: the dtype of the computation; parameters and statistics are float32.
       bn_axis_name: the mapped axis to share batch statistics over, if any.
-      momentum, epsilon: of the normalisation.
+      momentum, epsilon: those of the normalisation.
     """
 
     channels: int
@@ -67,7 +67,7 @@ class NormConv(nn.Module):
     Attributes:
       channels: number of outputs.
       kernel: height and width in pixels, odd.
-      dtype: of the computation; parameters and statistics are float32.
+      dtype: the dtype of the computation; parameters and statistics are float32.
       bn_axis_name: the mapped axis to share batch statistics over, if any.
 
     References:
@@ -93,7 +93,7 @@ class BareConv(nn.Module):
       channels: number of outputs.
       kernel: height and width in pixels, odd.
       stride: in pixels.
-      dtype: of the computation; parameters are float32.
+      dtype: the dtype of the computation; parameters are float32.
     """
 
     channels: int

@@ -43,7 +43,7 @@ def run_branches(
     """Runs the branches of all students; see :meth:`Architecture.run_branches`.
 
     Args:
-      architecture: of all students.
+      architecture: the architecture of all students.
       student_widths: width vector of each student.
       variables: ``params`` and ``batch_stats`` of each student's branch.
       inputs: the stem's map, or a list of one for each student.
@@ -91,7 +91,7 @@ class Merged:
         """Runs the students' branches.
 
         Args:
-          variables: of each student's branch.
+          variables: the variables of each student's branch.
           x: the map that the branches read.
           mode: training or evaluation, dtype, mask and axis name.
         """
@@ -129,8 +129,8 @@ class Merged:
         """The positions of a student's array in the wide network's array, for each axis.
 
         Args:
-          path: of a variable of the branch, its collection first.
-          shape: of the student's array.
+          path: the path of a variable of the branch, its collection first.
+          shape: the shape of the student's array.
           student: the student's place among the merged ones, from 0.
         """
         found = []
@@ -194,7 +194,7 @@ def merge(
     """Merges students into one network; the result is cached.
 
     Args:
-      architecture: of all students.
+      architecture: the architecture of all students.
       students: their widths.
       image_shape: (height, width, channels) of an image.
       shared: whether all students read one stem's map; else each reads its own.

@@ -24,7 +24,7 @@ class BatchNorm(nn.Module):
 
     Attributes:
       axis_name: the mapped axis to share batch statistics over; None keeps them per device.
-      dtype: of the output; statistics and parameters are float32.
+      dtype: the dtype of the output; statistics and parameters are float32.
       momentum: share of the old running average that a step keeps.
       epsilon: added to the variance.
 
@@ -94,11 +94,11 @@ def normalize(
 
     Args:
       x: ``[batch, ..., channels]``.
-      variables: of the normalisation.
+      variables: the variables of the normalisation.
       train: whether to normalise by the batch's statistics; else by the running ones.
       mask: ``[batch]`` bool, False for padding; or None.
       axis_name: the mapped axis to share batch statistics over, if any.
-      dtype: of the output.
+      dtype: the dtype of the output.
       momentum: share of the old running average that is kept.
       epsilon: added to the variance.
 

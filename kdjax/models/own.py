@@ -108,9 +108,9 @@ def _run(path: Path, content: bytes, name: str) -> ModuleType:
     """Runs a file once, so that its classes stay the same objects until the file changes.
 
     Args:
-      path: of the file.
+      path: the path of the file.
       content: what the file holds.
-      name: of the network, for error messages.
+      name: the name of the network, for error messages.
     """
     digest = hashlib.sha256(bytes(path) + content).hexdigest()[:8]
     spec = importlib.util.spec_from_file_location(f"{path.stem}_{digest}", path)

@@ -70,7 +70,7 @@ class ResNet(Architecture):
 
         Args:
           student_widths: width vector of each student.
-          variables: of each student's branch.
+          variables: the variables of each student's branch.
           inputs: the stem's map, or a list with one for each student.
           mode: training or evaluation, dtype, mask and axis name.
           execution: the strategy.

@@ -38,7 +38,7 @@ class _Block(NamedTuple):
 
     Attributes:
       stage: name of the feature map it belongs to.
-      stride: of its first convolution and its projections.
+      stride: the stride of its first convolution and its projections.
       source, inner, target: packings of the maps that it reads, has inside and returns.
       shared: whether all students read the same map.
       projecting: places of the students whose shortcut is a projection.

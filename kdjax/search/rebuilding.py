@@ -37,8 +37,9 @@ def check_rebuilt(
     except ValueError as error:
         reason = str(error)
     except (AssertionError, TypeError, ZeroDivisionError) as error:  # From flax or a user's module.
-        reason = f"its modules cannot be built ({type(error).__name__}{': ' * bool(str(error))}"
-        reason += f"{error}); the groups of a convolution, say, have to divide its channels"
+        reason = f"its modules cannot be built ({type(error).__name__}"
+        reason += f": {error}" if str(error) else ""
+        reason += "); the groups of a convolution, say, have to divide its channels"
     else:
         return
     raise ValueError(

@@ -15,7 +15,7 @@ class Step(NamedTuple):
       graph: where it is written.
       operands: its operands.
       shapes: JAX's shapes of the operands; the batch's size is symbolic.
-      dtypes: of the operands.
+      dtypes: the dtypes of the operands.
       params: parameters of the primitive, with JAX's names.
       results: JAX's shape and dtype of each result.
     """

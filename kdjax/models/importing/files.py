@@ -14,7 +14,7 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
     error says how to convert it with PyTorch.
 
     Args:
-      path: of the file.
+      path: the path of the file.
 
     Raises:
       ValueError: if the file is of another kind or damaged, or safetensors is not installed.

@@ -30,9 +30,9 @@ class Module(NamedTuple):
 
     Attributes:
       name: its name in the ``state_dict``, without ``.weight``.
-      layout: of the weights, if kdjax has a dense layer: ``usual``; ``pointwise``: torchvision has
-        a 1x1 convolution; ``flattened``: torchvision's layer reads a map in the order channel,
-        height, width.
+      layout: the layout of the weights, if kdjax has a dense layer. ``usual``; ``pointwise``:
+        torchvision has a 1x1 convolution; ``flattened``: torchvision's layer reads a map in the
+        order channel, height, width.
     """
 
     name: str

@@ -47,12 +47,12 @@ def import_torch(
     >>> arch.build().apply(variables, images, train=False).logits  # doctest: +SKIP
 
     Args:
-      architecture: of the network; its full widths are those of the tensors.
+      architecture: the architecture of the network; its full widths are those of the tensors.
       tensors: torchvision's name -> array of floats; ``num_batches_tracked`` is ignored.
       image_shape: (height, width, channels) of the input. VGG's dense layers depend on it;
         torchvision's fit only 224 x 224.
       new_classifier: initialise a new classifier, for other classes than those of the tensors.
-      seed: of the new classifier.
+      seed: the seed of the new classifier.
 
     Returns:
       ``{"params": ..., "batch_stats": ...}`` of ``architecture.build()``, float32 NumPy arrays.
@@ -138,8 +138,8 @@ def _source(
     """The tensor that one of our arrays is made of.
 
     Args:
-      path: of the array, as in ``params/stem/conv/conv/kernel``.
-      shape: of the array.
+      path: the path of the array, as in ``params/stem/conv/conv/kernel``.
+      shape: the shape of the array.
       modules: the result of :func:`modules_of`.
       image_shape: (height, width, channels) of the input.
     """
@@ -193,7 +193,7 @@ def _check(
     """Raises ValueError if tensors are missing, left over or wrong.
 
     Args:
-      architecture: of the network, for the message.
+      architecture: the architecture of the network, for the message.
       wanted: the tensors that are needed.
       given: the tensors that were given.
       classifier: torchvision's name of the classifier.
@@ -221,7 +221,7 @@ def _check(
         return
     parts = "; ".join(f"{what}: {_few(which)}" for what, which in found.items() if which)
     other_classes = wrong and set(map(_module_name, wrong)) == {classifier}
-    hint = ". With new_classifier, a new classifier is initialised" * bool(other_classes)
+    hint = ". With new_classifier, a new classifier is initialised" if other_classes else ""
     raise ValueError(
         f"the tensors are not those of {architecture.name} with {architecture.num_classes} "
         f"classes: {parts}{hint}"

@@ -19,7 +19,7 @@ from kdjax.config import Parts, Term
 from kdjax.config.terms import TEACHER_LOGITS
 from kdjax.train.program import reading, term_modules
 from kdjax.train.program.reading import Calls, Taps
-from kdjax.train.program.term_modules import Memory
+from kdjax.train.program.term_modules import TermMemories
 
 Terms = dict[str, chex.Array]
 
@@ -63,7 +63,7 @@ class LossOutput(NamedTuple):
 
     total: chex.Array
     terms: Terms
-    memory: Memory
+    memory: TermMemories
 
 
 class LossError(ValueError):
@@ -105,7 +105,7 @@ class Objective:
         taps: Taps,
         examples: Examples,
         weights: Mapping[str, chex.Array],
-        memory: Memory | None = None,
+        memory: TermMemories | None = None,
         projected: Mapping[str, Calls] | None = None,
     ) -> LossOutput:
         """Computes each term and adds up the terms.
@@ -119,7 +119,7 @@ class Objective:
             (:func:`kdjax.train.program.term_modules.run_modules`).
         """
         found: Terms = {}
-        after: Memory = {}
+        after: TermMemories = {}
         for name, term in self.terms.items():
             if term.reads in _OF_LOGITS:
                 loss = _per_example(name, term.loss)
@@ -266,8 +266,8 @@ _OF_LOGITS: Mapping[str, Callable[..., chex.Array]] = {
 
 
 def _of_calls(
-    name: str, term: _Active, given: Calls, examples: Examples, memory: Memory | None
-) -> tuple[chex.Array, Memory]:
+    name: str, term: _Active, given: Calls, examples: Examples, memory: TermMemories | None
+) -> tuple[chex.Array, TermMemories]:
     """Returns a term's values, ``[students, batch]``, and its memories after the step.
 
     The row of a student is the sum of its losses, or 0 if the student has no teacher.

@@ -28,7 +28,7 @@ from kdjax.train.program.reading import Calls
 # unless the layout counts them as parts of their students (``by_student``).
 NETWORK = "terms"
 
-Memory = dict[str, Any]
+TermMemories = dict[str, Any]
 
 
 class InitialVariables(NamedTuple):
@@ -71,7 +71,7 @@ def with_terms(
     )
 
 
-def initial_memories(initial: InitialVariables, seed: int) -> Memory:
+def initial_memories(initial: InitialVariables, seed: int) -> TermMemories:
     """The terms' memories before the first step, on the host.
 
     Args:
