@@ -92,6 +92,24 @@ def accelerator_installed() -> bool:
     return bool(importlib.metadata.entry_points(group="jax_plugins"))
 
 
+def platform_problem() -> str:
+    """What is wrong with ``JAX_PLATFORMS``, in one line; empty if JAX can use what it names."""
+    wanted = os.environ.get("JAX_PLATFORMS", "")
+    if not wanted:
+        return ""
+    import jax
+
+    try:
+        jax.devices()
+    except Exception as error:  # JAX raises many types here, some without text.
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        return (
+            f"JAX_PLATFORMS is {wanted!r}, and JAX cannot use it here ({reason}): unset it, or on a "
+            'machine with such devices install kdjax with pip install ".[cuda]" or ".[tpu]"'
+        )
+    return ""
+
+
 def restart_tuned(arguments: Sequence[str], compilations: Path) -> None:
     """Restarts this program, in the same process, if its environment can be tuned.
 

@@ -126,6 +126,30 @@ def test_unknown_field_in_a_config_file_is_one_line(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def get_config(:", "cannot be run: SyntaxError: invalid syntax (mine.py, line 1)"),
+        ("import nothing_here", "cannot be run: ModuleNotFoundError: No module named 'nothing_h"),
+        ("def get_config():\n    pass", "get_config() returned a NoneType: expected an ml_coll"),
+        (
+            "def get_config():\n    return {'epochs': 1}",
+            "get_config() returned a dict: expected an",
+        ),
+        ("def get_config():\n    return 1 / 0", "cannot be run: ZeroDivisionError: division by"),
+    ],
+)
+def test_a_broken_config_file_is_named_before_its_fields(text, message, tmp_path, capsys):
+    file = tmp_path / "mine.py"
+    file.write_text(text)
+    # The field may be one that the file would have registered.
+    assert cli.main(["train", f"--config={file}", "--config.weights.distance=1"]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"kdjax train: --config={file}")
+    assert message in shown
+    assert "Traceback" not in shown
+
+
+@pytest.mark.parametrize(
     "command",
     ["train", "search", "distill", "evaluate", "predict", "plan", "prepare", "import-torch"],
 )

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from kdjax import process
@@ -84,3 +85,19 @@ def test_the_program_starts_anew_with_its_arguments(tmp_path):
     *starts, last = done.stdout.splitlines()
     assert len(starts) == 2 and starts[0] == starts[1]
     assert json.loads(last) == [["--name=a b", "--", "c"], "compiled"]
+
+
+def test_a_platform_that_is_not_there_is_named(monkeypatch):
+    def missing():
+        raise AssertionError  # As JAX does for CUDA, without any text.
+
+    monkeypatch.setattr(jax, "devices", missing)
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    assert process.platform_problem() == ""
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    problem = process.platform_problem()
+    assert problem.startswith(
+        "JAX_PLATFORMS is 'cuda', and JAX cannot use it here (AssertionError)"
+    )
+    monkeypatch.undo()
+    assert process.platform_problem() == ""

@@ -90,11 +90,11 @@ def _of_kdjax(chosen: argparse.Namespace) -> tuple[dict[Convolution, int], Calla
 
     from kdjax import models
     from kdjax.models.convolution import convolve
-    from kdjax.models.execution import named
+    from kdjax.models.execution import execution_named
 
     architecture = models.create(chosen.network, chosen.classes)
     vectors = models.student_vectors(architecture, options.student_scales(chosen))
-    execution = named(chosen.execution)
+    execution = execution_named(chosen.execution)
     net = models.StudentEnsemble(architecture, vectors, execution=execution)
     images = jax.ShapeDtypeStruct((2, chosen.image_size, chosen.image_size, 3), jnp.float32)
     variables = jax.eval_shape(lambda x: net.init(jax.random.key(0), x), images)

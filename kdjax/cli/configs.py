@@ -52,19 +52,7 @@ def read_config(
             name, value = wrong.groups()
             if name in fields and any(text.startswith(f"--config.{name}") for text in overrides):
                 raise wrong_type(name, value, fields[name]) from None
-        if unknown := re.search(r'Key "(\w+)" does not exist', str(error)):
-            raise configuration.unknown_field(unknown[1], fields) from None
-        if "Error whilst parsing config file" in str(error):
-            # ml_collections puts the file's own traceback into the message.
-            last = str(error).strip().splitlines()[-1]
-            raise configuration.ConfigError(f"--config={path} cannot be run: {last}") from None
-        if path and isinstance(error, (AttributeError, KeyError, TypeError)):
-            raise _cannot_be_run(path, error) from error
         raise configuration.ConfigError(f"{' '.join(arguments[1:])}: {error}") from None
-    except Exception as error:  # A config file is Python, and may raise anything.
-        if not path:
-            raise
-        raise _cannot_be_run(path, error) from error
     no_more(left[1:], fields)
     config = values["config"].value
     if not path and task == "train":
@@ -91,7 +79,7 @@ def _start(
         raise configuration.ConfigError(f"--config={path}: there is no such file")
     # As Python does for a script, so that a config file may import files from its directory.
     sys.path.insert(0, str(file.resolve().parent))
-    _check_task(path, task)  # Runs the file. It may register terms, which add fields.
+    _check_file(path, task)  # Runs the file. It may register terms, which add fields.
     return None
 
 
@@ -139,14 +127,8 @@ def _drop_shares(config: ml_collections.ConfigDict, overrides: Sequence[str]) ->
         config.teacher_weights = ()
 
 
-def _cannot_be_run(path: str, error: Exception) -> configuration.ConfigError:
-    return configuration.ConfigError(
-        f"--config={path} cannot be run: {type(error).__name__}: {error}"
-    )
-
-
-def _check_task(path: str, task: configuration.Task) -> None:
-    """Raises ConfigError if a file, before any override, is a configuration of another task."""
+def _check_file(path: str, task: configuration.Task) -> None:
+    """Raises ConfigError if a file cannot be run, or is not a configuration of this task."""
     from absl import flags
     from ml_collections import config_flags
 
@@ -154,9 +136,21 @@ def _check_task(path: str, task: configuration.Task) -> None:
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=arguments)
     try:
         values(arguments)
-    except Exception:
-        return  # read_config reports what is wrong with the file itself.
-    _same_task(path, configuration.task_of(values["config"].value), task)
+    except Exception as error:  # A config file is Python, and may raise anything.
+        if unknown := re.search(r'Key "(\w+)" does not exist', str(error)):
+            raise configuration.unknown_field(unknown[1], configuration.fields_of(task)) from None
+        reason = f"{type(error).__name__}: {error}"
+        if "Error whilst parsing config file" in reason:
+            # ml_collections puts the file's own traceback into the message.
+            reason = reason.strip().splitlines()[-1]
+        raise configuration.ConfigError(f"--config={path} cannot be run: {reason}") from error
+    found = values["config"].value
+    if not isinstance(found, ml_collections.ConfigDict):
+        raise configuration.ConfigError(
+            f"--config={path}: get_config() returned a {type(found).__name__}: expected an "
+            "ml_collections.ConfigDict, as kdjax.config.default() returns"
+        )
+    _same_task(path, configuration.task_of(found), task)
 
 
 def default_workdir(config: ml_collections.ConfigDict) -> Path:

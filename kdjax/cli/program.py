@@ -36,3 +36,9 @@ def run(arguments: Sequence[str] | None) -> int:
             raise
         print(f"kdjax {args.command}: {error}", file=sys.stderr)
         return _USAGE_ERROR
+    except (RuntimeError, AssertionError):
+        problem = process.platform_problem()
+        if not problem or os.environ.get("KDJAX_TRACEBACK"):
+            raise
+        print(f"kdjax {args.command}: {problem}", file=sys.stderr)
+        return _USAGE_ERROR

@@ -24,6 +24,11 @@ def validate(
       ConfigError: for the first wrong field; the message names the field, its value and what is
         allowed.
     """
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise ConfigError(
+            f"the configuration is a {type(config).__name__}: expected an ml_collections."
+            "ConfigDict, as kdjax.config.default() returns"
+        )
     found = task_of(config)
     if task not in (None, found):
         raise ConfigError(f"this is a configuration of `kdjax {found}`, not of `kdjax {task}`")

@@ -120,8 +120,8 @@ class Batches:
         _, augmentation_key = jax.random.split(key)
         key_crop, key_flip = jax.random.split(jax.random.fold_in(augmentation_key, step))
         pad = self.crop_padding
-        offsets = jax.random.randint(key_crop, (self.batch_size, 2), -pad, pad + 1)
-        flips = jax.random.bernoulli(key_flip, 0.5, (self.batch_size,)) & self.flip
+        offsets = jax.random.randint(key_crop, (self.batch_size, 2), -pad, pad + 1, jnp.int32)
+        flips = jax.random.bernoulli(key_flip, jnp.float32(0.5), (self.batch_size,)) & self.flip
         indices = order[positions]
         images = crop_and_flip(self._images(data, indices), offsets[rows], flips[rows])
         real = positions < self.train_size

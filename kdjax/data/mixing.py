@@ -52,17 +52,17 @@ def mixed(
     size = batch.images.shape[1:3]
     kept = jnp.ones(size, jnp.float32)
     if mixup:
-        kept *= jax.random.beta(key_mixup, mixup, mixup)
+        kept *= jax.random.beta(key_mixup, mixup, mixup, dtype=jnp.float32)
     if cutmix:
         outside = _outside_of_box(key_cutmix, cutmix, size)
-        either = jax.random.bernoulli(key_kind) | (mixup == 0)
+        either = jax.random.bernoulli(key_kind, jnp.float32(0.5)) | (mixup == 0)
         kept = jnp.where(either, outside, kept)
     kept = jnp.where(jnp.mean(kept) < 0.5, 1.0 - kept, kept)
     share = jnp.mean(kept)
     partners = _partners(jax.random.fold_in(key_partner, device), batch.mask)
     pixels = kept[None, :, :, None]
     images = pixels * batch.images + (1.0 - pixels) * batch.images[partners]
-    own = jax.nn.one_hot(batch.labels, classes)
+    own = jax.nn.one_hot(batch.labels, classes, dtype=jnp.float32)
     return batch._replace(images=images, labels=share * own + (1.0 - share) * own[partners])
 
 
@@ -73,11 +73,11 @@ def _outside_of_box(key: chex.PRNGKey, alpha: float, size: tuple[int, int]) -> c
     image's area.
     """
     key_share, *keys = jax.random.split(key, 3)
-    part = jnp.sqrt(1.0 - jax.random.beta(key_share, alpha, alpha))
+    part = jnp.sqrt(1.0 - jax.random.beta(key_share, alpha, alpha, dtype=jnp.float32))
 
     def inside(key: chex.PRNGKey, length: int) -> chex.Array:
         side = jnp.floor(length * part)
-        first = jax.random.randint(key, (), 0, length) - side // 2
+        first = jax.random.randint(key, (), 0, length, jnp.int32) - side // 2
         places = jnp.arange(length)
         return (places >= first) & (places < first + side)
 
@@ -88,5 +88,5 @@ def _outside_of_box(key: chex.PRNGKey, alpha: float, size: tuple[int, int]) -> c
 def _partners(key: chex.PRNGKey, mask: chex.Array) -> chex.Array:
     """A permutation of the real rows, ``[batch]`` integers; padded rows stay where they are."""
     rows = jnp.arange(mask.shape[0])
-    order = jnp.argsort(jnp.where(mask, jax.random.uniform(key, mask.shape), 2.0))
+    order = jnp.argsort(jnp.where(mask, jax.random.uniform(key, mask.shape, jnp.float32), 2.0))
     return jnp.where(mask, order[jnp.cumsum(mask) - 1], rows)

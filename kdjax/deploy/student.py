@@ -28,7 +28,7 @@ class Student:
     """
 
     network: models.Network
-    variables: Mapping[str, Any]
+    variables: Mapping[str, Any] = dataclasses.field(repr=False)
     preprocess: Preprocess
     class_names: tuple[str, ...]
     widths: WidthVector

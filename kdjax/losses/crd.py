@@ -51,7 +51,7 @@ def crd_memory(key: chex.PRNGKey, *, examples: int, dim: int) -> CRDMemory:
             f"examples is {examples} and dim {dim}: at least 2 examples and 1 dimension are needed"
         )
     limit = (3 / dim) ** 0.5
-    draws = jax.random.uniform(key, (2, examples, dim), minval=-limit, maxval=limit)
+    draws = jax.random.uniform(key, (2, examples, dim), jnp.float32, minval=-limit, maxval=limit)
     return CRDMemory(draws[0], draws[1], jnp.zeros(()), jnp.zeros(()))
 
 
@@ -103,7 +103,7 @@ def crd_negatives(
         order = jnp.argsort(labels)
         first = jnp.searchsorted(labels[order], labels[indices], side="left")
         left_out = jnp.searchsorted(labels[order], labels[indices], side="right") - first
-    drawn = jax.random.randint(key, shape, 0, (examples - left_out)[:, None])
+    drawn = jax.random.randint(key, shape, 0, (examples - left_out)[:, None], jnp.int32)
     return order[jnp.where(drawn >= first[:, None], drawn + left_out[:, None], drawn)]
 
 

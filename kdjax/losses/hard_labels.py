@@ -5,7 +5,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from kdjax.losses.arguments import class_indices
+from kdjax.losses.arguments import class_indices, is_known
+
+_SUM_TOLERANCE = 1e-2  # Labels may have been rounded to bfloat16.
 
 
 def hard_label_cross_entropy(
@@ -27,6 +29,7 @@ def hard_label_cross_entropy(
         ``logits``, such as ``[batch]`` for logits ``[students, batch, classes]``. Inside ``jit``
         their values are not known: there, a label out of range gives NaN. Labels may also be
         floats ``[..., classes]`` that broadcast to ``logits``, each row a distribution.
+        Inside ``jit`` that is not checked.
       label_smoothing: s in [0, 1).
 
     Returns:
@@ -34,7 +37,8 @@ def hard_label_cross_entropy(
 
     Raises:
       ValueError: if ``label_smoothing`` is outside [0, 1), the labels are neither integers nor
-        distributions over the classes, or (outside ``jit``) a label is out of range.
+        distributions over the classes, or (outside ``jit``) a label is out of range or a row is no
+        distribution.
 
     References:
       Walawalkar, Shen, Savvides, *Online Ensemble Model Compression using Knowledge Distillation*,
@@ -89,4 +93,13 @@ def _distributions(labels: chex.Array, logits: chex.Array) -> chex.Array:
             f"labels are floats of shape {shape}: they must be integers, or distributions of "
             f"shape [..., {classes}] for logits of shape {logits.shape}"
         )
+    if is_known(labels) and labels.size:
+        with jax.ensure_compile_time_eval():
+            sums = jnp.sum(labels, axis=-1)
+            if bool(jnp.any(labels < 0) | jnp.any(jnp.abs(sums - 1.0) > _SUM_TOLERANCE)):
+                raise ValueError(
+                    "labels are floats, and not every row is a distribution: their sums go from "
+                    f"{float(jnp.min(sums)):.6g} to {float(jnp.max(sums)):.6g}, their smallest "
+                    f"entry is {float(jnp.min(labels)):.6g}"
+                )
     return jnp.broadcast_to(labels, logits.shape)

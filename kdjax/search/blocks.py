@@ -47,7 +47,9 @@ def partition(
 
     Args:
       architecture: gives the blocks if ``names`` is empty. Groups before its first block belong to
-        the first block, groups after its last block to the last one.
+        the first block, groups after its last block to the last one. A group is in the block whose
+        name its own name begins with, as ``stage2.block1.conv1`` is in ``stage2``; groups without
+        the name of a block are in the block of the group before.
       channels: the groups that can be thinned.
       names: names of the blocks.
       patterns: for each block, glob patterns of its groups, separated by spaces.
@@ -57,8 +59,9 @@ def partition(
       frozen: names of blocks whose widths do not change.
 
     Raises:
-      ValueError: if a name or a pattern fits nothing, a group is in no block or in two, or a
-        sequence has the wrong length.
+      ValueError: if a name or a pattern fits nothing, a group is in no block or in two, a sequence
+        has the wrong length, or a block is frozen or has a strength or a resource of its own but no
+        groups.
     """
     names = tuple(names) or architecture.blocks
     if not names:
@@ -83,6 +86,20 @@ def partition(
         members = _by_patterns(channels, dict(zip(names, patterns, strict=True)))
     else:
         members = _by_position(channels, names)
+    for number, name in enumerate(names):
+        if members[name]:
+            continue
+        settings = {
+            "frozen": name in set(frozen),
+            "strengths": bool(strengths) and strengths[number] != 1.0,
+            "resources": bool(resources) and resources[number] != "targets",
+        }
+        if ignored := [field for field, given in settings.items() if given]:
+            raise ValueError(
+                f"search.blocks.{ignored[0]} is set for {name!r}, which has no groups to thin: "
+                f"groups belong to a block whose name they begin with, such as {name}.conv1, or "
+                "search.blocks.names and search.blocks.groups say which block has which"
+            )
     return tuple(
         Block(
             name,

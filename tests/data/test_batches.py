@@ -117,6 +117,19 @@ def test_augmentation_changes_with_the_step_and_not_with_repetition():
     assert not np.array_equal(first, other)
 
 
+def test_batches_do_not_depend_on_64_bit_mode():
+    cut = plan(crop_padding=2, flip=True)
+
+    def batch():
+        return cut.train_batch(numbered(), cut.epoch_order(KEY, 1), KEY, 4, 0)
+
+    expected = batch()
+    with jax.enable_x64(True):
+        found = batch()
+    for ours, theirs in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_half_of_the_images_are_flipped_and_offsets_cover_the_padding():
     pixels = np.zeros((1, 8, 8, 1), np.uint8)
     pixels[0, 3, 2, 0] = 255

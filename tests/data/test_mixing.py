@@ -36,6 +36,15 @@ def share_and_partners(batch):
     return own[partners != np.arange(SIZE)], partners
 
 
+def test_mixing_does_not_depend_on_64_bit_mode():
+    alphas = {"mixup": 0.4, "cutmix": 1.0}
+    expected = of_steps(**alphas)
+    with jax.enable_x64(True):
+        found = of_steps(**alphas)
+    for ours, theirs in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
+        np.testing.assert_allclose(theirs, ours, atol=1e-6)
+
+
 @pytest.mark.parametrize("alphas", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}])
 def test_images_and_labels_are_mixed_in_the_same_shares(alphas):
     images = np.asarray(BATCH.images, np.float64)

@@ -9,7 +9,7 @@ import pytest
 
 from kdjax import losses, models
 from kdjax.models.adapters import add_biases, biases_one_by_one, distances_from_pivot
-from kdjax.models.execution import named
+from kdjax.models.execution import execution_named
 from kdjax.models.packing import Packing, pack_kernels
 
 
@@ -90,7 +90,9 @@ def test_distances_and_their_derivatives_are_those_of_adapted_maps():
 def test_an_ensemble_gives_distances_where_they_cost_no_precision(execution, dtype, blocks):
     architecture = models.create("resnet8", 10)
     widths = models.student_vectors(architecture, (1.0, 0.5, 0.3))
-    model = models.StudentEnsemble(architecture, widths, dtype, execution=named(execution))
+    model = models.StudentEnsemble(
+        architecture, widths, dtype, execution=execution_named(execution)
+    )
     images = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
     variables = models.initialize(model, 0, images.shape[1:])
     run = functools.partial(model.apply, train=True, mutable=["batch_stats"])

@@ -11,7 +11,7 @@ import pytest
 from kdjax import models
 from kdjax.models import IndependentNetworks, StudentEnsemble, resnet
 from kdjax.models.ensemble import student_vectors
-from kdjax.models.execution import EXECUTIONS, Execution, Mode, named
+from kdjax.models.execution import EXECUTIONS, Execution, Mode, execution_named
 from kdjax.models.packing import Packing, pack_kernels
 from kdjax.widths import WidthVector
 
@@ -68,13 +68,13 @@ def make(module, widths, architecture):
 
 
 CASES = [
-    (StudentEnsemble, FEW, named("packed")),
-    (StudentEnsemble, FEW, named("merged")),
-    (StudentEnsemble, SCALED, named("scanned", lanes=8)),
+    (StudentEnsemble, FEW, execution_named("packed")),
+    (StudentEnsemble, FEW, execution_named("merged")),
+    (StudentEnsemble, SCALED, execution_named("scanned", lanes=8)),
     # Only the widest student reads its stem without a projection.
-    (IndependentNetworks, SEPARATE, named("merged", lanes=4)),
-    (StudentEnsemble, SCALED, named("merged_scanned", lanes=4, remat=True)),
-    (IndependentNetworks, SEARCHED, named("merged_scanned")),
+    (IndependentNetworks, SEPARATE, execution_named("merged", lanes=4)),
+    (StudentEnsemble, SCALED, execution_named("merged_scanned", lanes=4, remat=True)),
+    (IndependentNetworks, SEARCHED, execution_named("merged_scanned")),
 ]
 
 
@@ -106,14 +106,14 @@ def test_all_strategies_agree(module, widths, execution):
 @pytest.mark.parametrize("students", [1, 2, 3, 4, 5, 6])
 def test_every_student_is_in_one_group(students):
     for name in EXECUTIONS:
-        groups = named(name).groups(students)
+        groups = execution_named(name).groups(students)
         assert sorted(place for group in groups for place in group) == list(range(students))
 
 
 def test_pairs_put_the_widest_with_the_thinnest():
-    assert named("packed").groups(5) == ((0,), (1, 4), (2, 3))
-    assert named("packed").groups(4) == ((0,), (1, 3), (2,))
-    assert named("merged_scanned").groups(3) == ((0, 1, 2),)
+    assert execution_named("packed").groups(5) == ((0,), (1, 4), (2, 3))
+    assert execution_named("packed").groups(4) == ((0,), (1, 3), (2,))
+    assert execution_named("merged_scanned").groups(3) == ((0, 1, 2),)
 
 
 def test_packed_kernels_lie_on_the_diagonal():
@@ -159,7 +159,7 @@ def test_other_families_merge_too(name, width, module, execution):
     with jax.enable_x64(True):
         net, variables = make(module, widths, architecture)
         expected = results(net, variables)
-        found = results(net.clone(execution=named(execution)), variables)
+        found = results(net.clone(execution=execution_named(execution)), variables)
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     for (path, ours), theirs in zip(
         jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True
@@ -193,16 +193,16 @@ def test_maps_that_lie_side_by_side_are_returned_whole(name, width, has_joint):
             students, stem
         )
 
-    merged = run(named("merged"))
+    merged = run(execution_named("merged"))
     blocks = list(zip(*(own.features for own in merged.outputs), strict=True))
     assert len(merged.joint) == len(blocks)
     for joint, maps in zip(merged.joint, blocks, strict=True):
         if joint is not None:
             np.testing.assert_array_equal(joint, jnp.concatenate(maps, axis=-1))
     assert [joint is not None for joint in merged.joint] == has_joint
-    assert run(named("packed")).joint == ()  # No map holds all students.
+    assert run(execution_named("packed")).joint == ()  # No map holds all students.
     if name == "resnet8":
-        padded = run(named("merged", lanes=8)).joint
+        padded = run(execution_named("merged", lanes=8)).joint
         for wide, joint in zip(padded, merged.joint, strict=True):
             size = joint.shape[-1]
             assert wide.shape[-1] == -(-size // 8) * 8
@@ -216,9 +216,9 @@ def test_families_that_cannot_be_merged_say_so(name):
     architecture = models.create(name, 4, width=0.1)
     assert architecture.executions == ("sequential",)
     with pytest.raises(ValueError, match=f"{name} has no other execution than sequential"):
-        architecture.run_branches((), (), None, None, named("merged"), (32, 32, 3))
+        architecture.run_branches((), (), None, None, execution_named("merged"), (32, 32, 3))
 
 
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="execution is 'fast': one of sequential, scanned"):
-        named("fast")
+        execution_named("fast")

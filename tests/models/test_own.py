@@ -1,5 +1,6 @@
 """Networks written by a user: the example is trained; wrong files and functions are refused."""
 
+import contextlib
 import functools
 import os
 import shutil
@@ -16,7 +17,7 @@ from kdjax import costs, models, tracing
 from kdjax.config import ConfigError
 from kdjax.deploy.student import load_student
 from kdjax.models import registry
-from kdjax.models.execution import named
+from kdjax.models.execution import execution_named
 from kdjax.train import train
 from kdjax.train.run import network_files, workdir
 from kdjax.train.run.workdir import WorkdirError
@@ -181,7 +182,7 @@ def test_students_merge_whatever_reads_the_stem_first(first, tmp_path):
     net, variables = bare_ensemble(file)
     images = jnp.linspace(-1, 1, 128).reshape(2, 8, 8, 1)
     expected = net.apply(variables, images).logits
-    merged = net.clone(execution=named("merged")).apply(variables, images).logits
+    merged = net.clone(execution=execution_named("merged")).apply(variables, images).logits
     np.testing.assert_allclose(merged, expected, atol=1e-6)
     assert np.ptp(expected) > 1e-2
 
@@ -203,7 +204,7 @@ def test_networks_that_change_when_merged_are_refused(change, message, tmp_path)
         BARE.replace("        logits = nn.Dense", f"        {change}\n        logits = nn.Dense")
     )
     net, variables = bare_ensemble(file)
-    merged = net.clone(execution=named("merged"))
+    merged = net.clone(execution=execution_named("merged"))
     with pytest.raises(ValueError, match=f"cannot run several students as one network.*{message}"):
         jax.jit(merged.apply)(variables, jnp.ones((2, 8, 8, 1)))
 
@@ -243,12 +244,45 @@ def test_what_a_network_says_of_itself_is_checked(small_config, tmp_path, before
         resolve(small_config)
 
 
+BODY = "x = nn.relu(nn.Conv(self.width, (3, 3), 2, dtype=self.dtype)(x))"
+CONV = "nn.Conv(self.width, (3, 3), 2)(x)"
+PLAIN = f"x = nn.BatchNorm(not train)({CONV})"
+MASKED = f"""rows = None if mask is None else mask[:, None, None, None]
+        x = nn.BatchNorm(not train)({CONV}, mask=rows)"""
+DROPOUT = f"x = nn.Dropout(0.5, deterministic=not train)({CONV})"
+PADDED = "lets padded rows of a batch change its results for other rows"
+RANDOM = "draws random numbers in training: write `drops = True`"
+
+
+@pytest.mark.parametrize(
+    ("layer", "batch", "refused"),
+    [
+        (PLAIN, 40, PADDED),
+        (PLAIN, 45, ""),  # Half of the 90 images: no batch is padded.
+        (MASKED, 40, ""),
+        (DROPOUT, 40, RANDOM),
+        (DROPOUT, 45, RANDOM),
+        (f"x = {CONV} if not train else 1", 40, "cannot be run in training: "),
+    ],
+)
+def test_a_network_is_checked_in_training_too(small_config, tmp_path, layer, batch, refused):
+    text = BARE.replace(BODY, layer)
+    assert text != BARE
+    small_config.network, small_config.network_width = bare(tmp_path, text), 1.0
+    small_config.data.validation, small_config.batch_size = 0.0, batch
+    with pytest.raises(ConfigError, match=refused) if refused else contextlib.nullcontext():
+        resolve(small_config)
+    if layer == DROPOUT:
+        bare(tmp_path, text.replace("blocks = ", "drops = True\n    blocks = "))
+        resolve(small_config)
+
+
 def test_a_branch_may_take_roots_of_what_the_stem_gives(tmp_path):
     file = tmp_path / "bare.py"
     file.write_text(BARE.replace("x = nn.relu(nn.Conv(self.width, (3, 3), 2", ROOTS))
     net, variables = bare_ensemble(file)
     images = jnp.linspace(-1, 1, 128).reshape(2, 8, 8, 1)
-    merged = net.clone(execution=named("merged")).apply(variables, images).logits
+    merged = net.clone(execution=execution_named("merged")).apply(variables, images).logits
     np.testing.assert_allclose(merged, net.apply(variables, images).logits, atol=1e-6)
 
 
@@ -351,4 +385,4 @@ def test_classes_that_meet_are_not_merged(tmp_path):
     file.write_text(BARE.replace("Outputs(logits.", "Outputs(nn.log_softmax(logits)."))
     net, variables = bare_ensemble(file)
     with pytest.raises(ValueError, match="channels of branch/Dense_0 would be mixed: numbers"):
-        net.clone(execution=named("merged")).apply(variables, jnp.ones((2, 8, 8, 1)))
+        net.clone(execution=execution_named("merged")).apply(variables, jnp.ones((2, 8, 8, 1)))

@@ -167,8 +167,8 @@ class History:
         per_device = self._config.compute.batch_norm == "device"
         if per_device and stored["devices"] != self._record["devices"]:
             self._progress.say(
-                f"{self._name} was saved on {stored['devices']} devices and continues on "
-                f"{self._record['devices']}: batch statistics are over other groups of images"
+                f"{self._name}: the number of devices was {stored['devices']} and is "
+                f"{self._record['devices']} now: batch statistics are over other groups of images"
             )
 
     def _recover_best(self, state: TrainState, stored: Mapping[str, Any]) -> Best:

@@ -203,8 +203,9 @@ def resolve(
     architecture = _architecture(config, dataset.num_classes)
     try:
         execution_of(config, architecture, parallel, dataset.image_shape)
+        padded = dataset.sizes["train"] % config.batch_size > 0
         for network in _own_networks(config, architecture):
-            check_own(network, dataset.image_shape)
+            check_own(network, dataset.image_shape, padded=padded)
         check_maps(config, architecture)
     except ValueError as error:
         raise ConfigError(str(error)) from None

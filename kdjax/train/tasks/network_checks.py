@@ -1,5 +1,10 @@
 """Checks of networks: that a user-written one is what it says, and that losses find their maps."""
 
+import itertools
+from typing import Any
+
+import chex
+import flax.errors
 import jax
 import ml_collections
 import numpy as np
@@ -8,18 +13,25 @@ from kdjax import config as configuration
 from kdjax import models, tracing
 from kdjax.config import ConfigError
 from kdjax.models.initialize import start_of
+from kdjax.train.program.methods.method import apply_training
+
+_TOLERANCE = 1e-4  # Relative to the largest value; float32 rounding stays far below.
 
 
-def check_own(architecture: models.Architecture, image_shape: tuple[int, int, int]) -> None:
+def check_own(
+    architecture: models.Architecture, image_shape: tuple[int, int, int], *, padded: bool
+) -> None:
     """Checks that the modules of a user-written network do what its architecture says.
 
     Args:
       architecture: the network.
       image_shape: (height, width, channels) of the images.
+      padded: whether an epoch has a batch with padded rows.
 
     Raises:
-      ValueError: if it cannot be built or initialised, a width is used by no layer, or it returns
-        other numbers of logits or feature maps than its architecture says.
+      ValueError: if it cannot be built or initialised, a width is used by no layer, it returns
+        other numbers of logits or feature maps than its architecture says, it draws random numbers
+        although its architecture does not say so, or padded rows change other rows' results.
     """
     images = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
     try:
@@ -48,6 +60,52 @@ def check_own(architecture: models.Architecture, image_shape: tuple[int, int, in
             f"{architecture.name} returns a feature map of shape {wrong[0]}: expected "
             "[batch, height, width, channels]"
         )
+    _check_training(architecture, net, image_shape, padded)
+
+
+def _check_training(
+    architecture: models.Architecture,
+    net: models.Network,
+    image_shape: tuple[int, int, int],
+    padded: bool,
+) -> None:
+    """Runs a network in training mode: on shapes, and if there is padding, on random images."""
+    key, mask = jax.random.key(0), np.array([True, True, False])
+    images = np.random.default_rng(0).normal(size=(4, *image_shape)).astype(np.float32)
+    variables = models.initialize(net, seed=0, image_shape=image_shape)
+
+    def run(images: chex.Array) -> Any:
+        """The logits and maps of the real rows, and the statistics."""
+        outputs, statistics = apply_training(net, variables, images, mask, key)
+        return outputs.logits[:2], [each[:2] for each in outputs.features], statistics
+
+    try:
+        jax.eval_shape(run, images[:3])
+    except flax.errors.InvalidRngError:
+        raise ValueError(
+            f"{architecture.name} draws random numbers in training: write `drops = True` in its "
+            "architecture, and draw from the key 'dropout'"
+        ) from None
+    except Exception as error:  # User-written modules may raise anything.
+        text = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{architecture.name} cannot be run in training: {text}") from error
+    if not padded:
+        return
+    run = jax.jit(run)  # The two calls differ in the padded row only.
+    results = (jax.tree.leaves(run(images[rows])) for rows in ([0, 1, 2], [0, 1, 3]))
+    if not all(itertools.starmap(_equal, zip(*results, strict=True))):
+        raise ValueError(
+            f"{architecture.name} lets padded rows of a batch change its results for other rows, "
+            "and the last batch of an epoch is padded: its statistics must ignore rows where mask "
+            "is False, as those of kdjax.models.layers.ConvNorm do (flax's BatchNorm takes "
+            "mask[:, None, None, None]), or config.batch_size must divide the number of training "
+            "images"
+        )
+
+
+def _equal(one: chex.Array, other: chex.Array) -> bool:
+    tolerance = _TOLERANCE * np.max(np.abs(np.nan_to_num(one)), initial=0.0)
+    return np.allclose(one, other, rtol=0.0, atol=tolerance, equal_nan=True)
 
 
 def check_maps(
