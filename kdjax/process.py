@@ -104,8 +104,8 @@ def platform_problem() -> str:
     except Exception as error:  # JAX raises many types here, some without text.
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         return (
-            f"JAX_PLATFORMS is {wanted!r}, and JAX cannot use it here ({reason}): unset it, or on a "
-            'machine with such devices install kdjax with pip install ".[cuda]" or ".[tpu]"'
+            f"JAX_PLATFORMS is {wanted!r}, and JAX cannot use it here ({reason}): unset it, or on "
+            'a machine with such devices install kdjax with pip install ".[cuda]" or ".[tpu]"'
         )
     return ""
 
