@@ -162,19 +162,27 @@ def check_classes(name: str, labels: np.ndarray, class_names: Sequence[str], lea
         )
 
 
-def warn_of_empty_classes(name: str, labels: np.ndarray, class_names: Sequence[str]) -> None:
-    """Logs a warning for classes without training images.
+def warn_of_empty_classes(
+    name: str, labels: Mapping[str, np.ndarray], class_names: Sequence[str]
+) -> None:
+    """Logs a warning for classes without training images, and for splits without other classes.
 
     Args:
       name: the dataset's name.
-      labels: ``[n]`` integers, in range.
+      labels: split -> ``[n]`` integers, in range; with a split ``train``.
       class_names: one per class.
     """
-    counts = np.bincount(labels, minlength=len(class_names))
-    if empty := [name for name, count in zip(class_names, counts, strict=True) if not count]:
+    trained_on = np.bincount(labels["train"], minlength=len(class_names)) > 0
+    for split, of_split in labels.items():
+        missing = np.bincount(of_split, minlength=len(class_names)) == 0
+        wanted = missing if split == "train" else missing & trained_on
+        empty = [class_names[int(index)] for index in np.flatnonzero(wanted)]
+        if not empty or not len(of_split):
+            continue
         _LOGGER.warning(
-            "%s: no training images of %d of %d classes: %s",
+            "%s: no %s images of %d of %d classes: %s",
             name,
+            "training" if split == "train" else split,
             len(empty),
             len(class_names),
             ", ".join(empty[:10]) + (", ..." if len(empty) > 10 else ""),

@@ -70,7 +70,8 @@ def load(name: str, options: SourceOptions | None = None) -> Dataset:
     mean, std = statistics(name) or channel_statistics(parts["train"].images[division.measured])
     splits = {split: parts[part].take(i) for split, (part, i) in division.splits.items()}
     check_classes(name, splits["train"].labels, raw.class_names, options.min_classes)
-    warn_of_empty_classes(name, splits["train"].labels, raw.class_names)
+    labels = {split: part.labels for split, part in splits.items()}
+    warn_of_empty_classes(name, labels, raw.class_names)
     return Dataset(name=name, class_names=raw.class_names, mean=mean, std=std, **splits)
 
 

@@ -341,12 +341,12 @@ def stream(name: str, options: SourceOptions | None = None) -> Streamed:
         if not size:
             raise DataError(f"{name}, {part}: the split is empty")
     division = divide(name, sizes, labels, options)
-    if labels is None:  # They are not read, so all classes count as present.
-        trained_on = np.arange(len(class_names))
-    else:
-        trained_on = labels[division.splits["train"][1]]
-    check_classes(name, trained_on, class_names, options.min_classes)
-    warn_of_empty_classes(name, trained_on, class_names)
+    known = {"train": np.arange(len(class_names))}  # If labels are not read, all count as present.
+    if labels is not None:
+        cut = division.splits.items()
+        known = {split: labels[rows] for split, (part, rows) in cut if part == "train"}
+    check_classes(name, known["train"], class_names, options.min_classes)
+    warn_of_empty_classes(name, known, class_names)
     skip, keep_sizes = options.skip_corrupt, options.image_size == (0, 0)
     shape = common_size(parts, name, skip_corrupt=skip) if keep_sizes else options.image_size
     if min(shape) < 8:

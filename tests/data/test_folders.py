@@ -153,16 +153,26 @@ def warned(caplog):
 
 @pytest.mark.parametrize("read", [data.load, data.stream])
 def test_an_empty_class_is_warned_of_once(tmp_path, caplog, read):
-    write_images(tmp_path, *(f"{name}/{n}.png" for name in ("ape", "cow") for n in range(4)))
+    write_images(tmp_path, *(f"{name}/{n}.png" for name in ("ape", "cow") for n in range(10)))
     (tmp_path / "bee").mkdir()
     assert read(f"folder:{tmp_path}").num_classes == 3
     assert warned(caplog) == [f"folder:{tmp_path}: no training images of 1 of 3 classes: bee"]
 
 
+@pytest.mark.parametrize("read", [data.load, data.stream])
+def test_a_split_without_a_class_is_warned_of(tmp_path, caplog, read):
+    write_images(tmp_path, *(f"ape/{n}.png" for n in range(10)), "bee/0.png")
+    read(f"folder:{tmp_path}")
+    assert warned(caplog) == [
+        f"folder:{tmp_path}: no {split} images of 1 of 2 classes: bee"
+        for split in ("validation", "test")
+    ]
+
+
 def test_classes_that_labels_pass_over_are_warned_of(tmp_path, caplog):
     path = tmp_path / "set.npz"
-    labels = np.tile([0, 1, 3, 9], 5)
-    np.savez(path, train_images=np.zeros((20, 8, 8), np.uint8), train_labels=labels)
+    labels = np.tile([0, 1, 3, 9], 25)
+    np.savez(path, train_images=np.zeros((100, 8, 8), np.uint8), train_labels=labels)
     assert data.load(f"npz:{path}").num_classes == 10
     assert warned(caplog) == [
         f"npz:{path}: no training images of 6 of 10 classes: 2, 4, 5, 6, 7, 8"
