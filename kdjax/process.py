@@ -103,9 +103,10 @@ def platform_problem() -> str:
         jax.devices()
     except Exception as error:  # JAX raises many types here, some without text.
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+        extra = {"cuda": "cuda", "gpu": "cuda", "tpu": "tpu"}.get(wanted, "")
+        install = f', or install kdjax with pip install ".[{extra}]"' if extra else ""
         return (
-            f"JAX_PLATFORMS is {wanted!r}, and JAX cannot use it here ({reason}): unset it, or on "
-            'a machine with such devices install kdjax with pip install ".[cuda]" or ".[tpu]"'
+            f"JAX_PLATFORMS is {wanted!r}, and JAX cannot use it here ({reason}): unset it{install}"
         )
     return ""
 

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import pytest
 
 from kdjax import cli, models
@@ -136,6 +137,11 @@ def test_unknown_field_in_a_config_file_is_one_line(tmp_path, capsys):
             "get_config() returned a dict: expected an",
         ),
         ("def get_config():\n    return 1 / 0", "cannot be run: ZeroDivisionError: division by"),
+        (
+            "from kdjax.config import ConfigError\nraise ConfigError('mine')",
+            "mine.py cannot be run: mine\n",
+        ),
+        ("def get_config():\n    raise RuntimeError", "mine.py cannot be run: RuntimeError\n"),
     ],
 )
 def test_a_broken_config_file_is_named_before_its_fields(text, message, tmp_path, capsys):
@@ -147,6 +153,43 @@ def test_a_broken_config_file_is_named_before_its_fields(text, message, tmp_path
     assert shown.startswith(f"kdjax train: --config={file}")
     assert message in shown
     assert "Traceback" not in shown
+
+
+def test_a_field_that_a_config_file_lacks_is_named(tmp_path, capsys):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import ml_collections\n"
+        "def get_config():\n"
+        "    return ml_collections.ConfigDict({'epochs': 3})\n"
+    )
+    assert cli.main(["train", f"--config={file}", "--config.batch_size=2"]) == 2
+    assert "mine.py: config.batch_size is missing: images per" in capsys.readouterr().err
+
+
+def test_a_config_file_is_run_once(tmp_path):
+    file, count = tmp_path / "mine.py", tmp_path / "count"
+    file.write_text(
+        "from kdjax import config\n"
+        "def get_config(data):\n"
+        f"    with open({str(count)!r}, 'a') as file:\n"
+        "        file.write('x')\n"
+        "    changed = config.default()\n"
+        "    changed.data.name = data\n"
+        "    return changed\n"
+    )
+    config = cli.read_config(f"{file}:npz:a.npz", ["--config.epochs=7", "--config.seeds=(4, 5)"])
+    assert (config.data.name, config.epochs, config.seeds) == ("npz:a.npz", 7, (4, 5))
+    assert count.read_text() == "x"
+
+
+def test_a_platform_that_is_not_there_is_one_line(monkeypatch, capsys):
+    def missing(*_):
+        raise AssertionError  # As JAX does for CUDA, without any text.
+
+    monkeypatch.setattr(jax, "devices", missing)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    assert cli.main(["bench"]) == 2
+    assert capsys.readouterr().err.startswith("kdjax bench: JAX_PLATFORMS is 'cuda', and JAX can")
 
 
 @pytest.mark.parametrize(

@@ -29,22 +29,18 @@ def read_config(
 
     Raises:
       ConfigError: if the file cannot be used or is for another task, an argument is not an
-        override, or a field does not exist or has another type.
+        override, or a field does not exist, is missing in the file or has another type.
     """
     from absl import flags
     from ml_collections import config_flags
 
-    fields = configuration.fields_of(task)
     start = _start(path, overrides, task)
+    fields = configuration.fields_of(task)
     check_overrides(overrides, fields)
-    values = flags.FlagValues()
-    arguments = ["kdjax", *([f"--config={path}"] if start is None else []), *overrides]
+    _check_complete(path, start, overridden(overrides), fields)
+    values, arguments = flags.FlagValues(), ["kdjax", *overrides]
     # Without sys_argv the flags would read the arguments of the running process.
-    settings = {"flag_values": values, "sys_argv": arguments}
-    if start is None:
-        config_flags.DEFINE_config_file("config", **settings)
-    else:
-        config_flags.DEFINE_config_dict("config", start, **settings)
+    config_flags.DEFINE_config_dict("config", start, flag_values=values, sys_argv=arguments)
     try:
         left = values(arguments)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -62,8 +58,10 @@ def read_config(
 
 def _start(
     path: str, overrides: Sequence[str], task: configuration.Task
-) -> ml_collections.ConfigDict | None:
-    """The configuration to which overrides are applied; None if a Python file makes it.
+) -> ml_collections.ConfigDict:
+    """The configuration to which overrides are applied.
+
+    A Python file is run. It may register terms, which add fields.
 
     Args:
       path: as in :func:`read_config`.
@@ -79,8 +77,7 @@ def _start(
         raise configuration.ConfigError(f"--config={path}: there is no such file")
     # As Python does for a script, so that a config file may import files from its directory.
     sys.path.insert(0, str(file.resolve().parent))
-    _check_file(path, task)  # Runs the file. It may register terms, which add fields.
-    return None
+    return _run_file(path, task)
 
 
 def is_stored(path: str) -> bool:
@@ -127,8 +124,8 @@ def _drop_shares(config: ml_collections.ConfigDict, overrides: Sequence[str]) ->
         config.teacher_weights = ()
 
 
-def _check_file(path: str, task: configuration.Task) -> None:
-    """Raises ConfigError if a file cannot be run, or is not a configuration of this task."""
+def _run_file(path: str, task: configuration.Task) -> ml_collections.ConfigDict:
+    """Returns what a file's ``get_config`` returns, a configuration of this task."""
     from absl import flags
     from ml_collections import config_flags
 
@@ -143,6 +140,7 @@ def _check_file(path: str, task: configuration.Task) -> None:
         if "Error whilst parsing config file" in reason:
             # ml_collections puts the file's own traceback into the message.
             reason = reason.strip().splitlines()[-1]
+        reason = re.sub(r"^(kdjax\.config\.fields\.)?ConfigError: ", "", reason).rstrip(": ")
         raise configuration.ConfigError(f"--config={path} cannot be run: {reason}") from error
     found = values["config"].value
     if not isinstance(found, ml_collections.ConfigDict):
@@ -151,6 +149,22 @@ def _check_file(path: str, task: configuration.Task) -> None:
             "ml_collections.ConfigDict, as kdjax.config.default() returns"
         )
     _same_task(path, configuration.task_of(found), task)
+    return found
+
+
+def _check_complete(
+    path: str,
+    config: ml_collections.ConfigDict,
+    names: Sequence[str],
+    fields: Mapping[str, configuration.Field],
+) -> None:
+    """Raises ConfigError if a configuration lacks a field that is overridden."""
+    present = dict(configuration.flatten(config))
+    for name in names:
+        if name not in present:
+            raise configuration.ConfigError(
+                f"--config={path}: config.{name} is missing: {fields[name].meaning}"
+            )
 
 
 def default_workdir(config: ml_collections.ConfigDict) -> Path:

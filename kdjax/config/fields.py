@@ -47,7 +47,7 @@ class Field:
 
 
 def wrong_type(name: str, value: Any, field: Field) -> ConfigError:
-    """The error for a value that has not the type of its field.
+    """The error for a value that does not have the type of its field.
 
     Args:
       name: the dotted name of the field.

@@ -165,7 +165,7 @@ def check_classes(name: str, labels: np.ndarray, class_names: Sequence[str], lea
 def warn_of_empty_classes(
     name: str, labels: Mapping[str, np.ndarray], class_names: Sequence[str]
 ) -> None:
-    """Logs a warning for classes without training images, and for splits without other classes.
+    """Logs a warning for classes without training images, and for splits that lack another class.
 
     Args:
       name: the dataset's name.

@@ -52,7 +52,8 @@ def crd_memory(key: chex.PRNGKey, *, examples: int, dim: int) -> CRDMemory:
         )
     limit = (3 / dim) ** 0.5
     draws = jax.random.uniform(key, (2, examples, dim), jnp.float32, minval=-limit, maxval=limit)
-    return CRDMemory(draws[0], draws[1], jnp.zeros(()), jnp.zeros(()))
+    zero = jnp.zeros((), jnp.float32)
+    return CRDMemory(draws[0], draws[1], zero, zero)
 
 
 def crd_negatives(

@@ -7,7 +7,7 @@ import optax
 
 from kdjax.losses.arguments import class_indices, is_known
 
-_SUM_TOLERANCE = 1e-2  # Labels may have been rounded to bfloat16.
+_TOLERANCE = 1e-2  # Labels may have been rounded to bfloat16.
 
 
 def hard_label_cross_entropy(
@@ -96,7 +96,9 @@ def _distributions(labels: chex.Array, logits: chex.Array) -> chex.Array:
     if is_known(labels) and labels.size:
         with jax.ensure_compile_time_eval():
             sums = jnp.sum(labels, axis=-1)
-            if bool(jnp.any(labels < 0) | jnp.any(jnp.abs(sums - 1.0) > _SUM_TOLERANCE)):
+            # NaN fails every comparison, so it is refused too.
+            close = jnp.all(jnp.abs(sums - 1.0) <= _TOLERANCE)
+            if not bool(jnp.all(labels >= -_TOLERANCE) & close):
                 raise ValueError(
                     "labels are floats, and not every row is a distribution: their sums go from "
                     f"{float(jnp.min(sums)):.6g} to {float(jnp.max(sums)):.6g}, their smallest "

@@ -187,7 +187,7 @@ def _check_reachable(budget: Budget) -> None:
             if budget.held:
                 reasons.append(f"{', '.join(budget.held)} may not change")
             if tied := [" = ".join(g.members) for g in groups if len(g.members) > 1]:
-                reasons.append(f"residual sums make widths equal ({', '.join(tied)})")
+                reasons.append(f"maps that are added or multiplied are equal ({', '.join(tied)})")
             if budget.channels.fixed:
                 fixed = ", ".join(budget.channels.fixed)
                 reasons.append(f"no normalisation scales the channels of {fixed}")

@@ -101,3 +101,17 @@ def test_cross_entropy_of_bfloat16_logits_is_computed_in_float32():
     assert actual.dtype == jnp.float32
     expected = cross_entropy64(np.asarray(logits, np.float64), np.array([0, 1, 2, 8]))
     np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("row", [[2.0, 0.0], [0.5, 0.4], [1.5, -0.5], [np.nan, 1.0], [0.0, 0.0]])
+def test_rows_that_are_no_distributions_are_refused_outside_jit(row):
+    logits, labels = jnp.zeros((2, 2)), jnp.array([[0.5, 0.5], row])
+    with pytest.raises(ValueError, match="not every row is a distribution: their sums go from"):
+        losses.hard_label_cross_entropy(logits, labels)
+    jax.jit(losses.hard_label_cross_entropy)(logits, labels)
+
+
+def test_rounded_distributions_are_distributions():
+    labels = jnp.full((1, 1000), 1e-3, jnp.bfloat16)
+    losses.hard_label_cross_entropy(jnp.zeros((1, 1000)), labels)
+    losses.hard_label_cross_entropy(jnp.zeros((1, 2)), jnp.array([[1.0 + 1e-6, -1e-6]]))

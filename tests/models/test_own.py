@@ -250,6 +250,9 @@ PLAIN = f"x = nn.BatchNorm(not train)({CONV})"
 MASKED = f"""rows = None if mask is None else mask[:, None, None, None]
         x = nn.BatchNorm(not train)({CONV}, mask=rows)"""
 DROPOUT = f"x = nn.Dropout(0.5, deterministic=not train)({CONV})"
+GROUPS = f"""x = {CONV}
+        if train:  # The batch size has to be a multiple of five.
+            x = (x.reshape(-1, 5, *x.shape[1:]) - 0.5).reshape(x.shape)"""
 PADDED = "lets padded rows of a batch change its results for other rows"
 RANDOM = "draws random numbers in training: write `drops = True`"
 
@@ -259,6 +262,7 @@ RANDOM = "draws random numbers in training: write `drops = True`"
     [
         (PLAIN, 40, PADDED),
         (PLAIN, 45, ""),  # Half of the 90 images: no batch is padded.
+        (GROUPS, 40, ""),
         (MASKED, 40, ""),
         (DROPOUT, 40, RANDOM),
         (DROPOUT, 45, RANDOM),

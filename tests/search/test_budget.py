@@ -229,8 +229,8 @@ FULL = sum(FLOPS.values())
         (
             {},
             {"flops": 0.05, "min_width": 6},
-            ", since every group keeps at least 6 channel(s); residual sums make widths equal "
-            "(stem = stage1)",
+            ", since every group keeps at least 6 channel(s); maps that are added or "
+            "multiplied are equal (stem = stage1)",
         ),
         (
             {"frozen": ("stage1", "stage2")},
@@ -248,6 +248,18 @@ FULL = sum(FLOPS.values())
             "search.blocks.targets is 1.5 for 'stage2': expected a share in (0, 1], or 0 for none",
         ),
         ({"targets": (0, 0, -0.5)}, {}, "search.blocks.targets is -0.5 for 'stage3'"),
+        *(
+            (
+                {"names": ("stage1", "stage2", "later"), field: values},
+                {},
+                f"search.blocks.{field} is set for 'later', which has no groups to thin",
+            )
+            for field, values in (
+                ("frozen", ("later",)),
+                ("strengths", (1.0, 1.0, 2.0)),
+                ("resources", ("targets", "targets", "params")),
+            )
+        ),
         (
             {"names": ("stage1", "stage2", "later"), "targets": (0, 0, 0.5)},
             {},

@@ -80,7 +80,7 @@ def test_a_new_measurement_takes_the_place_of_the_old_one(small_config, tmp_path
     for execution in ("merged", "packed"):
         path = execution_choice.record([entry(execution, device_kind=kind)])
         chosen = execution_choice.execution_of(small_config, architecture, choose(1), SHAPE)
-        assert chosen == execution_choice.named(execution)
+        assert chosen == execution_choice.execution_named(execution)
     assert len(json.loads(path.read_text())) == 1
     execution_choice.record([entry("scanned", device_kind=kind, network="resnet8")])
     assert len(json.loads(path.read_text())) == 2
@@ -161,4 +161,4 @@ def test_the_image_size_is_that_of_a_square(small_config, tmp_path, monkeypatch)
     execution_choice.record([entry(name, image_size=size, **own) for name, size in sizes.items()])
     for shape, expected in (((96, 192, 3), "packed"), ((192, 384, 3), "merged")):
         chosen = execution_choice.execution_of(small_config, architecture, choose(1), shape)
-        assert chosen == execution_choice.named(expected)
+        assert chosen == execution_choice.execution_named(expected)

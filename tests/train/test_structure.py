@@ -50,7 +50,7 @@ def test_a_search_above_its_target_says_where_and_why(search_of):
     text = str(refused.value)
     assert text.startswith("the search ended above its target: flops 0.")
     assert "for 0.5000; groups at their minimum width: stage3" in text
-    assert "equal because of residual sums: stem = stage1" in text
+    assert "equal because their maps are added or multiplied: stem = stage1" in text
 
 
 def test_found_widths_are_rounded_within_the_budget(search_of):

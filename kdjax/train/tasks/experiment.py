@@ -205,7 +205,8 @@ def resolve(
         execution_of(config, architecture, parallel, dataset.image_shape)
         padded = dataset.sizes["train"] % config.batch_size > 0
         for network in _own_networks(config, architecture):
-            check_own(network, dataset.image_shape, padded=padded)
+            rows = config.batch_size // devices
+            check_own(network, dataset.image_shape, rows=rows, padded=padded)
         check_maps(config, architecture)
     except ValueError as error:
         raise ConfigError(str(error)) from None

@@ -12,20 +12,25 @@ import numpy as np
 from kdjax import config as configuration
 from kdjax import models, tracing
 from kdjax.config import ConfigError
-from kdjax.models.initialize import start_of
+from kdjax.models.initialize import start_of, variable_shapes
 from kdjax.train.program.methods.method import apply_training
 
 _TOLERANCE = 1e-4  # Relative to the largest value; float32 rounding stays far below.
 
 
 def check_own(
-    architecture: models.Architecture, image_shape: tuple[int, int, int], *, padded: bool
+    architecture: models.Architecture,
+    image_shape: tuple[int, int, int],
+    *,
+    rows: int,
+    padded: bool,
 ) -> None:
     """Checks that the modules of a user-written network do what its architecture says.
 
     Args:
       architecture: the network.
       image_shape: (height, width, channels) of the images.
+      rows: images of one device in a training step.
       padded: whether an epoch has a batch with padded rows.
 
     Raises:
@@ -60,27 +65,28 @@ def check_own(
             f"{architecture.name} returns a feature map of shape {wrong[0]}: expected "
             "[batch, height, width, channels]"
         )
-    _check_training(architecture, net, image_shape, padded)
+    _check_training(architecture, net, image_shape, rows, padded)
 
 
 def _check_training(
     architecture: models.Architecture,
     net: models.Network,
     image_shape: tuple[int, int, int],
+    rows: int,
     padded: bool,
 ) -> None:
     """Runs a network in training mode: on shapes, and if there is padding, on random images."""
-    key, mask = jax.random.key(0), np.array([True, True, False])
-    images = np.random.default_rng(0).normal(size=(4, *image_shape)).astype(np.float32)
-    variables = models.initialize(net, seed=0, image_shape=image_shape)
+    key, real = jax.random.key(0), -(-rows // 2)
+    mask = np.arange(rows) < real
 
-    def run(images: chex.Array) -> Any:
+    def run(variables: Any, images: chex.Array) -> Any:
         """The logits and maps of the real rows, and the statistics."""
         outputs, statistics = apply_training(net, variables, images, mask, key)
-        return outputs.logits[:2], [each[:2] for each in outputs.features], statistics
+        return outputs.logits[:real], [each[:real] for each in outputs.features], statistics
 
     try:
-        jax.eval_shape(run, images[:3])
+        images = jax.ShapeDtypeStruct((rows, *image_shape), np.float32)
+        jax.eval_shape(run, variable_shapes(net, image_shape), images)
     except flax.errors.InvalidRngError:
         raise ValueError(
             f"{architecture.name} draws random numbers in training: write `drops = True` in its "
@@ -89,10 +95,13 @@ def _check_training(
     except Exception as error:  # User-written modules may raise anything.
         text = f"{type(error).__name__}: {error}"
         raise ValueError(f"{architecture.name} cannot be run in training: {text}") from error
-    if not padded:
+    if not padded or real == rows:
         return
-    run = jax.jit(run)  # The two calls differ in the padded row only.
-    results = (jax.tree.leaves(run(images[rows])) for rows in ([0, 1, 2], [0, 1, 3]))
+    variables = models.initialize(net, seed=0, image_shape=image_shape)
+    batch = np.random.default_rng(0).normal(size=(rows, *image_shape)).astype(np.float32)
+    padding = np.where(mask[:, None, None, None], batch, 0.0).astype(np.float32)
+    run = jax.jit(run)
+    results = (jax.tree.leaves(run(variables, each)) for each in (batch, padding))
     if not all(itertools.starmap(_equal, zip(*results, strict=True))):
         raise ValueError(
             f"{architecture.name} lets padded rows of a batch change its results for other rows, "
@@ -104,7 +113,8 @@ def _check_training(
 
 
 def _equal(one: chex.Array, other: chex.Array) -> bool:
-    tolerance = _TOLERANCE * np.max(np.abs(np.nan_to_num(one)), initial=0.0)
+    largest = np.max(np.abs(np.nan_to_num(one, posinf=0.0, neginf=0.0)), initial=0.0)
+    tolerance = _TOLERANCE * largest
     return np.allclose(one, other, rtol=0.0, atol=tolerance, equal_nan=True)
 
 

@@ -45,9 +45,8 @@ def summarize(
         for index, candidate in enumerate(CANDIDATES)
     ]
     per_seed = [candidate["per_seed"] for candidate in candidates]
-    teacher_scores = accuracy_entry(
-        [teacher], "last", 0
-    )  # The students learn from this checkpoint.
+    # The students learn from the last checkpoint.
+    teacher_scores = accuracy_entry([teacher], "last", 0)
     return {
         "teacher": {
             "seed": teacher.seed,

@@ -60,7 +60,7 @@ class Structure:
 
     Attributes:
       full, alive, compact, uniform: width vectors. ``full`` is the network before the search,
-        ``found`` what was alive after it, ``compact`` is ``found`` after rounding and widening, and
+        ``alive`` what was left after it, ``compact`` is ``alive`` after rounding and widening, and
         ``uniform`` is the full network times one multiplier, at equal budget.
       kept: group -> indices of the channels that stay in ``compact``.
       targets: constraint -> share of the full cost to reach.
@@ -288,7 +288,7 @@ def _why_not(budget: Budget, found: Mapping[str, int]) -> str:
     ties = [" = ".join(g.members) for g in budget.channels.groups if len(g.members) > 1]
     reasons = [f"groups at their minimum width: {', '.join(floor) or 'none'}"]
     if ties:
-        reasons.append(f"equal because of residual sums: {', '.join(ties)}")
+        reasons.append(f"equal because their maps are added or multiplied: {', '.join(ties)}")
     if budget.schedule == "sequential":
         reasons.append("with the schedule sequential a block does not change after its turn")
     return f"the search ended above its target: {over}; {'; '.join(reasons)}"
