@@ -176,7 +176,7 @@ STUDIES: Mapping[str, Study] = {
     "cifar10_50000_full_width": Study(
         "And with all 45,000 labels and full-width networks?",
         {"train": "cifar10_resnet20.py"},
-        # A row takes three to four hours on one core.
+        # A row takes two to four hours on one core.
         {"train": {**_RESNET8, "epochs": 30}},
         {**{name: ONLINE[name] for name in ("alone", "strong", "stem")}, "gate": RULES["gate"]},
         1,

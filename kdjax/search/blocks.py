@@ -86,21 +86,7 @@ def partition(
         members = _by_patterns(channels, dict(zip(names, patterns, strict=True)))
     else:
         members = _by_position(channels, names)
-    for number, name in enumerate(names):
-        if members[name]:
-            continue
-        settings = {
-            "frozen": name in set(frozen),
-            "strengths": bool(strengths) and strengths[number] != 1.0,
-            "resources": bool(resources) and resources[number] != "targets",
-        }
-        if ignored := [field for field, given in settings.items() if given]:
-            raise ValueError(
-                f"search.blocks.{ignored[0]} is set for {name!r}, which has no groups to thin: "
-                f"groups belong to a block whose name they begin with, such as {name}.conv1, or "
-                "search.blocks.names and search.blocks.groups say which block has which"
-            )
-    return tuple(
+    blocks = tuple(
         Block(
             name,
             members[name],
@@ -111,6 +97,25 @@ def partition(
         )
         for number, name in enumerate(names)
     )
+    for block in blocks:
+        if not block.groups:
+            _check_plain(block)
+    return blocks
+
+
+def _check_plain(block: Block) -> None:
+    """Raises ValueError if a block without groups is frozen, or has a strength or a resource."""
+    settings = {
+        "frozen": block.frozen,
+        "strengths": block.strength != 1.0,
+        "resources": block.resource != "targets",
+    }
+    if ignored := [field for field, given in settings.items() if given]:
+        raise ValueError(
+            f"search.blocks.{ignored[0]} is set for {block.name!r}, which has no groups to thin: "
+            f"groups belong to a block whose name they begin with, such as {block.name}.conv1, or "
+            "search.blocks.names and search.blocks.groups say which block has which"
+        )
 
 
 def check_block_name(name: str, names: Sequence[str], field: str) -> None:

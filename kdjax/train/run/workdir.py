@@ -96,10 +96,10 @@ def record_once(path: Path, name: str, content: Mapping[str, Any], changed: str)
       path: the workdir, already locked.
       name: the name of the JSON file in the workdir.
       content: its content.
-      changed: what to tell the user if the content has changed since.
+      changed: what the workdir holds, for the error, and what to do.
 
     Raises:
-      WorkdirError: if it has.
+      WorkdirError: if the content has changed since.
     """
     stored = atomic.read_json(path / name)
     if stored and stored != content:

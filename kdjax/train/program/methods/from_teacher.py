@@ -10,10 +10,7 @@ import ml_collections
 from kdjax.models import Architecture, IndependentNetworks
 from kdjax.models.execution import PLAIN, Execution
 from kdjax.train.program import term_modules
-from kdjax.train.program.fixed_teachers import (
-    FixedTeachers,
-    TeacherNetwork,
-)
+from kdjax.train.program.fixed_teachers import FixedTeachers, TeacherNetwork
 from kdjax.train.program.methods.method import Method, Weights, apply_training, module_fields
 from kdjax.train.program.objective import Examples, LossOutput, objective
 from kdjax.train.program.online_teacher import Memory
