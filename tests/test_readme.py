@@ -14,6 +14,7 @@ from kdjax import config as configuration
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+EXPERIMENTS = [str(page.relative_to(ROOT)) for page in (ROOT / "experiments").rglob("*.md")]
 PAGES = {
     page: (ROOT / page).read_text()
     for page in ("README.md", "configs/README.md", "kdjax/losses/README.md", "kdjax/README.md")
@@ -65,9 +66,9 @@ def test_the_two_commands_are_the_promised_ones():
     assert "\npytest\n" in (ROOT / ".ci" / "run").read_text()
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", sorted({*PAGES, *EXPERIMENTS}))
 def test_what_a_page_points_to_exists(page):
-    for target in re.findall(r"\]\(([^)]+)\)", PAGES[page]):
+    for target in re.findall(r"\]\(([^)]+)\)", (ROOT / page).read_text()):
         if not target.startswith("http"):
             name, _, heading = target.partition("#")
             file = ((ROOT / page).parent / name) if name else ROOT / page
